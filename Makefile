@@ -1,0 +1,27 @@
+# make repro and make test need nothing but Python 3.11 or later and a network to install from.
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test test-slow check
+
+repro: $(VENV)/installed
+	dvc repro
+	@echo "open results/index.html"
+
+test: $(VENV)/installed
+	python -m pytest
+
+test-slow: $(VENV)/installed
+	python -m pytest -m "slow or not slow"
+
+check: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

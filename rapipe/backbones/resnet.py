@@ -1,0 +1,45 @@
+"""ResNet-18 (He et al., CVPR 2016) of timm's layers; neighbours enter after each stage."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rapipe.backbones.base import Backbone, Fuse, fuse_map, keep
+
+
+class ResNetBackbone(Backbone):
+    """timm's ResNet, its stem chosen for the size of the images.
+
+    Args:
+        blocks: basic blocks in each of the four stages.
+        width: channels of the first stage; each later stage doubles them.
+        stem: `cifar` (3x3, stride 1), `half` (3x3, stride 2), or `imagenet`
+            (7x7, stride 2, then max-pooling of stride 2).
+    """
+
+    def __init__(self, blocks: tuple[int, ...], width: int, stem: str) -> None:
+        from timm.models.resnet import BasicBlock, ResNet  # seconds: only for those who use it
+
+        super().__init__()
+        self.widths = tuple(width * 2**stage for stage in range(len(blocks)))
+        self.features = self.widths[-1]
+        net = ResNet(BasicBlock, list(blocks), num_classes=0, channels=self.widths)
+        if stem != "imagenet":
+            stride = 1 if stem == "cifar" else 2
+            net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, stride, 1, bias=False)
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            net.maxpool = nn.Identity()
+        self.net = net
+
+    def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
+        net = self.net
+        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))  # (B, C, H, W)
+        for place, stage in enumerate((net.layer1, net.layer2, net.layer3, net.layer4)):
+            x = fuse_map(fuse, place, stage(x))
+        pooled: Tensor = net.global_pool(x)  # (B, F)
+        return pooled
+
+
+def resnet18(width: int, stem: str, image_size: int) -> Backbone:
+    """ResNet-18; width 64 is the published size."""
+    return ResNetBackbone((2, 2, 2, 2), width, stem)

@@ -1,0 +1,118 @@
+"""Backbone, fusion and head: images and their neighbours -> logits.
+
+Letters: B batch, K neighbours, D embedding, N bank rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rapipe import weights
+from rapipe.backbones import BACKBONES, keep
+from rapipe.fusion import Fusion, Retrieved
+from rapipe.records import Embeddings, Indices, Pixels
+from rapipe.views import Normalise, to_float
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What is needed to build the network again, and to prepare its input."""
+
+    backbone: str
+    width: int
+    stem: str
+    image_size: int
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    retrieval: str
+    """Name of the strategy; `none` for a plain classifier."""
+    dimension: int
+    """D of the neighbours' vectors; 0 without retrieval."""
+    attend: str
+
+
+class Bank(nn.Module):
+    """The memory on the classifier's device; gathers the neighbours of a batch."""
+
+    vectors: Tensor
+    labels: Tensor
+
+    def __init__(self, bank: Embeddings) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.from_numpy(np.array(bank.vectors)), persistent=False)
+        self.register_buffer("labels", torch.from_numpy(np.array(bank.labels)), persistent=False)
+
+    def gather(self, indices: Tensor, present: Tensor | None = None) -> Retrieved:
+        """Rows (B, K) -> the neighbours; `present` (B,) is all true unless given."""
+        if present is None:
+            present = torch.ones(len(indices), dtype=torch.bool, device=indices.device)
+        rows = indices.long()
+        return Retrieved(self.vectors[rows], self.labels[rows], present)
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear head; with retrieval, a `Fusion` at each place of the backbone."""
+
+    def __init__(self, spec: ClassifierSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.normalise = Normalise(spec.mean, spec.std)
+        self.backbone = BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+        self.head = nn.Linear(self.backbone.features, spec.classes)
+        widths = self.backbone.widths if spec.retrieval != "none" else ()
+        self.fusions = nn.ModuleList(
+            Fusion(width, spec.dimension, spec.classes, spec.attend) for width in widths
+        )
+
+    def forward(self, images: Tensor, retrieved: Retrieved | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], and their neighbours -> logits (B, classes)."""
+        if retrieved is None:
+            fuse = keep
+        else:
+            known = retrieved
+
+            def fuse(place: int, tokens: Tensor) -> Tensor:
+                fused: Tensor = self.fusions[place](tokens, known)
+                return fused
+
+        logits: Tensor = self.head(self.backbone(self.normalise(images), fuse))
+        return logits
+
+    @torch.inference_mode()
+    def predict(
+        self, pixels: Pixels, bank: Bank | None = None, indices: Indices | None = None
+    ) -> np.ndarray:
+        """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode."""
+        was_training, device = self.training, self.head.weight.device
+        self.eval()
+        chunks = []
+        for start in range(0, len(pixels), CHUNK):
+            part = slice(start, start + CHUNK)
+            images = to_float(torch.from_numpy(np.array(pixels[part])).to(device))
+            retrieved = None
+            if bank is not None and indices is not None:
+                retrieved = bank.gather(torch.from_numpy(np.array(indices[part])).to(device))
+            chunks.append(self(images, retrieved).float().cpu())
+        self.train(was_training)
+        return np.asarray(torch.cat(chunks).numpy())
+
+    def write(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Write the weights, and a card with the spec and facts about the training."""
+        weights.write(folder, self, self.spec, facts)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[Classifier, dict[str, Any]]:
+        """The classifier that `write` wrote, and its card; `UserError` if it does not load."""
+        card = weights.read_card(folder, "train")
+        classifier = cls(ClassifierSpec(**card["spec"]))
+        weights.fill(classifier, folder, card, "train")
+        return classifier.eval(), card

@@ -1,0 +1,84 @@
+"""A frozen backbone and its preprocessing: pixels -> unit vectors.
+
+Letters: N images, D embedding (the backbone's penultimate features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rapipe import weights
+from rapipe.backbones import BACKBONES, Backbone
+from rapipe.errors import UserError
+from rapipe.progress import track
+from rapipe.records import Pixels, Vectors
+from rapipe.views import Normalise, to_float
+
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What is needed to build the network again, and to prepare its input."""
+
+    backbone: str
+    width: int
+    stem: str
+    image_size: int
+    mean: tuple[float, float, float]
+    """Mean of each channel over the training images, on [0, 1]."""
+    std: tuple[float, float, float]
+
+
+class Encoder(nn.Module):
+    """Frozen: always in evaluation mode, in float32, without gradients."""
+
+    def __init__(self, spec: EncoderSpec, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone or BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+        self.normalise = Normalise(spec.mean, spec.std)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """A frozen encoder stays in evaluation mode, so its BatchNorm never moves."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def embed(self, pixels: Pixels, what: str = "") -> Vectors:
+        """Unit vectors (N, D) of images (N, H, W, 3); shows progress if `what` names it.
+
+        Raises:
+            UserError: a feature is not finite, or an image has no features at all.
+        """
+        device = self.normalise.mean.device
+        starts: range | list[int] = range(0, len(pixels), CHUNK)
+        chunks = []
+        for start in track(starts, what, len(starts)) if what else starts:
+            batch = torch.from_numpy(np.array(pixels[start : start + CHUNK])).to(device)
+            chunks.append(self.backbone(self.normalise(to_float(batch))).float().cpu())
+        features = torch.cat(chunks)
+        if not torch.isfinite(features).all():
+            raise UserError("the encoder gave features that are not finite: pretrain it again")
+        if (features.norm(dim=1) == 0).any():
+            raise UserError("the encoder gave an image no features at all: it has collapsed")
+        return np.asarray(F.normalize(features, dim=1).numpy())
+
+    def write(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Write the weights, and a card with the spec and facts about the training."""
+        weights.write(folder, self.backbone, self.spec, facts)
+
+    @classmethod
+    def read(cls, folder: Path) -> Encoder:
+        """Load what `write` wrote; `UserError` if it is missing, damaged or mixed up."""
+        card = weights.read_card(folder, "pretrain")
+        encoder = cls(EncoderSpec(**card["spec"]))
+        weights.fill(encoder.backbone, folder, card, "pretrain")
+        return encoder

@@ -1,0 +1,1 @@
+"""What is asked of encoders and classifiers: one question a file."""

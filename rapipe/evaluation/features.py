@@ -1,0 +1,64 @@
+"""How good are an encoder's features, before any classifier has been trained on them?
+
+Letters: Q queries, K neighbours, N bank rows, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rapipe import metrics
+from rapipe.records import Images, Labels, Neighbours, Vectors
+from rapipe.search import Queries, search
+
+K = 20
+TEMPERATURE = 0.1
+SPECTRUM_ROWS = 2048
+"""Rows from which the effective rank is computed."""
+
+
+def softmax_votes(
+    neighbours: Neighbours, bank_labels: Labels, classes: int, temperature: float
+) -> np.ndarray:
+    """Votes (Q, C) of the neighbours, each weighing exp(similarity / temperature).
+
+    Unlabelled neighbours do not vote. Source: Wu et al., "Unsupervised Feature
+    Learning via Non-Parametric Instance Discrimination", CVPR 2018.
+    """
+    labels = bank_labels[neighbours.indices]  # (Q, K)
+    weights = np.exp((neighbours.similarities.astype(np.float64) - 1) / temperature)  # (Q, K)
+    votes = np.zeros((len(labels), classes))
+    rows, columns = np.nonzero(labels >= 0)
+    np.add.at(votes, (rows, labels[rows, columns]), weights[rows, columns])
+    return votes
+
+
+def knn_accuracy(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> float:
+    """Top-1 accuracy (0 to 1) of a vote of the K nearest training images.
+
+    Training images with the pixels of a query are left out.
+    """
+    k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
+    found = search(Queries(queries.ids, query_vectors), train.ids, train_vectors, k)
+    votes = softmax_votes(found, train.labels, len(train.classes), TEMPERATURE)
+    return metrics.top_k(votes, queries.labels, 1)
+
+
+def describe(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> dict[str, float]:
+    """Accuracy of the neighbours' vote, spread and effective rank of the query vectors."""
+    return {
+        "knn_top1": knn_accuracy(train, train_vectors, queries, query_vectors),
+        "feature_std": metrics.feature_std(query_vectors),
+        "effective_rank": metrics.effective_rank(query_vectors[:SPECTRUM_ROWS]),
+    }
+
+
+def raw_pixels(images: Images) -> Vectors:
+    """The pixels themselves as unit vectors (N, H * W * 3); black counts as almost black."""
+    flat = images.pixels.reshape(len(images), -1).astype(np.float32) + np.float32(1e-3)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.asarray(flat / norms)

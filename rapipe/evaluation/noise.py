@@ -1,0 +1,63 @@
+"""How well does a classifier do on clean images, and on noisy ones?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rapipe import metrics
+from rapipe.classifier import Bank, Classifier
+from rapipe.encoder import Encoder
+from rapipe.neighbours import STRATEGIES
+from rapipe.progress import track
+from rapipe.records import Embeddings, Images, Indices, Pixels
+from rapipe.search import Queries
+from rapipe.views import gaussian_noise
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a classifier needs to look up neighbours of any image.
+
+    The query is the embedding of the image as the classifier sees it, noise included.
+    """
+
+    encoder: Encoder
+    bank: Embeddings
+    strategy: str
+    k: int
+    seed: int
+
+    def __call__(self, images: Images, pixels: Pixels) -> Indices:
+        """Rows of the bank (N, k) for `images` seen as `pixels`; their own ids are left out."""
+        queries = Queries(images.ids, self.encoder.embed(pixels))
+        return STRATEGIES[self.strategy](queries, self.bank, self.k, self.seed).indices
+
+
+def evaluate(
+    classifier: Classifier,
+    images: Images,
+    levels: Sequence[float],
+    lookup: Lookup | None,
+    seed: int,
+) -> list[dict[str, float]]:
+    """One row of scores a noise level (0 = clean), over all images.
+
+    Args:
+        levels: standard deviations of Gaussian noise, on [0, 1].
+        lookup: how to find neighbours; None for a classifier without retrieval.
+        seed: of the noise.
+
+    Returns:
+        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece and n_test.
+    """
+    device = classifier.head.weight.device
+    bank = Bank(lookup.bank).to(device) if lookup else None
+    rows = []
+    for std in track(levels, "evaluating", len(levels)):
+        pixels = gaussian_noise(images.pixels, images.ids, std, seed)
+        indices = lookup(images, pixels) if lookup else None
+        logits = classifier.predict(pixels, bank, indices)
+        scores = metrics.summarise(logits, images.labels)
+        rows.append({"noise_std": std, **scores, "n_test": len(images)})
+    return rows

@@ -1,0 +1,1 @@
+"""Trainings as Lightning modules, and what they share."""

@@ -1,0 +1,35 @@
+"""Where each artefact lives, relative to the project's folder: constants, not parameters."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+CORPUS = Path("data/corpus")
+CORPUS_CARD = CORPUS / "card.json"
+ENCODER = Path("data/encoder")
+STORE = Path("data/store")
+STORE_MANIFEST = Path("data/store.json")
+NEIGHBOURS = Path("data/neighbours")
+BANK = NEIGHBOURS / "bank"
+MODELS = Path("data/models")
+CHECKPOINTS = Path("data/checkpoints")
+"""Where interrupted training resumes from; not an output, since DVC deletes outputs first."""
+
+RESULTS = Path("results")
+PRETRAINING = RESULTS / "pretraining"
+RUNS = RESULTS / "runs"
+FIGURES = RESULTS / "figures"
+TABLE = RESULTS / "results.csv"
+METRICS = RESULTS / "metrics.json"
+CURVES = RESULTS / "curves.csv"
+PAGE = RESULTS / "index.html"
+
+
+def split(name: str) -> Path:
+    """The corpus file of a split: train, validation or test."""
+    return CORPUS / f"{name}.arrow"
+
+
+def table(strategy: str, split_name: str) -> Path:
+    """The neighbour table of a strategy for the queries of a split."""
+    return NEIGHBOURS / strategy / f"{split_name}.arrow"

@@ -1,0 +1,65 @@
+"""What several stages read, and how they write."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rapipe import paths
+from rapipe.errors import UserError
+from rapipe.records import Images
+
+
+def labelled(split: str) -> Images:
+    """The labelled images of a split: those that classifiers learn from or are tested on."""
+    images = Images.read(paths.split(split))
+    if (images.labels >= 0).all():
+        return images
+    return images.take(np.flatnonzero(images.labels >= 0))
+
+
+def corpus_card() -> dict[str, Any]:
+    """Counts, classes, pixel statistics and hash of the corpus."""
+    return read_json(paths.CORPUS_CARD, "corpus")
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """A JSON object; `UserError` names the stage that makes it if it is missing or damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run rapipe {stage}, or dvc repro") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): run rapipe {stage}") from None
+    return found
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON beside its place, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows with the same keys, floats to 6 digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    partial.replace(path)
+
+
+def fingerprint(facts: object) -> str:
+    """Sixteen hexadecimal digits of a hash of JSON-able facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

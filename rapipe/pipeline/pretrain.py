@@ -1,0 +1,100 @@
+"""Stage pretrain: a self-supervised encoder, measured beside two floors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from rapipe import paths
+from rapipe.backbones import BACKBONES
+from rapipe.device import device
+from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.errors import UserError
+from rapipe.evaluation.features import describe, knn_accuracy, raw_pixels
+from rapipe.fitting.base import History, Row, Schedule, fit
+from rapipe.fitting.pretraining import Pretraining
+from rapipe.objectives import OBJECTIVES
+from rapipe.params import Params
+from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
+from rapipe.records import Images
+from rapipe.views import VIEWS, Normalise
+
+COLLAPSED_STD = 0.05
+COLLAPSED_RANK = 1.5
+
+
+def run(params: Params) -> None:
+    """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
+    recipe, card = params.pretrain, corpus_card()
+    images, train, validation = (
+        Images.read(paths.split("train")),
+        labelled("train"),
+        labelled("validation"),
+    )
+    spec = EncoderSpec(
+        recipe.encoder,
+        recipe.width,
+        recipe.stem,
+        params.corpus.image_size,
+        tuple(card["mean"]),
+        tuple(card["std"]),
+    )
+    torch.manual_seed(params.seed)
+    encoder = Encoder(spec).to(device())
+    floors = {
+        "random_init_knn_top1": scores(encoder, train, validation)["knn_top1"],
+        "raw_pixels_knn_top1": knn_accuracy(
+            train, raw_pixels(train), validation, raw_pixels(validation)
+        ),
+    }
+    backbone = BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+    backbone.load_state_dict(encoder.backbone.state_dict())
+
+    def measure(module: Pretraining) -> Row:
+        online = Encoder(spec)
+        online.backbone.load_state_dict(module.objective.encoder.state_dict())
+        row = scores(online.to(device()), train, validation)
+        refuse_collapse(row, module.current_epoch + 1)
+        return row
+
+    module = Pretraining(
+        OBJECTIVES[recipe.objective](backbone),
+        VIEWS[recipe.views](spec.image_size),
+        Normalise(spec.mean, spec.std),
+        images,
+        Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, params.seed),
+    )
+    history = History(measure)
+    key = fingerprint({"pretrain": asdict(recipe), "corpus": card["hash"], "seed": params.seed})
+    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{key}")
+
+    trained = Encoder(spec, module.objective.encoder.cpu())
+    final = {**history.rows[-1], **floors}
+    facts = {
+        "recipe": asdict(recipe),
+        "corpus": card["hash"],
+        "seed": params.seed,
+        "scores": {name: final[name] for name in ("knn_top1", *floors)},
+    }
+    trained.write(paths.ENCODER, facts)
+    write_csv(paths.PRETRAINING / "history.csv", [{**row, **floors} for row in history.rows])
+    write_json(paths.PRETRAINING / "scores.json", final)
+
+
+def scores(encoder: Encoder, train: Images, validation: Images) -> Row:
+    """kNN accuracy on validation, feature spread and effective rank."""
+    return describe(
+        train, encoder.embed(train.pixels), validation, encoder.embed(validation.pixels)
+    )
+
+
+def refuse_collapse(row: Row, epoch: int) -> None:
+    """Raise `UserError` if all images have (nearly) the same features."""
+    if row["feature_std"] < COLLAPSED_STD or row["effective_rank"] < COLLAPSED_RANK:
+        raise UserError(
+            f"pretraining collapsed in epoch {epoch}: feature_std {row['feature_std']:.3f} "
+            f"(at least {COLLAPSED_STD}), effective rank {row['effective_rank']:.2f} (at least "
+            f"{COLLAPSED_RANK}); lower pretrain.learning_rate, raise pretrain.batch_size, or "
+            "choose other pretrain.views"
+        )

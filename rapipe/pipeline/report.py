@@ -1,0 +1,196 @@
+"""Stage report: figures, the page, and the same data as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import html
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rapipe import paths, report
+from rapipe.params import Params, Variant, variants
+from rapipe.pipeline.inputs import corpus_card, labelled, write_csv, write_json
+from rapipe.pipeline.results import rows
+from rapipe.records import Embeddings, Images, Neighbours
+
+EXAMPLES = 6
+SHOWN = 8
+"""Neighbours shown beside each test image."""
+
+
+def run(params: Params) -> None:
+    """Write `results/`: figures, `index.html`, `results.csv`, `curves.csv`, `metrics.json`."""
+    found = rows(params)
+    histories = {v: read_history(paths.MODELS / v.name / "history.csv") for v in variants(params)}
+    pretraining = read_history(paths.PRETRAINING / "history.csv")
+    write_csv(paths.TABLE, found)
+    write_csv(paths.CURVES, curves(histories))
+    write_json(paths.METRICS, summary(found, pretraining[-1]))
+    shutil.rmtree(paths.FIGURES, ignore_errors=True)
+
+    by_strategy = defaultdict(list)
+    for v, history in histories.items():
+        by_strategy[v.backbone, v.retrieval].append(history)
+    present = {v.name: condition(v, found) for v in variants(params)}
+    figures = {
+        "steps": report.accuracy_curves(by_strategy, "step"),
+        "epochs": report.accuracy_curves(by_strategy, "epoch"),
+        "noise": report.noise_curves(found, present),
+        "k": report.ablation_curves(found, "k"),
+        "bank": report.ablation_curves(found, "bank_size"),
+        "pretraining": report.pretraining_curves(pretraining),
+        "gallery": report.gallery(neighbourhoods(params)),
+    }
+    pictures = {
+        name: report.save(figure, paths.FIGURES / f"{name}.png")
+        for name, figure in figures.items()
+        if figure is not None
+    }
+    table = report.table(found, first_steps(histories, present))
+    sections = [
+        (heading, words, table if name == "table" else pictures[name])
+        for name, heading, words in SECTIONS
+        if name == "table" or name in pictures
+    ]
+    sections.insert(0, ("Setting", "", setting(params, pretraining[-1])))
+    paths.PAGE.write_text(report.page("What is looking things up worth?", sections))
+
+
+SECTIONS = (
+    (
+        "table",
+        "Test accuracy",
+        "Percent of the whole test split, mean ± standard deviation over seeds. Each classifier is "
+        "the epoch that was best on validation. Noise is Gaussian on images in [0, 1], clipped and "
+        "rounded; a noisy image looks up neighbours of its noisy self. “Steps to 80%” is the first "
+        "measured step with that test accuracy.",
+    ),
+    (
+        "steps",
+        "Sample efficiency",
+        "Test accuracy against optimiser steps, on a log scale. No choice was made on these "
+        "measurements.",
+    ),
+    ("epochs", "Test accuracy by epoch", "The same at the ends of epochs."),
+    ("noise", "Robustness to noise", "Test accuracy as noise grows; nothing was trained on noise."),
+    ("k", "Number of neighbours", "Clean test accuracy against k; dashed: without retrieval."),
+    (
+        "bank",
+        "Size of the memory",
+        "Clean test accuracy against images remembered; dashed: without retrieval.",
+    ),
+    (
+        "pretraining",
+        "The encoder",
+        "Accuracy of a vote of nearest training images for validation images, beside two floors "
+        "that needed no pretraining; then the loss, and signs of collapse (rank and spread near "
+        "zero).",
+    ),
+    (
+        "gallery",
+        "What is looked up",
+        "Test images (left) and their nearest neighbours in memory with cosine similarity. "
+        "Green frames: same class.",
+    ),
+)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows of numbers from a CSV."""
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def curves(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """All histories in one long table."""
+    return [
+        {"backbone": v.backbone, "retrieval": v.retrieval, "k": v.k, "seed": v.seed, **row}
+        for v, history in histories.items()
+        for row in history
+    ]
+
+
+def condition(v: Variant, found: list[dict[str, Any]]) -> report.Condition:
+    """The condition of a present variant, with its bank's size."""
+    sizes = [
+        row["bank_size"]
+        for row in found
+        if (row["backbone"], row["retrieval"], row["k"]) == (v.backbone, v.retrieval, v.k)
+    ]
+    return (v.backbone, v.retrieval, v.k, sizes[0])
+
+
+def first_steps(
+    histories: dict[Variant, list[dict[str, float]]], present: dict[str, report.Condition]
+) -> dict[report.Condition, float | None]:
+    """By condition, the mean over seeds of the first step at the target; None if one missed it."""
+    steps: dict[report.Condition, list[float | None]] = defaultdict(list)
+    for v, history in histories.items():
+        steps[present[v.name]].append(report.first_step(history))
+    return {
+        c: None if None in found else float(np.mean([s for s in found if s is not None]))
+        for c, found in steps.items()
+    }
+
+
+def summary(found: list[dict[str, Any]], pretraining: dict[str, float]) -> dict[str, Any]:
+    """Means over seeds, nested for `dvc metrics`: backbone, condition, noise level."""
+    nested: dict[str, Any] = {"pretraining": pretraining}
+    for (backbone, retrieval, k, bank), levels in report.over_seeds(found, "top1").items():
+        name = retrieval if retrieval == "none" else f"{retrieval}-k{k}-bank{bank}"
+        nested.setdefault(backbone, {})[name] = {
+            "clean" if level == 0 else f"noise {level:g}": round(float(np.mean(values)), 6)
+            for level, values in levels.items()
+        }
+    return nested
+
+
+def setting(params: Params, pretraining: dict[str, float]) -> str:
+    """A sentence or two of HTML: what was run on what."""
+    card = corpus_card()
+    counts = ", ".join(f"{card['splits'][s]['images']:,} {s}" for s in card["splits"])
+    names = html.escape(", ".join(source.name for source in params.corpus.sources))
+    return (
+        f"<p>Images: {names}; {counts}; {len(card['classes'])} classes, "
+        f"{params.corpus.image_size} pixels. Encoder: {params.pretrain.encoder} of width "
+        f"{params.pretrain.width} by {params.pretrain.objective}, {params.pretrain.epochs} epochs; "
+        f"a vote of its nearest training images is right for "
+        f"{pretraining['knn_top1']:.1%} of validation (random initialisation "
+        f"{pretraining['random_init_knn_top1']:.1%}, raw pixels "
+        f"{pretraining['raw_pixels_knn_top1']:.1%}). Classifiers: {params.train.epochs} epochs, "
+        f"k = {params.retrieval.k}, neighbours as {params.retrieval.attend} "
+        f"(both = embedding and label), neighbour dropout {params.retrieval.dropout:g}.</p>"
+    )
+
+
+def neighbourhoods(params: Params) -> list[report.Neighbourhood]:
+    """Test images, of as many classes as there is room for, with their prefetched neighbours."""
+    strategy = "knn" if "knn" in params.retrieval.strategies else params.retrieval.strategies[0]
+    train, test = Images.read(paths.split("train")), labelled("test")
+    bank, found = Embeddings.read(paths.BANK), Neighbours.read(paths.table(strategy, "test"))
+    row_of = {int(image): row for row, image in enumerate(train.ids)}
+    _, firsts = np.unique(test.labels, return_index=True)
+    spread = np.linspace(0, len(firsts) - 1, min(EXAMPLES, len(firsts))).round().astype(int)
+    examples = []
+    for query in firsts[spread]:
+        rows_ = found.indices[query, :SHOWN]
+        own = [row_of[int(image)] for image in bank.ids[rows_]]
+        examples.append(
+            report.Neighbourhood(
+                test.pixels[query],
+                test.classes[test.labels[query]],
+                train.pixels[own],
+                tuple(name_of(test.classes, label) for label in bank.labels[rows_]),
+                tuple(found.similarities[query, :SHOWN].tolist()),
+            )
+        )
+    return examples
+
+
+def name_of(classes: tuple[str, ...], label: int) -> str:
+    """The name of a class; a question mark for unlabelled images."""
+    return classes[label] if label >= 0 else "?"

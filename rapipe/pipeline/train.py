@@ -1,0 +1,112 @@
+"""Stages train-plain and train-retrieval: one classifier, its best epoch chosen on validation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from rapipe import metrics, paths
+from rapipe.classifier import Bank, Classifier, ClassifierSpec
+from rapipe.device import device
+from rapipe.errors import UserError
+from rapipe.fitting.base import Best, History, Row, Schedule, fit
+from rapipe.fitting.training import Training
+from rapipe.params import Params, Variant
+from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, read_json, write_csv
+from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.views import VIEWS
+
+
+def run(params: Params, variant: Variant) -> None:
+    """Write `data/models/<variant>/`: weights, card and history."""
+    recipe, card = params.train, corpus_card()
+    splits = {name: labelled(name) for name in SPLITS}
+    memory = Embeddings.read(paths.BANK) if variant.retrieval != "none" else None
+    tables = {
+        name: neighbours_of(images, variant, name) if memory else None
+        for name, images in splits.items()
+    }
+    spec = ClassifierSpec(
+        backbone=variant.backbone,
+        width=recipe.width,
+        stem=recipe.stem,
+        image_size=params.corpus.image_size,
+        classes=len(card["classes"]),
+        mean=tuple(card["mean"]),
+        std=tuple(card["std"]),
+        retrieval=variant.retrieval,
+        dimension=memory.vectors.shape[1] if memory else 0,
+        attend=params.retrieval.attend if memory else "",
+    )
+    torch.manual_seed(variant.seed)
+    classifier = Classifier(spec)
+    bank = Bank(memory) if memory else None
+
+    def accuracy(split: str) -> float:
+        table = tables[split]
+        logits = classifier.predict(splits[split].pixels, bank, table.indices if table else None)
+        return metrics.top_k(logits, splits[split].labels, 1)
+
+    def measure(module: Training) -> Row:
+        return {
+            "train_top1": module.take_accuracy(),
+            "validation_top1": accuracy("validation"),
+            "test_top1_not_for_selection": accuracy("test"),
+        }
+
+    module = Training(
+        classifier,
+        VIEWS[recipe.augment](spec.image_size),
+        splits["train"],
+        tables["train"],
+        bank,
+        Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, variant.seed),
+        recipe.weight_decay,
+        params.retrieval.dropout if memory else 0.0,
+    ).to(device())
+    history = History(measure, recipe.probe_every)
+    best = Best(classifier, history, "validation_top1")
+    facts = {
+        "variant": asdict(variant),
+        "bank_size": len(memory) if memory else 0,
+        "setting": setting(params, card, memory is not None),
+    }
+    fit(module, [history, best], paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}")
+
+    row = best.restore()
+    classifier.cpu().write(
+        paths.MODELS / variant.name,
+        {
+            **facts,
+            "parameters": sum(p.numel() for p in classifier.parameters()),
+            "best_epoch": row["epoch"],
+            "validation_top1": row["validation_top1"],
+        },
+    )
+    write_csv(paths.MODELS / variant.name / "history.csv", history.rows)
+
+
+def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
+    """The prefetched table of a split; `UserError` if it belongs to other images or another k."""
+    table = Neighbours.read(paths.table(variant.retrieval, split))
+    if table.query_ids.tolist() != images.ids.tolist() or table.indices.shape[1] != variant.k:
+        raise UserError(
+            f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
+            "retrieval.k: run rapipe prefetch, or dvc repro"
+        )
+    return table
+
+
+def setting(params: Params, card: dict[str, Any], retrieval: bool) -> str:
+    """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
+    recipe = asdict(params.train)
+    for name in ("backbones", "seeds", "probe_every"):
+        recipe.pop(name)
+    facts = {"corpus": card["hash"], "train": recipe}
+    if retrieval:
+        facts["store"] = read_json(paths.STORE_MANIFEST, "embed")["sha256"]
+        facts["seed"] = params.seed
+        facts["retrieval"] = [params.retrieval.attend, params.retrieval.dropout]
+    return fingerprint(facts)

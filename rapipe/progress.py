@@ -1,0 +1,30 @@
+"""One progress bar for every long step: on stderr, and only when someone is watching."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def watched() -> bool:
+    """Whether stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+def say(message: str) -> None:
+    """One line of narration on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Walk through `items` with a bar named `what`."""
+    if not watched():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    yield from bar(items, description=what, total=total, console=Console(stderr=True))

@@ -1,0 +1,228 @@
+"""The records that flow from step to step; each validates itself and owns its file format.
+
+Letters: N images or bank rows, Q queries, K neighbours, D embedding, H height, W width.
+
+All files are Arrow IPC or .npy: deterministic bytes, memory-mapped when read,
+and nothing in them can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rapipe.errors import UserError
+
+Ids = npt.NDArray[np.int64]  # (N,)
+Labels = npt.NDArray[np.int64]  # (N,), -1 = none
+Names = npt.NDArray[np.str_]  # (N,)
+Pixels = npt.NDArray[np.uint8]  # (N, H, W, 3)
+Vectors = npt.NDArray[np.float32]  # (N, D), unit length
+Indices = npt.NDArray[np.int32]  # (Q, K), rows of the bank
+Similarities = npt.NDArray[np.float32]  # (Q, K), cosine
+
+UNLABELLED = -1
+SPLITS = ("train", "validation", "test")
+
+
+class RecordError(ValueError):
+    """A record whose parts contradict each other: a defect in the code that made it."""
+
+
+def _require(condition: bool | np.bool_, message: str) -> None:
+    if not condition:
+        raise RecordError(message)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one split, with stable ids: equal pixels have equal ids."""
+
+    ids: Ids
+    pixels: Pixels
+    labels: Labels
+    sources: Names
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        _require(self.pixels.ndim == 4 and self.pixels.shape[3] == 3, "pixels are not (N, H, W, 3)")
+        _require(self.pixels.dtype == np.uint8, "pixels are not uint8")
+        _require(len(self.pixels) == len(self.labels) == len(self.sources) == n, "lengths differ")
+        inside = (self.labels >= UNLABELLED) & (self.labels < len(self.classes))
+        _require(inside.all(), "a label is out of range")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Images:
+        """The images of these rows, in their order."""
+        return Images(
+            self.ids[rows], self.pixels[rows], self.labels[rows], self.sources[rows], self.classes
+        )
+
+    def write(self, path: Path) -> None:
+        """Write one Arrow IPC file: id, image (uint8 tensor HWC), label, source."""
+        _, h, w, c = self.pixels.shape
+        flat = pa.array(np.ascontiguousarray(self.pixels).reshape(-1))
+        kind = pa.fixed_shape_tensor(pa.uint8(), [h, w, c])
+        storage = pa.FixedSizeListArray.from_arrays(flat, h * w * c)
+        columns = {
+            "id": pa.array(self.ids),
+            "image": pa.ExtensionArray.from_storage(kind, storage),
+            "label": pa.array(self.labels),
+            "source": pa.array(self.sources.tolist(), pa.string()),
+        }
+        _write_arrow(path, columns, {"classes": list(self.classes)})
+
+    @classmethod
+    def read(cls, path: Path) -> Images:
+        """Map the file into memory; pixels are not copied."""
+        table, facts = _read_arrow(path)
+        kind = table.schema.field("image").type
+        pixels = _column(table, "image").storage.flatten().to_numpy().reshape(-1, *kind.shape)
+        return cls(
+            ids=_column(table, "id").to_numpy(),
+            pixels=pixels,
+            labels=_column(table, "label").to_numpy(),
+            sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
+            classes=tuple(facts["classes"]),
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of images, and what the images are; a bank is one of these."""
+
+    ids: Ids
+    vectors: Vectors
+    labels: Labels
+    sources: Names
+    splits: Names
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        _require(self.vectors.ndim == 2, "vectors are not (N, D)")
+        _require(self.vectors.dtype == np.float32, "vectors are not float32")
+        _require(
+            len(self.vectors) == len(self.labels) == len(self.sources) == len(self.splits) == n,
+            "lengths differ",
+        )
+        squares = np.einsum("nd,nd->n", self.vectors, self.vectors)
+        _require(np.allclose(squares, 1, atol=1e-3), "a vector is not of unit length")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Embeddings:
+        """The embeddings of these rows."""
+        return Embeddings(
+            self.ids[rows],
+            self.vectors[rows],
+            self.labels[rows],
+            self.sources[rows],
+            self.splits[rows],
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write `vectors.npy` (for memory maps) and `rows.arrow` (everything else)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        columns = {
+            "id": pa.array(self.ids),
+            "label": pa.array(self.labels),
+            "source": pa.array(self.sources.tolist(), pa.string()),
+            "split": pa.array(self.splits.tolist(), pa.string()),
+        }
+        _write_arrow(folder / "rows.arrow", columns, {})
+
+    @classmethod
+    def read(cls, folder: Path) -> Embeddings:
+        """Read what `write` wrote; vectors stay on disk, memory-mapped."""
+        table, _ = _read_arrow(folder / "rows.arrow")
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        return cls(
+            ids=_column(table, "id").to_numpy(),
+            vectors=vectors,
+            labels=_column(table, "label").to_numpy(),
+            sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
+            splits=np.array(_column(table, "split").to_pylist(), dtype=np.str_),
+        )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """For each query the rows of the bank that a strategy found for it."""
+
+    query_ids: Ids
+    indices: Indices
+    similarities: Similarities
+
+    def __post_init__(self) -> None:
+        _require(self.indices.ndim == 2, "indices are not (Q, K)")
+        _require(self.indices.dtype == np.int32, "indices are not int32")
+        _require(self.similarities.dtype == np.float32, "similarities are not float32")
+        _require(self.indices.shape == self.similarities.shape, "shapes differ")
+        _require(len(self.query_ids) == len(self.indices), "lengths differ")
+        _require((self.indices >= 0).all(), "an index is negative")
+        _require(np.isfinite(self.similarities).all(), "a similarity is not finite")
+
+    def check_against(self, bank_ids: Ids) -> None:
+        """Raise `RecordError` if a query retrieves itself, or a row that is not in the bank."""
+        _require((self.indices < len(bank_ids)).all(), "an index is outside the bank")
+        selves = bank_ids[self.indices] == self.query_ids[:, None]
+        _require(not selves.any(), "a query retrieves itself")
+
+    def write(self, path: Path) -> None:
+        """Write one Arrow IPC file: query id, indices and similarities (lists of length K)."""
+        _, k = self.indices.shape
+        columns = {
+            "query_id": pa.array(self.query_ids),
+            "indices": pa.FixedSizeListArray.from_arrays(pa.array(self.indices.reshape(-1)), k),
+            "similarities": pa.FixedSizeListArray.from_arrays(
+                pa.array(self.similarities.reshape(-1)), k
+            ),
+        }
+        _write_arrow(path, columns, {})
+
+    @classmethod
+    def read(cls, path: Path) -> Neighbours:
+        """Map the file into memory; nothing is copied."""
+        table, _ = _read_arrow(path)
+        k = table.schema.field("indices").type.list_size
+        return cls(
+            query_ids=_column(table, "query_id").to_numpy(),
+            indices=_column(table, "indices").flatten().to_numpy().reshape(-1, k),
+            similarities=_column(table, "similarities").flatten().to_numpy().reshape(-1, k),
+        )
+
+
+def _write_arrow(path: Path, columns: dict[str, pa.Array], facts: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    partial = path.with_name(path.name + ".part")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    partial.replace(path)
+
+
+def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, list[str]]]:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return table, json.loads(table.schema.metadata[b"rapipe"])
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that makes it, or dvc repro") from None
+    except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run dvc repro") from None
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array: one record batch is mapped as it is, several are joined."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

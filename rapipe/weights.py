@@ -1,0 +1,70 @@
+"""A network on disk: `weights.safetensors` and a JSON card beside it. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rapipe.errors import UserError
+
+WEIGHTS = "weights.safetensors"
+CARD = "card.json"
+
+
+def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> None:
+    """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.contiguous() for name, t in module.state_dict().items()}, folder / WEIGHTS)
+    card = {"spec": asdict(spec), "hash": weights_hash(module), **facts}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def read_card(folder: Path, stage: str) -> dict[str, Any]:
+    """The card; lists in its spec are tuples again, as in the dataclass.
+
+    Raises:
+        UserError: the card is missing or damaged; names the stage that makes it.
+    """
+    try:
+        card: dict[str, Any] = json.loads((folder / CARD).read_text())
+        card["spec"] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["spec"].items()}
+    except FileNotFoundError:
+        raise UserError(f"{folder / CARD} is missing: run rapipe {stage}, or dvc repro") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / CARD} is damaged ({error}): run rapipe {stage}") from None
+    return card
+
+
+def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> None:
+    """Load the weights of `folder` into `module`.
+
+    Raises:
+        UserError: they are missing, damaged, of another network, or not those of the card.
+    """
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError:
+        raise UserError(f"{folder / WEIGHTS} is missing: run rapipe {stage}") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): run rapipe {stage}"
+        ) from None
+    if weights_hash(module) != card.get("hash"):
+        raise UserError(f"{folder / WEIGHTS} does not match its card: run rapipe {stage}")
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of the names and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    tensors: list[tuple[str, Tensor]] = sorted(module.state_dict().items())
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,6 @@
+"""What dvc.yaml runs as the stage embed."""
+
+from rapipe.pipeline import embed
+from rapipe.pipeline.entry import stage
+
+stage(embed.run)

@@ -1,0 +1,6 @@
+"""What dvc.yaml runs as the stage prefetch."""
+
+from rapipe.pipeline import prefetch
+from rapipe.pipeline.entry import stage
+
+stage(prefetch.run)

@@ -1,0 +1,65 @@
+"""Shared fixtures: small records made by hand, and the tiny pipeline run once in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rapipe import presets
+from rapipe.params import Params, load, variants
+from rapipe.records import Embeddings, Images
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_images(n: int, seed: int = 0, size: int = 16, classes: int = 3) -> Images:
+    """Random images with labels that go round."""
+    rng = np.random.default_rng(seed)
+    return Images(
+        ids=rng.integers(-(2**62), 2**62, n),
+        pixels=rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        labels=np.arange(n) % classes,
+        sources=np.full(n, "made"),
+        classes=tuple(f"class {i}" for i in range(classes)),
+    )
+
+
+def make_embeddings(n: int, d: int = 8, seed: int = 0, split: str = "train") -> Embeddings:
+    """Random unit vectors with distinct ids."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n, d)).astype(np.float32)
+    return Embeddings(
+        ids=rng.permutation(10 * n)[:n] - n,
+        vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        labels=np.arange(n) % 3,
+        sources=np.full(n, "made"),
+        splits=np.full(n, split),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    """A folder where every stage has run in this process on the preset `tiny`, and its params."""
+    from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        presets.write("tiny", Path("params.yaml"))
+        params = load(Path("params.yaml"))
+        for stage in (corpus, pretrain, embed, prefetch):
+            stage.run(params)
+        for variant in variants(params):
+            train.run(params, variant)
+            evaluate.run(params, variant)
+        report.run(params)
+    return folder, params
+
+
+@pytest.fixture
+def in_tiny(tiny: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Work inside the folder of `tiny`, reading only."""
+    monkeypatch.chdir(tiny[0])
+    return tiny[1]

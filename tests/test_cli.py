@@ -1,0 +1,66 @@
+"""The command line as a user meets it, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+def rapipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from rapipe.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom rapipe.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'lancedb', 'matplotlib', 'yaml', 'dvc'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("corpus", "pretrain", "embed", "prefetch", "train", "eval", "report", "results"):
+        assert name in done.stdout
+
+
+def test_outside_a_project(tmp_path: Path) -> None:
+    done = rapipe("corpus", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: no params.yaml in {tmp_path}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_presets_are_listed_and_written(tmp_path: Path) -> None:
+    listed = rapipe("preset", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "tiny"]
+    assert rapipe("preset", "digits", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "params.yaml").read_text().startswith("# Every parameter")
+    done = rapipe("preset", "huge", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "choose from digits, tiny" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["corpse"], ["results", "--jso"], ["neighbors"]])
+def test_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
+    done = rapipe(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.train", "vgg", "none", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: backbone is 'vgg'; params.yaml has resnet18")

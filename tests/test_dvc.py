@@ -1,0 +1,124 @@
+"""dvc.yaml against the code: dependencies, parameters, names."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+from imports import closure
+
+from rapipe.params import Params, load, variants
+
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def declared_code(stage: str) -> set[str]:
+    """The .py files among a stage's deps, folders opened."""
+    found = set()
+    for dep in STAGES[stage]["deps"]:
+        path = ROOT / dep
+        if dep.startswith("rapipe") and path.is_dir():
+            found |= {str(p.relative_to(ROOT)) for p in path.rglob("*.py")}
+        elif dep.endswith(".py"):
+            found.add(dep)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage: str) -> None:
+    module = STAGES[stage]["cmd"].split()[2].replace(".", "/")
+    assert declared_code(stage) == closure(f"{module}.py")
+
+
+def test_stages_are_those_of_the_design() -> None:
+    assert list(STAGES) == [
+        "corpus",
+        "pretrain",
+        "embed",
+        "prefetch",
+        "train-plain",
+        "train-retrieval",
+        "evaluate-plain",
+        "evaluate-retrieval",
+        "report",
+    ]
+
+
+def test_plain_stages_know_nothing_of_retrieval() -> None:
+    for stage in ("train-plain", "evaluate-plain"):
+        text = yaml.dump({k: v for k, v in STAGES[stage].items() if k != "deps"})
+        assert "retrieval." not in text
+        assert not [d for d in STAGES[stage]["deps"] if "data/neigh" in d or "data/store" in d]
+
+
+def test_names_in_dvc_yaml_are_those_of_the_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    for name in ("dvc.yaml", "params.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with Repo.init(no_scm=True) as repo:
+        outs = {Path(out.def_path) for stage in repo.index.stages for out in stage.outs}
+        commands = {stage.cmd for stage in repo.index.stages}
+    for v in variants(load(ROOT / "params.yaml")):
+        assert Path("data/models") / v.name in outs
+        assert Path("results/runs") / f"{v.name}.json" in outs
+        assert f"python -m stages.train {v.backbone} {v.retrieval} {v.seed}" in commands
+
+
+class Recorder:
+    """Stands for a dataclass of parameters and notes the full keys that are read."""
+
+    def __init__(self, real: Any, seen: set[str], prefix: str = "") -> None:
+        self.__dict__.update(_real=real, _seen=seen, _prefix=prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._real, name)
+        key = self._prefix + name
+        if dataclasses.is_dataclass(value):
+            return Recorder(value, self._seen, key + ".")
+        self._seen.add(key)
+        return value
+
+
+@pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "report"])
+def test_params_read_are_declared(stage: str, in_tiny: Params) -> None:
+    seen: set[str] = set()
+    importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(in_tiny, seen))
+    check_declared(stage, seen)
+
+
+@pytest.mark.parametrize("retrieval", ["none", "knn"])
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_params_read_for_a_variant_are_declared(
+    stage: str, retrieval: str, in_tiny: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    module = importlib.import_module(f"rapipe.pipeline.{stage}")
+    monkeypatch.setattr(f"rapipe.pipeline.{stage}.asdict", as_dict, raising=False)
+    v = next(v for v in variants(in_tiny) if v.retrieval == retrieval and v.backbone == "alexnet")
+    module.run(Recorder(in_tiny, seen), v)
+    if retrieval != "none":
+        seen |= {"retrieval.k", "retrieval.bank"}  # read when the variant was made
+    check_declared(f"{stage}-{'plain' if retrieval == 'none' else 'retrieval'}", seen)
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """`dataclasses.asdict` for what a recorder stands for; what is read of it is not noted."""
+    return dataclasses.asdict(getattr(record, "_real", record))
+
+
+def check_declared(stage: str, seen: set[str]) -> None:
+    params: list[str] = STAGES[stage].get("params", [])
+    undeclared = {k for k in seen if not any(k == p or k.startswith(p + ".") for p in params)}
+    assert not undeclared
+    unread = {p for p in params if not any(k == p or k.startswith(p + ".") for k in seen)}
+    fingerprinted = {p for p in unread if stage.startswith("train") and p.startswith("train.")}
+    assert stage == "report" or not unread - fingerprinted

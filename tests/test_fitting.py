@@ -1,0 +1,198 @@
+"""Pretraining and training: what is learned, and that interruptions change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images
+from pytorch_lightning.callbacks import Callback
+
+from rapipe.backbones import BACKBONES
+from rapipe.classifier import Bank, Classifier, ClassifierSpec
+from rapipe.errors import UserError
+from rapipe.fitting.base import Batches, Best, History, Schedule, fit
+from rapipe.fitting.pretraining import Pretraining
+from rapipe.fitting.training import Training
+from rapipe.objectives import OBJECTIVES
+from rapipe.objectives.byol import BYOL
+from rapipe.pipeline.pretrain import refuse_collapse
+from rapipe.records import Neighbours
+from rapipe.views import VIEWS, Normalise
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
+
+
+def pretraining(epochs: int = 3, rate: float = 0.1, seed: int = 0) -> Pretraining:
+    torch.manual_seed(0)
+    objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16))
+    schedule = Schedule(epochs, 16, rate, seed)
+    return Pretraining(
+        objective, VIEWS["affine"](16), Normalise(MEAN, STD), make_images(40), schedule
+    )
+
+
+def training(
+    epochs: int = 3, rate: float = 0.003, seed: int = 0, dropout: float = 0.5, n: int = 40
+) -> Training:
+    torch.manual_seed(0)
+    spec = ClassifierSpec("alexnet", 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
+    images, rng = make_images(n), np.random.default_rng(0)
+    indices = rng.integers(0, 20, (n, 4)).astype(np.int32)
+    table = Neighbours(images.ids, indices, np.zeros((n, 4), np.float32))
+    classifier, bank = Classifier(spec), Bank(make_embeddings(20))
+    schedule = Schedule(epochs, 16, rate, seed)
+    return Training(classifier, VIEWS["flip"](16), images, table, bank, schedule, 0.01, dropout)
+
+
+def measure(module: Any) -> dict[str, float]:
+    return {"score": float(sum(p.detach().double().abs().sum() for p in module.parameters()))}
+
+
+class Stop(Callback):
+    """Ends the process's training after the checkpoint of an epoch, as a kill would."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("killed")
+
+
+def run(module: Any, folder: Path, stop: int | None = None) -> tuple[History, Best]:
+    history = History(measure, 1)
+    best = Best(module, history, "score")
+    if stop:
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(module, [history, best, Stop(stop)], folder)
+    else:
+        fit(module, [history, best], folder)
+    return history, best
+
+
+@pytest.mark.parametrize("make", [pretraining, training])
+def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
+    whole = make()
+    history, best = run(whole, tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+    run(make(), tmp_path / "cut", stop=1)
+    assert (tmp_path / "cut/last.ckpt").exists()
+    run(make(), tmp_path / "cut", stop=2)
+    resumed = make()
+    again, best_again = run(resumed, tmp_path / "cut")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert again.rows == history.rows
+    assert best_again.kept["row"] == best.kept["row"]
+    assert len(history.rows) == 2 + 2 + 1
+
+
+@pytest.mark.parametrize("make", [pretraining, training])
+def test_same_seed_same_numbers_other_seed_others(make: Any, tmp_path: Path) -> None:
+    rows = [run(make(seed=seed), tmp_path / "c")[0].rows for seed in (0, 0, 1)]
+    assert rows[0] == rows[1]
+    assert rows[0][-1]["loss"] != rows[2][-1]["loss"]
+
+
+def test_checkpoints_cannot_run_code(tmp_path: Path) -> None:
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    (tmp_path / "c").mkdir()
+    torch.save({"state_dict": Evil()}, tmp_path / "c/last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        fit(training(), [], tmp_path / "c")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:
+    """Labels that only the neighbours show are learned; with all dropped they are not."""
+    scores = {}
+    for dropout in (0.0, 1.0):
+        module = training(epochs=4, rate=0.01, dropout=dropout, n=96)
+        noise = np.random.default_rng(5).integers(0, 256, module.tensors[0].shape, dtype=np.uint8)
+        labels = np.random.default_rng(6).integers(0, 3, 96)
+        assert module.bank is not None
+        same = [np.flatnonzero(module.bank.labels.numpy() == label)[:4] for label in labels]
+        table = torch.from_numpy(np.stack(same).astype(np.int32))
+        module.tensors = (torch.from_numpy(noise), torch.from_numpy(labels), table)
+        module.augment = torch.nn.Identity()
+        history = History(lambda m: {"train": m.take_accuracy()})
+        fit(module, [history], tmp_path / "c")
+        scores[dropout] = history.rows[-1]["train"]
+    assert scores[0.0] > 0.95
+    assert scores[1.0] < 0.6
+
+
+def test_divergence_is_told(tmp_path: Path) -> None:
+    module = pretraining(rate=50.0)
+    torch.nn.init.constant_(next(module.objective.encoder.parameters()), float("nan"))
+    with pytest.raises(UserError, match=r"the loss became nan in epoch 1 .*learning rate, now 50"):
+        fit(module, [History(lambda m: {})], tmp_path / "c")
+
+
+def test_collapse_is_told() -> None:
+    healthy = {"feature_std": 0.5, "effective_rank": 30.0}
+    refuse_collapse(healthy, 1)
+    for sick in ({"feature_std": 0.01}, {"effective_rank": 1.1}):
+        with pytest.raises(UserError, match="collapsed in epoch 3: feature_std"):
+            refuse_collapse({**healthy, **sick}, 3)
+
+
+def test_batches_hold_every_image_once_and_follow_seed_and_epoch() -> None:
+    rows = (torch.arange(50),)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return torch.cat([b[0] for b in Batches(rows, 16, seed, epoch)]).tolist()
+
+    assert len(order(0, 0)) == len(set(order(0, 0))) == 48
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1) != order(1, 1)
+    assert len(Batches(rows, 64, 0, 0)) == 1
+
+
+def test_best_keeps_the_first_of_equal_epochs() -> None:
+    network, history = torch.nn.Linear(1, 1), History(lambda m: {})
+    best = Best(network, history, "score")
+    for value, score in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.9), (4.0, 0.7)):
+        torch.nn.init.constant_(network.weight, value)
+        history.rows.append({"score": score, "epoch": value})
+        best.on_train_epoch_end(None, None)  # type: ignore[arg-type]
+    assert best.restore()["epoch"] == 2
+    assert network.weight.item() == 2
+
+
+def test_byol_is_two_summed_terms_with_a_slow_teacher() -> None:
+    torch.manual_seed(0)
+    byol = BYOL(BACKBONES["resnet18"](4, "half", 16))
+    a, b = torch.rand(8, 3, 16, 16), torch.rand(8, 3, 16, 16)
+    loss = byol.loss(a, b)
+
+    def side(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        p, z = (
+            byol.predictor(byol.projector(byol.encoder(x))),
+            byol.slow_projector(byol.slow_encoder(y)),
+        )
+        return -(torch.nn.functional.normalize(p) * torch.nn.functional.normalize(z)).sum(1).mean()
+
+    torch.testing.assert_close(loss, side(a, b) + side(b, a))
+    loss.backward()
+    assert all(p.grad is None for p in byol.slow_encoder.parameters())
+    assert all(p.grad is not None for p in byol.encoder.parameters())
+    slow = next(byol.slow_encoder.parameters())
+    before, target = slow.clone(), next(byol.encoder.parameters())
+    torch.nn.init.zeros_(target)
+    byol.before_step(0, 10)
+    from rapipe.objectives.byol import MOMENTUM
+
+    torch.testing.assert_close(slow, MOMENTUM * before)
+    byol.before_step(9, 10)
+    torch.testing.assert_close(slow, MOMENTUM * before)

@@ -1,0 +1,206 @@
+"""Backbones, fusion and classifiers: what must hold whatever their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images
+
+from rapipe.backbones import BACKBONES, keep
+from rapipe.classifier import Bank, Classifier, ClassifierSpec
+from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.errors import UserError
+from rapipe.fusion import Fusion, Retrieved
+
+ATTEND = ("embedding", "label", "both")
+PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def retrieved(b: int = 5, k: int = 6, d: int = 8) -> Retrieved:
+    torch.manual_seed(1)
+    labels = torch.randint(-1, 3, (b, k))
+    return Retrieved(torch.randn(b, k, d), labels, torch.ones(b, dtype=torch.bool))
+
+
+def spec(backbone: str, retrieval: str = "knn", attend: str = "both") -> ClassifierSpec:
+    return ClassifierSpec(backbone, 8, "half", 16, 3, *PLAIN, retrieval, 8, attend)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("stem", ["cifar", "half", "imagenet"])
+def test_backbones_show_their_tokens_at_each_place(name: str, size: int, stem: str) -> None:
+    backbone = BACKBONES[name](8, stem, size).eval()
+    seen: list[tuple[int, torch.Size]] = []
+
+    def look(place: int, tokens: torch.Tensor) -> torch.Tensor:
+        seen.append((place, tokens.shape))
+        return tokens
+
+    images = torch.randn(2, 3, size, size)
+    features = backbone(images, look)
+    assert features.shape == (2, backbone.features)
+    assert [place for place, _ in seen] == list(range(len(backbone.widths)))
+    assert [shape[2] for _, shape in seen] == list(backbone.widths)
+    assert all(shape[0] == 2 for _, shape in seen)
+    torch.testing.assert_close(features, backbone(images, keep))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_fused_tokens_reach_the_features(name: str) -> None:
+    """What is written at any one place changes the output, and gets gradients."""
+    backbone = BACKBONES[name](8, "half", 32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    for target in range(len(backbone.widths)):
+        shift = torch.zeros(backbone.widths[target], requires_grad=True)
+
+        def add(place: int, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens + shift if place == target else tokens  # noqa: B023
+
+        backbone(images, add).square().sum().backward()
+        assert shift.grad is not None
+        assert shift.grad.abs().sum() > 0
+
+
+def test_token_order_is_that_of_positions() -> None:
+    """A change to the token of one position stays at that position of the map."""
+    from rapipe.backbones.base import fuse_map
+
+    def mark(place: int, tokens: torch.Tensor) -> torch.Tensor:
+        changed = tokens.clone()
+        changed[:, 1 * 4 + 2] = 7
+        return changed
+
+    marked = fuse_map(mark, 0, torch.zeros(1, 5, 3, 4))
+    assert (marked[0, :, 1, 2] == 7).all()
+    assert marked.sum() == 5 * 7
+
+
+def test_perceiver_knows_where_pixels_stand() -> None:
+    backbone = BACKBONES["perceiver"](8, "half", 16).eval()
+    images = torch.randn(2, 3, 16, 16)
+    assert (backbone(images) - backbone(images.flip(3))).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("attend", ATTEND)
+def test_fusion_ignores_the_order_of_neighbours(attend: str) -> None:
+    fusion, tokens, found = Fusion(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
+    order = torch.randperm(6)
+    shuffled = Retrieved(found.vectors[:, order], found.labels[:, order], found.present)
+    torch.testing.assert_close(fusion(tokens, found), fusion(tokens, shuffled))
+
+
+@pytest.mark.parametrize("attend", ATTEND)
+def test_fusion_without_output_or_without_neighbours_changes_nothing(attend: str) -> None:
+    fusion, tokens, found = Fusion(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
+    present = torch.tensor([True, False, True, False, True])
+    fused = fusion(tokens, found._replace(present=present))
+    assert torch.equal(fused[~present], tokens[~present])
+    assert (fused[present] - tokens[present]).abs().amax((1, 2)).min() > 1e-4
+    torch.nn.init.zeros_(fusion.out.weight)
+    torch.nn.init.zeros_(fusion.out.bias)
+    assert torch.equal(fusion(tokens, found), tokens)
+
+
+def test_fusion_sees_what_attend_says_and_nothing_else() -> None:
+    tokens, found = torch.randn(5, 7, 16), retrieved()
+    moved = found._replace(vectors=found.vectors + torch.randn_like(found.vectors))
+    renamed = found._replace(labels=(found.labels + 1) % 3)
+    for attend, other, differs in (
+        ("embedding", moved, True),
+        ("embedding", renamed, False),
+        ("label", moved, False),
+        ("label", renamed, True),
+        ("both", moved, True),
+        ("both", renamed, True),
+    ):
+        fusion = Fusion(16, 8, 3, attend)
+        equal = torch.equal(fusion(tokens, found), fusion(tokens, other))
+        assert equal is not differs, attend
+
+
+def test_unlabelled_neighbours_lend_no_label() -> None:
+    """With labels alone, an unlabelled neighbour is a zero vector, also after training."""
+    fusion = Fusion(16, 8, 3, "label")
+    none = torch.full((5, 6), -1)
+    found = retrieved()._replace(labels=none)
+    optimiser = torch.optim.SGD(fusion.parameters(), 1.0)
+    fusion(torch.randn(5, 7, 16), found).square().sum().backward()
+    optimiser.step()
+    assert (fusion._memory(found) == 0).all()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
+    fused, plain = Classifier(spec(name)), Classifier(spec(name, "none"))
+    shared = {k: v for k, v in fused.state_dict().items() if not k.startswith("fusions")}
+    plain.load_state_dict(shared)
+    bank, images = Bank(make_embeddings(20)), make_images(9)
+    indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
+    expected = plain.predict(images.pixels)
+    assert np.abs(fused.predict(images.pixels, bank, indices) - expected).max() > 1e-4
+    for fusion in fused.fusions:
+        torch.nn.init.zeros_(fusion.out.weight)
+        torch.nn.init.zeros_(fusion.out.bias)
+    assert np.allclose(fused.predict(images.pixels, bank, indices), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_predictions_do_not_depend_on_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, bank, images = Classifier(spec(name)), Bank(make_embeddings(20)), make_images(13)
+    indices = np.random.default_rng(0).integers(0, 20, (13, 4)).astype(np.int32)
+    whole = classifier.predict(images.pixels, bank, indices)
+    monkeypatch.setattr("rapipe.classifier.CHUNK", 3)
+    assert np.allclose(classifier.predict(images.pixels, bank, indices), whole, atol=1e-5)
+    assert classifier.training
+
+
+def test_classifier_round_trip_and_damage(tmp_path: Path) -> None:
+    classifier, images = Classifier(spec("resnet18", "none")), make_images(5)
+    expected = classifier.predict(images.pixels)
+    classifier.write(tmp_path, {"note": 1})
+    again, card = Classifier.read(tmp_path)
+    assert card["note"] == 1
+    assert again.spec == classifier.spec
+    assert np.array_equal(again.predict(images.pixels), expected)
+    damage(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors does not .*run rapipe train"):
+        Classifier.read(tmp_path)
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(UserError, match=r"card\.json is damaged"):
+        Classifier.read(tmp_path)
+    (tmp_path / "card.json").unlink()
+    with pytest.raises(UserError, match=r"card\.json is missing: run rapipe train"):
+        Classifier.read(tmp_path)
+
+
+def damage(path: Path) -> None:
+    """Flip one byte near the end."""
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, images = Encoder(EncoderSpec("resnet18", 8, "half", 16, *PLAIN)), make_images(11)
+    encoder.train()
+    vectors = encoder.embed(images.pixels)
+    assert not encoder.training, "a frozen encoder never trains its BatchNorm"
+    assert (vectors.shape, vectors.dtype) == ((11, 64), np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    monkeypatch.setattr("rapipe.encoder.CHUNK", 4)
+    assert np.allclose(encoder.embed(images.pixels), vectors, atol=1e-5)
+    encoder.write(tmp_path, {})
+    assert np.allclose(Encoder.read(tmp_path).embed(images.pixels), vectors, atol=1e-5)
+    damage(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="run rapipe pretrain"):
+        Encoder.read(tmp_path)
+    torch.nn.init.zeros_(encoder.backbone.net.conv1.weight)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.zeros_(module.bias)
+    with pytest.raises(UserError, match="no features at all"):
+        encoder.embed(images.pixels)

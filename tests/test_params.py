@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from rapipe import presets
+from rapipe.errors import UserError
+from rapipe.params import Params, load, parse, variants
+from rapipe.pipeline.checks import load_checked
+
+TEXT = (ROOT / "params.yaml").read_text()
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    """The committed parameters with one line's text replaced."""
+    assert old in TEXT
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT.replace(old, new, 1))
+    return path
+
+
+def test_committed_file_is_the_preset_digits_and_valid() -> None:
+    assert (ROOT / "rapipe/presets/digits.yaml").read_text() == TEXT
+    params = load_checked(ROOT / "params.yaml")
+    assert params.retrieval.k == 32
+    assert params.train.backbones == ("resnet18", "alexnet", "perceiver")
+
+
+def test_every_key_has_a_comment() -> None:
+    for line in TEXT.splitlines():
+        if re.match(r"\s*[a-z_]+: *\S|^[a-z_]+: [^#]", line):
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("k: 32", "k: 0", "retrieval.k is 0; it must be at least 1"),
+        ("k: 32", "k: '32'", "retrieval.k is '32'; it must be a whole number"),
+        ("k: 32", "k: true", "retrieval.k is True; it must be a whole number"),
+        ("k: 32", "kk: 32", "retrieval.kk is no parameter (did you mean k?)"),
+        ("  k: 32", "  #", "retrieval.k is missing"),
+        ("seed: 0", "seed: -1", "seed is -1; it must be from 0 to 4.29497e+09"),
+        ("attend: embedding", "attend: labels", "one of embedding, label, both"),
+        ("attend: embedding", "attend: [label]", "retrieval.attend is ['label']"),
+        ("dropout: 0.5", "dropout: 1.5", "retrieval.dropout is 1.5; it must be from 0 to 1"),
+        ("dropout: 0.5", "dropout: .nan", "retrieval.dropout is nan; it must be a number"),
+        ("width: 16", "width: 10", "pretrain.width is 10; it must be a multiple of 4 from 4"),
+        ("learning_rate: 0.15", "learning_rate: 0", "more than 0, up to 100"),
+        ("bank: all", "bank: 0", "retrieval.bank is 0"),
+        ("bank: all", "bank: 1.5", "retrieval.bank is 1.5; it must be a whole number or a text"),
+        ("bank: all", "bank: cifar", "no source is named 'cifar'; choose all, a number"),
+        ("kind: digits", "kind: digit", "corpus.sources[0].kind is 'digit'; it must be one of d"),
+        ("objective: byol", "objective: dall", "pretrain.objective is 'dall'; it must be one of"),
+        ("encoder: resnet18", "encoder: vgg", "pretrain.encoder is 'vgg'; it must be one of res"),
+        ("views: affine", "views: none", "pretrain.views is 'none'; it must be one of affine"),
+        ("alexnet, perc", "alex, perc", "train.backbones[1] is 'alex'; it must be one of resnet"),
+        ("[resnet18, alexnet, perceiver]", "[]", "train.backbones is empty"),
+        ("[sampled, knn]", "[none, knn]", "'none' is always run"),
+        ("[sampled, knn]", "[knn, knn]", "retrieval.strategies is ['knn', 'knn']: a value stands"),
+        ("[sampled, knn]", "[knn, near]", "retrieval.strategies[1] is 'near'; it must be one of s"),
+        ("augment: none", "augment: all", "train.augment is 'all'; it must be one of none"),
+        ("seeds: [0]", "seeds: 0", "train.seeds is 0; it must be a list"),
+        ("seeds: [0]", "seeds: [0, x]", "train.seeds[1] is 'x'; it must be a whole number"),
+        ("0.2] #", "2] #", "evaluate.noise_std[5] is 2"),
+        ("pretrain:", "pretrained:", "pretrained is no parameter (did you mean pretrain?)"),
+        ("pretrain:", "seed: 1\npretrain:", "the key 'seed' stands twice"),
+        ("seed: 0", "seed: [", "is not valid YAML"),
+        ("seed: 0", "seed: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_with_key_value_and_choices(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_checked(changed(tmp_path, old, new))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no .*params.yaml"):
+        load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 3])
+def test_no_mapping(raw: object) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml is .* must have the keys seed, corpus"):
+        parse(raw)
+
+
+def test_numbers_may_be_written_with_exponents(tmp_path: Path) -> None:
+    params = load(changed(tmp_path, "learning_rate: 0.001", "learning_rate: 1e-3"))
+    assert params.train.learning_rate == 0.001
+
+
+def test_sources_need_distinct_names(tmp_path: Path) -> None:
+    twice = "- kind: digits\n    - kind: digits"
+    with pytest.raises(UserError, match="'digits' stands twice"):
+        load(changed(tmp_path, "- kind: digits", twice))
+    named = load(changed(tmp_path, "- kind: digits", twice + "\n      name: more"))
+    assert [source.name for source in named.corpus.sources] == ["digits", "more"]
+
+
+def test_variants() -> None:
+    params = load(ROOT / "params.yaml")
+    names = [v.name for v in variants(params)]
+    assert len(names) == len(set(names)) == 9
+    assert names[0] == "resnet18-none-s0"
+    assert "perceiver-knn-k32-all-s0" in names
+
+
+def test_presets_keep_comments_and_go_back(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("# mine\n" + TEXT.replace("k: 32 #", "k: 7 # my own words,"))
+    presets.write("tiny", path)
+    text = path.read_text()
+    assert text.startswith("# mine\n")
+    assert re.search(r"k: 4 +# my own words, neighbours an image", text)
+    assert load_checked(path).train.epochs == 1
+    presets.write("digits", path)
+    assert yaml.safe_load(path.read_text()) == yaml.safe_load(TEXT)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_is_valid_and_complete(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "params.yaml"
+    presets.write(name, path)
+    assert isinstance(load_checked(path), Params)
+
+
+def test_unknown_preset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no preset 'huge'; choose from digits, tiny"):
+        presets.write("huge", tmp_path / "params.yaml")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,320 @@
+"""The real stages on tiny parameters, in one process."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from rapipe import metrics, paths, store
+from rapipe.classifier import Bank, Classifier
+from rapipe.cli import app
+from rapipe.encoder import Encoder
+from rapipe.errors import UserError
+from rapipe.params import Params, Variant, load, variant, variants
+from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
+from rapipe.pipeline.results import KEYS, rows
+from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.fixture
+def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A copy of the tiny folder to write in."""
+    shutil.copytree(tiny[0], tmp_path / "own")
+    monkeypatch.chdir(tmp_path / "own")
+    return tiny[1]
+
+
+def knn(params: Params, backbone: str = "alexnet") -> Variant:
+    return variant(params, backbone, "knn", 0)
+
+
+def test_the_corpus_of_digits(in_tiny: Params) -> None:
+    splits = {name: Images.read(paths.split(name)) for name in SPLITS}
+    assert {name: len(images) for name, images in splits.items()} == {
+        "train": 3500,
+        "validation": 500,
+        "test": 1000,
+    }
+    for images in splits.values():
+        assert len(set(np.bincount(images.labels))) == 1
+    card = json.loads(paths.CORPUS_CARD.read_text())
+    train = splits["train"].pixels / 255
+    assert card["mean"] == pytest.approx(train.mean((0, 1, 2)).tolist())
+    assert card["std"] == pytest.approx(train.std((0, 1, 2)).tolist())
+    assert card["splits"]["test"]["by_class"] == {str(i): 100 for i in range(10)}
+
+
+def test_every_image_is_in_the_store(in_tiny: Params) -> None:
+    rows_, manifest = store.read(paths.STORE, paths.STORE_MANIFEST)
+    assert manifest.splits == {"train": 3500, "validation": 500, "test": 1000}
+    assert manifest.encoder == json.loads((paths.ENCODER / "card.json").read_text())["hash"]
+    test = Images.read(paths.split("test"))
+    vectors = Encoder.read(paths.ENCODER).embed(test.pixels)
+    assert np.array_equal(rows_.ids[rows_.splits == "test"], test.ids)
+    assert np.allclose(rows_.vectors[rows_.splits == "test"], vectors, atol=1e-5)
+
+
+def test_no_self_and_no_test_image_among_neighbours(in_tiny: Params) -> None:
+    bank = Embeddings.read(paths.BANK)
+    held_out = np.concatenate([Images.read(paths.split(s)).ids for s in ("validation", "test")])
+    assert not np.isin(bank.ids, held_out).any()
+    for strategy in in_tiny.retrieval.strategies:
+        for split in SPLITS:
+            table = Neighbours.read(paths.table(strategy, split))
+            assert np.array_equal(table.query_ids, Images.read(paths.split(split)).ids)
+            assert not (bank.ids[table.indices] == table.query_ids[:, None]).any()
+
+
+def test_prefetch_is_the_same_bytes_again(own: Params) -> None:
+    before = hashes(paths.NEIGHBOURS)
+    embed.run(own)
+    prefetch.run(own)
+    assert hashes(paths.NEIGHBOURS) == before
+
+
+def test_a_smaller_k_is_the_beginning_of_a_larger(own: Params) -> None:
+    wide = Neighbours.read(paths.table("knn", "test")).indices.copy()
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("k: 4 ", "k: 2 "))
+    params = load(Path("params.yaml"))
+    prefetch.run(params)
+    assert np.array_equal(Neighbours.read(paths.table("knn", "test")).indices, wide[:, :2])
+    with pytest.raises(UserError, match=r"another retrieval\.k: run rapipe prefetch"):
+        train.run(own, knn(own))
+
+
+def test_stages_repeat_themselves(own: Params) -> None:
+    """Corpus, encoder and a classifier, made again from the same seed, are the same bytes."""
+    v = knn(own)
+    folders = (paths.CORPUS, paths.ENCODER, paths.PRETRAINING, paths.MODELS / v.name)
+    before = [hashes(folder) for folder in folders]
+    corpus.run(own)
+    pretrain.run(own)
+    train.run(own, v)
+    assert [hashes(folder) for folder in folders] == before
+    assert not list(paths.CHECKPOINTS.iterdir())
+
+
+def test_evaluation_searches_what_was_prefetched(in_tiny: Params) -> None:
+    """On clean images, looking up anew gives the prefetched neighbours and the same score."""
+    v = knn(in_tiny)
+    classifier, _ = Classifier.read(paths.MODELS / v.name)
+    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK))
+    table = Neighbours.read(paths.table("knn", "test"))
+    logits = classifier.predict(test.pixels, bank, table.indices)
+    expected = metrics.summarise(logits, test.labels)
+    run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+    clean = run["rows"][0]
+    assert clean["noise_std"] == 0
+    assert clean["n_test"] == 1000
+    for name, value in expected.items():
+        assert clean[name] == pytest.approx(value, abs=2e-3)
+
+
+def test_evaluation_repeats_itself(own: Params) -> None:
+    v = knn(own, "perceiver")
+    before = (paths.RUNS / f"{v.name}.json").read_bytes()
+    evaluate.run(own, v)
+    assert (paths.RUNS / f"{v.name}.json").read_bytes() == before
+
+
+def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
+    v = knn(in_tiny)
+    with (paths.MODELS / v.name / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in history] == [10, 20, 27]
+    assert {"loss", "train_top1", "validation_top1", "test_top1_not_for_selection"} <= set(
+        history[0]
+    )
+    card = json.loads((paths.MODELS / v.name / "card.json").read_text())
+    assert card["validation_top1"] == pytest.approx(float(history[-1]["validation_top1"]))
+    classifier, _ = Classifier.read(paths.MODELS / v.name)
+    validation = Images.read(paths.split("validation"))
+    bank = Bank(Embeddings.read(paths.BANK))
+    table = Neighbours.read(paths.table("knn", "validation"))
+    logits = classifier.predict(validation.pixels, bank, table.indices)
+    assert metrics.top_k(logits, validation.labels, 1) == pytest.approx(
+        card["validation_top1"], abs=4e-3
+    )
+
+
+def test_results_rows(in_tiny: Params) -> None:
+    found = rows(in_tiny)
+    assert len(found) == 9 * 2
+    assert all(tuple(row) == KEYS for row in found)
+    keys = {(r["backbone"], r["retrieval"], r["k"], r["seed"], r["noise_std"]) for r in found}
+    assert len(keys) == 18
+    for row in found:
+        plain = row["retrieval"] == "none"
+        assert (row["k"], row["bank_size"]) == ((0, 0) if plain else (4, 3500))
+        assert row["n_test"] == 1000
+        assert 0 <= row["top1"] <= row["top3"] <= 1
+
+
+def test_results_of_other_k_are_kept_and_stale_ones_left_out(own: Params) -> None:
+    v = knn(own)
+    run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+    for row in run["rows"]:
+        row["k"] = 2
+    (paths.RUNS / "alexnet-knn-k2-all-s0.json").write_text(json.dumps(run))
+    run["setting"] = "other"
+    (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(json.dumps(run))
+    found = [r["k"] for r in rows(own) if (r["backbone"], r["retrieval"]) == ("alexnet", "knn")]
+    assert found == [2, 2, 4, 4]
+    report.run(own)
+    assert (paths.FIGURES / "k.png").exists()
+    assert "Number of neighbours" in paths.PAGE.read_text()
+
+
+def test_no_results_is_told(own: Params) -> None:
+    shutil.rmtree(paths.RUNS)
+    with pytest.raises(UserError, match="holds no results of these parameters: run dvc repro"):
+        rows(own)
+
+
+def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> None:
+    page = paths.PAGE.read_text()
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "http" not in re.sub(r"data:[^\"]+", "", page)
+    assert page.count("data:image/png;base64,") == len(list(paths.FIGURES.glob("*.png"))) == 5
+    for v in variants(in_tiny):
+        assert v.backbone in page
+    with paths.TABLE.open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 18
+    written = json.loads(paths.METRICS.read_text())
+    clean = [r for r in rows(in_tiny) if r["noise_std"] == 0]
+    for row in clean:
+        name = "none" if row["retrieval"] == "none" else f"{row['retrieval']}-k4-bank3500"
+        assert written[row["backbone"]][name]["clean"] == pytest.approx(row["top1"], abs=1e-6)
+
+
+def test_report_is_the_same_bytes_again(own: Params) -> None:
+    before = hashes(paths.RESULTS)
+    report.run(own)
+    assert hashes(paths.RESULTS) == before
+
+
+def test_a_retrieval_variant_reads_the_bank_it_is_given(own: Params) -> None:
+    """A bank limited to some images changes the table, the model's name and its card."""
+    text = Path("params.yaml").read_text().replace("bank: all", "bank: 300")
+    Path("params.yaml").write_text(text)
+    params = load(Path("params.yaml"))
+    prefetch.run(params)
+    v = knn(params)
+    assert v.name == "alexnet-knn-k4-300-s0"
+    train.run(params, v)
+    evaluate.run(params, v)
+    assert {r["bank_size"] for r in rows(params) if r["retrieval"] == "knn"} == {300, 3500}
+
+
+def test_command_line_runs_a_stage_and_prints_results(own: Params) -> None:
+    runner = CliRunner()
+    before = hashes(paths.NEIGHBOURS)
+    shutil.rmtree(paths.NEIGHBOURS)
+    assert runner.invoke(app, ["prefetch"], catch_exceptions=False).exit_code == 0
+    assert hashes(paths.NEIGHBOURS) == before
+    v = variant(own, "alexnet", "none", 0)
+    kept = (paths.RUNS / f"{v.name}.json").read_bytes()
+    (paths.RUNS / f"{v.name}.json").unlink()
+    chosen = ["eval", "--backbone", "alexnet", "--retrieval", "none"]
+    assert runner.invoke(app, chosen, catch_exceptions=False).exit_code == 0
+    assert (paths.RUNS / f"{v.name}.json").read_bytes() == kept
+    printed = runner.invoke(app, ["results", "--json"], catch_exceptions=False)
+    assert json.loads(printed.stdout) == rows(own)
+    table = runner.invoke(app, ["results"], catch_exceptions=False).stdout
+    assert len(table.splitlines()) == 19
+
+
+def test_neighbors_of_a_test_image_and_of_a_file(own: Params, tmp_path: Path) -> None:
+    from PIL import Image
+
+    runner = CliRunner()
+    test, bank = Images.read(paths.split("test")), Embeddings.read(paths.BANK)
+    by_row = runner.invoke(app, ["neighbors", "3", "-k", "4", "--json"], catch_exceptions=False)
+    listed = json.loads(by_row.stdout)
+    table = Neighbours.read(paths.table("knn", "test"))
+    assert [line["id"] for line in listed] == bank.ids[table.indices[3]].tolist()
+    Image.fromarray(test.pixels[3]).save(tmp_path / "x.png")
+    command = [
+        "neighbors",
+        str(tmp_path / "x.png"),
+        "-k",
+        "4",
+        "--picture",
+        str(tmp_path / "p.png"),
+    ]
+    by_file = runner.invoke(app, command, catch_exceptions=False)
+    assert [line.split()[-1] for line in by_file.stdout.splitlines()] == [
+        str(line["id"]) for line in listed
+    ]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    for wrong, told in (("1000", "choose from 0 to 999"), ("nothing.png", "no file that can be")):
+        result = runner.invoke(app, ["neighbors", wrong])
+        assert result.exit_code == 2
+        assert told in result.stderr
+
+
+def test_mistakes_on_the_command_line(own: Params) -> None:
+    runner = CliRunner()
+    result = runner.invoke(app, ["train", "--backbone", "vgg"])
+    assert result.exit_code == 2
+    assert "backbone is 'vgg'; params.yaml has resnet18, alexnet, perceiver" in result.stderr
+    before = hashes(Path())
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("attend: embedding", "attend: all"))
+    for command in (["corpus"], ["train"], ["report"], ["results"]):
+        result = runner.invoke(app, command)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: retrieval.attend is 'all'; it must be one of")
+        assert "Traceback" not in result.output
+    Path("params.yaml").write_text(text)
+    assert hashes(Path()) == before
+    shutil.rmtree("data/corpus")
+    result = runner.invoke(app, ["pretrain"])
+    assert result.exit_code == 2
+    assert "data/corpus/card.json is missing: run rapipe corpus" in result.stderr
+
+
+def test_own_images_go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of photographs with an unlabelled-free split layout becomes a corpus and a store."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog"):
+            for i in range(n):
+                path = tmp_path / "mine" / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    text = text.replace("- kind: digits", "- {kind: folder, path: mine, name: pets}")
+    for old, new in (("epochs: 20", "epochs: 1"), ("epochs: 10", "epochs: 1"), ("k: 32", "k: 3")):
+        text = text.replace(old, new)
+    Path("params.yaml").write_text(text)
+    params = load(Path("params.yaml"))
+    for stage in (corpus, pretrain, embed, prefetch):
+        stage.run(params)
+    v = variant(params, "alexnet", "knn", 0)
+    train.run(params, v)
+    evaluate.run(params, v)
+    assert {r["n_test"] for r in rows(params)} == {8}
+    assert set(Embeddings.read(paths.BANK).sources) == {"pets"}

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import make_embeddings, make_images
+
+from rapipe.errors import UserError
+from rapipe.records import Embeddings, Images, Neighbours, RecordError
+
+
+def neighbours() -> Neighbours:
+    return Neighbours(
+        np.array([5, 7]),
+        np.array([[0, 2], [1, 0]], np.int32),
+        np.array([[0.5, 0.25], [1, -1]], np.float32),
+    )
+
+
+def test_images_round_trip(tmp_path: Path) -> None:
+    images = make_images(7)
+    images.write(tmp_path / "a.arrow")
+    read = Images.read(tmp_path / "a.arrow")
+    for name in ("ids", "pixels", "labels", "sources"):
+        assert np.array_equal(getattr(read, name), getattr(images, name))
+    assert read.classes == images.classes
+
+
+def test_images_are_mapped_not_copied(tmp_path: Path) -> None:
+    make_images(500, size=32).write(tmp_path / "a.arrow")
+    before = pa.total_allocated_bytes()
+    images = Images.read(tmp_path / "a.arrow")
+    assert pa.total_allocated_bytes() - before < images.pixels.nbytes / 100
+    assert not images.pixels.flags.owndata
+    assert not images.pixels.flags.writeable
+
+
+def test_arrow_schema_is_what_the_design_promises(tmp_path: Path) -> None:
+    make_images(3).write(tmp_path / "a.arrow")
+    schema = pa.ipc.open_file(pa.memory_map(str(tmp_path / "a.arrow"))).schema
+    assert schema.names == ["id", "image", "label", "source"]
+    assert schema.field("image").type == pa.fixed_shape_tensor(pa.uint8(), [16, 16, 3])
+
+
+def test_embeddings_and_neighbours_round_trip(tmp_path: Path) -> None:
+    embeddings = make_embeddings(9)
+    embeddings.write(tmp_path / "bank")
+    read = Embeddings.read(tmp_path / "bank")
+    for name in ("ids", "vectors", "labels", "sources", "splits"):
+        assert np.array_equal(getattr(read, name), getattr(embeddings, name))
+    assert isinstance(read.vectors, np.memmap)
+    neighbours().write(tmp_path / "n.arrow")
+    table = Neighbours.read(tmp_path / "n.arrow")
+    assert np.array_equal(table.indices, neighbours().indices)
+    assert np.array_equal(table.similarities, neighbours().similarities)
+
+
+def test_same_record_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_images(5).write(tmp_path / f"{name}.images")
+        make_embeddings(5).write(tmp_path / name)
+    assert (tmp_path / "one.images").read_bytes() == (tmp_path / "two.images").read_bytes()
+    for file in ("vectors.npy", "rows.arrow"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_contradictions_are_refused() -> None:
+    images, embeddings = make_images(4), make_embeddings(4)
+    for broken in (
+        {"labels": np.array([0, 1, 2, 3])},
+        {"labels": np.array([0, 1, 2, -2])},
+        {"ids": np.array([1, 2])},
+        {"pixels": images.pixels.astype(np.float32)},
+        {"pixels": images.pixels[..., :1]},
+    ):
+        with pytest.raises(RecordError):
+            replace(images, **broken)
+    for broken in (
+        {"vectors": 2 * embeddings.vectors},
+        {"vectors": embeddings.vectors.astype(np.float64)},
+        {"vectors": np.full_like(embeddings.vectors, np.nan)},
+        {"labels": embeddings.labels[:2]},
+    ):
+        with pytest.raises(RecordError):
+            replace(embeddings, **broken)
+    for broken in (
+        {"indices": np.array([[0, -1], [1, 0]], np.int32)},
+        {"indices": np.array([[0, 1], [1, 0]], np.int64)},
+        {"similarities": np.array([[0, np.inf], [1, 0]], np.float32)},
+        {"query_ids": np.array([1])},
+    ):
+        with pytest.raises(RecordError):
+            replace(neighbours(), **broken)
+
+
+def test_neighbours_against_a_bank() -> None:
+    neighbours().check_against(np.array([1, 2, 3]))
+    with pytest.raises(RecordError, match="outside"):
+        neighbours().check_against(np.array([1, 2]))
+    with pytest.raises(RecordError, match="itself"):
+        neighbours().check_against(np.array([1, 2, 5]))
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    with pytest.raises(UserError, match="is missing"):
+        Images.read(path)
+    make_images(5).write(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"a\.arrow is damaged"):
+        Images.read(path)

