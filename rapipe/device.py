@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -10,6 +11,13 @@ import torch
 def device() -> torch.device:
     """The first GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def training_autocast() -> AbstractContextManager[None]:
+    """The precision of training, for what is measured while it runs."""
+    return torch.autocast(
+        device().type, torch.bfloat16, enabled=training_precision() == "bf16-mixed"
+    )
 
 
 def training_precision() -> Literal["bf16-mixed", "32-true"]:

@@ -20,8 +20,8 @@ def say(message: str) -> None:
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Walk through `items` with a bar named `what`."""
-    if not watched():
+    """Walk through `items` with a bar named `what`, unless there are too few to need one."""
+    if not watched() or total < 3:
         yield from items
         return
     from rich.console import Console

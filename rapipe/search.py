@@ -71,7 +71,8 @@ def search(queries: Queries, bank_ids: Ids, bank_vectors: Vectors, k: int) -> Ne
     for start in track(starts, "searching", len(starts)):
         part = slice(start, start + CHUNK)
         ids, vectors = queries.ids[part], np.array(queries.vectors[part])
-        approximate = torch.from_numpy(vectors) @ bank.T  # (Q, N)
+        with torch.autocast("cpu", enabled=False):
+            approximate = torch.from_numpy(vectors) @ bank.T  # (Q, N)
         _leave_out(approximate, ids, bank_ids, order)
         indices[part], similarities[part] = _select(approximate, vectors, bank_vectors, rank, k)
     return Neighbours(queries.ids, indices, similarities)

@@ -50,7 +50,7 @@ def test_every_key_has_a_comment() -> None:
         ("dropout: 0.5", "dropout: 1.5", "retrieval.dropout is 1.5; it must be from 0 to 1"),
         ("dropout: 0.5", "dropout: .nan", "retrieval.dropout is nan; it must be a number"),
         ("width: 16", "width: 10", "pretrain.width is 10; it must be a multiple of 4 from 4"),
-        ("learning_rate: 0.15", "learning_rate: 0", "more than 0, up to 100"),
+        ("learning_rate: 0.2", "learning_rate: 0", "more than 0, up to 100"),
         ("bank: all", "bank: 0", "retrieval.bank is 0"),
         ("bank: all", "bank: 1.5", "retrieval.bank is 1.5; it must be a whole number or a text"),
         ("bank: all", "bank: cifar", "no source is named 'cifar'; choose all, a number"),

@@ -23,17 +23,18 @@ def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) 
 
 def test_table_gives_mean_and_sample_deviation_over_seeds() -> None:
     rows = [row("none", 0, 0.5), row("none", 1, 0.6), row("knn", 0, 0.7), row("none", 0, 0.4, 0.1)]
-    found = report.table(rows, {("net", "none", 0, 0): 63.0})
+    found = report.table(rows, {("net", "none", 0, 0): [21.0, 63.0]})
     lines = [re.findall(r"<t[dh]>(.*?)</t[dh]>", line) for line in found.split("<tr")[1:]]
     assert lines[0][-2:] == ["clean", "noise 0.1"]
-    assert lines[1][4:] == ["2", "63", "55.0 ± 7.1", "40.0"]
-    assert lines[2][4:] == ["1", "&ndash;", "70.0", "&ndash;"]
+    assert lines[1][4:] == ["2", "21", "63", "55.0 ± 7.1", "40.0"]
+    assert lines[2][4:] == ["1", "&ndash;", "&ndash;", "70.0", "&ndash;"]
 
 
 def test_first_step() -> None:
     history = [{"step": s, "test_top1_not_for_selection": a} for s, a in ((5, 0.1), (9, 0.8))]
-    assert report.first_step(history) == 9
-    assert report.first_step(history[:1]) is None
+    assert report.first_step([history], 0.8) == 9
+    assert report.first_step([history, history[1:]], 0.1) == 7
+    assert report.first_step([history, history[:1]], 0.8) is None
 
 
 def test_curves_over_k_only_where_several_were_run() -> None:

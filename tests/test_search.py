@@ -3,6 +3,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 import pytest
+import torch
 from conftest import make_embeddings
 
 from rapipe import search as module
@@ -64,6 +65,15 @@ def test_same_table_whatever_the_chunk_and_margin(monkeypatch: pytest.MonkeyPatc
     parts = search(queries, bank.ids, bank.vectors, 9)
     assert np.array_equal(whole.indices, parts.indices)
     assert np.array_equal(whole.similarities, parts.similarities)
+
+
+def test_same_table_under_autocast() -> None:
+    bank = make_embeddings(300, d=64)
+    queries = Queries(bank.ids, bank.vectors)
+    whole = search(queries, bank.ids, bank.vectors, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = search(queries, bank.ids, bank.vectors, 9)
+    assert np.array_equal(whole.indices, inside.indices)
 
 
 def test_agrees_with_faiss() -> None:

@@ -23,7 +23,7 @@ from rapipe.backbones.base import Backbone, Fuse, keep
 
 DEPTH = 2
 LATENTS = 32
-SELF_ATTENTIONS = 2
+SELF_ATTENTIONS = 1
 BANDS = 6
 HEADS = 4
 PATCH = {"cifar": 1, "half": 2, "imagenet": 4}

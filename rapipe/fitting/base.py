@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor, nn
 
 from rapipe.device import device, training_precision
@@ -55,7 +55,7 @@ class Batches:
 
     def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, seed: int, epoch: int) -> None:
         self.tensors = tensors
-        self.batch_size = min(batch_size, len(tensors[0]))
+        self.batch_size = batch_size
         self.order = torch.from_numpy(_rng(seed, epoch).permutation(len(tensors[0])))
 
     def __len__(self) -> int:
@@ -81,17 +81,25 @@ class Fit(pl.LightningModule):
         self.losses: list[Tensor] = []
 
     def train_dataloader(self) -> Batches:
-        return Batches(
-            self.tensors, self.schedule.batch_size, self.schedule.seed, self.current_epoch
-        )
+        return Batches(self.tensors, self.batch_size, self.schedule.seed, self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(_rng(self.schedule.seed, self.current_epoch).integers(2**63)))
 
     @property
+    def batch_size(self) -> int:
+        """Images a step: the schedule's, or all there are."""
+        return min(self.schedule.batch_size, len(self.tensors[0]))
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimiser steps of one epoch."""
+        return len(self.tensors[0]) // self.batch_size
+
+    @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.schedule.epochs * len(self.train_dataloader())
+        return self.schedule.epochs * self.steps_an_epoch
 
     def take_losses(self) -> float:
         """Mean loss since the last call.
@@ -128,7 +136,7 @@ class History(Callback):
     ) -> None:
         if not self.every or trainer.current_epoch >= PROBED_EPOCHS:
             return
-        last = batch_idx + 1 == len(module.train_dataloader())
+        last = batch_idx + 1 == module.steps_an_epoch
         if not last and trainer.global_step % self.every == 0:
             self._record(trainer, module)
 
@@ -143,7 +151,7 @@ class History(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": step,
-            "images_seen": step * min(module.schedule.batch_size, len(module.tensors[0])),
+            "images_seen": step * module.batch_size,
             "loss": module.take_losses(),
         }
         self.rows.append({**row, **self.measure(module)})
@@ -194,13 +202,14 @@ def fit(module: Fit, callbacks: list[Callback], checkpoints: Path) -> None:
     last = checkpoints / "last.ckpt"
     if last.exists():
         say(f"resuming from {last}")
+    bars = [RichProgressBar(console_kwargs={"stderr": True})] if watched() else []
     keep = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     trainer = pl.Trainer(
         accelerator="gpu" if device().type == "cuda" else "cpu",
         devices=1,
         precision=training_precision(),
         max_epochs=module.schedule.epochs,
-        callbacks=[*callbacks, keep],
+        callbacks=[*callbacks, *bars, keep],
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=watched(),

@@ -9,7 +9,7 @@ import torch
 
 from rapipe import metrics, paths
 from rapipe.classifier import Bank, Classifier, ClassifierSpec
-from rapipe.device import device
+from rapipe.device import device, training_autocast
 from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.training import Training
@@ -46,7 +46,10 @@ def run(params: Params, variant: Variant) -> None:
 
     def accuracy(split: str) -> float:
         table = tables[split]
-        logits = classifier.predict(splits[split].pixels, bank, table.indices if table else None)
+        with training_autocast():
+            logits = classifier.predict(
+                splits[split].pixels, bank, table.indices if table else None
+            )
         return metrics.top_k(logits, splits[split].labels, 1)
 
     def measure(module: Training) -> Row:
