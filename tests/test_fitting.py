@@ -158,6 +158,12 @@ def test_batches_hold_every_image_once_and_follow_seed_and_epoch() -> None:
     assert order(0, 0) != order(0, 1) != order(1, 1)
 
 
+def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
+    module = training(n=10)
+    assert len(module.train_dataloader()) == module.steps_an_epoch == 1
+    assert len(next(iter(module.train_dataloader()))[0]) == 10
+
+
 def test_best_keeps_the_first_of_equal_epochs() -> None:
     network, history = torch.nn.Linear(1, 1), History(lambda m: {})
     best = Best(network, history, "score")

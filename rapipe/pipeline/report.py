@@ -76,7 +76,12 @@ SECTIONS = (
         "measurements.",
     ),
     ("epochs", "Test accuracy by epoch", "The same at the ends of epochs."),
-    ("noise", "Robustness to noise", "Test accuracy as noise grows; nothing was trained on noise."),
+    (
+        "noise",
+        "Robustness to noise",
+        "Test accuracy as noise grows. Classifiers saw no noise in training unless train.augment "
+        "adds it; the encoder that finds neighbours may have, in its views (affine: noisy).",
+    ),
     ("k", "Number of neighbours", "Clean test accuracy against k; dashed: without retrieval."),
     (
         "bank",
