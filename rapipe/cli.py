@@ -43,8 +43,19 @@ def version(
 
 
 @app.command()
-def corpus() -> None:
+def corpus(
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print what the corpus holds; changes nothing.")
+    ] = False,
+) -> None:
     """Compose the sources into one Arrow file a split."""
+    if describe:
+        from rapipe.pipeline import describe as described
+        from rapipe.pipeline.told import told
+
+        with told():
+            described.run()
+        return
     from rapipe.pipeline import corpus
     from rapipe.pipeline.entry import stage
 
@@ -154,8 +165,8 @@ def preset(
 
     with told():
         if name is None:
-            for known, words in presets.PRESETS.items():
-                print(f"{known:10} {words}")
+            for known in presets.PRESETS:
+                print(f"{known:14} {presets.describe(known)}")
         else:
             presets.write(name, paths.PARAMS)
             print(f"{paths.PARAMS} holds the preset {name}")

@@ -1,8 +1,12 @@
 """Composes sources into Images with stable ids and splits.
 
-Every image becomes a square of `image_size` pixels in three channels; its id
-is a hash of those pixels, so exact duplicates share one id. What is held out
-is held out by id: duplicates never end on both sides of a division that we make.
+Every image becomes a square of three channels; its id is a hash of those
+pixels, so exact duplicates share one id. What is held out is held out by id:
+duplicates within a source never end on both sides of a division that we make.
+
+A source has a role. `task`: its labels are what classifiers learn, and its test
+split is what they are tested on. `memory`: its training images, without labels,
+may be learned from by the encoder and be looked up, and are never a query.
 
 Letters: N images, S side in pixels.
 """
@@ -10,86 +14,169 @@ Letters: N images, S side in pixels.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from rapipe.decoded import Decoded, Skip, Workers, decode_split
+from rapipe.decoding import Decoding
 from rapipe.errors import UserError
-from rapipe.progress import track
-from rapipe.records import SPLITS, UNLABELLED, Ids, Images, Labels
-from rapipe.sources.base import WHOLE, Item, Source, Split
+from rapipe.records import SPLITS, UNLABELLED, Ids, ImageRows, Images, Labels, Pixels
+from rapipe.sources.base import WHOLE, Source
 
-CHUNK = 1024
+Rows = npt.NDArray[np.int64]
 
 
-def compose(
-    sources: Mapping[str, Source],
-    image_size: int,
-    validation_fraction: float,
-    test_fraction: float,
-    seed: int,
-) -> dict[str, Images]:
-    """Images by split (train, validation, test) from sources by name.
+@dataclass(frozen=True)
+class Part:
+    """A source, and what it is to the corpus.
 
-    Classes of the sources are joined by name, in order of appearance. A source
-    without validation split gives `validation_fraction` of its train split to
-    it; one that comes undivided first gives `test_fraction` to test.
+    Args:
+        limit: training images to keep: a number, or a share of them (1.0 = all);
+            drawn by class, and a smaller draw is part of a larger one.
+        cache: the folder that keeps its decoded images.
+    """
+
+    source: Source
+    role: str
+    limit: int | float
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How parts become a corpus.
+
+    Args:
+        skip: leave out what cannot be used, instead of stopping there.
+        merge_classes: equal class names of several task sources are one class.
+        validation_fraction: share held out of train where a source has no such split.
+        test_fraction: share held out first where a source comes undivided.
+    """
+
+    decoding: Decoding
+    skip: bool
+    merge_classes: bool
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+
+
+@dataclass
+class Report:
+    """What was met on the way, for the corpus card."""
+
+    skipped: dict[str, list[Skip]] = field(default_factory=dict)
+    """By source."""
+    sizes: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
+    """By source, width and height of each image as it was found."""
+    mean: list[float] = field(default_factory=list)
+    """Of each channel over train, on [0, 1]."""
+    std: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of one decoded split of a source, with labels of the corpus."""
+
+    name: str
+    decoded: Decoded
+    rows: Rows
+    labels: Labels
+
+    @property
+    def ids(self) -> Ids:
+        return self.decoded.ids[self.rows]
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> _Piece:
+        return _Piece(self.name, self.decoded, self.rows[mask], self.labels[mask])
+
+
+def compose(parts: Mapping[str, Part], rules: Rules, out: Path) -> Report:
+    """Write `train.arrow`, `validation.arrow` and `test.arrow` into `out`, from parts by name.
 
     Raises:
-        UserError: a source lacks a train or test split, an image cannot be
-            decoded, or a division leaves a split empty.
+        UserError: a source lacks a split, an image cannot be used, class names
+            clash, a class has no training image, or a split is left empty.
     """
-    classes = tuple(dict.fromkeys(name for source in sources.values() for name in source.classes))
-    parts: dict[str, list[Images]] = {split: [] for split in SPLITS}
-    for name, source in sources.items():
-        rng = np.random.default_rng([seed, *name.encode()])
-        own = {
-            split: _read(name, source, split, data, image_size, classes)
-            for split, data in source.splits.items()
-        }
-        for split, images in _divide(name, own, validation_fraction, test_fraction, rng).items():
-            parts[split].append(images)
-    joined = {split: _join(images) for split, images in parts.items()}
-    for split, images in joined.items():
-        if not (images.labels >= 0).any():
+    classes = join_classes(parts, rules.merge_classes)
+    report = Report()
+    pieces: dict[str, list[_Piece]] = {split: [] for split in SPLITS}
+    with Workers() as workers:
+        for name, part in parts.items():
+            for split, piece in _pieces(name, part, rules, classes, report, workers).items():
+                pieces[split].append(piece)
+    owner = {
+        own: name
+        for name, part in parts.items()
+        for own in part.source.classes
+        if part.role == "task"
+    }
+    classes = _learnable(pieces, [(own, owner[own]) for own in classes], rules.skip, report)
+    for split, own in pieces.items():
+        if not any((piece.labels >= 0).any() for piece in own):
             raise UserError(
                 f"corpus: the {split} split holds no labelled image; "
                 "add images or change corpus.validation_fraction or corpus.test_fraction"
             )
-    return joined
+    side = rules.decoding.size
+    counts = np.zeros((3, 256), np.int64)
+    for split, own in pieces.items():
+        own = [piece for piece in own if len(piece.rows)]
+        rows = ImageRows(
+            np.concatenate([piece.ids for piece in own]),
+            np.concatenate([piece.labels for piece in own]),
+            np.repeat([piece.name for piece in own], [len(piece.rows) for piece in own]),
+            classes,
+            (side, side, 3),
+        )
+        blocks = _blocks(own, counts if split == "train" else None)
+        rows.write(out / f"{split}.arrow", _ahead(blocks))
+    report.mean, report.std = _moments(counts)
+    return report
 
 
-def pixel_hash(pixels: npt.NDArray[np.uint8]) -> int:
-    """64-bit id of one image (S, S, 3): BLAKE2b of its pixels, as a signed integer."""
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+def corpus_hash(splits: Mapping[str, Images]) -> str:
+    """SHA-256 of ids (so of pixels), labels, sources and class names, in order."""
+    digest = hashlib.sha256()
+    for images in splits.values():
+        digest.update(np.ascontiguousarray(images.ids).tobytes())
+        digest.update(np.ascontiguousarray(images.labels).tobytes())
+        digest.update("\n".join([*images.classes, "", *images.sources.tolist()]).encode())
+    return digest.hexdigest()
 
 
-def decode(item: Item, size: int) -> npt.NDArray[np.uint8]:
-    """The image of an item as (size, size, 3) pixels, resized and cropped around its centre.
+def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
+    """Class names of the task sources, in order of appearance.
 
     Raises:
-        UserError: the bytes are no image that can be decoded; names the file or row.
+        UserError: no source has the role task, one has no classes, or (unless
+            `merge`) two have a class of the same name.
     """
-    try:
-        if isinstance(item.data, bytes):
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(item.data)))
-        else:
-            image = Image.fromarray(item.data)
-        image = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{item.where} is no image that can be read: {error}") from None
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{item.where} is too large: {error}") from None
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    owner: dict[str, str] = {}
+    tasks = {name: part.source for name, part in parts.items() if part.role == "task"}
+    if not tasks:
+        raise UserError("corpus.sources: all have the role memory; one must have the role task")
+    for name, source in tasks.items():
+        if not source.classes:
+            raise UserError(
+                f"corpus.sources: {name} has no classes to learn: put its images into folders by "
+                "class, or choose its `label`, or give it the role memory"
+            )
+        for own in source.classes:
+            if own in owner and not merge:
+                raise UserError(
+                    f"corpus.sources: the class {own!r} is in both {owner[own]} and {name}; set "
+                    "corpus.merge_classes: true if it means the same, or rename it, or give one "
+                    "of them the role memory"
+                )
+            owner.setdefault(own, name)
+    return tuple(owner)
 
 
 def held_out(
@@ -105,65 +192,158 @@ def held_out(
     return np.asarray(np.isin(ids, np.concatenate(chosen)))
 
 
+def limited(labels: Labels, limit: int | float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Mask (N,) of `limit` images, a number or a share, in the proportions of the labels.
+
+    The images of a class are ranked once by `rng`; the first of all ranks are
+    taken, so a smaller limit is part of a larger one.
+    """
+    n = len(labels)
+    count = min(limit, n) if isinstance(limit, int) else round(limit * n)
+    rank = np.empty(n)
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        rank[own] = (rng.permutation(len(own)) + 0.5) / len(own)
+    mask = np.zeros(n, np.bool_)
+    mask[np.argsort(rank, kind="stable")[:count]] = True
+    return mask
+
+
+def _pieces(
+    name: str,
+    part: Part,
+    rules: Rules,
+    classes: tuple[str, ...],
+    report: Report,
+    workers: Workers,
+) -> dict[str, _Piece]:
+    """The splits of one part, with what is missing held out of the rest."""
+    memory = part.role == "memory"
+    label_of = np.array(
+        [UNLABELLED if memory else classes.index(own) for own in part.source.classes]
+        + [UNLABELLED],  # the last, which -1 finds
+        np.int64,
+    )
+    own: dict[str, _Piece] = {}
+    report.skipped[name], report.sizes[name] = [], []
+    for split, data in part.source.splits.items():
+        if memory and split not in ("train", WHOLE):
+            continue
+        decoded = decode_split(
+            data, f"{name} {split}", rules.decoding, rules.skip, part.cache / split, workers
+        )
+        report.skipped[name] += decoded.skipped
+        report.sizes[name].append(decoded.sizes)
+        if not len(decoded.ids):
+            raise UserError(f"corpus.sources: the {split} split of {name} holds no images")
+        own[split] = _Piece(name, decoded, np.arange(len(decoded.ids)), decoded.labels)
+    rng = np.random.default_rng([rules.seed, *name.encode()])
+    divided = _divide(name, own, memory, part.limit, rules, rng)
+    return {
+        split: _Piece(name, piece.decoded, piece.rows, label_of[piece.labels])
+        for split, piece in divided.items()
+    }
+
+
 def _divide(
     name: str,
-    own: dict[str, Images],
-    validation_fraction: float,
-    test_fraction: float,
+    own: dict[str, _Piece],
+    memory: bool,
+    limit: int | float,
+    rules: Rules,
     rng: np.random.Generator,
-) -> dict[str, Images]:
-    """The splits of one source, with what is missing held out."""
+) -> dict[str, _Piece]:
+    """Test, then the limit on what is learned from, then validation."""
+    if memory and WHOLE in own:
+        own["train"] = own.pop(WHOLE)
     if WHOLE in own:
-        own["train"], own["test"] = _cut(own.pop(WHOLE), test_fraction, rng)
-    for split in ("train", "test"):
+        own["train"], own["test"] = _cut(own.pop(WHOLE), rules.test_fraction, rng)
+    for split in ("train",) if memory else ("train", "test"):
         if split not in own:
-            raise UserError(f"corpus.sources: {name} has no {split} split, only {', '.join(own)}")
-    if "validation" not in own:
-        own["train"], own["validation"] = _cut(own["train"], validation_fraction, rng)
+            present = ", ".join(own) or "others"
+            raise UserError(f"corpus.sources: {name} has no {split} split, only {present}")
+    if limit != 1.0 or isinstance(limit, int):
+        own["train"] = own["train"].where(limited(own["train"].labels, limit, rng))
+    if not memory and "validation" not in own:
+        own["train"], own["validation"] = _cut(own["train"], rules.validation_fraction, rng)
     return own
 
 
-def _cut(images: Images, fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
-    out = held_out(images.ids, images.labels, fraction, rng)
-    return images.take(np.flatnonzero(~out)), images.take(np.flatnonzero(out))
+def _cut(piece: _Piece, fraction: float, rng: np.random.Generator) -> tuple[_Piece, _Piece]:
+    out = held_out(piece.ids, piece.labels, fraction, rng)
+    return piece.where(~out), piece.where(out)
 
 
-def _read(
-    name: str, source: Source, split: str, data: Split, size: int, classes: tuple[str, ...]
-) -> Images:
-    """Decode one split of one source, on all cores, in order."""
-    if data.size == 0:
-        raise UserError(f"corpus.sources: the {split} split of {name} holds no images")
-    pixels = np.empty((data.size, size, size, 3), np.uint8)
-    ids = np.empty(data.size, np.int64)
-    labels = np.full(data.size, UNLABELLED, np.int64)
-    label_of = np.array([classes.index(own) for own in source.classes], np.int64)
+def _learnable(
+    pieces: dict[str, list[_Piece]],
+    classes: Sequence[tuple[str, str]],
+    skip: bool,
+    report: Report,
+) -> tuple[str, ...]:
+    """The classes that have training images; with `skip` the others leave, in place.
 
-    def place(row: int, item: Item) -> None:
-        pixels[row] = decode(item, size)
-        ids[row] = pixel_hash(pixels[row])
-        if item.label != UNLABELLED:
-            labels[row] = label_of[item.label]
+    Args:
+        classes: name and source of each class.
 
-    items = track(data.items(), f"{name} {split}", data.size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        start = 0
-        for chunk in _chunks(items):
-            list(pool.map(place, range(start, start + len(chunk)), chunk))
-            start += len(chunk)
-    return Images(ids, pixels, labels, np.full(data.size, name), classes)
+    Raises:
+        UserError: a class has none, and `skip` is off; or fewer than two are left.
+    """
+    count = {
+        split: np.bincount(
+            np.concatenate([piece.labels[piece.labels >= 0] for piece in own]),
+            minlength=len(classes),
+        )
+        for split, own in pieces.items()
+        if own
+    }
+    lost = np.flatnonzero(count["train"] == 0).tolist()
+    for label in lost:
+        name, owner = classes[label]
+        others = ", ".join(f"{n[label]} in {split}" for split, n in count.items() if n[label])
+        reason = f"has no training image ({others or 'none elsewhere either'})"
+        if not skip:
+            raise UserError(
+                f"corpus.sources: the class {name!r} of {owner} {reason}: add some, remove the "
+                "class, or set corpus.on_error: skip to leave it out"
+            )
+        report.skipped[owner].append(Skip(f"the class {name!r}", reason))
+    kept = np.setdiff1d(np.arange(len(classes)), lost)
+    if len(kept) < 2:
+        raise UserError(
+            f"corpus: there is nothing to tell apart with {len(kept)} class"
+            f"{'' if len(kept) == 1 else 'es'}; at least two are needed"
+        )
+    number = np.full(len(classes) + 1, UNLABELLED)
+    number[kept] = np.arange(len(kept))
+    for split, own in pieces.items():
+        whole = [piece.where(~np.isin(piece.labels, lost)) for piece in own]
+        pieces[split] = [_Piece(p.name, p.decoded, p.rows, number[p.labels]) for p in whole]
+    return tuple(classes[label][0] for label in kept.tolist())
 
 
-def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
-    while chunk := list(islice(items, CHUNK)):
-        yield chunk
+def _blocks(pieces: Sequence[_Piece], counts: npt.NDArray[np.int64] | None) -> Iterator[Pixels]:
+    """Pixels of all pieces, block by block; `counts` (3, 256) takes how often each value occurs."""
+    for piece in pieces:
+        for block in piece.decoded.pixels(piece.rows):
+            if counts is not None:
+                rows = block.reshape(-1, block.shape[2], 3)
+                counts += np.reshape(Image.fromarray(rows).histogram(), (3, 256))
+            yield block
 
 
-def _join(parts: list[Images]) -> Images:
-    return Images(
-        ids=np.concatenate([p.ids for p in parts]),
-        pixels=np.concatenate([p.pixels for p in parts]),
-        labels=np.concatenate([p.labels for p in parts]),
-        sources=np.concatenate([p.sources for p in parts]),
-        classes=parts[0].classes,
-    )
+def _ahead(blocks: Iterator[Pixels]) -> Iterator[Pixels]:
+    """The same blocks, of which a thread makes the next while one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, blocks, None)
+        while (block := pending.result()) is not None:
+            pending = pool.submit(next, blocks, None)
+            yield block
+
+
+def _moments(counts: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel on [0, 1], exact, from counts of the values."""
+    values = np.arange(256) / 255
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), np.maximum(variance**0.5, 1 / 255).tolist()

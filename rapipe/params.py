@@ -77,9 +77,17 @@ class SourceParams:
 
     kind: str
     path: str = ""
-    """File or folder, for the kinds that read one."""
+    """File or folder; public data sets live in `data/raw/KIND` unless given."""
     name: str = ""
     """What `retrieval.bank` calls this source; its kind unless given."""
+    label: str = ""
+    """Which of several labels: an attribute of CelebA, `coarse` for CIFAR-100, a column."""
+    role: Annotated[str, Choices(("task", "memory"))] = "task"
+    """`task`: learned and tested; `memory`: unlabelled, looked up, never a query."""
+    limit: int | float = 1.0
+    """Training images to keep: a number, or a share up to 1.0."""
+    weight: Annotated[float, Range(0, 100)] = 1.0
+    """How often pretraining sees each image in an epoch; 0 leaves the source out of it."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -89,6 +97,12 @@ class SourceParams:
                 raise UserError(
                     f"corpus.sources: the name {self.name!r} may not contain {letter!r}"
                 )
+        share = isinstance(self.limit, float)
+        if self.limit <= 0 or (share and self.limit > 1):
+            raise UserError(
+                f"corpus.sources: the limit of {self.name} is {self.limit}; it must be a number of "
+                "images of at least 1, or a share of more than 0, up to 1.0"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,18 @@ class CorpusParams:
     sources: tuple[SourceParams, ...]
     image_size: ImageSize
     """Side of the square images in pixels."""
+    resize: Annotated[str, Choices(("crop", "squash", "pad"))]
+    """What becomes of images that are not square."""
+    background: Annotated[str, Choices(("white", "grey", "black"))]
+    """Behind transparent images, and beside padded ones."""
+    max_pixels: Annotated[int, Range(1, 178_956_970)]
+    """Width times height above which an image is not decoded."""
+    on_error: Annotated[str, Choices(("stop", "skip"))]
+    """Stop at what cannot be used, or leave it out and list it in the corpus card."""
+    merge_classes: bool
+    """Equal class names of several task sources are one class."""
+    download: bool
+    """Fetch public data sets that are missing."""
     validation_fraction: Fraction
     """Share of train held out for validation where a source has no such split."""
     test_fraction: Fraction
@@ -110,6 +136,8 @@ class CorpusParams:
             raise UserError(
                 f"corpus.sources: the name {min(twice)!r} stands twice; give each source a `name`"
             )
+        if not any(source.weight for source in self.sources):
+            raise UserError("corpus.sources: every weight is 0, so there is nothing to pretrain on")
 
 
 @dataclass(frozen=True)
@@ -308,7 +336,12 @@ def _parse(kind: Any, value: object, key: str) -> Any:
     return value
 
 
-_TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+_TYPE_NAMES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+}
 
 
 def _parse_group(kind: type, value: object, key: str) -> Any:

@@ -4,8 +4,13 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 
+RAW = Path("data/raw")
+"""Public data sets, each in a folder of its own; DVC watches it."""
+CACHE = Path("data/cache")
+"""Decoded images of each source; may be deleted at any time."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
+CONTACT_SHEET = CORPUS / "sheet.png"
 ENCODER = Path("data/encoder")
 STORE = Path("data/store")
 STORE_MANIFEST = Path("data/store.json")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,3 +29,18 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     from rich.progress import track as bar
 
     yield from bar(items, description=what, total=total, console=Console(stderr=True))
+
+
+@contextmanager
+def transfer(what: str, have: int, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes named `what`, of which `have` are there; gives what advances it."""
+    if not watched():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total, completed=have)
+        yield lambda count: bars.advance(task, count)

@@ -9,8 +9,11 @@ and nothing in them can run code.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +71,8 @@ class Images:
 
     def write(self, path: Path) -> None:
         """Write one Arrow IPC file: id, image (uint8 tensor HWC), label, source."""
-        _, h, w, c = self.pixels.shape
-        flat = pa.array(np.ascontiguousarray(self.pixels).reshape(-1))
-        kind = pa.fixed_shape_tensor(pa.uint8(), [h, w, c])
-        storage = pa.FixedSizeListArray.from_arrays(flat, h * w * c)
-        columns = {
-            "id": pa.array(self.ids),
-            "image": pa.ExtensionArray.from_storage(kind, storage),
-            "label": pa.array(self.labels),
-            "source": pa.array(self.sources.tolist(), pa.string()),
-        }
-        _write_arrow(path, columns, {"classes": list(self.classes)})
+        rows = ImageRows(self.ids, self.labels, self.sources, self.classes, self.pixels.shape[1:])
+        rows.write(path, [self.pixels])
 
     @classmethod
     def read(cls, path: Path) -> Images:
@@ -93,6 +87,62 @@ class Images:
             sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
             classes=tuple(facts["classes"]),
         )
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """All of `Images` but the pixels, which `write` takes block by block."""
+
+    ids: Ids
+    labels: Labels
+    sources: Names
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]  # (H, W, 3)
+
+    def write(self, path: Path, blocks: Iterable[Pixels]) -> None:
+        """Write the file that `Images.read` reads, without ever holding all pixels."""
+        # Zeros stand for the pixels: pages that are only read cost no memory, and `_Sink`
+        # writes the blocks in their place.
+        blank = pa.array(np.zeros(len(self.ids) * math.prod(self.shape), np.uint8))
+        storage = pa.FixedSizeListArray.from_arrays(blank, math.prod(self.shape))
+        kind = pa.fixed_shape_tensor(pa.uint8(), list(self.shape))
+        columns = {
+            "id": pa.array(self.ids),
+            "image": pa.ExtensionArray.from_storage(kind, storage),
+            "label": pa.array(self.labels),
+            "source": pa.array(self.sources.tolist(), pa.string()),
+        }
+        facts: dict[str, object] = {"classes": list(self.classes)}
+        _write_arrow(path, columns, facts, lambda file: _Sink(file, len(blank), blocks))
+
+
+class _Sink:
+    """A file for pyarrow to write to, which writes `blocks` when it is given `size` bytes."""
+
+    def __init__(self, file: BinaryIO, size: int, blocks: Iterable[Pixels]) -> None:
+        self.file = file
+        self.size = size
+        self.blocks = iter(blocks)
+        self.closed = False
+
+    def write(self, data: bytes | pa.Buffer) -> None:
+        if len(data) != self.size:
+            self.file.write(data)
+            return
+        end = self.file.tell() + self.size
+        for block in self.blocks:
+            self.file.write(np.ascontiguousarray(block).data)
+        _require(self.file.tell() == end, "there are more or fewer pixels than rows")
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        """The file is closed by who opened it."""
+        _require(next(self.blocks, None) is None, "pyarrow wrote the pixels in another way")
 
 
 @dataclass(frozen=True)
@@ -202,12 +252,22 @@ class Neighbours:
         )
 
 
-def _write_arrow(path: Path, columns: dict[str, pa.Array], facts: dict[str, object]) -> None:
+def _write_arrow(
+    path: Path,
+    columns: dict[str, pa.Array],
+    facts: dict[str, object],
+    sink: Callable[[BinaryIO], object] = lambda file: file,
+) -> None:
+    """Write one record batch, through `sink`, beside its place; then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
     table = pa.table(columns).replace_schema_metadata(metadata)
     partial = path.with_name(path.name + ".part")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        partial.open("wb") as file,
+        pa.PythonFile(sink(file), mode="w") as out,
+        pa.ipc.new_file(out, table.schema) as writer,
+    ):
         writer.write_table(table)
     partial.replace(path)
 

@@ -3,4 +3,5 @@
 from rapipe.pipeline import corpus
 from rapipe.pipeline.entry import stage
 
-stage(corpus.run)
+if __name__ == "__main__":  # processes that decode images import this file again
+    stage(corpus.run)

@@ -3,4 +3,5 @@
 from rapipe.pipeline import embed
 from rapipe.pipeline.entry import stage
 
-stage(embed.run)
+if __name__ == "__main__":
+    stage(embed.run)

@@ -3,4 +3,5 @@
 from rapipe.pipeline import evaluate
 from rapipe.pipeline.entry import stage_of_variant
 
-stage_of_variant(evaluate.run)
+if __name__ == "__main__":
+    stage_of_variant(evaluate.run)

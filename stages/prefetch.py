@@ -3,4 +3,5 @@
 from rapipe.pipeline import prefetch
 from rapipe.pipeline.entry import stage
 
-stage(prefetch.run)
+if __name__ == "__main__":
+    stage(prefetch.run)

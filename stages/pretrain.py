@@ -3,4 +3,5 @@
 from rapipe.pipeline import pretrain
 from rapipe.pipeline.entry import stage
 
-stage(pretrain.run)
+if __name__ == "__main__":
+    stage(pretrain.run)

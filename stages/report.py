@@ -3,4 +3,5 @@
 from rapipe.pipeline import report
 from rapipe.pipeline.entry import stage
 
-stage(report.run)
+if __name__ == "__main__":
+    stage(report.run)

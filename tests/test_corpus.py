@@ -1,40 +1,81 @@
 from __future__ import annotations
 
-import io
+import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rapipe.corpus import compose, decode, held_out, pixel_hash
+from rapipe import decoded
+from rapipe.corpus import Part, Report, Rules, compose, corpus_hash, held_out, limited
+from rapipe.decoded import Workers, decode_split, key
+from rapipe.decoding import Decoding, pixel_hash
 from rapipe.errors import UserError
+from rapipe.records import SPLITS, Images
+from rapipe.sheet import contact_sheet
+from rapipe.sources import SOURCES, Ask
 from rapipe.sources.base import Item, Source, Split
 
+RULES = Rules(
+    Decoding(8),
+    skip=False,
+    merge_classes=False,
+    validation_fraction=0.1,
+    test_fraction=0.2,
+    seed=0,
+)
 
-def source(classes: str = "ab", seed: int = 0, **splits: int) -> Source:
-    """A source with `splits` of random 8x8 images, labels going round, one duplicate each 10."""
+
+def source(classes: str = "ab", seed: int = 0, size: int = 8, **splits: int) -> Source:
+    """A source with `splits` of random images, labels going round, one duplicate each 10."""
 
     def split(name: str, n: int) -> Split:
         def items() -> Iterator[Item]:
             rng = np.random.default_rng([seed, *name.encode()])
             last = None
             for row in range(n):
-                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                pixels = rng.integers(0, 256, (size, size), dtype=np.uint8)
                 last = last if row % 10 == 9 and last is not None else pixels
-                yield Item(last, row % len(classes), f"{name} {row}")
+                yield Item(last, row % len(classes) if classes else -1, f"{name} {row}")
 
         return Split(n, items)
 
-    return Source(tuple(classes), {name: split(name, n) for name, n in splits.items()})
+    return Source(tuple(classes), {name: split(name, n) for name, n in splits.items()}, ())
 
 
-def composed(sources: dict[str, Source], seed: int = 0, size: int = 8) -> dict:
-    return compose(sources, size, 0.1, 0.2, seed)
+class Corpus:
+    """What `compose` makes of some sources, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made = 0
+        self.report = Report()
+
+    def part(self, own: Source, role: str = "task", limit: int | float = 1.0) -> Part:
+        self.made += 1
+        return Part(own, role, limit, self.folder / f"cache{self.made}")
+
+    def __call__(self, rules: Rules = RULES, **parts: Source | Part) -> dict[str, Images]:
+        self.made += 1
+        out = self.folder / f"out{self.made}"
+        whole = {
+            name: own if isinstance(own, Part) else self.part(own) for name, own in parts.items()
+        }
+        self.report = compose(whole, rules, out)
+        return {split: Images.read(out / f"{split}.arrow") for split in SPLITS}
 
 
-def test_undivided_source_is_divided_without_shared_pixels() -> None:
-    splits = composed({"s": source(all=400)})
+@pytest.fixture
+def composed(tmp_path: Path) -> Corpus:
+    return Corpus(tmp_path)
+
+
+def test_undivided_source_is_divided_without_shared_pixels(composed: Corpus) -> None:
+    splits = composed(s=source(all=400))
     sizes = {name: len(images) for name, images in splits.items()}
     assert sum(sizes.values()) == 400
     assert sizes["test"] == pytest.approx(80, abs=4)
@@ -48,83 +89,260 @@ def test_undivided_source_is_divided_without_shared_pixels() -> None:
         assert share == pytest.approx([0.5, 0.5], abs=0.06)
 
 
-def test_given_splits_are_kept() -> None:
-    splits = composed({"s": source(train=50, validation=20, test=30)})
-    assert {name: len(images) for name, images in splits.items()} == {
-        "train": 50,
-        "validation": 20,
-        "test": 30,
-    }
+def test_given_splits_are_kept(composed: Corpus) -> None:
+    splits = composed(s=source(train=50, validation=20, test=30))
+    sizes = {name: len(images) for name, images in splits.items()}
+    assert sizes == {"train": 50, "validation": 20, "test": 30}
 
 
-def test_seed_decides_the_division_alone() -> None:
-    one, same, other = (composed({"s": source(all=300)}, seed) for seed in (0, 0, 1))
+def test_seed_decides_the_division_alone(composed: Corpus) -> None:
+    one, same, other = (composed(replace(RULES, seed=s), s=source(all=300)) for s in (0, 0, 1))
     assert np.array_equal(one["test"].ids, same["test"].ids)
     assert np.array_equal(one["train"].pixels, same["train"].pixels)
     assert not np.array_equal(one["test"].ids, other["test"].ids)
+    assert corpus_hash(one) == corpus_hash(same) != corpus_hash(other)
 
 
-def test_sources_are_joined_by_class_name() -> None:
-    splits = composed({"one": source("ab", 1, all=100), "two": source("bc", 2, all=100)})
-    train = splits["train"]
-    assert train.classes == ("a", "b", "c")
-    assert set(train.sources) == {"one", "two"}
-    assert set(train.labels[train.sources == "two"]) == {1, 2}
-
-
-def test_ids_are_hashes_of_pixels() -> None:
-    train = composed({"s": source(all=200)})["train"]
+def test_ids_are_hashes_of_pixels_and_moments_are_those_of_train(composed: Corpus) -> None:
+    train = composed(s=source(all=200), t=source("cd", 3, all=100))["train"]
     for row, pixels in enumerate(train.pixels):
         assert pixel_hash(pixels) == train.ids[row]
     unique = len(np.unique(train.pixels.reshape(len(train), -1), axis=0))
     assert unique == len(np.unique(train.ids)) < len(train)
+    floats = train.pixels / 255
+    assert composed.report.mean == pytest.approx(floats.mean((0, 1, 2)).tolist())
+    assert composed.report.std == pytest.approx(floats.std((0, 1, 2)).tolist())
 
 
-def test_missing_splits_are_told() -> None:
+def test_task_sources_join_their_classes(composed: Corpus) -> None:
+    train = composed(one=source("ab", 1, all=100), two=source("cd", 2, 12, all=100))["train"]
+    assert train.classes == ("a", "b", "c", "d")
+    assert set(train.labels[train.sources == "two"]) == {2, 3}
+    assert composed.report.sizes["two"][0].tolist() == [[12, 12]] * 100
+
+
+def test_a_clash_of_classes_names_both(composed: Corpus) -> None:
+    one, two = source("ab", 1, all=100), source("cb", 2, all=100)
+    with pytest.raises(UserError, match="the class 'b' is in both one and two; set corpus.merge_"):
+        composed(one=one, two=two)
+    merged = composed(replace(RULES, merge_classes=True), one=one, two=two)["train"]
+    assert merged.classes == ("a", "b", "c")
+    assert set(merged.labels[merged.sources == "two"]) == {1, 2}
+
+
+def test_a_memory_has_no_labels_and_is_never_a_query(composed: Corpus) -> None:
+    memory = composed.part(source("ax", 2, train=60, test=40), "memory")
+    whole = composed.part(source("yz", 3, 16, all=30), "memory")
+    bare = composed.part(source("", 4, all=20), "memory")
+    splits = composed(task=source("ab", 1, train=50, test=20), m=memory, w=whole, u=bare)
+    train = splits["train"]
+    assert train.classes == ("a", "b")
+    assert Counter(train.sources.tolist()) == {"task": 44, "m": 60, "w": 30, "u": 20}
+    assert (train.labels[train.sources != "task"] == -1).all()
+    assert (train.labels[train.sources == "task"] >= 0).all()
+    for split in ("validation", "test"):
+        assert set(splits[split].sources) == {"task"}
+
+
+def test_roles_that_leave_nothing_to_learn(composed: Corpus) -> None:
+    with pytest.raises(UserError, match="all have the role memory; one must have the role task"):
+        composed(m=composed.part(source(all=9), "memory"))
+    with pytest.raises(UserError, match="bare has no classes to learn: put its images into folder"):
+        composed(bare=source("", all=9))
+
+
+def test_a_limit_keeps_proportions_and_the_test_split(composed: Corpus) -> None:
+    whole = source("abcd", train=400, test=100)
+    sizes = {}
+    for limit in (40, 0.1, 400, 1000, 1.0):
+        splits = composed(s=composed.part(whole, "task", limit))
+        labels = np.concatenate([splits[s].labels for s in ("train", "validation")])
+        sizes[limit] = len(labels)
+        assert set(np.bincount(labels)) == {len(labels) // 4}
+        assert len(splits["test"]) == 100
+    assert sizes == {40: 40, 0.1: 40, 400: 400, 1000: 400, 1.0: 400}
+    memory = composed.part(source("xyz", 5, train=90), "memory", 30)
+    train = composed(task=source(all=100), m=memory)["train"]
+    assert (train.sources == "m").sum() == 30
+
+
+def test_a_smaller_limit_is_part_of_a_larger() -> None:
+    labels = np.repeat([0, 1, 2, -1], [50, 30, 17, 3])
+    masks = [limited(labels, n, np.random.default_rng(0)) for n in (10, 20, 0.5, 100, 200)]
+    assert [int(mask.sum()) for mask in masks] == [10, 20, 50, 100, 100]
+    for small, large in zip(masks, masks[1:], strict=False):
+        assert (large | ~small).all()
+    assert np.bincount(labels[masks[2]] + 1).tolist() == pytest.approx([1.5, 25, 15, 8.5], abs=1)
+
+
+def test_missing_splits_are_told(composed: Corpus) -> None:
     with pytest.raises(UserError, match="s has no test split, only train"):
-        composed({"s": source(train=50)})
+        composed(s=source(train=50))
     with pytest.raises(UserError, match="s has no train split"):
-        composed({"s": source(test=50)})
+        composed(s=source(test=50))
     with pytest.raises(UserError, match="the train split of s holds no images"):
-        composed({"s": source(train=0, test=5)})
+        composed(s=source(train=0, test=5))
     with pytest.raises(UserError, match="the validation split holds no labelled image"):
-        composed({"s": source(train=4, test=5)})
+        composed(s=source(train=4, test=5))
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+def test_classes_without_training_images(composed: Corpus) -> None:
+    def labelled(*labels: int) -> Split:
+        def items() -> Iterator[Item]:
+            for row, label in enumerate(labels):
+                yield Item(np.full((8, 8), row + 10 * label, np.uint8), label, f"row {row}")
+
+        return Split(len(labels), items)
+
+    splits = {"train": labelled(*[0, 1] * 20), "test": labelled(0, 1, 2, 2)}
+    lacking = Source(("a", "b", "late", "never"), splits, ())
+    told = r"the class 'late' of s has no training image \(2 in test\): add some, remove the class"
+    with pytest.raises(UserError, match=told):
+        composed(s=lacking)
+    found = composed(replace(RULES, skip=True), s=lacking)
+    assert found["train"].classes == ("a", "b")
+    assert found["test"].labels.tolist() == [0, 1]
+    assert [one.where for one in composed.report.skipped["s"]] == [
+        "the class 'late'",
+        "the class 'never'",
+    ]
+    one = Source(("a",), {"train": labelled(*[0] * 20), "test": labelled(0)}, ())
+    with pytest.raises(UserError, match="nothing to tell apart with 1 class; at least two"):
+        composed(s=one)
 
 
-def test_decode_makes_squares_of_three_channels() -> None:
-    wide = np.zeros((20, 40), np.uint8)
-    wide[:, 10:30] = 200  # the centre that cropping keeps
-    for data in (wide, png(Image.fromarray(wide)), png(Image.fromarray(wide).convert("P"))):
-        pixels = decode(Item(data, 0, "x"), 10)
-        assert pixels.shape == (10, 10, 3)
-        assert (pixels[2:8, 2:8] == 200).all()
-    exact = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
-    assert np.array_equal(decode(Item(png(Image.fromarray(exact)), 0, "x"), 10), exact)
+def broken(n: int) -> Source:
+    """Two classes; every seventh image is none, and every eleventh has no label that exists."""
+
+    def items() -> Iterator[Item]:
+        rng = np.random.default_rng(0)
+        for row in range(n):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            error = "has the label 9" if row % 11 == 10 else ""
+            yield Item(b"no image" if row % 7 == 6 else pixels, row % 2, f"row {row}", error)
+
+    return Source(("a", "b"), {"all": Split(n, items)}, ())
 
 
-def test_decode_turns_as_exif_says() -> None:
-    image = Image.new("RGB", (8, 8))
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", exif=exif)
-    assert decode(Item(buffer.getvalue(), 0, "x"), 8)[7, 7, 0] == 255
+@pytest.mark.parametrize("chunk", [decoded.CHUNK_IMAGES, 16])
+def test_what_cannot_be_used_stops_or_is_listed(
+    composed: Corpus, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """In this process (one chunk) and in several."""
+    monkeypatch.setattr(decoded, "CHUNK_IMAGES", chunk)
+    monkeypatch.setattr(decoded, "BLOCK", 8)
+    monkeypatch.setattr(decoded, "FAR", 2)
+    part = composed.part(broken(100))
+    told = r"^row 6 is no image that can be read: .* \(corpus.on_error: skip leaves out and lists"
+    with pytest.raises(UserError, match=told):
+        composed(s=part)
+    assert not part.cache.exists() or not list(part.cache.glob("*/rows.npz"))
+    splits = composed(replace(RULES, skip=True), s=part)
+    bad = {row for row in range(100) if row % 7 == 6 or row % 11 == 10}
+    listed = composed.report.skipped["s"]
+    assert [one.where for one in listed] == [f"row {row}" for row in sorted(bad)]
+    assert next(one.reason for one in listed if one.where == "row 10") == "has the label 9"
+    assert sum(map(len, splits.values())) == 100 - len(bad)
+    for images in splits.values():
+        assert [pixel_hash(p) for p in images.pixels] == images.ids.tolist()
+    with pytest.raises(UserError, match="^row 6 is no image"):
+        composed(s=part)  # what was kept while skipping does not hide it
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", png(Image.new("RGB", (30, 30), 9))[:60]])
-def test_what_is_no_image_is_told_with_its_place(data: bytes) -> None:
-    with pytest.raises(UserError, match=r"row 7 is no image that can be read"):
-        decode(Item(data, 0, "f.parquet row 7"), 8)
+def test_processes_and_one_process_agree(
+    composed: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = composed(s=source(all=150))
+    monkeypatch.setattr(decoded, "CHUNK_IMAGES", 16)
+    monkeypatch.setattr(Workers, "submit", watched := Watched(Workers.submit))
+    together = composed(s=source(all=150))
+    assert watched.calls == (10 if os.cpu_count() != 1 else 0)
+    for split in SPLITS:
+        for name in ("ids", "pixels", "labels"):
+            assert np.array_equal(getattr(alone[split], name), getattr(together[split], name))
+
+
+class Watched:
+    """A method that counts its calls."""
+
+    def __init__(self, method: object) -> None:
+        self.method = method
+        self.calls = 0
+
+    def __get__(self, instance: object, owner: type) -> object:
+        self.calls += 1
+        return self.method.__get__(instance, owner)
+
+
+def test_what_is_decoded_is_kept(composed: Corpus, tmp_path: Path) -> None:
+    walked = []
+
+    def watched(split: Split) -> Split:
+        return Split(split.size, lambda: (walked.append(1), split.items())[1])
+
+    own = source(train=30, test=10)
+    own = replace(own, splits={name: watched(split) for name, split in own.splits.items()})
+    part = composed.part(own)
+    first = composed(s=part)
+    assert len(walked) == 2
+    again = composed(replace(RULES, seed=1), s=part)
+    assert len(walked) == 2
+    assert sorted(first["train"].ids) != sorted(again["train"].ids)
+    with (part.cache / "test" / decoded.PIXELS).open("r+b") as file:
+        file.truncate(100)  # not whole: it is decoded again
+    composed(s=part)
+    assert len(walked) == 3
+
+
+def test_the_key_of_a_source_changes_with_what_it_reads(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+
+    def now(decoding: Decoding = RULES.decoding) -> str:
+        own = SOURCES["folder"](Ask(str(tmp_path)))
+        return key("folder", str(tmp_path), "", own, decoding)
+
+    keys = [now(), now(Decoding(9)), now(Decoding(8, "pad"))]
+    Image.new("RGB", (5, 5)).save(tmp_path / "b/2.png")
+    keys.append(now())
+    Image.new("RGB", (4, 4)).save(tmp_path / "b/3.png")
+    keys.append(now())
+    (tmp_path / "b/3.png").rename(tmp_path / "a/3.png")
+    keys.append(now())
+    assert len(set(keys)) == len(keys)
+    assert now() == keys[-1]
+
+
+def test_an_interrupted_split_is_not_taken_for_whole(tmp_path: Path) -> None:
+    def items() -> Iterator[Item]:
+        yield Item(np.zeros((8, 8), np.uint8), 0, "row 0")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Workers() as workers:
+        decode_split(Split(2, items), "s", Decoding(8), False, tmp_path / "train", workers)
+    assert not (tmp_path / "train").exists()
+    whole = source(all=2).splits["all"]
+    with Workers() as workers:
+        found = decode_split(whole, "s", Decoding(8), False, tmp_path / "train", workers)
+    assert len(found.ids) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["train"]
 
 
 def test_held_out_shares() -> None:
     ids, labels = np.arange(100), np.repeat([0, 1], [80, 20])
     mask = held_out(ids, labels, 0.25, np.random.default_rng(0))
     assert np.bincount(labels[mask]).tolist() == [20, 5]
+
+
+def test_contact_sheet(composed: Corpus, tmp_path: Path) -> None:
+    train = composed(s=source(all=200), m=composed.part(source("", 2, all=5), "memory"))["train"]
+    contact_sheet(train, tmp_path / "one.png", seed=0)
+    contact_sheet(train, tmp_path / "two.png", seed=0)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    with Image.open(tmp_path / "one.png") as sheet:
+        drawn = np.asarray(sheet)
+    assert len(drawn) == 6 + 3 * (64 + 6)  # the unlabelled source, and two classes
+    first = train.pixels[train.sources == "m"][0]
+    enlarged = np.repeat(np.repeat(first, 8, 0), 8, 1)
+    assert np.array_equal(drawn[6 : 6 + 64, 190 : 190 + 64], enlarged)

@@ -8,7 +8,9 @@ from imports import ROOT, imported
 ROWS = (
     ("errors",),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
-    ("weights", "views", "sources", "backbones", "search", "fusion", "store"),
+    ("weights", "views", "decoding", "backbones", "search", "fusion", "store", "sheet"),
+    ("sources",),
+    ("decoded",),
     ("corpus", "objectives", "encoder", "neighbours", "bank"),
     ("classifier",),
     ("fitting",),

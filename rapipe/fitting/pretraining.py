@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rapipe.fitting.base import Fit, Schedule
+from rapipe.fitting.base import Fit, Schedule, Weights
 from rapipe.objectives import Objective
 from rapipe.records import Images
 from rapipe.views import Normalise, to_float
@@ -27,8 +27,9 @@ class Pretraining(Fit):
         normalise: Normalise,
         images: Images,
         schedule: Schedule,
+        weights: Weights,
     ) -> None:
-        super().__init__((torch.from_numpy(np.array(images.pixels)),), schedule)
+        super().__init__((torch.from_numpy(np.array(images.pixels)),), schedule, weights)
         self.objective = objective
         self.views = views
         self.normalise = normalise

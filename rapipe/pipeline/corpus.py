@@ -1,51 +1,89 @@
-"""Stage corpus: named sources -> one Arrow file a split, and a card."""
+"""Stage corpus: named sources -> one Arrow file a split, a card, and a contact sheet."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.corpus import compose
-from rapipe.params import Params
+from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
+from rapipe.decoded import key
+from rapipe.decoding import Decoding
+from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
-from rapipe.records import Images, Pixels
-from rapipe.sources import SOURCES
+from rapipe.progress import say
+from rapipe.records import SPLITS, UNLABELLED, Images
+from rapipe.sheet import contact_sheet
+from rapipe.sources import SOURCES, Ask
+
+LISTED = 1000
+"""Skipped images of a source that the card lists; the others are counted."""
+COMMON = 5
+"""Sizes that the card counts, the most common first."""
 
 
 def run(params: Params) -> None:
-    """Write `data/corpus/`."""
+    """Write `data/corpus/`; sources that have not changed are not decoded again."""
     corpus = params.corpus
-    splits = compose(
-        {source.name: SOURCES[source.kind](source.path) for source in corpus.sources},
-        corpus.image_size,
+    decoding = Decoding(corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels)
+    parts = _parts(corpus, decoding)
+    rules = Rules(
+        decoding,
+        corpus.on_error == "skip",
+        corpus.merge_classes,
         corpus.validation_fraction,
         corpus.test_fraction,
         params.seed,
     )
+    made = paths.CORPUS.with_name(paths.CORPUS.name + ".part")
+    shutil.rmtree(made, ignore_errors=True)
+    report = compose(parts, rules, made)
     shutil.rmtree(paths.CORPUS, ignore_errors=True)
-    for name, images in splits.items():
-        images.write(paths.split(name))
-    write_json(paths.CORPUS_CARD, card(splits))
+    made.rename(paths.CORPUS)
+    splits = {split: Images.read(paths.split(split)) for split in SPLITS}
+    contact_sheet(splits["train"], paths.CONTACT_SHEET, params.seed)
+    write_json(paths.CORPUS_CARD, card(splits, parts, report, decoding))
+    _prune({part.cache.name for part in parts.values()})
+    for name, skipped in report.skipped.items():
+        if skipped:
+            say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
 
 
-def card(splits: dict[str, Images]) -> dict[str, object]:
-    """Counts, classes, pixel statistics of train on [0, 1], and a hash of everything."""
-    digest = hashlib.sha256()
-    for images in splits.values():
-        for column in (images.ids, images.labels):
-            digest.update(np.ascontiguousarray(column).tobytes())
-    classes = splits["train"].classes
-    mean, std = _statistics(splits["train"].pixels)
+def card(
+    splits: dict[str, Images], parts: dict[str, Part], report: Report, decoding: Decoding
+) -> dict[str, Any]:
+    """What the corpus holds; mean and standard deviation of train are on [0, 1]."""
     return {
-        "classes": list(classes),
+        "classes": list(splits["train"].classes),
         "splits": {name: _counts(images) for name, images in splits.items()},
-        "mean": mean,
-        "std": std,
-        "hash": digest.hexdigest(),
+        "sources": {name: _source(name, part, report) for name, part in parts.items()},
+        "duplicates": _duplicates(splits),
+        "decoding": asdict(decoding),
+        "mean": report.mean,
+        "std": report.std,
+        "hash": corpus_hash(splits),
     }
+
+
+def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
+    """Every source, opened, and the folder that keeps its decoded images."""
+    parts = {}
+    for asked in corpus.sources:
+        source = SOURCES[asked.kind](Ask(asked.path, asked.label, corpus.download, paths.RAW))
+        cache = paths.CACHE / key(asked.kind, asked.path, asked.label, source, decoding)
+        parts[asked.name] = Part(source, asked.role, asked.limit, cache)
+    return parts
+
+
+def _prune(kept: set[str]) -> None:
+    """Remove decoded images that no source of this corpus uses."""
+    for folder in paths.CACHE.iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)
 
 
 def _counts(images: Images) -> dict[str, object]:
@@ -53,19 +91,41 @@ def _counts(images: Images) -> dict[str, object]:
     of_class = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
     return {
         "images": len(images),
-        "unlabelled": int((images.labels < 0).sum()),
+        "unlabelled": int((images.labels == UNLABELLED).sum()),
         "by_class": dict(zip(images.classes, of_class.tolist(), strict=True)),
         "by_source": dict(zip(sources.tolist(), of_source.tolist(), strict=True)),
     }
 
 
-def _statistics(pixels: Pixels) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, exact, from counts of the 256 values."""
-    values = np.arange(256) / 255
-    means, stds = [], []
-    for channel in range(3):
-        share = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / pixels[..., 0].size
-        mean = float(share @ values)
-        means.append(mean)
-        stds.append(max(float(share @ (values - mean) ** 2) ** 0.5, 1 / 255))
-    return means, stds
+def _source(name: str, part: Part, report: Report) -> dict[str, object]:
+    """Role, sizes as found (before the limit), and what was skipped."""
+    sizes = np.concatenate(report.sizes[name]).astype(np.int64)
+    skipped = report.skipped[name]
+    pairs, counts = np.unique(sizes[:, 0] * 2**32 + sizes[:, 1], return_counts=True)
+    common = np.argsort(-counts, kind="stable")[:COMMON]
+    return {
+        "role": part.role,
+        "limit": part.limit,
+        "read": len(sizes),
+        "width": _spread(sizes[:, 0]),
+        "height": _spread(sizes[:, 1]),
+        "common_sizes": {
+            f"{pairs[i] >> 32}x{pairs[i] % 2**32}": int(counts[i]) for i in common.tolist()
+        },
+        "skipped": len(skipped),
+        "skipped_list": [f"{one.where} {one.reason}" for one in skipped[:LISTED]],
+    }
+
+
+def _spread(values: npt.NDArray[np.int64]) -> dict[str, int]:
+    smallest, median, largest = np.quantile(values, (0, 0.5, 1), method="lower").tolist()
+    return {"smallest": smallest, "median": median, "largest": largest}
+
+
+def _duplicates(splits: dict[str, Images]) -> dict[str, int]:
+    """Images that repeat another's pixels within a split; and those of one split in another."""
+    found = {name: len(images) - len(np.unique(images.ids)) for name, images in splits.items()}
+    for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        shared = np.isin(splits[one].ids, splits[other].ids)
+        found[f"{one} in {other}"] = int(shared.sum())
+    return found

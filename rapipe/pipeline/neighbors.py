@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from rapipe import paths
-from rapipe.corpus import decode, pixel_hash
+from rapipe.decoding import Decoding, decode, pixel_hash
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.pipeline.inputs import corpus_card
 from rapipe.records import Embeddings, Images, Pixels
 from rapipe.search import Queries, search
-from rapipe.sources.base import Item
 
 
 def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
     """Print the k nearest of the bank, with class, source, id and cosine similarity."""
     bank, train = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
     encoder = Encoder.read(paths.ENCODER).to(device())
-    pixels, label = _open(image, encoder.spec.image_size)
+    pixels, label = _open(image)
     query = Queries(np.array([pixel_hash(pixels)]), encoder.embed(pixels[None]))
     found = search(query, bank.ids, bank.vectors, k)
     rows, similarities = found.indices[0], found.similarities[0].tolist()
@@ -49,7 +49,7 @@ def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
         report.save(report.gallery([example]), picture)
 
 
-def _open(image: str, size: int) -> tuple[Pixels, str]:
+def _open(image: str) -> tuple[Pixels, str]:
     """Pixels of a test image by its row, or of a file; and its class if that is known."""
     if image.isdecimal():
         test = Images.read(paths.split("test"))
@@ -63,4 +63,4 @@ def _open(image: str, size: int) -> tuple[Pixels, str]:
         raise UserError(
             f"{image!r} is no file that can be read ({error.strerror}), and no row of a test image"
         ) from None
-    return decode(Item(data, -1, image), size), ""
+    return decode(data, image, Decoding(**corpus_card()["decoding"])), ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 import torch
 
 from rapipe import paths
@@ -27,6 +28,7 @@ COLLAPSED_RANK = 1.5
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
     recipe, card = params.pretrain, corpus_card()
+    weight_of = {source.name: source.weight for source in params.corpus.sources}
     images, train, validation = (
         Images.read(paths.split("train")),
         labelled("train"),
@@ -64,9 +66,16 @@ def run(params: Params) -> None:
         Normalise(spec.mean, spec.std),
         images,
         Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, params.seed),
+        np.array([weight_of[name] for name in images.sources.tolist()]),
     )
     history = History(measure)
-    key = fingerprint({"pretrain": asdict(recipe), "corpus": card["hash"], "seed": params.seed})
+    started_from = {
+        "pretrain": asdict(recipe),
+        "corpus": card["hash"],
+        "weights": weight_of,
+        "seed": params.seed,
+    }
+    key = fingerprint(started_from)
     fit(module, [history], paths.CHECKPOINTS / f"pretrain-{key}")
 
     trained = Encoder(spec, module.objective.encoder.cpu())
@@ -74,6 +83,7 @@ def run(params: Params) -> None:
     facts = {
         "recipe": asdict(recipe),
         "corpus": card["hash"],
+        "weights": weight_of,
         "seed": params.seed,
         "scores": {name: final[name] for name in ("knn_top1", *floors)},
     }

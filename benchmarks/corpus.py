@@ -1,0 +1,182 @@
+"""The corpus stage against Pillow alone, on the same images and cores.
+
+    python -m benchmarks.corpus [--json] [--quick]
+
+The images are JPEGs of 32 pixels in Parquet, made here from noise that
+compresses like photographs. The peer decodes and resizes them with nothing
+around it: no reading from disk, no hashing, no checks, no writing; its
+processes have the images in memory before its clock starts. Ours is all that
+`rapipe corpus` does, from opening the Parquet file to the card, and then again
+with everything cached. Peak memory is that of a process of its own, and of its
+largest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+SIDE = 32
+CLASSES = 10
+RATIO_TARGET = 1.5
+MEMORY_TARGET = 1.0
+
+
+def main() -> None:
+    """Print the ratio of times and the peak memory, with their targets."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="20,000 images, under 50 seconds")
+    given = parser.parse_args()
+    count, repeats = (20_000, 1) if given.quick else (100_000, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        encoded = make_images(count)
+        peer, ours, cached = [], [], []
+        for _ in range(repeats):
+            peer.append(pillow_alone(encoded))
+            shutil.rmtree("data", ignore_errors=True)
+            ours.append(in_a_process(build))
+            cached.append(in_a_process(build))
+        os.chdir("/")
+    result = summary(count, peer, ours, cached)
+    print(json.dumps(result, indent=2) if given.json else readable(result))
+
+
+def make_images(count: int) -> list[bytes]:
+    """Write `images/{train,test}.parquet` and `params.yaml`; returns the encoded images."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rapipe import presets
+
+    rng = np.random.default_rng(0)
+    encoded = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        encoded.append(buffer.getvalue())
+    cut = count - count // 10
+    Path("images").mkdir()
+    for name, own in (("train", encoded[:cut]), ("test", encoded[cut:])):
+        labels = [row % CLASSES for row in range(len(own))]
+        pq.write_table(pa.table({"image": own, "label": labels}), f"images/{name}.parquet")
+    presets.write(presets.DEFAULT, Path("params.yaml"))
+    text = Path("params.yaml").read_text()
+    source = "- {kind: parquet, path: images}"
+    Path("params.yaml").write_text(text.replace("- kind: digits", source))
+    return encoded
+
+
+def pillow_alone(encoded: list[bytes]) -> float:
+    """Seconds that Pillow needs for all images, shared among the cores."""
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        shares = [encoded[start::workers] for start in range(workers)]
+        return max(pool.map(_decode_share, shares))
+
+
+def _decode_share(encoded: list[bytes]) -> float:
+    start = time.perf_counter()
+    for data in encoded:
+        Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return time.perf_counter() - start
+
+
+def build() -> None:
+    """All of the corpus stage; what is in `data/cache` is not decoded again."""
+    from rapipe.params import load
+    from rapipe.pipeline import corpus
+
+    corpus.run(load(Path("params.yaml")))
+
+
+def in_a_process(task: Callable[[], None]) -> dict[str, float]:
+    """Seconds and gigabytes of a task in a process of its own; imports are not timed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, task).result()
+
+
+def _measured(task: Callable[[], None]) -> dict[str, float]:
+    import rapipe.pipeline.corpus  # noqa: F401
+
+    start = time.perf_counter()
+    task()
+    seconds = time.perf_counter() - start
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, -1)]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"seconds": seconds, "gigabytes": max(peaks) * unit / 1e9}
+
+
+def summary(
+    count: int,
+    peer: list[float],
+    ours: list[dict[str, float]],
+    cached: list[dict[str, float]],
+) -> dict[str, Any]:
+    """Times, ratios with their spread, and targets."""
+    ratios = [own["seconds"] / other for own, other in zip(ours, peer, strict=True)]
+    again = [own["seconds"] / other for own, other in zip(cached, peer, strict=True)]
+    ratio, memory = statistics.median(ratios), max(own["gigabytes"] for own in ours)
+    return {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "pillow": version("pillow"),
+            "pyarrow": version("pyarrow"),
+        },
+        "images": count,
+        "seconds": {
+            "pillow alone": [round(own, 2) for own in peer],
+            "corpus stage": [round(own["seconds"], 2) for own in ours],
+            "corpus stage, cached": [round(own["seconds"], 2) for own in cached],
+        },
+        "ratios": {
+            "corpus stage / pillow": [round(own, 3) for own in ratios],
+            "cached / pillow": [round(own, 3) for own in again],
+        },
+        "targets": [
+            target("corpus stage / pillow", ratio, RATIO_TARGET),
+            target("peak gigabytes", memory, MEMORY_TARGET),
+        ],
+    }
+
+
+def target(name: str, value: float, limit: float) -> dict[str, Any]:
+    """A figure that should not be above its target."""
+    return {"name": name, "value": round(value, 3), "target": limit, "met": value <= limit}
+
+
+def readable(result: dict[str, Any]) -> str:
+    """The same as text."""
+    lines = [f"{result['images']:,} images; {result['machine']}"]
+    for group in ("seconds", "ratios"):
+        lines += [f"{name}: {values} {group}" for name, values in result[group].items()]
+    for one in result["targets"]:
+        met = "met" if one["met"] else "MISSED"
+        lines.append(f"{one['name']}: {one['value']} (target {one['target']}: {met})")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

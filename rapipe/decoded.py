@@ -1,0 +1,243 @@
+"""One split of one source, decoded on all cores and kept on disk.
+
+What is kept has a folder named by everything that it depends on: the files
+read (names, sizes, dates), how they are decoded, and the code that does it. So
+a source is decoded again only if one of these changes.
+
+Letters: N images, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from rapipe import decoding as decoding_module
+from rapipe import sources
+from rapipe.decoding import Data, Decoding, Found, decode_into, prepare_worker
+from rapipe.errors import UserError
+from rapipe.progress import track
+from rapipe.records import Ids, Labels, Pixels
+from rapipe.sources.base import Item, Source, Split
+
+CHUNK_IMAGES = 1024
+CHUNK_BYTES = 1 << 24
+"""A worker gets no more than this at once, so that large images do not fill the memory."""
+WAITING = 3
+"""Chunks in flight for each worker."""
+BLOCK = 512
+"""Images copied at once."""
+FAR = 64
+"""Images that lie further apart than this are read one by one."""
+PIXELS, ROWS, SKIPPED = "pixels", "rows.npz", "skipped.json"
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An image that cannot be used."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images of one split on disk, and what was left out of them."""
+
+    folder: Path
+    size: int
+    places: npt.NDArray[np.int64]  # (N,), ascending: where in the file each image lies
+    ids: Ids
+    labels: Labels
+    """In the source's own numbers."""
+    sizes: npt.NDArray[np.int32]  # (N, 2), width and height before resizing
+    skipped: tuple[Skip, ...]
+
+    def pixels(self, rows: npt.NDArray[np.int64]) -> Iterator[Pixels]:
+        """Blocks of the images of these rows, which ascend; never all in memory."""
+        bytes_each = 3 * self.size * self.size
+        with (self.folder / PIXELS).open("rb") as file:
+            for start in range(0, len(rows), BLOCK):
+                places = self.places[rows[start : start + BLOCK]]
+                for run in np.split(places, np.flatnonzero(np.diff(places) > FAR) + 1):
+                    file.seek(int(run[0]) * bytes_each)
+                    read = np.fromfile(file, np.uint8, int(run[-1] - run[0] + 1) * bytes_each)
+                    yield read.reshape(-1, self.size, self.size, 3)[run - run[0]]
+
+    @classmethod
+    def read(cls, folder: Path, size: int) -> Decoded | None:
+        """What `decode_split` kept, or None if it is not there or not whole."""
+        try:
+            with np.load(folder / ROWS, allow_pickle=False) as rows:
+                places, ids = rows["places"], rows["ids"]
+                labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
+            skipped = tuple(Skip(*pair) for pair in json.loads((folder / SKIPPED).read_text()))
+            whole = (folder / PIXELS).stat().st_size == 3 * size * size * count
+        except (OSError, ValueError, KeyError):
+            return None
+        return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
+
+
+def key(kind: str, path: str, label: str, source: Source, decoding: Decoding) -> str:
+    """Name of the folder that keeps a source: a hash of all that its decoded images depend on."""
+    digest = hashlib.sha256()
+    asked = [kind, path, label, asdict(decoding), list(source.classes)]
+    digest.update(json.dumps([asked, PIL.__version__]).encode())
+    code = Path(sources.__file__).parent.glob("*.py")
+    for file in sorted((Path(decoding_module.__file__), Path(__file__), *code)):
+        digest.update(file.read_bytes())
+    for file in source.files:
+        facts = file.stat()
+        digest.update(json.dumps([str(file), facts.st_size, facts.st_mtime_ns]).encode())
+    return digest.hexdigest()[:16]
+
+
+def decode_split(
+    split: Split, what: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
+) -> Decoded:
+    """The images of a split, from `folder` if it keeps them, else decoded into it.
+
+    Args:
+        what: names the split, for the progress bar.
+        skip: leave out what cannot be used, instead of stopping there.
+
+    Raises:
+        UserError: an image cannot be used, and `skip` is off; names the file or row.
+    """
+    kept = Decoded.read(folder, decoding.size)
+    if kept is None:
+        _write(split, what, decoding, skip, folder, workers)
+        kept = Decoded.read(folder, decoding.size)
+        assert kept is not None
+    if kept.skipped and not skip:
+        raise _stop(kept.skipped[0])
+    return kept
+
+
+def _write(
+    split: Split, what: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
+) -> None:
+    """Decode into `folder`.part, and rename it when all is there."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    (part / PIXELS).touch()
+    columns: list[tuple[Rows, Ids, Labels, npt.NDArray[np.int32]]] = []
+    skipped: list[Skip] = []
+    count = 0
+    walk = track(split.items(), what, split.size)
+    for items, found in _decoded(walk, decoding, part / PIXELS, workers):
+        wrong = {row: item.error for row, item in enumerate(items) if item.error}
+        wrong = {**found.errors, **wrong}
+        skipped += [Skip(items[row].where, wrong[row]) for row in sorted(wrong)]
+        if skipped and not skip:
+            raise _stop(skipped[0])
+        good = np.array([row for row in range(len(items)) if row not in wrong], np.int64)
+        labels = np.array([item.label for item in items], np.int64)
+        columns.append((good + count, found.ids[good], labels[good], found.sizes[good]))
+        count += len(items)
+    nothing = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
+    places, ids, labels, sizes = (
+        np.concatenate(blocks) for blocks in zip(nothing, *columns, strict=True)
+    )
+    rows = {"places": places, "ids": ids, "labels": labels, "sizes": sizes}
+    np.savez(part / ROWS, allow_pickle=False, count=np.int64(count), **rows)
+    pairs = [(one.where, one.reason) for one in skipped]
+    (part / SKIPPED).write_text(json.dumps(pairs))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _stop(first: Skip) -> UserError:
+    return UserError(
+        f"{first.where} {first.reason} (corpus.on_error: skip leaves out and lists what is wrong)"
+    )
+
+
+class Workers:
+    """Processes on all cores that decode images, started when there is enough to decode."""
+
+    def __init__(self) -> None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        self.count = len(affinity(0)) if affinity else os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, *arguments: Any) -> Future[Found]:
+        """Start `decode_into` with these arguments in a process."""
+        if not self._pool:
+            self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), prepare_worker)
+        return self._pool.submit(decode_into, *arguments)
+
+
+def _decoded(
+    items: Iterable[Item], decoding: Decoding, path: Path, workers: Workers
+) -> Iterator[tuple[list[Item], Found]]:
+    """Chunks of items in order, their pixels written to `path` by the workers."""
+    chunks = _chunks(items)
+    first, second = next(chunks, []), next(chunks, [])
+    if not second or workers.count == 1:  # starting processes takes longer, or gains nothing
+        start = 0
+        for chunk in chain((first, second), chunks):
+            yield chunk, decode_into(path, start, [item.data for item in chunk], decoding)
+            start += len(chunk)
+        return
+    pending: deque[tuple[list[Item], Future[Found]]] = deque()
+    start = 0
+    try:
+        for chunk in chain((first, second), chunks):
+            data = [item.data for item in chunk]
+            pending.append((chunk, workers.submit(path, start, data, decoding)))
+            start += len(chunk)
+            while len(pending) > WAITING * workers.count:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for done, future in pending:
+            yield done, future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that decodes images was killed, probably for want of memory: "
+            "lower corpus.max_pixels"
+        ) from None
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Chunks of at most `CHUNK_IMAGES`, and of hardly more than `CHUNK_BYTES` as they lie."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += _length(item.data)
+        if len(chunk) == CHUNK_IMAGES or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _length(data: Data) -> int:
+    if isinstance(data, Path):
+        return data.stat().st_size if data.exists() else 0
+    return len(data) if isinstance(data, bytes) else data.nbytes

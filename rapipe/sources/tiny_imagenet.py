@@ -1,0 +1,68 @@
+"""Tiny ImageNet: 100,000 + 10,000 photographs of 200 classes, 64 by 64.
+
+Le and Yang, 2015; http://cs231n.stanford.edu/tiny-imagenet-200.zip. The labels
+of its test images were never published, so its validation images are the test
+split here, as is usual; validation is held out of train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from rapipe.errors import UserError
+from rapipe.sources.archives import Tree, tree
+from rapipe.sources.base import Ask, Item, Source, Split
+from rapipe.sources.download import Archive, obtain
+
+TOP = "tiny-imagenet-200"
+ARCHIVE = Archive(
+    f"{TOP}.zip",
+    f"http://cs231n.stanford.edu/{TOP}.zip",
+    "90528d7ca1a48142e341f4ef8d21d0de",
+)
+
+
+def tiny_imagenet(ask: Ask) -> Source:
+    """Classes are WordNet ids, in their order; images are read from the zip file as it is.
+
+    Raises:
+        UserError: the files are neither there nor may be fetched, or are damaged.
+    """
+    ask.choose_label("tiny-imagenet")
+    root = ask.folder("tiny-imagenet")
+    folders = [path for path in (root, root / TOP) if (path / "wnids.txt").is_file()]
+    files = tree(folders[0] if folders else obtain(ARCHIVE, root, ask.download))
+    base = "" if folders else f"{TOP}/"
+    present = set(files.names)
+    for name in ("wnids.txt", "val/val_annotations.txt"):
+        if base + name not in present:
+            raise UserError(f"{files.files[0]} holds no {base}{name}: get the archive again")
+    classes = tuple(sorted(files.read(f"{base}wnids.txt").decode().split()))
+    label_of = {name: label for label, name in enumerate(classes)}
+    annotations = files.read(f"{base}val/val_annotations.txt").decode().splitlines()
+    train = [
+        (name, label_of[PurePosixPath(name).parts[-3]])
+        for name in files.names
+        if PurePosixPath(name).match(f"{base}train/*/images/*.JPEG")
+        and PurePosixPath(name).parts[-3] in label_of
+    ]
+    test = [
+        (f"{base}val/images/{file}", label_of[wnid])
+        for file, wnid, *_ in (line.split("\t") for line in annotations if line)
+    ]
+    for name, _ in test:
+        if name not in present:
+            raise UserError(f"{files.files[0]} lacks {name}, which val_annotations.txt lists")
+    return Source(
+        classes, {"train": _split(files, train), "test": _split(files, test)}, files.files
+    )
+
+
+def _split(files: Tree, listed: list[tuple[str, int]]) -> Split:
+    def items() -> Iterator[Item]:
+        contents = files.walk([name for name, _ in listed])
+        for (name, label), data in zip(listed, contents, strict=True):
+            yield Item(data, label, name)
+
+    return Split(len(listed), items)
