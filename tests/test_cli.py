@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from rapipe import presets
+
 
 def rapipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from rapipe.cli import main; main()", *arguments]
@@ -39,12 +41,12 @@ def test_outside_a_project(tmp_path: Path) -> None:
 
 def test_presets_are_listed_and_written(tmp_path: Path) -> None:
     listed = rapipe("preset", cwd=tmp_path).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "tiny"]
+    assert [line.split()[0] for line in listed.splitlines()] == list(presets.PRESETS)
     assert rapipe("preset", "digits", cwd=tmp_path).returncode == 0
     assert (tmp_path / "params.yaml").read_text().startswith("# Every parameter")
     done = rapipe("preset", "huge", cwd=tmp_path)
     assert done.returncode == 2
-    assert "choose from digits, tiny" in done.stderr
+    assert "choose from digits, tiny, own-images" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["corpse"], ["results", "--jso"], ["neighbors"]])

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_task_sources_join_their_classes(composed: Corpus) -> None:
 
 def test_a_clash_of_classes_names_both(composed: Corpus) -> None:
     one, two = source("ab", 1, all=100), source("cb", 2, all=100)
-    with pytest.raises(UserError, match="the class 'b' is in both one and two; set corpus.merge_"):
+    with pytest.raises(UserError, match=r"the class 'b' is in both one and two; set corpus.merge_"):
         composed(one=one, two=two)
     merged = composed(replace(RULES, merge_classes=True), one=one, two=two)["train"]
     assert merged.classes == ("a", "b", "c")
@@ -170,7 +171,7 @@ def test_a_smaller_limit_is_part_of_a_larger() -> None:
     labels = np.repeat([0, 1, 2, -1], [50, 30, 17, 3])
     masks = [limited(labels, n, np.random.default_rng(0)) for n in (10, 20, 0.5, 100, 200)]
     assert [int(mask.sum()) for mask in masks] == [10, 20, 50, 100, 100]
-    for small, large in zip(masks, masks[1:], strict=False):
+    for small, large in pairwise(masks):
         assert (large | ~small).all()
     assert np.bincount(labels[masks[2]] + 1).tolist() == pytest.approx([1.5, 25, 15, 8.5], abs=1)
 
@@ -245,13 +246,11 @@ def test_what_cannot_be_used_stops_or_is_listed(
     assert sum(map(len, splits.values())) == 100 - len(bad)
     for images in splits.values():
         assert [pixel_hash(p) for p in images.pixels] == images.ids.tolist()
-    with pytest.raises(UserError, match="^row 6 is no image"):
+    with pytest.raises(UserError, match=r"^row 6 is no image"):
         composed(s=part)  # what was kept while skipping does not hide it
 
 
-def test_processes_and_one_process_agree(
-    composed: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_and_one_process_agree(composed: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = composed(s=source(all=150))
     monkeypatch.setattr(decoded, "CHUNK_IMAGES", 16)
     monkeypatch.setattr(Workers, "submit", watched := Watched(Workers.submit))

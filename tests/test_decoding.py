@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -171,11 +170,9 @@ def test_a_truncated_file_is_never_half_a_picture(kind: str) -> None:
     picture = shown(whole)
     refused = 0
     for end in range(0, len(whole), 3):
-        try:
-            assert np.array_equal(shown(whole[:end]), picture)
-        except UserError as error:
-            assert str(error).startswith("x is no image that can be read: ")
-            refused += 1
+        pixels, found = decode_many([whole[:end]], EIGHT)
+        refused += len(found.errors)
+        assert found.errors or np.array_equal(pixels[0], picture)
     assert refused > len(whole) / 6
 
 
@@ -194,10 +191,10 @@ def test_too_many_pixels_are_not_decoded() -> None:
     assert len(bomb) < 100_000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserError, match="exceeds limit|more than corpus.max_pixels"):
+        with pytest.raises(UserError, match=r"exceeds limit|more than corpus\.max_pixels"):
             decode(bomb, "x", EIGHT)
     small = Decoding(8, max_pixels=63)
-    with pytest.raises(UserError, match="has 8 x 8 = 64 pixels, more than corpus.max_pixels, 63"):
+    with pytest.raises(UserError, match=r"has 8 x 8 = 64 pixels, more than corpus\.max_pixels, 63"):
         decode(encoded(Image.fromarray(GRADIENT)), "x", small)
 
 
@@ -223,5 +220,5 @@ def test_many_at_once_and_into_a_file(tmp_path: Path) -> None:
     path.touch()
     decode_into(path, 2, items, EIGHT)  # out of order, as processes do
     decode_into(path, 0, [good[0], good[0]], EIGHT)
-    assert os.path.getsize(path) == 6 * 192
+    assert path.stat().st_size == 6 * 192
     assert np.array_equal(np.fromfile(path, np.uint8).reshape(6, 8, 8, 3)[2:], pixels)

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from rapipe.backbones import BACKBONES
 from rapipe.classifier import Bank, Classifier, ClassifierSpec
 from rapipe.errors import UserError
-from rapipe.fitting.base import Batches, Best, History, Schedule, fit
+from rapipe.fitting.base import Batches, Best, History, Schedule, epoch_rows, fit
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.training import Training
 from rapipe.objectives import OBJECTIVES
@@ -26,13 +26,14 @@ from rapipe.views import VIEWS, Normalise
 MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
 
 
-def pretraining(epochs: int = 3, rate: float = 0.1, seed: int = 0) -> Pretraining:
+def pretraining(
+    epochs: int = 3, rate: float = 0.1, seed: int = 0, weight: float = 1.0
+) -> Pretraining:
     torch.manual_seed(0)
     objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16))
     schedule = Schedule(epochs, 16, rate, seed)
-    return Pretraining(
-        objective, VIEWS["affine"](16), Normalise(MEAN, STD), make_images(40), schedule
-    )
+    views, normalise, weights = VIEWS["affine"](16), Normalise(MEAN, STD), np.full(40, weight)
+    return Pretraining(objective, views, normalise, make_images(40), schedule, weights)
 
 
 def training(
@@ -147,15 +148,38 @@ def test_collapse_is_told() -> None:
             refuse_collapse({**healthy, **sick}, 3)
 
 
+def seen(weights: np.ndarray, seed: int = 0, epoch: int = 0) -> list[int]:
+    """The rows of an epoch in batches of 16."""
+    order = epoch_rows(weights, np.random.default_rng([seed, epoch]))
+    return torch.cat([b[0] for b in Batches((torch.arange(len(weights)),), 16, order)]).tolist()
+
+
 def test_batches_hold_every_image_once_and_follow_seed_and_epoch() -> None:
-    rows = (torch.arange(50),)
+    ones = np.ones(50)
+    assert len(seen(ones)) == len(set(seen(ones))) == 48
+    assert seen(ones) == seen(ones)
+    assert seen(ones) != seen(ones, epoch=1) != seen(ones, 1, 1)
 
-    def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat([b[0] for b in Batches(rows, 16, seed, epoch)]).tolist()
 
-    assert len(order(0, 0)) == len(set(order(0, 0))) == 48
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1) != order(1, 1)
+def test_weights_say_how_often_an_epoch_sees_an_image() -> None:
+    weights = np.repeat([0, 0.25, 1, 2.5], [16, 64, 16, 32])
+    epochs = [np.bincount(seen(weights, epoch=e), minlength=128) for e in range(40)]
+    for counts in epochs:
+        assert counts.sum() == 0 + 16 + 16 + 80
+        assert (counts[:16] == 0).all()
+        assert set(counts[16:80]) == {0, 1}
+        assert (counts[80:96] == 1).all()
+        assert set(counts[96:]) == {2, 3}
+    mean = np.mean(epochs, 0)
+    assert mean[16:80] == pytest.approx(0.25, abs=0.25)
+    assert mean[96:] == pytest.approx(2.5, abs=0.3)
+
+
+def test_pretraining_steps_follow_the_weights() -> None:
+    assert pretraining(weight=2.5).steps_an_epoch == 100 // 16
+    assert pretraining(weight=0.25).batch_size == 10
+    with pytest.raises(UserError, match="weights are so low that an epoch has no image"):
+        pretraining(weight=0.001)
 
 
 def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:

