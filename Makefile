@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow check
+.PHONY: repro test test-slow check bench
 
 repro: $(VENV)/installed
 	dvc repro
@@ -20,6 +20,9 @@ check: $(VENV)/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: $(VENV)/installed
+	python -m benchmarks.corpus
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -199,7 +199,7 @@ def limited(labels: Labels, limit: int | float, rng: np.random.Generator) -> npt
     taken, so a smaller limit is part of a larger one.
     """
     n = len(labels)
-    count = min(limit, n) if isinstance(limit, int) else round(limit * n)
+    count = min(limit, n) if isinstance(limit, int) else max(1, round(limit * n))
     rank = np.empty(n)
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)

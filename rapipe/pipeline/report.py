@@ -50,6 +50,7 @@ def run(params: Params) -> None:
         for name, figure in figures.items()
         if figure is not None
     }
+    pictures["corpus"] = paths.CONTACT_SHEET.read_bytes()
     table = report.table(found, first_steps(histories))
     sections = [
         (heading, words, table if name == "table" else pictures[name])
@@ -61,6 +62,12 @@ def run(params: Params) -> None:
 
 
 SECTIONS = (
+    (
+        "corpus",
+        "The images",
+        "Some training images of each class, drawn at random, and how many there are. Unlabelled "
+        "ones come first: they may be looked up, and are neither learned nor tested.",
+    ),
     (
         "table",
         "Test accuracy",
@@ -151,10 +158,12 @@ def setting(params: Params, pretraining: dict[str, float]) -> str:
     """A sentence or two of HTML: what was run on what."""
     card = corpus_card()
     counts = ", ".join(f"{card['splits'][s]['images']:,} {s}" for s in card["splits"])
-    names = html.escape(", ".join(source.name for source in params.corpus.sources))
+    names = html.escape(", ".join(f"{n} ({s['role']})" for n, s in card["sources"].items()))
+    repeated = card["duplicates"]["test in train"]
     return (
         f"<p>Images: {names}; {counts}; {len(card['classes'])} classes, "
-        f"{params.corpus.image_size} pixels. Encoder: {params.pretrain.encoder} of width "
+        f"{params.corpus.image_size} pixels; {repeated} test images have the pixels of a training "
+        f"image (which is then never looked up). Encoder: {params.pretrain.encoder} of width "
         f"{params.pretrain.width} by {params.pretrain.objective}, {params.pretrain.epochs} epochs; "
         f"a vote of its nearest training images is right for "
         f"{pretraining['knn_top1']:.1%} of validation (random initialisation "
@@ -182,13 +191,11 @@ def neighbourhoods(params: Params) -> list[report.Neighbourhood]:
                 test.pixels[query],
                 test.classes[test.labels[query]],
                 train.pixels[own],
-                tuple(name_of(test.classes, label) for label in bank.labels[rows_]),
+                tuple(
+                    test.classes[label] if label >= 0 else f"({source})"
+                    for label, source in zip(bank.labels[rows_], bank.sources[rows_], strict=True)
+                ),
                 tuple(found.similarities[query, :SHOWN].tolist()),
             )
         )
     return examples
-
-
-def name_of(classes: tuple[str, ...], label: int) -> str:
-    """The name of a class; a question mark for unlabelled images."""
-    return classes[label] if label >= 0 else "?"
