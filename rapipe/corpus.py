@@ -2,7 +2,7 @@
 
 Every image becomes a square of three channels; its id is a hash of those
 pixels, so exact duplicates share one id. What is held out is held out by id:
-duplicates within a source never end on both sides of a division that we make.
+duplicates never end on both sides of a division that we make.
 
 A source has a role. `task`: its labels are what classifiers learn, and its test
 split is what they are tested on. `memory`: its training images, without labels,
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ class Rules:
         skip: leave out what cannot be used, instead of stopping there.
         merge_classes: equal class names of several task sources are one class.
         validation_fraction: share held out of train where a source has no such split.
-        test_fraction: share held out first where a source comes undivided.
+        test_fraction: share held out of train first, where a source has no test split.
     """
 
     decoding: Decoding
@@ -75,6 +75,8 @@ class Report:
     """By source."""
     sizes: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
     """By source, width and height of each image as it was found."""
+    repeated: int = 0
+    """Images that were removed because they repeat one that was held out of another source."""
     mean: list[float] = field(default_factory=list)
     """Of each channel over train, on [0, 1]."""
     std: list[float] = field(default_factory=list)
@@ -88,13 +90,15 @@ class _Piece:
     decoded: Decoded
     rows: Rows
     labels: Labels
+    held_out: bool = False
+    """Whether we chose these rows, not the source."""
 
     @property
     def ids(self) -> Ids:
         return self.decoded.ids[self.rows]
 
     def where(self, mask: npt.NDArray[np.bool_]) -> _Piece:
-        return _Piece(self.name, self.decoded, self.rows[mask], self.labels[mask])
+        return replace(self, rows=self.rows[mask], labels=self.labels[mask])
 
 
 def compose(parts: Mapping[str, Part], rules: Rules, out: Path) -> Report:
@@ -111,6 +115,7 @@ def compose(parts: Mapping[str, Part], rules: Rules, out: Path) -> Report:
         for name, part in parts.items():
             for split, piece in _pieces(name, part, rules, classes, report, workers).items():
                 pieces[split].append(piece)
+    report.repeated = _keep_apart(pieces)
     owner = {
         own: name
         for name, part in parts.items()
@@ -147,7 +152,8 @@ def corpus_hash(splits: Mapping[str, Images]) -> str:
     for images in splits.values():
         digest.update(np.ascontiguousarray(images.ids).tobytes())
         digest.update(np.ascontiguousarray(images.labels).tobytes())
-        digest.update("\n".join([*images.classes, "", *images.sources.tolist()]).encode())
+        names = "\n".join([*images.classes, "", *images.sources.tolist()])
+        digest.update(names.encode())
     return digest.hexdigest()
 
 
@@ -182,11 +188,11 @@ def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
 def held_out(
     ids: Ids, labels: Labels, fraction: float, rng: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
-    """Mask (N,) of a share of the images, stratified by label; equal ids stay together."""
+    """Mask (N,) of a share of the labelled images, by label; equal ids stay together."""
     unique, first = np.unique(ids, return_index=True)
     label_of = labels[first]
-    chosen = []
-    for label in np.unique(label_of):
+    chosen = [unique[:0]]
+    for label in np.unique(label_of[label_of >= 0]):
         own = rng.permutation(unique[label_of == label])
         chosen.append(own[: round(fraction * len(own))])
     return np.asarray(np.isin(ids, np.concatenate(chosen)))
@@ -240,8 +246,7 @@ def _pieces(
     rng = np.random.default_rng([rules.seed, *name.encode()])
     divided = _divide(name, own, memory, part.limit, rules, rng)
     return {
-        split: _Piece(name, piece.decoded, piece.rows, label_of[piece.labels])
-        for split, piece in divided.items()
+        split: replace(piece, labels=label_of[piece.labels]) for split, piece in divided.items()
     }
 
 
@@ -254,14 +259,13 @@ def _divide(
     rng: np.random.Generator,
 ) -> dict[str, _Piece]:
     """Test, then the limit on what is learned from, then validation."""
-    if memory and WHOLE in own:
-        own["train"] = own.pop(WHOLE)
     if WHOLE in own:
-        own["train"], own["test"] = _cut(own.pop(WHOLE), rules.test_fraction, rng)
-    for split in ("train",) if memory else ("train", "test"):
-        if split not in own:
-            present = ", ".join(own) or "others"
-            raise UserError(f"corpus.sources: {name} has no {split} split, only {present}")
+        own["train"] = own.pop(WHOLE)
+    if "train" not in own:
+        present = ", ".join(own) or "others"
+        raise UserError(f"corpus.sources: {name} has no train split, only {present}")
+    if not memory and "test" not in own:
+        own["train"], own["test"] = _cut(own["train"], rules.test_fraction, rng)
     if limit != 1.0 or isinstance(limit, int):
         own["train"] = own["train"].where(limited(own["train"].labels, limit, rng))
     if not memory and "validation" not in own:
@@ -271,7 +275,20 @@ def _divide(
 
 def _cut(piece: _Piece, fraction: float, rng: np.random.Generator) -> tuple[_Piece, _Piece]:
     out = held_out(piece.ids, piece.labels, fraction, rng)
-    return piece.where(~out), piece.where(out)
+    return piece.where(~out), replace(piece.where(out), held_out=True)
+
+
+def _keep_apart(pieces: dict[str, list[_Piece]]) -> int:
+    """Remove from what is learned the pixels of what we held out of other sources; how many."""
+    removed = 0
+    for held, others in (("test", ("train", "validation")), ("validation", ("train",))):
+        ids = [piece.ids for piece in pieces[held] if piece.held_out]
+        for split in others if ids else ():
+            found = [np.isin(piece.ids, np.concatenate(ids)) for piece in pieces[split]]
+            removed += sum(int(mask.sum()) for mask in found)
+            both = zip(pieces[split], found, strict=True)
+            pieces[split] = [piece.where(~mask) for piece, mask in both]
+    return removed
 
 
 def _learnable(
@@ -317,7 +334,7 @@ def _learnable(
     number[kept] = np.arange(len(kept))
     for split, own in pieces.items():
         whole = [piece.where(~np.isin(piece.labels, lost)) for piece in own]
-        pieces[split] = [_Piece(p.name, p.decoded, p.rows, number[p.labels]) for p in whole]
+        pieces[split] = [replace(piece, labels=number[piece.labels]) for piece in whole]
     return tuple(classes[label][0] for label in kept.tolist())
 
 

@@ -13,15 +13,18 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -33,17 +36,17 @@ from rapipe.decoding import Data, Decoding, Found, decode_into, prepare_worker
 from rapipe.errors import UserError
 from rapipe.progress import track
 from rapipe.records import Ids, Labels, Pixels
-from rapipe.sources.base import Item, Source, Split
+from rapipe.sources.base import Ask, Item, Source, Split
 
 CHUNK_IMAGES = 1024
 CHUNK_BYTES = 1 << 24
-"""A worker gets no more than this at once, so that large images do not fill the memory."""
+"""A worker gets, and makes, hardly more than this at once, so that the memory is not filled."""
+MOST_WORKERS = 61
+"""Python starts no more on Windows."""
 WAITING = 3
 """Chunks in flight for each worker."""
-BLOCK = 512
-"""Images copied at once."""
-FAR = 64
-"""Images that lie further apart than this are read one by one."""
+BLOCK_BYTES = 1 << 21
+"""Pixels copied at once."""
 PIXELS, ROWS, SKIPPED = "pixels", "rows.npz", "skipped.json"
 Rows = npt.NDArray[np.int64]
 
@@ -72,32 +75,33 @@ class Decoded:
     def pixels(self, rows: npt.NDArray[np.int64]) -> Iterator[Pixels]:
         """Blocks of the images of these rows, which ascend; never all in memory."""
         bytes_each = 3 * self.size * self.size
+        stretch = max(1, BLOCK_BYTES // bytes_each)
+        places = self.places[rows]
         with (self.folder / PIXELS).open("rb") as file:
-            for start in range(0, len(rows), BLOCK):
-                places = self.places[rows[start : start + BLOCK]]
-                for run in np.split(places, np.flatnonzero(np.diff(places) > FAR) + 1):
-                    file.seek(int(run[0]) * bytes_each)
-                    read = np.fromfile(file, np.uint8, int(run[-1] - run[0] + 1) * bytes_each)
-                    yield read.reshape(-1, self.size, self.size, 3)[run - run[0]]
+            for own in np.split(places, np.flatnonzero(np.diff(places // stretch)) + 1):
+                if len(own):
+                    file.seek(int(own[0]) * bytes_each)
+                    read = np.fromfile(file, np.uint8, int(own[-1] - own[0] + 1) * bytes_each)
+                    yield read.reshape(-1, self.size, self.size, 3)[own - own[0]]
 
     @classmethod
     def read(cls, folder: Path, size: int) -> Decoded | None:
         """What `decode_split` kept, or None if it is not there or not whole."""
         try:
-            with np.load(folder / ROWS, allow_pickle=False) as rows:
+            with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
                 places, ids = rows["places"], rows["ids"]
                 labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
             skipped = tuple(Skip(*pair) for pair in json.loads((folder / SKIPPED).read_text()))
             whole = (folder / PIXELS).stat().st_size == 3 * size * size * count
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return None
         return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
 
 
-def key(kind: str, path: str, label: str, source: Source, decoding: Decoding) -> str:
+def key(kind: str, ask: Ask, source: Source, decoding: Decoding) -> str:
     """Name of the folder that keeps a source: a hash of all that its decoded images depend on."""
     digest = hashlib.sha256()
-    asked = [kind, path, label, asdict(decoding), list(source.classes)]
+    asked = [kind, ask.path, ask.label, ask.labelled, asdict(decoding), list(source.classes)]
     digest.update(json.dumps([asked, PIL.__version__]).encode())
     code = Path(sources.__file__).parent.glob("*.py")
     for file in sorted((Path(decoding_module.__file__), Path(__file__), *code)):
@@ -124,7 +128,8 @@ def decode_split(
     if kept is None:
         _write(split, what, decoding, skip, folder, workers)
         kept = Decoded.read(folder, decoding.size)
-        assert kept is not None
+        if kept is None:
+            raise UserError(f"{folder} cannot be read back: is the disk full?")
     if kept.skipped and not skip:
         raise _stop(kept.skipped[0])
     return kept
@@ -175,7 +180,7 @@ class Workers:
 
     def __init__(self) -> None:
         affinity = getattr(os, "sched_getaffinity", None)
-        self.count = len(affinity(0)) if affinity else os.cpu_count() or 1
+        self.count = min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -196,7 +201,7 @@ def _decoded(
     items: Iterable[Item], decoding: Decoding, path: Path, workers: Workers
 ) -> Iterator[tuple[list[Item], Found]]:
     """Chunks of items in order, their pixels written to `path` by the workers."""
-    chunks = _chunks(items)
+    chunks = _chunks(items, CHUNK_BYTES // (3 * decoding.size**2))
     first, second = next(chunks, []), next(chunks, [])
     if not second or workers.count == 1:  # starting processes takes longer, or gains nothing
         start = 0
@@ -223,14 +228,14 @@ def _decoded(
         ) from None
 
 
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Chunks of at most `CHUNK_IMAGES`, and of hardly more than `CHUNK_BYTES` as they lie."""
+def _chunks(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
+    """Chunks of at most `most` images, and of hardly more than `CHUNK_BYTES` as they lie."""
     chunk: list[Item] = []
     size = 0
     for item in items:
         chunk.append(item)
         size += _length(item.data)
-        if len(chunk) == CHUNK_IMAGES or size > CHUNK_BYTES:
+        if len(chunk) >= min(most, CHUNK_IMAGES) or size > CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from rapipe.errors import UserError
 
@@ -37,6 +37,17 @@ MOST_PIXELS = 178_956_970
 
 ORIENTED = frozenset(("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"))
 """Where images say which side is up; Pillow turns TIFF by itself. To look there takes time."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by the value of its EXIF orientation."""
 
 REDUCING_GAP = 2.0
 """Large images are first reduced by a whole factor, to no less than this times the final size."""
@@ -104,7 +115,7 @@ def decode_many(items: Sequence[Data], decoding: Decoding) -> tuple[npt.NDArray[
 def decode_into(path: Path, start: int, items: Sequence[Data], decoding: Decoding) -> Found:
     """Decode into a file of pixels that exists, from its image number `start` on."""
     pixels, found = decode_many(items, decoding)
-    with path.open("r+b", buffering=0) as file:
+    with path.open("r+b") as file:
         file.seek(start * 3 * decoding.size * decoding.size)
         file.write(pixels.data)
     return found
@@ -148,8 +159,17 @@ def _decode(data: Data, decoding: Decoding) -> tuple[Image.Image, tuple[int, int
             image.draft(None, _enough(size, decoding))  # JPEG decodes to a fraction much faster
         image.load()
         if not ORIENTED.isdisjoint(image.info):
-            image = ImageOps.exif_transpose(image)
+            image = _upright(image)
     return _square(_rgb(image, decoding.background), decoding), size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says; what else EXIF holds does not matter, nor whether it can be read."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF makes Pillow raise anything, and the pixels are still good
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _enough(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
@@ -173,7 +193,7 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Greyscale of 16 bits (0 to 65535) or of real numbers (0 to 1) as 0 to 255."""
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
     top = 1 if image.mode == "F" else 65535
     if not (values.min() >= 0 and values.max() <= top):
         raise _Refused(

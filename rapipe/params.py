@@ -98,7 +98,7 @@ class SourceParams:
                     f"corpus.sources: the name {self.name!r} may not contain {letter!r}"
                 )
         share = isinstance(self.limit, float)
-        if self.limit <= 0 or (share and self.limit > 1):
+        if not self.limit > 0 or (share and not self.limit <= 1):
             raise UserError(
                 f"corpus.sources: the limit of {self.name} is {self.limit}; it must be a number of "
                 "images of at least 1, or a share of more than 0, up to 1.0"
@@ -125,7 +125,7 @@ class CorpusParams:
     validation_fraction: Fraction
     """Share of train held out for validation where a source has no such split."""
     test_fraction: Fraction
-    """Share held out for test where a source has no such split."""
+    """Share of train held out first, for test, where a source has no such split."""
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]

@@ -29,6 +29,8 @@ Vectors = npt.NDArray[np.float32]  # (N, D), unit length
 Indices = npt.NDArray[np.int32]  # (Q, K), rows of the bank
 Similarities = npt.NDArray[np.float32]  # (Q, K), cosine
 
+LARGE = pa.ipc.IpcWriteOptions(allow_64bit=True)
+"""Arrays of more than 2^31 - 1 values: many pixels make them."""
 UNLABELLED = -1
 SPLITS = ("train", "validation", "test")
 
@@ -266,7 +268,7 @@ def _write_arrow(
     with (
         partial.open("wb") as file,
         pa.PythonFile(sink(file), mode="w") as out,
-        pa.ipc.new_file(out, table.schema) as writer,
+        pa.ipc.new_file(out, table.schema, options=LARGE) as writer,
     ):
         writer.write_table(table)
     partial.replace(path)

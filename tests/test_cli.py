@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from rapipe import presets
+from rapipe.pipeline.told import told
 
 
 def rapipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -66,3 +68,14 @@ def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: backbone is 'vgg'; params.yaml has resnet18")
+
+
+def test_what_the_disk_refuses_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), told():
+        raise OSError(errno.ENOSPC, "No space left on device", "data/corpus/train.arrow")
+    said = capsys.readouterr().err
+    assert said == (
+        "error: data/corpus/train.arrow cannot be read or written: No space left on device\n"
+    )
+    with pytest.raises(OSError, match="odd"), told():
+        raise OSError(errno.EBADF, "odd")

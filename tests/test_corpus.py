@@ -162,7 +162,7 @@ def test_a_limit_keeps_proportions_and_the_test_split(composed: Corpus) -> None:
         assert set(np.bincount(labels)) == {len(labels) // 4}
         assert len(splits["test"]) == 100
     assert sizes == {40: 40, 0.1: 40, 400: 400, 1000: 400, 1.0: 400}
-    with pytest.raises(UserError, match="the class 'b' of s has no training image"):
+    with pytest.raises(UserError, match="the class '.' of s has no training image"):
         composed(s=composed.part(whole, "task", 0.0001))
     memory = composed.part(source("xyz", 5, train=90), "memory", 30)
     train = composed(task=source(all=100), m=memory)["train"]
@@ -179,14 +179,36 @@ def test_a_smaller_limit_is_part_of_a_larger() -> None:
 
 
 def test_missing_splits_are_told(composed: Corpus) -> None:
-    with pytest.raises(UserError, match="s has no test split, only train"):
-        composed(s=source(train=50))
+    held = composed(s=source(train=50))
+    assert [len(held[split]) for split in SPLITS] == pytest.approx([36, 4, 10], abs=2)
     with pytest.raises(UserError, match="s has no train split"):
         composed(s=source(test=50))
     with pytest.raises(UserError, match="the train split of s holds no images"):
         composed(s=source(train=0, test=5))
     with pytest.raises(UserError, match="the validation split holds no labelled image"):
         composed(s=source(train=4, test=5))
+
+
+def test_unlabelled_images_all_stay_in_train(composed: Corpus) -> None:
+    """As in STL-10, where they come with the training split."""
+
+    def items() -> Iterator[Item]:
+        for row, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (120, 8, 8))):
+            yield Item(pixels.astype(np.uint8), row % 2 if row < 80 else -1, f"row {row}")
+
+    splits = composed(s=Source(("a", "b"), {"all": Split(120, items)}, ()))
+    assert [int((splits[split].labels < 0).sum()) for split in SPLITS] == [40, 0, 0]
+    assert [int((splits[split].labels >= 0).sum()) for split in SPLITS] == [58, 6, 16]
+
+
+def test_what_is_held_out_of_one_source_is_in_no_other(composed: Corpus) -> None:
+    same = {"one": source(all=200), "two": source(all=200)}
+    parts = {**same, "m": composed.part(source(all=200), "memory")}
+    splits = composed(replace(RULES, merge_classes=True), **parts)
+    ids = {split: set(images.ids.tolist()) for split, images in splits.items()}
+    assert not ids["train"] & (ids["test"] | ids["validation"])
+    assert not ids["validation"] & ids["test"]
+    assert composed.report.repeated == 600 - sum(map(len, splits.values())) > 40
 
 
 def test_classes_without_training_images(composed: Corpus) -> None:
@@ -233,8 +255,7 @@ def test_what_cannot_be_used_stops_or_is_listed(
 ) -> None:
     """In this process (one chunk) and in several."""
     monkeypatch.setattr(decoded, "CHUNK_IMAGES", chunk)
-    monkeypatch.setattr(decoded, "BLOCK", 8)
-    monkeypatch.setattr(decoded, "FAR", 2)
+    monkeypatch.setattr(decoded, "BLOCK_BYTES", 8 * 192)
     part = composed.part(broken(100))
     told = r"^row 6 is no image that can be read: .* \(corpus.on_error: skip leaves out and lists"
     with pytest.raises(UserError, match=told):
@@ -293,6 +314,10 @@ def test_what_is_decoded_is_kept(composed: Corpus, tmp_path: Path) -> None:
         file.truncate(100)  # not whole: it is decoded again
     composed(s=part)
     assert len(walked) == 3
+    for damage in (b"", b"PK\3\4", (part.cache / "test" / decoded.ROWS).read_bytes()[:-30]):
+        (part.cache / "test" / decoded.ROWS).write_bytes(damage)
+        composed(s=part)
+    assert len(walked) == 6
 
 
 def test_the_key_of_a_source_changes_with_what_it_reads(tmp_path: Path) -> None:
@@ -302,7 +327,7 @@ def test_the_key_of_a_source_changes_with_what_it_reads(tmp_path: Path) -> None:
 
     def now(decoding: Decoding = RULES.decoding) -> str:
         own = SOURCES["folder"](Ask(str(tmp_path)))
-        return key("folder", str(tmp_path), "", own, decoding)
+        return key("folder", Ask(str(tmp_path)), own, decoding)
 
     keys = [now(), now(Decoding(9)), now(Decoding(8, "pad"))]
     Image.new("RGB", (5, 5)).save(tmp_path / "b/2.png")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rapipe.decoding import Decoding, decode, decode_into, decode_many, pixel_hash
 from rapipe.errors import UserError
@@ -104,6 +105,22 @@ def test_exif_says_which_side_is_up(kind: str, name: str) -> None:
     found = shown(encoded(image, kind, exif=exif))
     assert found[7, 7, 0] > 240
     assert found[0, 0, 0] < 15
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(orientation: int) -> None:
+    """Against Pillow's own, and with EXIF so odd that Pillow's own fails."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(shown(data), np.asarray(expected))
+    head = struct.pack("<2sHLH", b"II", 42, 8, 2)
+    turn = struct.pack("<HHLHH", 0x0112, 3, 1, orientation, 0)
+    odd = struct.pack("<HHL4sL", 0x011A, 2, 4, b"abc", 0)  # a resolution that is a text
+    data = encoded(image, exif=b"Exif\0\0" + head + turn + odd)
+    assert np.array_equal(shown(data), np.asarray(expected))
 
 
 def test_the_first_frame_of_what_moves() -> None:

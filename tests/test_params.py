@@ -60,6 +60,7 @@ def test_every_key_has_a_comment() -> None:
         ("kind: digits", "{kind: digits, role: test}", "[0].role is 'test'; it must be one of ta"),
         ("kind: digits", "{kind: digits, limit: 0}", "the limit of digits is 0; it must be a numb"),
         ("kind: digits", "{kind: digits, limit: 1.5}", "the limit of digits is 1.5; it must be a"),
+        ("kind: digits", "{kind: digits, limit: .nan}", "the limit of digits is nan; it must be a"),
         ("kind: digits", "{kind: digits, limit: x}", "[0].limit is 'x'; it must be a whole numbe"),
         ("kind: digits", "{kind: digits, weight: -1}", "[0].weight is -1; it must be from 0 to"),
         ("kind: digits", "{kind: digits, weight: 0}", "every weight is 0, so there is nothing to"),

@@ -208,6 +208,15 @@ def test_unpacked_mnist_needs_no_checksum_and_packed_does(tmp_path: Path) -> Non
         SOURCES["mnist"](Ask(home=tmp_path))
 
 
+def test_an_interrupted_download_of_several_files_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mnist, "MNIST_MD5", write_mnist(tmp_path / "mnist"))
+    (tmp_path / "mnist" / mnist.FILES[1]).unlink()
+    with pytest.raises(UserError, match=r"train-labels-idx1-ubyte\.gz is missing: put the file"):
+        SOURCES["mnist"](Ask(home=tmp_path))
+
+
 def test_any_idx_files(tmp_path: Path) -> None:
     write_idx(tmp_path / "a/letters-train-images-idx4-ubyte", TRAIN, packed=False)
     write_idx(tmp_path / "a/letters-train-labels-idx1-ubyte.gz", np.arange(10) % 3)
@@ -222,6 +231,14 @@ def test_any_idx_files(tmp_path: Path) -> None:
         SOURCES["idx"](Ask(str(tmp_path / "b")))
     write_idx(tmp_path / "b/mine-labels-idx1-ubyte", np.arange(4), packed=False)
     assert read(SOURCES["idx"](Ask(str(tmp_path / "b"))), "all")[1] == [0, 1, 2, 3]
+    write_idx(tmp_path / "b/mine-labels-idx1-ubyte", np.array([1, 2, 26, 1]), packed=False)
+    letters = SOURCES["idx"](Ask(str(tmp_path / "b")))
+    assert letters.classes == ("1", "2", "26")
+    assert read(letters, "all")[1] == [0, 1, 2, 0]
+    write_idx(tmp_path / "b/latest-images-idx3-ubyte", TEST[..., 0], packed=False)
+    write_idx(tmp_path / "b/latest-labels-idx1-ubyte", np.arange(4), packed=False)
+    with pytest.raises(UserError, match="let each name hold one of the words train, validation"):
+        SOURCES["idx"](Ask(str(tmp_path / "b")))
 
 
 def test_damaged_idx_files(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import make_embeddings, make_images
 
+from rapipe import records
 from rapipe.errors import UserError
-from rapipe.records import Embeddings, Images, Neighbours, RecordError
+from rapipe.records import Embeddings, ImageRows, Images, Neighbours, RecordError
 
 
 def neighbours() -> Neighbours:
@@ -27,6 +29,47 @@ def test_images_round_trip(tmp_path: Path) -> None:
     for name in ("ids", "pixels", "labels", "sources"):
         assert np.array_equal(getattr(read, name), getattr(images, name))
     assert read.classes == images.classes
+
+
+def test_blocks_of_pixels_make_the_same_file(tmp_path: Path) -> None:
+    images = make_images(50)
+    images.write(tmp_path / "whole")
+    columns = (images.ids, images.labels, images.sources, images.classes, (16, 16, 3))
+    blocks = (images.pixels[start : start + 7] for start in range(0, 50, 7))
+    ImageRows(*columns).write(tmp_path / "blocks", blocks)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "blocks").read_bytes()
+    for wrong in ([images.pixels[1:]], [images.pixels, images.pixels]):
+        with pytest.raises(RecordError, match="more or fewer pixels than rows"):
+            ImageRows(*columns).write(tmp_path / "wrong", wrong)
+
+
+def test_more_pixels_than_31_bits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STL-10 at 96 pixels has more; the file is sparse here, and no pixel is touched."""
+
+    class Holes:
+        """Stands for two billion zeros: what a file is asked to write, it skips."""
+
+        def __init__(self, file: BinaryIO, size: int, blocks: object) -> None:
+            self.file, self.size, self.closed = file, size, False
+
+        def write(self, data: bytes) -> None:
+            if len(data) == self.size:
+                self.file.seek(self.size, 1)
+            else:
+                self.file.write(data)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.file, name)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(records, "_Sink", Holes)
+    n = 2**31 // (96 * 96 * 3) + 2
+    numbers = np.zeros(n, np.int64)
+    rows = ImageRows(numbers, numbers, np.full(n, "x"), ("a",), (96, 96, 3))
+    rows.write(tmp_path / "big", [])
+    assert Images.read(tmp_path / "big").pixels.shape == (n, 96, 96, 3)
 
 
 def test_images_are_mapped_not_copied(tmp_path: Path) -> None:

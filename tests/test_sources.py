@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,37 @@ def test_folder_tells_of_images_it_cannot_use(tmp_path: Path) -> None:
     assert len(told) == 3
 
 
+def test_a_memory_needs_no_labels(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", ["a/1.png", "stray.png"])
+    source = SOURCES["folder"](Ask(str(tmp_path / "f"), labelled=False))
+    assert [item.error for item in source.splits["all"].items()] == ["", ""]
+    pq.write_table(pa.table({"image": [encoded(0), encoded(1)]}), tmp_path / "a.parquet")
+    source = SOURCES["parquet"](Ask(str(tmp_path / "a.parquet"), labelled=False))
+    assert labels(source, "all") == [-1, -1]
+    write_parquet(tmp_path / "b.parquet", [0, 7])
+    source = SOURCES["parquet"](Ask(str(tmp_path / "b.parquet"), labelled=False))
+    assert [item.error for item in source.splits["all"].items()] == ["", ""]
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    cells = [10**12 + i for i in range(100_001)]
+    table = pa.table({"image": pa.array([b""] * len(cells)), "label": cells})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="'label' has more than 100,000 different values"):
+        SOURCES["parquet"](Ask(str(tmp_path / "a.parquet")))
+
+
+def test_strays_and_names_that_nobody_can_read(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", ["train/a/1.png", "test/a/1.png", "stray.png"])
+    items = list(SOURCES["folder"](Ask(str(tmp_path / "f"))).splits["train"].items())
+    assert [item.error.split(" of ")[0] for item in items] == ["", "lies beside the splits"]
+    for name in (b"caf\xe9", b"new\nline"):
+        write_folder(tmp_path / "g", [f"{os.fsdecode(name)}/1.png"])
+        with pytest.raises(UserError, match="has no readable name: rename it"):
+            SOURCES["folder"](Ask(str(tmp_path / "g")))
+        shutil.rmtree(tmp_path / "g")
+
+
 def test_folder_follows_links_but_not_in_circles(tmp_path: Path) -> None:
     write_folder(tmp_path / "elsewhere", ["1.png"])
     write_folder(tmp_path / "own", ["a/2.png"])
@@ -165,8 +198,8 @@ def test_parquet_folder_as_on_the_hub(tmp_path: Path) -> None:
 def test_one_parquet_file(tmp_path: Path, label: str, nested: bool) -> None:
     write_parquet(tmp_path / "some.parquet", [2, 0], "image", label, None, nested)
     source = SOURCES["parquet"](Ask(str(tmp_path / "some.parquet")))
-    assert source.classes == ("0", "1", "2")
-    assert labels(source, "all") == [2, 0]
+    assert source.classes == ("0", "2")
+    assert labels(source, "all") == [1, 0]
 
 
 def test_parquet_label_by_name(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def card(
         "classes": list(splits["train"].classes),
         "splits": {name: _counts(images) for name, images in splits.items()},
         "sources": {name: _source(name, part, report) for name, part in parts.items()},
-        "duplicates": _duplicates(splits),
+        "duplicates": {**_duplicates(splits), "removed": report.repeated},
         "decoding": asdict(decoding),
         "mean": report.mean,
         "std": report.std,
@@ -73,8 +73,10 @@ def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
     """Every source, opened, and the folder that keeps its decoded images."""
     parts = {}
     for asked in corpus.sources:
-        source = SOURCES[asked.kind](Ask(asked.path, asked.label, corpus.download, paths.RAW))
-        cache = paths.CACHE / key(asked.kind, asked.path, asked.label, source, decoding)
+        labelled = asked.role == "task"
+        ask = Ask(asked.path, asked.label, corpus.download, paths.RAW, labelled)
+        source = SOURCES[asked.kind](ask)
+        cache = paths.CACHE / key(asked.kind, ask, source, decoding)
         parts[asked.name] = Part(source, asked.role, asked.limit, cache)
     return parts
 
@@ -82,7 +84,7 @@ def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
 def _prune(kept: set[str]) -> None:
     """Remove decoded images that no source of this corpus uses."""
     for folder in paths.CACHE.iterdir():
-        if folder.name not in kept:
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in kept:
             shutil.rmtree(folder)
 
 

@@ -29,12 +29,14 @@ class Ask:
         label: which of several labels the source has; "" for its usual one.
         download: whether it may fetch what is missing.
         home: the folder of public data sets, each in a folder of its own.
+        labelled: whether labels are wanted; if not, they need not be there or be right.
     """
 
     path: str = ""
     label: str = ""
     download: bool = False
     home: Path = Path()
+    labelled: bool = True
 
     def folder(self, kind: str) -> Path:
         """The folder of a public data set."""

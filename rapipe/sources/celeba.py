@@ -77,7 +77,7 @@ def celeba(ask: Ask) -> Source:
     listed: dict[str, list[tuple[str, int]]] = {}
     for name, split in split_of.items():
         if name not in place or not split:
-            raise UserError(f"{root / PARTITION.name} lists {name}, which {images.files[0]} lacks")
+            raise UserError(f"{root / PARTITION.name} lists {name}, which {root} lacks")
         listed.setdefault(split, []).append((place[name], label_of[name]))
     return Source(classes, {s: _split(images, own) for s, own in listed.items()}, tuple(files))
 

@@ -7,7 +7,6 @@ under its own name is whole.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import time
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from rapipe.errors import UserError
+from rapipe.errors import OF_THE_DISK, UserError
 from rapipe.progress import say, transfer
 
 BLOCK = 1 << 18
@@ -29,13 +28,6 @@ PAUSE = 1.0
 """Seconds before the second try; doubled for each further one."""
 TEMPORARY = frozenset((408, 425, 429, 500, 502, 503, 504))
 """HTTP statuses that another try may heal."""
-OF_THE_DISK = frozenset(
-    (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-        *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-    )
-)
-"""Errors that come from where the file goes, not from where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,8 @@ def obtain(archive: Archive, folder: Path, allowed: bool) -> Path:
                 f"(md5 {archive.md5}), or set corpus.download: true"
             )
         fetch(archive, path)
+    elif not path.is_file():
+        raise UserError(f"{path} is no file: move it away, or put the archive there")
     elif (found := md5_of(path)) != archive.md5:
         raise UserError(
             f"{path} has the md5 {found}, but the published file has {archive.md5}: it is damaged "

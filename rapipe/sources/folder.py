@@ -66,8 +66,17 @@ def folder(ask: Ask) -> Source:
         roots = {name: named[name] for name in SPLITS if name in named}
     else:
         roots = {WHOLE: root}
-    classes = tuple(sorted({top.name for base in roots.values() for top in _folders(base)}))
-    found = {split: list(_files(base, classes)) for split, base in roots.items()}
+    names = {top.name for base in roots.values() for top in _folders(base)}
+    classes = tuple(sorted(names))
+    for name in classes if ask.labelled else ():
+        if not name.isprintable() or any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise UserError(f"{root}: the class folder {name!r} has no readable name: rename it")
+    found = {split: list(_files(base, classes, ask.labelled)) for split, base in roots.items()}
+    strays = [] if WHOLE in roots else [path for path in root.iterdir() if path.is_file()]
+    for path in sorted(strays):
+        if path.suffix.lower() in READ | NOT_READ and not path.name.startswith("."):
+            error = f"lies beside the splits of {root}: move it into one of them"
+            next(iter(found.values())).append(_File(path, UNLABELLED, error))
     if not any(found.values()):
         raise UserError(f"corpus.sources: {root} holds no images as split/class/file or class/file")
     return Source(
@@ -86,7 +95,7 @@ def _folders(base: Path) -> list[Path]:
     return sorted(p for p in base.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _files(base: Path, classes: tuple[str, ...]) -> Iterator[_File]:
+def _files(base: Path, classes: tuple[str, ...], labelled: bool) -> Iterator[_File]:
     """The images below one split, in the order of the classes; those outside a class come first."""
     label_of = {name: label for label, name in enumerate(classes)}
     for path in walk_files(base):
@@ -97,7 +106,7 @@ def _files(base: Path, classes: tuple[str, ...]) -> Iterator[_File]:
         error = ""
         if suffix in NOT_READ:
             error = f"is a {suffix} file, which cannot be read: convert it to PNG or JPEG"
-        elif classes and not inside:
+        elif labelled and classes and not inside:
             error = f"lies beside the class folders of {base}: move it into one of them"
         yield _File(path, label_of[inside[0]] if inside else UNLABELLED, error)
 

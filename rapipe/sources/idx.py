@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,27 +44,35 @@ def idx(ask: Ask) -> Source:
     return pairs_source(pairs)
 
 
-def find(root: Path) -> dict[str, Pair]:
+def find(root: Path, packed: bool = True) -> dict[str, Pair]:
     """The pairs of files in a folder by split; nothing if there are none.
 
+    Args:
+        packed: whether to look at files packed by gzip as well.
+
     Raises:
-        UserError: labels are missing, or two pairs are for one split.
+        UserError: labels are missing, or the names do not tell which pair is which split.
     """
+    endings = ("", ".gz") if packed else ("",)
+    images = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name.endswith(tuple(i + e for i in IMAGES for e in endings))
+    ]
     found: dict[str, Pair] = {}
-    images = [p for p in sorted(root.rglob("*")) if _plain(p).endswith(IMAGES) and p.is_file()]
     for path in images:
-        prefix = _plain(path).rsplit("-images", 1)[0]
-        labels = [prefix + ending + zipped for ending in LABELS for zipped in ("", ".gz")]
-        present = [path.with_name(name) for name in labels if path.with_name(name).is_file()]
+        prefix = path.name.removesuffix(".gz").rsplit("-images", 1)[0]
+        labels = [path.with_name(prefix + ending + e) for ending in LABELS for e in endings]
+        present = [own for own in labels if own.is_file()]
         if not present:
-            raise UserError(f"{path} has no labels beside it: {path.with_name(labels[0])}")
-        split = _split_of(prefix) if len(images) > 1 else _split_of(prefix, WHOLE)
-        if split in found and _plain(found[split][0]) != _plain(path):
+            raise UserError(f"{path} has no labels beside it: {labels[0]}")
+        split = _split_of(prefix) or (WHOLE if len(images) == 1 else "")
+        if not split or split in found:
             raise UserError(
-                f"{path} and {found[split][0]} are both images of the {split} split: name each "
-                "with one of the words train, validation and test (or t10k)"
+                f"{path} and other images lie in {root}: let each name hold one of the words "
+                "train, validation and test (or t10k), each once"
             )
-        found.setdefault(split, (path, present[0]))
+        found[split] = (path, present[0])
     return {split: found[split] for split in (*SPLITS, WHOLE) if split in found}
 
 
@@ -71,8 +80,9 @@ def pairs_source(pairs: dict[str, Pair], classes: tuple[str, ...] = ()) -> Sourc
     """Images and labels of pairs of files by split; classes are numbers unless named."""
     labels = {split: _labels(path) for split, (_, path) in pairs.items()}
     if not classes:
-        top = max((max(own, default=-1) for own in labels.values()), default=-1)
-        classes = tuple(str(number) for number in range(top + 1))
+        numbers = sorted({number for own in labels.values() for number in own})
+        classes = tuple(map(str, numbers))
+        labels = {s: bytes(map(numbers.index, own)) for s, own in labels.items()}
     return Source(
         classes,
         {
@@ -83,15 +93,13 @@ def pairs_source(pairs: dict[str, Pair], classes: tuple[str, ...] = ()) -> Sourc
     )
 
 
-def _plain(path: Path) -> str:
-    return path.name.removesuffix(".gz")
-
-
-def _split_of(prefix: str, otherwise: str = "") -> str:
-    for word in (*SPLITS, *ALIASES, "t10k"):
-        if word in prefix.lower():
-            return "test" if word == "t10k" else ALIASES.get(word, word)
-    return otherwise or prefix
+def _split_of(prefix: str) -> str:
+    """The split that one of the words of a name tells, or nothing."""
+    for word in re.split("[^a-z0-9]+", prefix.lower()):
+        split = "test" if word == "t10k" else ALIASES.get(word, word)
+        if split in SPLITS:
+            return split
+    return ""
 
 
 def _split(path: Path, labels: bytes, classes: int) -> Split:
@@ -137,8 +145,8 @@ def _header(file: BinaryIO, path: Path) -> list[int]:
 def _exactly(file: BinaryIO, count: int, path: Path) -> bytes:
     try:
         data = file.read(count)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} is damaged: {error or 'its header asks too much'}") from None
     if len(data) < count:
         raise UserError(f"{path} is damaged: it ends too early")
     return data

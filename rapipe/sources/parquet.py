@@ -2,17 +2,20 @@
 
 An image column (`image` or `img`: a struct with `bytes`, or plain bytes) and a
 label column (the one asked for, else `label`, `labels`, `fine_label` or
-`coarse_label`); class names come from the schema metadata, under `huggingface`.
+`coarse_label`); class names come from the schema metadata, under `huggingface`,
+else from the labels that occur. Where no labels are wanted, no column is needed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rapipe.errors import UserError
@@ -21,7 +24,10 @@ from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split, out_of
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
-ROWS_A_BATCH = 1024
+ROWS_A_BATCH = 64
+"""Few, since each may be a large photograph."""
+MOST_CLASSES = 100_000
+"""More distinct labels than this are something else than classes."""
 
 
 def parquet(ask: Ask) -> Source:
@@ -34,16 +40,23 @@ def parquet(ask: Ask) -> Source:
     by_split = _find(ask.path)
     wanted = (ask.label,) if ask.label else LABEL_COLUMNS
     files = tuple(file for listed in by_split.values() for file in listed)
-    image, label, classes = _layout(files[0], wanted)
+    layout = _layout(files[0], wanted, ask.labelled)
     for file in files[1:]:
-        if _layout(file, wanted) != (image, label, classes):
+        if _layout(file, wanted, ask.labelled) != layout:
             raise UserError(f"{file} has other columns or class names than {files[0]}")
-    if classes is None:
-        top = max(_largest_label(file, label) for file in files)
-        classes = tuple(str(number) for number in range(top + 1))
+    image, label, classes = layout
+    if label is None:
+        numbers: dict[int, int] = {}
+    elif classes is None:
+        numbers = {number: i for i, number in enumerate(_distinct_labels(files, label))}
+    else:
+        numbers = {number: number for number in range(len(classes))}
     return Source(
-        classes,
-        {split: _split(listed, image, label, len(classes)) for split, listed in by_split.items()},
+        classes or tuple(map(str, numbers)),
+        {
+            split: _split(listed, image, label, numbers, ask.labelled)
+            for split, listed in by_split.items()
+        },
         files,
     )
 
@@ -68,21 +81,28 @@ def _find(path: str) -> dict[str, list[Path]]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _layout(file: Path, labels: tuple[str, ...]) -> tuple[str, str, tuple[str, ...] | None]:
+def _layout(
+    file: Path, labels: tuple[str, ...], labelled: bool
+) -> tuple[str, str | None, tuple[str, ...] | None]:
     """Names of the image and label columns, and the class names if the file has them."""
     try:
         opened = pq.ParquetFile(file)
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is no readable Parquet file: {error}") from None
     if not rows:
         raise UserError(f"{file} has no rows")
     image = _choose(file, schema.names, IMAGE_COLUMNS)
-    label = _choose(file, schema.names, labels)
     kind = schema.field(image).type
     nested = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (nested or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    content = kind.field("bytes").type if nested else kind
+    if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
         raise UserError(f"{file}: the column {image!r} is {kind}, not encoded images")
+    if not labelled and not any(
+        name in schema.names and pa.types.is_integer(schema.field(name).type) for name in labels
+    ):
+        return image, None, None
+    label = _choose(file, schema.names, labels)
     if not pa.types.is_integer(schema.field(label).type):
         raise UserError(f"{file}: the column {label!r} is {schema.field(label).type}, not integers")
     return image, label, _class_names(schema, label)
@@ -103,15 +123,24 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
 
 
-def _largest_label(file: Path, label: str) -> int:
-    largest = -1
-    for batch in pq.ParquetFile(file).iter_batches(1 << 16, columns=[label]):
-        values = [value for value in batch.column(0).to_pylist() if value is not None]
-        largest = max([largest, *values])
-    return largest
+def _distinct_labels(files: tuple[Path, ...], label: str) -> list[int]:
+    """The labels that occur, in order; -1 and null are none."""
+    found: set[int] = set()
+    for file in files:
+        for batch in _batches(file, [label], 1 << 16):
+            values = pc.unique(batch.column(0)).to_pylist()
+            found |= {value for value in values if value is not None and value >= 0}
+            if len(found) > MOST_CLASSES:
+                raise UserError(
+                    f"{file}: the column {label!r} has more than {MOST_CLASSES:,} different values;"
+                    " these are no classes: name another column as `label`"
+                )
+    return sorted(found)
 
 
-def _split(listed: list[Path], image: str, label: str, classes: int) -> Split:
+def _split(
+    listed: list[Path], image: str, label: str | None, numbers: dict[int, int], labelled: bool
+) -> Split:
     size = sum(pq.ParquetFile(file).metadata.num_rows for file in listed)
 
     def items() -> Iterator[Item]:
@@ -120,21 +149,26 @@ def _split(listed: list[Path], image: str, label: str, classes: int) -> Split:
                 where = f"{file} row {row}"
                 if data is None:
                     yield Item(b"", UNLABELLED, where, "holds no image: its bytes are null")
-                elif error := out_of_range(value, classes):
-                    yield Item(data, UNLABELLED, where, error)
+                elif value == UNLABELLED or value in numbers or not labelled:
+                    yield Item(data, numbers.get(value, UNLABELLED), where)
                 else:
-                    yield Item(data, value, where)
+                    yield Item(data, UNLABELLED, where, out_of_range(value, len(numbers)))
 
     return Split(size, items)
 
 
-def _cells(file: Path, image: str, label: str) -> Iterator[tuple[bytes | None, Any]]:
+def _cells(file: Path, image: str, label: str | None) -> Iterator[tuple[bytes | None, Any]]:
     """Encoded image and label of each row."""
+    for batch in _batches(file, [image, label] if label else [image], ROWS_A_BATCH):
+        cells = batch.column(image)
+        if pa.types.is_struct(cells.type):
+            cells = cells.field("bytes")
+        labels = batch.column(label).to_pylist() if label else repeat(UNLABELLED, len(cells))
+        yield from zip(cells.to_pylist(), labels, strict=True)
+
+
+def _batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     try:
-        for batch in pq.ParquetFile(file).iter_batches(ROWS_A_BATCH, columns=[image, label]):
-            cells = batch.column(image)
-            if pa.types.is_struct(cells.type):
-                cells = cells.field("bytes")
-            yield from zip(cells.to_pylist(), batch.column(label).to_pylist(), strict=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        yield from pq.ParquetFile(file).iter_batches(rows, columns=columns)
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} is no readable Parquet file: {error}") from None

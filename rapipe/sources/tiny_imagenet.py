@@ -49,7 +49,8 @@ def tiny_imagenet(ask: Ask) -> Source:
     ]
     test = [
         (f"{base}val/images/{file}", label_of[wnid])
-        for file, wnid, *_ in (line.split("\t") for line in annotations if line)
+        for file, wnid, *_ in (line.split("\t") for line in annotations if "\t" in line)
+        if wnid in label_of
     ]
     for name, _ in test:
         if name not in present:
