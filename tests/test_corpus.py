@@ -162,7 +162,7 @@ def test_a_limit_keeps_proportions_and_the_test_split(composed: Corpus) -> None:
         assert set(np.bincount(labels)) == {len(labels) // 4}
         assert len(splits["test"]) == 100
     assert sizes == {40: 40, 0.1: 40, 400: 400, 1000: 400, 1.0: 400}
-    with pytest.raises(UserError, match="the class '.' of s has no training image"):
+    with pytest.raises(UserError, match=r"the class '.' of s has no training image"):
         composed(s=composed.part(whole, "task", 0.0001))
     memory = composed.part(source("xyz", 5, train=90), "memory", 30)
     train = composed(task=source(all=100), m=memory)["train"]
