@@ -193,7 +193,8 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
     assert "<script" not in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
-    assert page.count("data:image/png;base64,") == len(list(paths.FIGURES.glob("*.png"))) == 5
+    drawn = [*paths.FIGURES.glob("*.png"), paths.CONTACT_SHEET]
+    assert page.count("data:image/png;base64,") == len(drawn) == 6
     for v in variants(in_tiny):
         assert v.backbone in page
     with paths.TABLE.open() as file:
