@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rapipe import paths
 from rapipe.pipeline.inputs import corpus_card
@@ -76,6 +77,4 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _row(table: Table, *cells: object) -> None:
-    from rich.text import Text
-
     table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in cells))
