@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rapipe.errors import UserError
 from rapipe.progress import say
-from rapipe.sources.base import Ask
+from rapipe.sources.base import Ask, Item, Split
 from rapipe.sources.download import Archive, obtain
 
 
@@ -64,6 +64,16 @@ class Tree:
         """The content of one file."""
         (content,) = self.walk([name])
         return content.read_bytes() if isinstance(content, Path) else content
+
+    def split(self, listed: list[tuple[str, int]], where: str = "") -> Split:
+        """The images with these names and labels; `where` stands before the name in messages."""
+
+        def items() -> Iterator[Item]:
+            contents = self.walk([name for name, _ in listed])
+            for (name, label), data in zip(listed, contents, strict=True):
+                yield Item(data, label, f"{where}{name}")
+
+        return Split(len(listed), items)
 
 
 def tree(path: Path) -> Tree:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rapipe.errors import UserError
 from rapipe.records import UNLABELLED
 from rapipe.sources.archives import Tree, tree
-from rapipe.sources.base import WHOLE, Ask, Item, Source, Split
+from rapipe.sources.base import WHOLE, Ask, Source
 from rapipe.sources.download import Archive, obtain
 
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -79,7 +79,8 @@ def celeba(ask: Ask) -> Source:
         if name not in place or not split:
             raise UserError(f"{root / PARTITION.name} lists {name}, which {root} lacks")
         listed.setdefault(split, []).append((place[name], label_of[name]))
-    return Source(classes, {s: _split(images, own) for s, own in listed.items()}, tuple(files))
+    where = f"{images.files[0].parent}: "
+    return Source(classes, {s: images.split(own, where) for s, own in listed.items()}, tuple(files))
 
 
 def _images(root: Path, download: bool) -> Tree:
@@ -100,12 +101,3 @@ def _rows(lines: list[str]) -> Iterator[tuple[str, str]]:
         name, _, rest = line.strip().partition(" ")
         if rest:
             yield name, rest.strip()
-
-
-def _split(images: Tree, listed: list[tuple[str, int]]) -> Split:
-    def items() -> Iterator[Item]:
-        contents = images.walk([name for name, _ in listed])
-        for (name, label), data in zip(listed, contents, strict=True):
-            yield Item(data, label, f"{images.files[0].parent}: {name}")
-
-    return Split(len(listed), items)

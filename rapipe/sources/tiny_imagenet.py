@@ -7,12 +7,11 @@ split here, as is usual; validation is held out of train.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from rapipe.errors import UserError
-from rapipe.sources.archives import Tree, tree
-from rapipe.sources.base import Ask, Item, Source, Split
+from rapipe.sources.archives import tree
+from rapipe.sources.base import Ask, Source
 from rapipe.sources.download import Archive, obtain
 
 TOP = "tiny-imagenet-200"
@@ -55,15 +54,4 @@ def tiny_imagenet(ask: Ask) -> Source:
     for name, _ in test:
         if name not in present:
             raise UserError(f"{files.files[0]} lacks {name}, which val_annotations.txt lists")
-    return Source(
-        classes, {"train": _split(files, train), "test": _split(files, test)}, files.files
-    )
-
-
-def _split(files: Tree, listed: list[tuple[str, int]]) -> Split:
-    def items() -> Iterator[Item]:
-        contents = files.walk([name for name, _ in listed])
-        for (name, label), data in zip(listed, contents, strict=True):
-            yield Item(data, label, name)
-
-    return Split(len(listed), items)
+    return Source(classes, {"train": files.split(train), "test": files.split(test)}, files.files)
