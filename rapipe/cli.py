@@ -6,8 +6,9 @@ Heavy imports stay inside the commands, so that `rapipe --help` is instant.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -117,25 +118,36 @@ def report() -> None:
 
 
 @app.command()
-def results(as_json: AsJson = False) -> None:
-    """Print a row a (backbone, retrieval, k, seed, noise level)."""
+def results(
+    by_class: Annotated[
+        bool, typer.Option("--by-class", help="Clean accuracy of each class instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print a row a (backbone, retrieval, k, seed, noise level, memory)."""
     from rapipe import paths
     from rapipe.params import load
-    from rapipe.pipeline.results import KEYS, rows
+    from rapipe.pipeline import results
     from rapipe.pipeline.told import told
 
     with told():
-        found = rows(load(paths.PARAMS))
+        params = load(paths.PARAMS)
+        found = results.by_class(params) if by_class else results.rows(params, edited=True)
+        show(found, as_json)
+
+
+def show(rows: Any, as_json: bool) -> None:
+    """Print rows with the same keys as JSON, or as a table."""
     if as_json:
         import json
 
-        print(json.dumps(found, indent=2))
+        print(json.dumps(rows, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*KEYS, box=None)
-    for row in found:
+    table = Table(*(rows[0] if rows else ()), box=None)
+    for row in rows:
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -170,3 +182,164 @@ def preset(
         else:
             presets.write(name, paths.PARAMS)
             print(f"{paths.PARAMS} holds the preset {name}")
+
+
+memory = typer.Typer(no_args_is_help=True, help="Look at the memory, and edit it: docs/memory.md.")
+app.add_typer(memory, name="store")
+
+Ids = Annotated[list[int] | None, typer.Option("--id", help="Images with this id; repeat it.")]
+Classes = Annotated[list[str] | None, typer.Option("--class", help="Of this class; repeat it.")]
+Sources = Annotated[list[str] | None, typer.Option("--source", help="Of this source; repeat it.")]
+Where = Annotated[str, typer.Option(help="SQL on id, label, source and split.")]
+Limit = Annotated[int, typer.Option(help="Show at most so many rows.", min=0)]
+
+
+@memory.command(name="info")
+def store_info(as_json: AsJson = False) -> None:
+    """What the current version holds, and which versions there are."""
+    from rapipe.pipeline import editing
+    from rapipe.pipeline.told import told
+
+    with told():
+        found = editing.info()
+    if as_json:
+        show(found, as_json)
+        return
+    versions = found.pop("versions")
+    for name, value in found.items():
+        inside = isinstance(value, dict)
+        shown = ", ".join(f"{k} {v:,}" for k, v in value.items()) if inside else value
+        print(f"{name:24} {', '.join(value) if isinstance(value, list) else shown}")
+    print()
+    show([{**own, "tags": ", ".join(own["tags"])} for own in versions], as_json)
+
+
+@memory.command(name="list")
+def store_list(
+    ids: Ids = None,
+    classes: Classes = None,
+    sources: Sources = None,
+    where: Where = "",
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Rows of the memory, by id; those that meet every condition."""
+    from rapipe.pipeline import editing
+    from rapipe.pipeline.told import told
+    from rapipe.progress import say
+
+    with told():
+        chosen = editing.Selection(ids or (), classes or (), sources or (), where)
+        found, count = editing.listed(chosen, limit)
+    show(found, as_json)
+    if len(found) < count:
+        say(f"{len(found)} of {count:,} rows; --limit shows more")
+
+
+@memory.command(name="add")
+def store_add(
+    source: Annotated[
+        str, typer.Argument(help="A source of params.yaml, a kind of source, or a file or folder.")
+    ],
+    classes: Classes = None,
+    limit: Annotated[int, typer.Option(help="At most so many images; 0 = all.", min=0)] = 0,
+    name: Annotated[str, typer.Option(help="What the memory calls it.")] = "",
+    unlabelled: Annotated[bool, typer.Option(help="Leave its labels out.")] = False,
+) -> None:
+    """Embed the training images of a source into the memory."""
+    from rapipe.pipeline import adding
+    from rapipe.pipeline.entry import stage
+
+    stage(lambda p: print(adding.run(p, source, classes or (), limit, name, unlabelled)))
+
+
+@memory.command(name="remove")
+def store_remove(
+    ids: Ids = None,
+    classes: Classes = None,
+    sources: Sources = None,
+    where: Where = "",
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Off the disk too, from every version.")
+    ] = False,
+) -> None:
+    """Take rows that meet every condition out of the memory."""
+    from rapipe.pipeline import editing
+
+    chosen = (ids or (), classes or (), sources or (), where)
+    _said(lambda: editing.remove(editing.Selection(*chosen), purge))
+
+
+@memory.command(name="tag")
+def store_tag(name: Annotated[str, typer.Argument(help="A name; it moves if it exists.")]) -> None:
+    """Name the current version, so that `compact` keeps it."""
+    from rapipe.pipeline import editing
+
+    _said(lambda: editing.tag(name))
+
+
+@memory.command(name="checkout")
+def store_checkout(name: Annotated[str, typer.Argument(help="A tag, or a number.")]) -> None:
+    """Make another version the current one."""
+    from rapipe.pipeline import editing
+
+    _said(lambda: editing.checkout(name))
+
+
+@memory.command(name="diff")
+def store_diff(
+    one: Annotated[str, typer.Argument(help="A tag, or the number of a version.")],
+    other: Annotated[str, typer.Argument(help="Another.")],
+    limit: Limit = 5,
+    as_json: AsJson = False,
+) -> None:
+    """What each of two versions has that the other lacks."""
+    from rapipe.pipeline import editing
+    from rapipe.pipeline.told import told
+
+    with told():
+        found = editing.diff(one, other, limit)
+    if as_json:
+        show(found, as_json)
+        return
+    for side, facts in found.items():
+        counts = [
+            f"{k} {v:,}" for group in ("class", "source") for k, v in facts[f"by {group}"].items()
+        ]
+        print(f"{side}: {facts['rows']:,} rows{': ' if counts else ''}{', '.join(counts)}")
+        if facts["first"]:
+            show(facts["first"], as_json)
+
+
+@memory.command(name="compact")
+def store_compact() -> None:
+    """Drop versions without a tag, removed rows, and what killed edits left."""
+    from rapipe.pipeline import editing
+
+    _said(editing.compact)
+
+
+@memory.command(name="verify")
+def store_verify() -> None:
+    """Compare every row with its digest, and all with the manifest and the encoder."""
+    from rapipe.pipeline import editing
+
+    _said(editing.verify)
+
+
+@memory.command(name="export")
+def store_export(
+    path: Annotated[Path, typer.Argument(help="NAME.parquet, or NAME.npy.")],
+) -> None:
+    """Write the current version for other programs."""
+    from rapipe.pipeline import editing
+
+    _said(lambda: editing.export(path))
+
+
+def _said(edit: Callable[[], str]) -> None:
+    """Print what an edit says of itself."""
+    from rapipe.pipeline.told import told
+
+    with told():
+        print(edit())

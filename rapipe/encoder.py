@@ -47,6 +47,11 @@ class Encoder(nn.Module):
         self.normalise = Normalise(spec.mean, spec.std)
         self.requires_grad_(False).eval()
 
+    @property
+    def features(self) -> int:
+        """D, the length of its vectors."""
+        return self.backbone.features
+
     def train(self, mode: bool = True) -> Encoder:
         """A frozen encoder stays in evaluation mode, so its BatchNorm never moves."""
         return super().train(False)

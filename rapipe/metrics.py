@@ -30,6 +30,18 @@ def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:
     return float((at_least <= k).mean())
 
 
+def by_class(scores: npt.NDArray[np.floating], labels: Labels, classes: int) -> list[float | None]:
+    """Top-1 accuracy of the samples of each class; None for a class that has none."""
+    own = [labels == label for label in range(classes)]
+    return [top_k(scores[mask], labels[mask], 1) if mask.any() else None for mask in own]
+
+
+def recall_at_k(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -> float:
+    """Share of the true neighbours (N, K) that are among those found (N, K), whatever the order."""
+    hits = (found[:, :, None] == true[:, None, :]).any(axis=1)  # (N, K)
+    return float(hits.mean())
+
+
 def nll(probabilities: Probabilities, labels: Labels) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
     own = probabilities[np.arange(len(labels)), labels]

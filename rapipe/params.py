@@ -159,6 +159,12 @@ class RetrievalParams:
     k: Count
     bank: int | str
     """`all`, a number of images, or names of sources joined by `+`."""
+    backend: Annotated[str, Choices(("torch", "faiss", "lance", "auto"))]
+    """Who searches; `auto` is exact as long as that is the fastest."""
+    index: str
+    """`exact`; for faiss also a factory string; for lance IVF_FLAT or IVF_RQ."""
+    min_recall: Rate
+    """Share of the true neighbours that an index must find."""
     attend: Annotated[str, Choices(("embedding", "label", "both"))]
     dropout: Probability
     """Share of training images that lose all their neighbours, each step anew."""

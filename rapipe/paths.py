@@ -7,7 +7,8 @@ PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 """Public data sets, each in a folder of its own; DVC watches it."""
 CACHE = Path("data/cache")
-"""Decoded images of each source; may be deleted at any time."""
+"""Decoded images of each source, and indexes; may be deleted at any time."""
+INDEX = CACHE / "index"
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
 CONTACT_SHEET = CORPUS / "sheet.png"
@@ -16,6 +17,7 @@ STORE = Path("data/store")
 STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
 BANK = NEIGHBOURS / "bank"
+BANK_CARD = BANK / "card.json"
 MODELS = Path("data/models")
 CHECKPOINTS = Path("data/checkpoints")
 """Where interrupted training resumes from; not an output, since DVC deletes outputs first."""

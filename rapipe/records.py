@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rapipe import mapped
 from rapipe.errors import UserError
 
 Ids = npt.NDArray[np.int64]  # (N,)
@@ -29,8 +30,13 @@ Vectors = npt.NDArray[np.float32]  # (N, D), unit length
 Indices = npt.NDArray[np.int32]  # (Q, K), rows of the bank
 Similarities = npt.NDArray[np.float32]  # (Q, K), cosine
 
+Facts = dict[str, Any]
+
 LARGE = pa.ipc.IpcWriteOptions(allow_64bit=True)
 """Arrays of more than 2^31 - 1 values: many pixels make them."""
+VECTORS = "vectors.npy"
+BLOCK = 8192
+"""Vectors checked or written at once."""
 UNLABELLED = -1
 SPLITS = ("train", "validation", "test")
 
@@ -114,7 +120,7 @@ class ImageRows:
             "label": pa.array(self.labels),
             "source": pa.array(self.sources.tolist(), pa.string()),
         }
-        facts: dict[str, object] = {"classes": list(self.classes)}
+        facts: Facts = {"classes": list(self.classes)}
         _write_arrow(path, columns, facts, lambda file: _Sink(file, len(blank), blocks))
 
 
@@ -165,8 +171,11 @@ class Embeddings:
             len(self.vectors) == len(self.labels) == len(self.sources) == len(self.splits) == n,
             "lengths differ",
         )
-        squares = np.einsum("nd,nd->n", self.vectors, self.vectors)
-        _require(np.allclose(squares, 1, atol=1e-3), "a vector is not of unit length")
+        for start in range(0, n, BLOCK):
+            block = self.vectors[start : start + BLOCK]
+            squares = np.einsum("nd,nd->n", block, block)
+            _require(np.allclose(squares, 1, atol=1e-3), "a vector is not of unit length")
+            mapped.release()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,7 +193,8 @@ class Embeddings:
     def write(self, folder: Path) -> None:
         """Write `vectors.npy` (for memory maps) and `rows.arrow` (everything else)."""
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "vectors.npy", self.vectors, allow_pickle=False)
+        blocks = (self.vectors[start : start + BLOCK] for start in range(0, len(self), BLOCK))
+        mapped.write_array(folder / VECTORS, self.vectors.shape, blocks)
         columns = {
             "id": pa.array(self.ids),
             "label": pa.array(self.labels),
@@ -197,7 +207,16 @@ class Embeddings:
     def read(cls, folder: Path) -> Embeddings:
         """Read what `write` wrote; vectors stay on disk, memory-mapped."""
         table, _ = _read_arrow(folder / "rows.arrow")
-        vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        try:
+            vectors = mapped.array(folder / VECTORS)
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder / VECTORS} is missing: run rapipe prefetch, or dvc repro"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"{folder / VECTORS} is damaged ({error}): run rapipe prefetch"
+            ) from None
         return cls(
             ids=_column(table, "id").to_numpy(),
             vectors=vectors,
@@ -214,6 +233,8 @@ class Neighbours:
     query_ids: Ids
     indices: Indices
     similarities: Similarities
+    found_by: Facts = field(default_factory=dict)
+    """Backend and index, their effort, and recall on a sample; empty if nothing was searched."""
 
     def __post_init__(self) -> None:
         _require(self.indices.ndim == 2, "indices are not (Q, K)")
@@ -240,24 +261,25 @@ class Neighbours:
                 pa.array(self.similarities.reshape(-1)), k
             ),
         }
-        _write_arrow(path, columns, {})
+        _write_arrow(path, columns, {"found_by": self.found_by})
 
     @classmethod
     def read(cls, path: Path) -> Neighbours:
         """Map the file into memory; nothing is copied."""
-        table, _ = _read_arrow(path)
+        table, facts = _read_arrow(path)
         k = table.schema.field("indices").type.list_size
         return cls(
             query_ids=_column(table, "query_id").to_numpy(),
             indices=_column(table, "indices").flatten().to_numpy().reshape(-1, k),
             similarities=_column(table, "similarities").flatten().to_numpy().reshape(-1, k),
+            found_by=facts["found_by"],
         )
 
 
 def _write_arrow(
     path: Path,
     columns: dict[str, pa.Array],
-    facts: dict[str, object],
+    facts: Facts,
     sink: Callable[[BinaryIO], object] = lambda file: file,
 ) -> None:
     """Write one record batch, through `sink`, beside its place; then rename it."""
@@ -274,13 +296,13 @@ def _write_arrow(
     partial.replace(path)
 
 
-def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, list[str]]]:
+def _read_arrow(path: Path) -> tuple[pa.Table, Facts]:
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = pa.ipc.open_file(pa.py_buffer(mapped.file(path))).read_all()
         return table, json.loads(table.schema.metadata[b"rapipe"])
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it, or dvc repro") from None
-    except (pa.ArrowInvalid, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run dvc repro") from None
 
 

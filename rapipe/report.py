@@ -236,8 +236,7 @@ def table(rows: Sequence[Row], first_steps: Mapping[Condition, Sequence[float | 
     heads = ["classifier", "retrieval", "k", "memory", "seeds"]
     heads += [f"steps to {target:.0%}" for target in TARGETS]
     heads += ["clean" if level == 0 else f"noise {level:g}" for level in levels]
-    lines = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
-    previous = ""
+    lines = []
     for condition, values in conditions.items():
         backbone, retrieval, k, bank = condition
         steps = first_steps.get(condition, [None] * len(TARGETS))
@@ -250,10 +249,41 @@ def table(rows: Sequence[Row], first_steps: Mapping[Condition, Sequence[float | 
             *(NOTHING if step is None else f"{step:.0f}" for step in steps),
             *(_percent(values.get(level, [])) for level in levels),
         ]
-        start = ' class="first"' if backbone != previous else ""
-        previous = backbone
-        lines.append(f"<tr{start}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "<table>" + "".join(lines) + "</table>"
+        lines.append(cells)
+    return _html(heads, lines)
+
+
+def edits_table(rows: Sequence[Row]) -> str:
+    """HTML: a line a (classifier, retrieval, memory), larger ones first."""
+    found: dict[tuple[str, str, str, int], dict[float, list[float]]] = {}
+    for row in sorted(rows, key=lambda row: -row["bank_size"]):
+        key = (row["backbone"], row["retrieval"], row["memory"], row["bank_size"])
+        found.setdefault(key, defaultdict(list))[row["noise_std"]].append(row["top1"])
+    levels = sorted({row["noise_std"] for row in rows})
+    heads = ["classifier", "retrieval", "memory", "images in it", "seeds"]
+    heads += ["clean" if level == 0 else f"noise {level:g}" for level in levels]
+    order = {name: place for place, name in enumerate(dict.fromkeys(r["backbone"] for r in rows))}
+    lines = [
+        [
+            *(html.escape(name) for name in key[:3]),
+            f"{key[3]:,}",
+            str(len(values[0.0])),
+            *(_percent(values.get(level, [])) for level in levels),
+        ]
+        for key, values in sorted(found.items(), key=lambda own: order[own[0][0]])
+    ]
+    return _html(heads, lines)
+
+
+def _html(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; a rule stands where the first cell changes."""
+    made = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    previous = ""
+    for cells in lines:
+        start = ' class="first"' if cells[0] != previous else ""
+        previous = cells[0]
+        made.append(f"<tr{start}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "<table>" + "".join(made) + "</table>"
 
 
 def _percent(values: Sequence[float]) -> str:

@@ -60,6 +60,12 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
         raise UserError(f"{folder / WEIGHTS} does not match its card: run rapipe {stage}")
 
 
+def fingerprint(card: dict[str, Any]) -> str:
+    """SHA-256 of all that decides what the network makes of an image: spec and weights."""
+    facts = json.dumps([card["spec"], card["hash"]], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 of the names and values of all weights and buffers."""
     digest = hashlib.sha256()

@@ -8,43 +8,45 @@ from rapipe.bank import bank_of
 from rapipe.errors import UserError
 from rapipe.neighbours import STRATEGIES
 from rapipe.records import Embeddings
-from rapipe.search import Queries, search
+from rapipe.search import Keys, Method, search
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_leaves_the_query_out_even_with_duplicates(name: str) -> None:
     bank = make_embeddings(30)
     bank = bank.take(np.concatenate([np.arange(30), np.arange(30), np.arange(10)]))
-    queries = Queries(bank.ids, bank.vectors)
-    found = STRATEGIES[name](queries, bank, 20, 0)
+    queries = Keys(bank.ids, bank.vectors)
+    found = STRATEGIES[name](queries, bank, 20, 0, Method())
     found.check_against(bank.ids)
     assert all(len(set(row)) == 20 for row in found.indices.tolist())
     exact = np.einsum("qd,qkd->qk", bank.vectors, bank.vectors[found.indices])
     assert np.allclose(found.similarities, exact, atol=1e-6)
-    again = STRATEGIES[name](queries, bank, 20, 0)
+    again = STRATEGIES[name](queries, bank, 20, 0, Method())
     assert np.array_equal(found.indices, again.indices)
     with pytest.raises(UserError, match=r"retrieval\.k is 68"):
-        STRATEGIES[name](queries, bank, 68, 0)
+        STRATEGIES[name](queries, bank, 68, 0, Method())
 
 
 def test_knn_is_search() -> None:
     bank, own = make_embeddings(50), make_embeddings(9, seed=1)
-    queries = Queries(own.ids + 1000, own.vectors)
-    found = STRATEGIES["knn"](queries, bank, 5, 0)
-    assert np.array_equal(found.indices, search(queries, bank.ids, bank.vectors, 5).indices)
+    queries = Keys(own.ids + 1000, own.vectors)
+    found = STRATEGIES["knn"](queries, bank, 5, 0, Method())
+    assert np.array_equal(found.indices, search(own.vectors, bank, 5, queries.ids).indices)
 
 
 def test_sampled_is_uniform_and_depends_on_seed_and_id_alone() -> None:
     bank = make_embeddings(20)
-    queries = Queries(np.arange(10**6, 10**6 + 6000), np.tile(bank.vectors[:1], (6000, 1)))
-    found = STRATEGIES["sampled"](queries, bank, 5, 0).indices
+    queries = Keys(np.arange(10**6, 10**6 + 6000), np.tile(bank.vectors[:1], (6000, 1)))
+    found = STRATEGIES["sampled"](queries, bank, 5, 0, Method()).indices
     counts = np.bincount(found.reshape(-1), minlength=20)
     expected = 6000 * 5 / 20
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert chi_square < 43.8  # 99.9 % of chi-square with 19 degrees of freedom
-    part = Queries(queries.ids[100:110], queries.vectors[100:110])
-    assert np.array_equal(STRATEGIES["sampled"](part, bank, 5, 0).indices, found[100:110])
-    assert not np.array_equal(STRATEGIES["sampled"](part, bank, 5, 1).indices, found[100:110])
+    part = Keys(queries.ids[100:110], queries.vectors[100:110])
+    assert np.array_equal(STRATEGIES["sampled"](part, bank, 5, 0, Method()).indices, found[100:110])
+    assert not np.array_equal(
+        STRATEGIES["sampled"](part, bank, 5, 1, Method()).indices, found[100:110]
+    )
 
 
 def memory() -> Embeddings:

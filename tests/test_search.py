@@ -1,17 +1,35 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import faiss
 import numpy as np
 import pytest
 import torch
 from conftest import make_embeddings
 
-from rapipe import search as module
+from rapipe import mapped
 from rapipe.errors import UserError
-from rapipe.search import Queries, search
+from rapipe.records import Embeddings, Neighbours
+from rapipe.search import Keys, Method, exact, ranking, search, similarities_of
+from rapipe.search.exact import Exact, rounding
+
+EXACT_METHODS = [Method(), Method("faiss", "Flat"), Method("faiss"), Method("lance")]
+APPROXIMATE = [
+    Method("faiss", "IVF16,Flat"),
+    Method("faiss", "HNSW16"),
+    Method("faiss", "PQ8x4fs"),
+    Method("faiss", "IVF8,PQ8x4fs,RFlat"),
+    Method("lance", "IVF_FLAT"),
+    Method("lance", "IVF_RQ"),
+]
 
 
-def slow(queries: Queries, ids: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
+def name(method: Method) -> str:
+    return f"{method.backend} {method.index}"
+
+
+def slow(queries: Keys, ids: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
     """One query and one row at a time, in float64."""
     found = []
     for own, query in zip(queries.ids, queries.vectors, strict=True):
@@ -27,10 +45,10 @@ def slow(queries: Queries, ids: np.ndarray, vectors: np.ndarray, k: int) -> list
 @pytest.mark.parametrize("k", [1, 7, 59])
 def test_against_a_slow_loop(k: int) -> None:
     bank, own = make_embeddings(60, seed=1), make_embeddings(20, seed=2)
-    queries = Queries(
+    queries = Keys(
         np.concatenate([own.ids + 10_000, bank.ids]), np.concatenate([own.vectors, bank.vectors])
     )
-    found = search(queries, bank.ids, bank.vectors, k)
+    found = search(queries.vectors, bank, k, queries.ids)
     assert found.indices.tolist() == slow(queries, bank.ids, bank.vectors, k)
     expected = np.einsum("qd,qkd->qk", queries.vectors, bank.vectors[found.indices])
     assert np.allclose(found.similarities, expected, atol=1e-6)
@@ -42,7 +60,7 @@ def test_many_equal_vectors_are_ordered_by_id_and_never_self() -> None:
     rng = np.random.default_rng(0)
     copy_of = np.arange(600) % 3
     ids, vectors = rng.permutation(600), base.vectors[copy_of]
-    found = search(Queries(ids, vectors), ids, vectors, 10)
+    found = search(vectors, Keys(ids, vectors), 10, ids)
     for query in range(600):
         same = np.sort(ids[(copy_of == copy_of[query]) & (ids != ids[query])])[:10]
         assert ids[found.indices[query]].tolist() == same.tolist()
@@ -52,27 +70,177 @@ def test_duplicates_of_the_query_share_its_id_and_are_left_out() -> None:
     bank = make_embeddings(40)
     twice = np.concatenate([np.arange(40), np.arange(40)])
     ids, vectors = bank.ids[twice], bank.vectors[twice]
-    found = search(Queries(bank.ids, bank.vectors), ids, vectors, 78)
+    found = search(bank.vectors, Keys(ids, vectors), 78, bank.ids)
     assert not (ids[found.indices] == bank.ids[:, None]).any()
 
 
-def test_same_table_whatever_the_chunk_and_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank = make_embeddings(300, d=64)
-    queries = Queries(bank.ids, bank.vectors)
-    whole = search(queries, bank.ids, bank.vectors, 9)
-    monkeypatch.setattr(module, "CHUNK", 7)
-    monkeypatch.setattr(module, "MARGIN", 1)
-    parts = search(queries, bank.ids, bank.vectors, 9)
-    assert np.array_equal(whole.indices, parts.indices)
-    assert np.array_equal(whole.similarities, parts.similarities)
+def same(one: Neighbours, other: Neighbours) -> bool:
+    indices = np.array_equal(one.indices, other.indices)
+    return indices and np.array_equal(one.similarities, other.similarities)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_table_whatever_the_tiles_and_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups, tiles, chunks, margins and bfloat16 choose candidates; they change no byte."""
+    bank = clustered(1500, 64)
+    whole = search(bank.vectors, bank, 9, bank.ids)
+    for small in ({}, {"WHOLE": 100, "TILE": 700, "KEPT_BYTES": 0, "CHUNK": 7}, {"GROUP": 4}):
+        with monkeypatch.context() as patch:
+            for key, value in small.items():
+                patch.setattr(exact, key, value)
+            patch.setattr(ranking, "MARGIN", 1 + len(small))
+            patch.setattr(ranking, "HELD_BYTES", 1 << 12 if small else 1 << 28)
+            patch.setattr(exact, "fastest", lambda device: dtype)
+            assert same(search(bank.vectors, bank, 9, bank.ids), whole)
+
+
+def clustered(n: int, d: int) -> Embeddings:
+    """Vectors in tight clusters, with copies: neighbours closer than bfloat16 can tell apart."""
+    centres = make_embeddings(10, d).vectors
+    rng = np.random.default_rng(0)
+    near = centres[rng.integers(0, 10, n)] + 0.002 * rng.standard_normal((n, d))
+    near[n // 2 : n // 2 + 50] = near[0]
+    vectors = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    rows = make_embeddings(n, d)
+    return Embeddings(rows.ids, vectors, rows.labels, rows.sources, rows.splits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bound_on_rounding_holds(dtype: torch.dtype) -> None:
+    """For vectors that rounding moves all in one direction, too."""
+    for vectors in (clustered(400, 256).vectors, np.full((70, 256), 1 / 16.04, np.float32)):
+        found = Exact(vectors, dtype).candidates(vectors, len(vectors))
+        true = np.take_along_axis(
+            vectors.astype(np.float64) @ vectors.astype(np.float64).T, found.rows.astype(int), 1
+        )
+        worst = np.abs(found.similarities - true).max()
+        assert worst < rounding(256, dtype)
+
+
+def test_a_similarity_is_the_same_bits_in_any_company() -> None:
+    rows = make_embeddings(500, d=512)
+    pairs = np.random.default_rng(0).integers(0, 500, (300, 40)).astype(np.int32)
+    together = similarities_of(rows.vectors[:300], rows.vectors, pairs)
+    alone = [
+        similarities_of(rows.vectors[q : q + 1], rows.vectors, pairs[q : q + 1, p : p + 1])[0, 0]
+        for q, p in np.ndindex(300, 40)
+    ]
+    assert np.array_equal(together.reshape(-1), np.array(alone))
+
+
+@pytest.mark.parametrize("method", EXACT_METHODS, ids=name)
+def test_exact_methods_give_the_same_table(method: Method, tmp_path: Path) -> None:
+    bank = clustered(700, 32)
+    twice = np.concatenate([np.arange(700), np.arange(100)])
+    bank = bank.take(np.random.default_rng(1).permutation(twice))  # duplicates, in no order
+    whole = search(bank.vectors, bank, 12, bank.ids)
+    found = search(bank.vectors, bank, 12, bank.ids, method)
+    assert same(found, whole)
+    assert found.found_by["recall"] == 1.0
+    found.write(tmp_path / "one.arrow")
+    Neighbours(whole.query_ids, whole.indices, whole.similarities, found.found_by).write(
+        tmp_path / "other.arrow"
+    )
+    assert (tmp_path / "one.arrow").read_bytes() == (tmp_path / "other.arrow").read_bytes()
+
+
+@pytest.mark.parametrize("method", APPROXIMATE, ids=name)
+def test_approximate_methods_find_enough_and_say_how_much(method: Method, tmp_path: Path) -> None:
+    bank = make_embeddings(3000, d=32)
+    true = search(bank.vectors, bank, 10, bank.ids)
+    kept = Method(method.backend, method.index, 0.9, tmp_path / "index")
+    found = search(bank.vectors, bank, 10, bank.ids, kept)
+    found.check_against(bank.ids)
+    hits = [len({*a} & {*b}) for a, b in zip(found.indices, true.indices, strict=True)]
+    recall = np.mean(hits) / 10
+    assert abs(found.found_by["recall"] - recall) < 0.03
+    assert recall > 0.87
+    assert found.found_by["recall"] >= 0.9
+    assert found.found_by["sample"] == 500
+    assert found.similarities[0, 0] == true.similarities[0, 0]
+    made = list((tmp_path / "index").iterdir())
+    again = search(bank.vectors, bank, 10, bank.ids, kept)
+    assert same(found, again)
+    assert list((tmp_path / "index").iterdir()) == made
+    found.write(tmp_path / "table.arrow")
+    assert Neighbours.read(tmp_path / "table.arrow").found_by == found.found_by
+
+
+def test_an_index_is_kept_for_its_bank_only(tmp_path: Path) -> None:
+    method = Method("faiss", "IVF4,Flat", 0.9, tmp_path)
+    for seed in (0, 1):
+        bank = make_embeddings(300, d=16, seed=seed)
+        found = search(bank.vectors, bank, 5, bank.ids, method)
+        assert np.allclose(
+            found.similarities, search(bank.vectors, bank, 5, bank.ids).similarities, atol=0.3
+        )
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_too_low_a_recall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rapipe.search.faiss_index.LEVELS", 2)
+    bank = make_embeddings(5000, d=64)
+    method = Method("faiss", "PQ2x4fs", 0.99)
+    with pytest.raises(UserError, match=r"min_recall is 0\.99, but faiss .* PQ2x4fs finds at most"):
+        search(bank.vectors, bank, 10, bank.ids, method)
+
+
+def test_cells_with_too_few_rows_are_filled_up_exactly() -> None:
+    """One query in a cell of its own: what it lacks is searched among all."""
+    bank = clustered(1000, 32)
+    odd = -bank.vectors[:1]
+    rows = Keys(np.append(bank.ids, 10**9), np.concatenate([bank.vectors, odd]))
+    method = Method("faiss", "IVF16,Flat", 0.5)
+    found = search(rows.vectors, rows, 30, rows.ids, method)
+    assert (found.indices >= 0).all()
+    assert np.array_equal(found.indices[-1], search(odd, rows, 30, rows.ids[-1:]).indices[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Method("torch", "IVF16"), "with retrieval.backend: torch it must be exact"),
+        (Method("lance", "HNSW"), "must be exact or IVF_FLAT or IVF_RQ"),
+        (Method("auto", "HNSW"), "backend: auto it must be exact"),
+        (Method("faiss", "nonsense"), r"could not parse index string nonsense\); for example"),
+        (Method("faiss", "PQ7x4"), "multiple of the number of subquantizers"),
+        (Method("faiss", "IVF4096,Flat"), "at least as large as number of clusters"),
+    ],
+)
+def test_an_index_that_cannot_be_is_told(method: Method, message: str) -> None:
+    bank = make_embeddings(100)
+    with pytest.raises(UserError, match=message):
+        search(bank.vectors, bank, 5, bank.ids, method)
+
+
+def test_auto_is_exact_for_small_and_approximate_for_large() -> None:
+    auto = Method("auto")
+    assert auto.resolved(50_000, 50_000, 512).backend == "torch"
+    assert auto.resolved(10**6, 10**6, 512) == Method("faiss", "IVF4096,PQ128x4fs")
+    assert auto.resolved(10**6, 10**6, 6).index.startswith("IVF4096,SQ8")
+    bank = make_embeddings(50)
+    assert same(
+        search(bank.vectors, bank, 5, bank.ids, auto), search(bank.vectors, bank, 5, bank.ids)
+    )
+
+
+def test_queries_and_bank_may_be_mapped(tmp_path: Path) -> None:
+    bank = make_embeddings(200)
+    np.save(tmp_path / "vectors.npy", bank.vectors)
+    on_disk = mapped.array(tmp_path / "vectors.npy")
+    chosen = np.arange(199, 0, -3)
+    found = search(mapped.gathered(on_disk, chosen), Keys(bank.ids, on_disk), 6, bank.ids[chosen])
+    assert same(found, search(bank.vectors[chosen], bank, 6, bank.ids[chosen]))
 
 
 def test_same_table_under_autocast() -> None:
     bank = make_embeddings(300, d=64)
-    queries = Queries(bank.ids, bank.vectors)
-    whole = search(queries, bank.ids, bank.vectors, 9)
+    queries = Keys(bank.ids, bank.vectors)
+    whole = search(queries.vectors, bank, 9, queries.ids)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = search(queries, bank.ids, bank.vectors, 9)
+        inside = search(queries.vectors, bank, 9, queries.ids)
     assert np.array_equal(whole.indices, inside.indices)
 
 
@@ -81,7 +249,7 @@ def test_agrees_with_faiss() -> None:
     index = faiss.IndexFlatIP(32)
     index.add(bank.vectors)
     similarities, indices = index.search(own.vectors, 15)
-    found = search(Queries(own.ids + 10**6, own.vectors), bank.ids, bank.vectors, 15)
+    found = search(own.vectors, bank, 15, own.ids + 10**6)
     assert np.array_equal(found.indices, indices)
     assert np.allclose(found.similarities, similarities, atol=1e-5)
 
@@ -90,10 +258,10 @@ def test_agrees_with_faiss() -> None:
 def test_k_out_of_range(k: int) -> None:
     bank = make_embeddings(40)
     with pytest.raises(UserError, match=f"retrieval.k is {k}, but .* at most 39"):
-        search(Queries(bank.ids, bank.vectors), bank.ids, bank.vectors, k)
+        search(bank.vectors, bank, k, bank.ids)
 
 
 def test_bank_of_one() -> None:
     bank, own = make_embeddings(1), make_embeddings(3, seed=5)
-    found = search(Queries(own.ids + 100, own.vectors), bank.ids, bank.vectors, 1)
+    found = search(own.vectors, bank, 1, own.ids + 100)
     assert found.indices.tolist() == [[0], [0], [0]]

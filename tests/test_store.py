@@ -1,105 +1,612 @@
 from __future__ import annotations
 
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import make_embeddings
+from victim import EDITS, LIKE, first_half, index, rows
 
 from rapipe import store
 from rapipe.errors import UserError
 from rapipe.records import Embeddings
+from rapipe.store import Store
+from rapipe.store import rows as store_rows
+
+SMALL = store.Embedded(8, ("a", "b", "c"), "encoder")
 
 
-def put(folder: Path, rows: Embeddings, encoder: str = "e") -> store.Manifest:
-    return store.write(rows, encoder, folder / "store", folder / "store.json")
+class Home:
+    """A folder with a store in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self.place = (folder / "store", folder / "store.json")
+
+    def write(self, made: Embeddings, like: store.Embedded = SMALL) -> store.Manifest:
+        return store.write([made], like, *self.place)
+
+    def open(self) -> Store:
+        return Store.open(*self.place)
+
+    def read(self) -> Embeddings:
+        """All rows of the current version, in id order."""
+        parts = list(self.open().blocks())
+        facts = store_rows.joined([own for own, _ in parts])
+        vectors = np.concatenate([own for _, own in parts])
+        order = facts.in_id_order()
+        facts = facts.take(order)
+        return Embeddings(facts.ids, vectors[order], facts.labels, facts.sources, facts.splits)
+
+    def holds(self, made: Embeddings) -> bool:
+        read, made = self.read(), made.take(np.argsort(made.ids))
+        names = ("ids", "vectors", "labels", "sources", "splits")
+        return all(np.array_equal(getattr(read, own), getattr(made, own)) for own in names)
+
+    def files(self) -> set[str]:
+        """What lies in the folder, but for what is inside Lance's tables."""
+        found = [p.relative_to(self.path) for p in self.path.rglob("*")]
+        return {str(p) for p in found if not any(q.endswith(".lance") for q in p.parts[:-1])}
+
+    def sound(self) -> Store:
+        """The store, verified, with no file in it that nothing refers to after `compact`."""
+        store.compact(*self.place)
+        memory = self.open()
+        memory.verify(None)
+        table, numbers = memory.manifest.table, memory.history.manifests()
+        inside = {f"store/{table}.versions/{n}.{kind}" for n in numbers for kind in ("json", "npy")}
+        inside |= {"store", f"store/{table}.lance", f"store/{table}.versions"}
+        inside |= {f"store/{table}.versions/tags.json"}
+        extra = {own for own in self.files() if own.startswith("store/") or own == "store"} - inside
+        assert not extra
+        data = list((self.path / "store" / f"{table}.lance" / "data").iterdir())
+        assert all(path.suffix == ".lance" for path in data)
+        assert len(data) == 1
+        return memory
 
 
-def get(folder: Path) -> tuple[Embeddings, store.Manifest]:
-    return store.read(folder / "store", folder / "store.json")
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
 
 
-def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BATCH", 7)
-    rows = make_embeddings(30)
-    made = put(tmp_path, rows)
-    read, manifest = get(tmp_path)
-    assert manifest == made
-    assert (made.rows, made.dimension, made.splits) == (30, 8, {"train": 30})
-    for name in ("ids", "vectors", "labels", "sources", "splits"):
-        assert np.array_equal(getattr(read, name), getattr(rows, name)), name
-
-
-def test_one_commit_is_one_version(tmp_path: Path) -> None:
+def test_round_trip_in_one_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     import lancedb
 
-    put(tmp_path, make_embeddings(20))
-    table = lancedb.connect(str(tmp_path / "store")).open_table(store.TABLE)
+    monkeypatch.setattr("rapipe.store.reading.BATCH", 7)
+    monkeypatch.setattr(store_rows, "BATCH", 7)
+    made = make_embeddings(30)
+    manifest = store.write(
+        [made.take(np.arange(20)), made.take(np.arange(20, 30))], SMALL, *home.place
+    )
+    assert home.holds(made)
+    assert (manifest.rows, manifest.dimension, manifest.splits) == (30, 8, {"train": 30})
+    assert (manifest.version, manifest.encoder) == (1, "encoder")
+    assert manifest == home.open().manifest
+    table = lancedb.connect(str(home.path / "store")).open_table(manifest.table)
     assert len(table.list_versions()) == 1
 
 
-def test_hash_is_of_the_content_not_of_the_order() -> None:
-    rows = make_embeddings(30)
+def test_the_same_rows_give_the_same_manifest_in_any_order(tmp_path: Path) -> None:
+    made = make_embeddings(30)
     order = np.random.default_rng(0).permutation(30)
-    assert store.content_hash(rows) == store.content_hash(rows.take(order))
-    moved = rows.vectors.copy()
+    one, other = Home(tmp_path / "one"), Home(tmp_path / "other")
+    one.write(made)
+    other.write(made.take(order))
+    assert (tmp_path / "one/store.json").read_bytes() == (
+        tmp_path / "other/store.json"
+    ).read_bytes()
+
+
+def test_the_hash_is_of_everything(tmp_path: Path) -> None:
+    made = make_embeddings(30)
+    moved = made.vectors.copy()
     moved[3, 1] = np.nextafter(moved[3, 1], 1)
-    for other in (
-        Embeddings(rows.ids, moved, rows.labels, rows.sources, rows.splits),
-        Embeddings(rows.ids, rows.vectors, rows.labels[::-1].copy(), rows.sources, rows.splits),
-        Embeddings(rows.ids, rows.vectors, rows.labels, rows.splits, rows.splits),
-        rows.take(np.arange(29)),
-    ):
-        assert store.content_hash(rows) != store.content_hash(other)
+    other_labels = np.append(made.labels[:-1], 0)
+    others = [
+        (made, SMALL),
+        (Embeddings(made.ids, moved, made.labels, made.sources, made.splits), SMALL),
+        (Embeddings(made.ids, made.vectors, other_labels, made.sources, made.splits), SMALL),
+        (Embeddings(made.ids, made.vectors, made.labels, made.splits, made.splits), SMALL),
+        (Embeddings(made.ids + 1, made.vectors, made.labels, made.sources, made.splits), SMALL),
+        (made.take(np.arange(29)), SMALL),
+        (made, store.Embedded(8, ("a", "b", "d"), "encoder")),
+    ]
+    hashes = [
+        Home(tmp_path / str(i)).write(own, like).sha256 for i, (own, like) in enumerate(others)
+    ]
+    assert len(set(hashes)) == len(others)
 
 
-def test_writing_again_replaces(tmp_path: Path) -> None:
-    put(tmp_path, make_embeddings(30))
-    put(tmp_path, make_embeddings(12, seed=1), "other")
-    rows, manifest = get(tmp_path)
-    assert (len(rows), manifest.encoder) == (12, "other")
-    assert {p.name for p in tmp_path.iterdir()} == {"store", "store.json"}
+def test_digests_are_sha256_of_the_row() -> None:
+    import hashlib
+
+    made = make_embeddings(3)
+    found = store_rows.of(made)
+    for row in range(3):
+        raw = made.ids[row].tobytes() + made.labels[row].tobytes() + b"made\0train\0"
+        expected = hashlib.sha256(raw + made.vectors[row].tobytes()).digest()
+        assert found.digests[row].tobytes() == expected
 
 
-def test_interrupted_write_leaves_the_old_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = make_embeddings(30)
-    put(tmp_path, old)
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "content_hash", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            put(tmp_path, make_embeddings(12, seed=1))
-    assert np.array_equal(get(tmp_path)[0].ids, old.ids)
-    put(tmp_path, make_embeddings(12, seed=1))
-    assert len(get(tmp_path)[0]) == 12
+def test_writing_again_replaces_and_the_same_changes_nothing(home: Home) -> None:
+    made = make_embeddings(30)
+    home.write(made)
+    store.tag("mine", *home.place)
+    before = {path: path.stat().st_mtime_ns for path in home.path.rglob("*.lance")}
+    home.write(made)
+    assert {path: path.stat().st_mtime_ns for path in home.path.rglob("*.lance")} == before
+    assert home.open().history.tags() == {"mine": 1}
+    other = make_embeddings(12, seed=1)
+    home.write(other)
+    assert home.holds(other)
+    assert len(list((home.path / "store").iterdir())) == 2
+    assert home.open().history.tags() == {}
 
 
-def test_flipped_bytes_are_found(tmp_path: Path) -> None:
-    """Lance itself reads them without a word."""
-    put(tmp_path, make_embeddings(4000, d=16))
-    file = max((tmp_path / "store").rglob("*.lance"), key=lambda p: p.stat().st_size * p.is_file())
+def test_a_damaged_store_is_mended_by_writing_again(home: Home) -> None:
+    made = make_embeddings(30)
+    home.write(made)
+    flip(home)
+    home.write(made)
+    assert home.holds(made)
+    home.sound()
+
+
+def test_edits_versions_and_tags(home: Home) -> None:
+    made, more = make_embeddings(30), make_embeddings(10, seed=1)
+    more = Embeddings(more.ids + 1000, more.vectors, more.labels, more.sources, more.splits)
+    home.write(made)
+    store.tag("all", *home.place)
+    second, gone = store.remove(lambda own: own.rows.labels == 1, "remove 1", *home.place)
+    assert (second.version, second.rows, gone) == (2, 20, 10)
+    assert home.holds(made.take(made.labels != 1))
+    third, new = store.add(
+        [more, made.take(np.arange(5))], ("a", "b", "c", "new"), "add", *home.place
+    )
+    known = int((made.labels[:5] != 1).sum())
+    assert (third.version, new, third.rows) == (3, 10 + 5 - known, 35 - known)
+    assert third.classes == ("a", "b", "c", "new")
+    assert third.splits == {"train": third.rows}
+    assert store.checkout("all", *home.place).version == 1
+    assert home.holds(made)
+    fourth, _ = store.remove(lambda own: own.rows.ids == made.ids[0], "one", *home.place)
+    assert (fourth.version, fourth.rows) == (4, 29)
+    assert store.checkout("3", *home.place) == third
+    history = home.open().history.manifests()
+    assert [own.edit for own in history.values()] == ["embed", "remove 1", "add", "one"]
+    with pytest.raises(UserError, match="no version 'x'; it has all, 1, 2, 3, 4"):
+        store.checkout("x", *home.place)
+    for bad in ("", "1st", "a b", "../x"):
+        with pytest.raises(UserError, match="cannot be a tag"):
+            store.tag(bad, *home.place)
+    store.compact(*home.place)
+    assert sorted(home.open().history.manifests()) == [1, 3]
+    assert home.open().manifest.sha256 == third.sha256
+    store.checkout("all", *home.place)
+    assert home.holds(made)
+    home.sound()
+
+
+def test_difference_is_by_content(home: Home) -> None:
+    made = make_embeddings(30)
+    home.write(made)
+    store.remove(lambda own: own.rows.labels == 1, "remove", *home.place)
+    moved = np.roll(made.vectors, 1, axis=0)
+    again = Embeddings(made.ids, moved, made.labels, made.sources, made.splits)
+    one = np.flatnonzero(made.labels == 1)
+    store.add([made.take(one[1:]), again.take(one[:1])], SMALL.classes, "add", *home.place)
+    memory = home.open()
+    first, second = memory.difference(*(memory.history.resolve(own) for own in "13"))
+    assert first.ids.tolist() == second.ids.tolist() == made.ids[one[:1]].tolist()
+    assert (first.digests != second.digests).any()
+
+
+@pytest.mark.parametrize("edit", [store.remove, store.purge])
+def test_edits_that_mean_nothing_or_everything_are_refused(home: Home, edit: object) -> None:
+    home.write(make_embeddings(30))
+    for value, message in ((False, "no row of"), (True, "all 30 rows of")):
+        with pytest.raises(UserError, match=message):
+            edit(lambda own, v=value: np.full(len(own), v), "", *home.place)  # type: ignore[operator]
+    with pytest.raises(UserError, match="nothing that the memory does not have"):
+        store.add([make_embeddings(30)], SMALL.classes, "add", *home.place)
+    with pytest.raises(UserError, match="vectors of 8 dimensions, not of 5"):
+        store.add([make_embeddings(3, d=5)], SMALL.classes, "add", *home.place)
+    assert home.open().manifest.version == 1
+    assert len(home.sound().history.manifests()) == 1
+
+
+def holding(folder: Path, vectors: np.ndarray) -> int:
+    """How many of the vectors are somewhere in the files of a folder, byte for byte."""
+    data = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return sum(vector.tobytes() in data for vector in vectors)
+
+
+def test_purge_leaves_no_byte_of_the_vectors_behind(home: Home) -> None:
+    made = make_embeddings(200, d=16)
+    home.write(made, store.Embedded(16, ("a", "b", "c"), "encoder"))
+    store.tag("before", *home.place)
+    chosen = made.labels == 1
+    assert holding(home.path, made.vectors) == 200
+    store.remove(lambda own: own.rows.labels == 1, "remove", *home.place)
+    store.tag("removed", *home.place)
+    assert holding(home.path, made.vectors[chosen]) == chosen.sum()
+    store.checkout("before", *home.place)
+    now, gone = store.purge(lambda own: own.rows.labels == 1, "purge", *home.place)
+    assert gone == chosen.sum()
+    assert holding(home.path, made.vectors[chosen]) == 0
+    assert holding(home.path, made.vectors[~chosen]) == (~chosen).sum()
+    halves = np.concatenate([made.vectors[chosen, :8], made.vectors[chosen, 8:]])
+    assert holding(home.path, halves) == 0
+    assert now.sha256 == home.open().history.resolve("removed").sha256
+    for name in ("before", "removed", str(now.version)):
+        store.checkout(name, *home.place)
+        assert home.holds(made.take(~chosen))
+    home.sound()
+
+
+def data_file(home: Home) -> Path:
+    return max((home.path / "store").rglob("data/*.lance"), key=lambda path: path.stat().st_size)
+
+
+def flip(home: Home, share: float = 0.5) -> None:
+    """Invert two bytes in the middle of the data."""
+    file = data_file(home)
     data = bytearray(file.read_bytes())
-    middle = len(data) // 2
+    middle = int(share * len(data))
     data[middle : middle + 2] = bytes(b ^ 1 for b in data[middle : middle + 2])
     file.write_bytes(data)
-    with pytest.raises(UserError, match=r"store (does not match|is damaged).*run rapipe embed"):
-        get(tmp_path)
 
 
-def test_missing_parts_are_told(tmp_path: Path) -> None:
+def test_flipped_bytes_are_found_and_the_first_row_is_named(home: Home) -> None:
+    """Lance itself reads them without a word."""
+    made = make_embeddings(4000, d=16)
+    home.write(made, LIKE)
+    data = data_file(home).read_bytes()
+    row = 1234
+    at = data.index(made.vectors[row].tobytes())
+    data_file(home).write_bytes(data[: at + 5] + bytes([data[at + 5] ^ 64]) + data[at + 6 :])
+    named = rf"row 1234 of .*store \(id {made.ids[row]}, source 'made', split train\) is not what"
+    with pytest.raises(UserError, match=named):
+        home.open().verify(None)
+    with pytest.raises(UserError, match=named):
+        home.read()
+    with pytest.raises(UserError, match="is not what was stored"):
+        store.compact(*home.place)  # which would copy it
+    store.remove(lambda own: own.rows.ids == made.ids[row], "the damaged one", *home.place)
+    assert home.holds(made.take(np.arange(4000) != row))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_damage_anywhere_is_one_sentence(home: Home, share: float) -> None:
+    home.write(make_embeddings(4000, d=16), LIKE)
+    flip(home, share)
+    with pytest.raises(UserError) as caught:
+        home.open().verify(None)
+    assert "\n" not in str(caught.value)
+    assert "store" in str(caught.value)
+
+
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_one_sentence(home: Home, left: float) -> None:
+    home.write(make_embeddings(4000, d=16), LIKE)
+    with data_file(home).open("r+b") as file:
+        file.truncate(int(left * data_file(home).stat().st_size))
+    for use in (lambda: home.open().verify(None), home.read, lambda: home.open().rows):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
+    home.write(make_embeddings(30))
+    pointer = home.path / "store.json"
+    good = json.loads(pointer.read_text())
+    home.open().verify("encoder")
+    changes = {
+        "rows": (29, "version 1 should have 29"),
+        "sha256": ("0" * 64, "should have 30 of them with hash 000000000000"),
+        "classes": (["a", "b", "x"], "version 1 should have"),
+        "dimension": (9, "holds vectors of 8 dimensions, but .*says 9"),
+        "normalisation": ("none", "only l2 can be searched"),
+        "encoder": ("other", "was embedded by encoder other, but the encoder at hand is encoder"),
+        "table": ("rows-0", r"lacks rows-0\.lance"),
+    }
+    for key, (value, message) in changes.items():
+        pointer.write_text(json.dumps({**good, key: value}))
+        with pytest.raises(UserError, match=message):
+            home.open().verify("encoder")
+
+
+def test_rows_of_another_length_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_embeddings(30)
+    made.vectors[7] *= 3  # after the record has checked itself
+    home.write(made)
+    for use in (lambda: home.open().verify(None), home.read):
+        with pytest.raises(UserError, match=rf"row 7 .*id {made.ids[7]}.* is not of unit length"):
+            use()
+    made.vectors[7, 2] = np.inf
+    Home(home.path / "other").write(made)
+    with pytest.raises(UserError, match=r"row 7 .* is not finite"):
+        Home(home.path / "other").open().verify(None)
+    made.vectors[7, 2] = np.nan
+    with pytest.raises(UserError, match="has NaNs"):
+        Home(home.path / "third").write(made)
+
+
+def test_what_goes_wrong_while_embedding_is_told_as_it_is(home: Home) -> None:
+    made = make_embeddings(30)
+    home.write(made)
+
+    def blocks() -> Iterator[Embeddings]:
+        yield make_embeddings(20, seed=1)
+        raise UserError("the encoder has collapsed")
+
+    with pytest.raises(UserError, match=r"^the encoder has collapsed$"):
+        store.write(blocks(), SMALL, *home.place)
+    with pytest.raises(UserError, match=r"^the encoder has collapsed$"):
+        store.add(blocks(), SMALL.classes, "add", *home.place)
+    assert home.holds(made)
+    home.sound()
+
+
+def test_missing_parts_are_told_and_checkout_mends_a_manifest(home: Home) -> None:
     with pytest.raises(UserError, match=r"store\.json is missing: run rapipe embed"):
-        get(tmp_path)
-    put(tmp_path, make_embeddings(5))
-    manifest = (tmp_path / "store.json").read_text()
-    (tmp_path / "store.json").write_text(manifest[:40])
-    with pytest.raises(UserError, match=r"store\.json is damaged"):
-        get(tmp_path)
-    (tmp_path / "store.json").write_text(manifest)
-    (tmp_path / "store").rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="store is missing"):
-        get(tmp_path)
-    put(tmp_path, make_embeddings(5, seed=1))
-    (tmp_path / "store.json").write_text(manifest)
-    with pytest.raises(UserError, match="does not match"):
-        get(tmp_path)
+        home.open()
+    made = make_embeddings(30)
+    home.write(made)
+    store.remove(lambda own: own.rows.labels == 1, "remove", *home.place)
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{")):
+        damage(home.path / "store.json")
+        with pytest.raises(UserError, match=r"store\.json is (missing|damaged).*checkout VERSION"):
+            home.open()
+        assert store.checkout("2", *home.place).version == 2
+        assert home.holds(made.take(made.labels != 1))
+    shutil.rmtree(home.path / "store")
+    with pytest.raises(UserError, match=r"lacks rows-.*\.lance, which .*run rapipe embed"):
+        home.open()
+
+
+def test_export(home: Home) -> None:
+    made = make_embeddings(30)
+    labels = np.where(np.arange(30) == 4, -1, made.labels)
+    made = Embeddings(made.ids, made.vectors, labels, made.sources, made.splits)
+    home.write(made)
+    memory = home.open()
+    assert store.export(memory, home.path / "out/a.parquet") == [home.path / "out/a.parquet"]
+    table = pq.read_table(home.path / "out/a.parquet")
+    assert table["id"].to_pylist() == made.ids.tolist()
+    assert np.array_equal(np.stack(table["vector"].to_numpy()), made.vectors)
+    assert table["class"].to_pylist()[:5] == ["a", "b", "c", "a", None]
+    files = store.export(memory, home.path / "out/b.npy")
+    assert np.array_equal(np.load(files[0], allow_pickle=False), made.vectors)
+    assert pq.read_table(files[1])["label"].to_pylist() == labels.tolist()
+    with pytest.raises(UserError, match=r"must end in \.parquet or \.npy"):
+        store.export(memory, home.path / "c.csv")
+    flip(home)
+    with pytest.raises(UserError):
+        store.export(memory, home.path / "out/d.parquet")
+    assert {path.name for path in (home.path / "out").iterdir()} == {
+        "a.parquet",
+        "b.npy",
+        "b.rows.parquet",
+    }
+
+
+def start(edit: str, folder: Path, **options: object) -> subprocess.Popen[str]:
+    """A process that waits for a line before it edits."""
+    script = Path(__file__).parent / "victim.py"
+    process = subprocess.Popen(
+        [sys.executable, str(script), edit, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def kill_once(edit: str, folder: Path, delay: float) -> str:
+    """Kill -9 an edit after `delay` seconds: `old`, `new` or `done` is what the store is then."""
+    home = Home(folder)
+    store.write(rows(1), LIKE, *home.place)
+    store.tag("kept", *home.place)
+    before = home.open().manifest.sha256
+    process = start(edit, folder)
+    go(process)
+    time.sleep(delay)
+    process.kill()
+    out, errors = process.communicate()
+    assert process.returncode in (-signal.SIGKILL, 0), errors
+    if edit == "index":
+        index(folder / "index")
+        assert len(list((folder / "index").iterdir())) == 1
+    memory = home.open()
+    memory.verify(None)
+    now = memory.manifest.sha256
+    if edit != "write" or now == before:
+        assert memory.history.tags()["kept"] == 1
+    expected = after(edit, folder.with_name(folder.name + "-undisturbed"))
+    assert now in (before, expected)
+    home.sound()
+    EDITS.get(edit, EDITS["compact"])(*home.place) if now == before else None
+    assert home.sound().manifest.sha256 == expected
+    return "done" if "done" in out else "old" if now == before else "new"
+
+
+def after(edit: str, folder: Path) -> str:
+    """Hash of what the edit makes when nobody disturbs it."""
+    home = Home(folder)
+    if not folder.exists():
+        store.write(rows(1), LIKE, *home.place)
+        EDITS.get(edit, EDITS["compact"])(*home.place)
+    return home.open().manifest.sha256
+
+
+@pytest.mark.parametrize("edit", [*EDITS, "index"])
+def test_killed_edits_leave_the_old_version_or_the_new(edit: str, tmp_path: Path) -> None:
+    kill_once(edit, tmp_path / "home", random.Random(edit).uniform(0, 0.05))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [*EDITS, "index"])
+def test_killed_again_and_again(edit: str, tmp_path: Path) -> None:
+    rng = random.Random(edit)
+    seen = []
+    for turn in range(int(os.environ.get("RAPIPE_KILLS", "10"))):
+        shutil.rmtree(tmp_path / "home", ignore_errors=True)
+        seen.append(kill_once(edit, tmp_path / "home", rng.uniform(0, 0.12)))
+        print(edit, turn, seen[-1])
+    print(edit, {own: seen.count(own) for own in sorted(set(seen))})
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    store.write(rows(1), LIKE, *home.place)
+    pair = [start("add", tmp_path), start("remove", tmp_path)]
+    for process in pair:
+        go(process)
+    assert [process.communicate()[0] for process in pair] == ["done\n", "done\n"]
+    assert [process.returncode for process in pair] == [0, 0]
+    history = home.open().history.manifests()
+    assert sorted(own.edit for own in history.values()) == ["add", "embed", "remove"]
+    assert home.open().manifest.version == 3
+    home.sound()
+
+
+def test_readers_see_one_version_while_others_write(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    whole = store.write(rows(1), LIKE, *home.place).rows
+    store.tag("whole", *home.place)
+    stop = threading.Event()
+    counts: list[int] = []
+    refused: list[str] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                memory = home.open()
+                counts.append(sum(len(facts) for facts, _ in memory.blocks()))
+                assert counts[-1] == memory.manifest.rows
+            except UserError as error:
+                refused.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(6):
+        store.remove(first_half, "remove", *home.place)
+        store.add(rows(3, 500), LIKE.classes, "add", *home.place)
+        store.compact(*home.place)
+        store.checkout("whole", *home.place)
+    stop.set()
+    reader.join()
+    assert len(counts) > 3
+    assert set(counts) <= {whole, whole // 2, whole // 2 + 500}
+    others = [own for own in refused if "was rewritten while it was read" not in own]
+    assert not others
+
+
+def test_a_reader_whose_version_is_dropped_is_told(home: Home) -> None:
+    home.write(make_embeddings(30))
+    reader = home.open()
+    store.remove(lambda own: own.rows.labels == 1, "remove", *home.place)
+    store.compact(*home.place)
+    with pytest.raises(UserError, match="was rewritten while it was read: run the same again"):
+        list(reader.blocks())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A disk of two megabytes, where we may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("no right to mount a tmpfs")
+    yield folder  # type: ignore[misc]
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_full_disk(edit: str, small_disk: Path) -> None:
+    home = Home(small_disk)
+    before = store.write(rows(1), LIKE, *home.place)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    with pytest.raises((UserError, OSError), match=r"(?i)no space"):
+        EDITS[edit](*home.place)
+    assert home.open().manifest == before
+    home.open().verify(None)
+    filler.unlink()
+    home.sound()
+    assert home.open().manifest.sha256 == before.sha256
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_full_disk_for_who_may_not_mount_one(edit: str, tmp_path: Path) -> None:
+    """The same by a limit on the size of files, which the system sets for any process."""
+    import resource
+
+    home = Home(tmp_path)
+    before = store.write(rows(1), LIKE, *home.place)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+    process = start(edit, tmp_path, preexec_fn=limit)
+    go(process)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "File too large" in errors.splitlines()[-1]
+    assert home.open().manifest == before
+    assert home.sound().manifest.sha256 == before.sha256
+
+
+def test_a_read_only_folder_can_be_read(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    made = rows(1)
+    store.write(made, LIKE, *home.place)
+    bound = subprocess.run(
+        ["mount", "--bind", "-o", "ro", str(home.path), str(home.path)], capture_output=True
+    )
+    if bound.returncode:
+        pytest.skip("no right to mount")
+    try:
+        remounted = ["mount", "-o", "remount,ro,bind", str(home.path)]
+        subprocess.run(remounted, check=True, capture_output=True)
+        home.open().verify(None)
+        assert len(home.read()) == home.open().manifest.rows
+        for edit in EDITS.values():
+            with pytest.raises((UserError, OSError), match="Read-only"):
+                edit(*home.place)
+    finally:
+        subprocess.run(["umount", "-l", str(home.path)], check=True)
+    home.sound()

@@ -9,7 +9,7 @@ import numpy as np
 
 from rapipe import metrics
 from rapipe.records import Images, Labels, Neighbours, Vectors
-from rapipe.search import Queries, search
+from rapipe.search import Keys, search
 
 K = 20
 TEMPERATURE = 0.1
@@ -41,7 +41,7 @@ def knn_accuracy(
     Training images with the pixels of a query are left out.
     """
     k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
-    found = search(Queries(queries.ids, query_vectors), train.ids, train_vectors, k)
+    found = search(query_vectors, Keys(train.ids, train_vectors), k, queries.ids)
     votes = softmax_votes(found, train.labels, len(train.classes), TEMPERATURE)
     return metrics.top_k(votes, queries.labels, 1)
 

@@ -11,7 +11,7 @@ from rapipe.encoder import Encoder
 from rapipe.neighbours import STRATEGIES
 from rapipe.progress import track
 from rapipe.records import Embeddings, Images, Indices, Pixels
-from rapipe.search import Queries
+from rapipe.search import Keys, Method
 from rapipe.views import gaussian_noise
 
 
@@ -27,11 +27,13 @@ class Lookup:
     strategy: str
     k: int
     seed: int
+    method: Method
 
     def __call__(self, images: Images, pixels: Pixels) -> Indices:
         """Rows of the bank (N, k) for `images` seen as `pixels`; their own ids are left out."""
-        queries = Queries(images.ids, self.encoder.embed(pixels))
-        return STRATEGIES[self.strategy](queries, self.bank, self.k, self.seed).indices
+        queries = Keys(images.ids, self.encoder.embed(pixels))
+        find = STRATEGIES[self.strategy]
+        return find(queries, self.bank, self.k, self.seed, self.method).indices
 
 
 def evaluate(
@@ -40,8 +42,8 @@ def evaluate(
     levels: Sequence[float],
     lookup: Lookup | None,
     seed: int,
-) -> list[dict[str, float]]:
-    """One row of scores a noise level (0 = clean), over all images.
+) -> tuple[list[dict[str, float]], list[float | None]]:
+    """Scores at each noise level (0 = clean), and by class at the first, over all images.
 
     Args:
         levels: standard deviations of Gaussian noise, on [0, 1].
@@ -49,15 +51,19 @@ def evaluate(
         seed: of the noise.
 
     Returns:
-        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece and n_test.
+        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece and n_test; and
+        at the first level the top1 of each class.
     """
     device = classifier.head.weight.device
     bank = Bank(lookup.bank).to(device) if lookup else None
-    rows = []
+    rows: list[dict[str, float]] = []
+    by_class: list[float | None] = []
     for std in track(levels, "evaluating", len(levels)):
         pixels = gaussian_noise(images.pixels, images.ids, std, seed)
         indices = lookup(images, pixels) if lookup else None
         logits = classifier.predict(pixels, bank, indices)
         scores = metrics.summarise(logits, images.labels)
+        if not rows:
+            by_class = metrics.by_class(logits, images.labels, len(images.classes))
         rows.append({"noise_std": std, **scores, "n_test": len(images)})
-    return rows
+    return rows, by_class

@@ -1,6 +1,6 @@
 """Retrieval strategies: one file each, one line each in `STRATEGIES`.
 
-A strategy is a function of (queries, bank, k, seed) that gives `Neighbours`
+A strategy is a function of (queries, bank, k, seed, method of search) that gives `Neighbours`
 whose rows never hold the query's own id.
 """
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from rapipe.neighbours.knn import knn
 from rapipe.neighbours.sampled import sampled
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Queries
+from rapipe.search import Keys, Method
 
-Strategy = Callable[[Queries, Embeddings, int, int], Neighbours]
+Strategy = Callable[[Keys, Embeddings, int, int, Method], Neighbours]
 
 STRATEGIES: dict[str, Strategy] = {
     "sampled": sampled,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Queries, search
+from rapipe.search import Keys, Method, search
 
 
-def knn(queries: Queries, bank: Embeddings, k: int, seed: int) -> Neighbours:
-    """Exact neighbours; `seed` plays no part."""
-    return search(queries, bank.ids, bank.vectors, k)
+def knn(queries: Keys, bank: Embeddings, k: int, seed: int, method: Method) -> Neighbours:
+    """Neighbours by any method of search; `seed` plays no part."""
+    return search(queries.vectors, bank, k, queries.ids, method)

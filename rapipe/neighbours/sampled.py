@@ -6,12 +6,13 @@ import numpy as np
 
 from rapipe.progress import track
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Queries, check_k, similarities_of
+from rapipe.search import Keys, Method, check_k, similarities_of
 
 
-def sampled(queries: Queries, bank: Embeddings, k: int, seed: int) -> Neighbours:
+def sampled(queries: Keys, bank: Embeddings, k: int, seed: int, method: Method) -> Neighbours:
     """k rows a query, uniform and without replacement, the query's own id left out.
 
+    Nothing is searched, so `method` plays no part.
     A query's rows depend on `seed`, its id, k and the bank alone, not on other queries.
     """
     check_k(k, queries.ids, bank.ids)

@@ -14,6 +14,7 @@ from rapipe.errors import UserError
 from rapipe.neighbours import STRATEGIES
 from rapipe.objectives import OBJECTIVES
 from rapipe.params import Params, load
+from rapipe.pipeline.memory import method_of
 from rapipe.sources import SOURCES
 from rapipe.views import VIEWS
 
@@ -28,6 +29,7 @@ def load_checked(path: Path) -> Params:
     _known("pretrain.views", params.pretrain.views, [name for name in VIEWS if name != "none"])
     for i, name in enumerate(params.retrieval.strategies):
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
+    method_of(params).check()
     for i, name in enumerate(params.train.backbones):
         _known(f"train.backbones[{i}]", name, BACKBONES)
     _known("train.augment", params.train.augment, VIEWS)

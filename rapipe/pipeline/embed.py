@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from rapipe import paths, store
+from rapipe import mapped, paths, store
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.params import Params
+from rapipe.pipeline.inputs import corpus_card
+from rapipe.pipeline.memory import encoder_fingerprint
+from rapipe.progress import track
 from rapipe.records import SPLITS, Embeddings, Images
-from rapipe.weights import weights_hash
+
+BLOCK = 8192
+"""Images embedded at once: the memory that a million need is that of these."""
 
 
 def run(params: Params) -> None:
     """Write `data/store` and `data/store.json`."""
     encoder = Encoder.read(paths.ENCODER).to(device())
-    splits = {name: Images.read(paths.split(name)) for name in SPLITS}
-    embeddings = Embeddings(
-        ids=np.concatenate([images.ids for images in splits.values()]),
-        vectors=np.concatenate(
-            [encoder.embed(images.pixels, f"embedding {s}") for s, images in splits.items()]
-        ),
-        labels=np.concatenate([images.labels for images in splits.values()]),
-        sources=np.concatenate([images.sources for images in splits.values()]),
-        splits=np.repeat(list(splits), [len(images) for images in splits.values()]),
-    )
-    store.write(embeddings, weights_hash(encoder.backbone), paths.STORE, paths.STORE_MANIFEST)
+    like = store.Embedded(encoder.features, tuple(corpus_card()["classes"]), encoder_fingerprint())
+    store.write(blocks(encoder), like, paths.STORE, paths.STORE_MANIFEST)
+
+
+def blocks(encoder: Encoder) -> Iterator[Embeddings]:
+    """The embeddings of all splits."""
+    for split in SPLITS:
+        images = Images.read(paths.split(split))
+        starts = range(0, len(images), BLOCK)
+        for start in track(starts, f"embedding {split}", len(starts)):
+            part = slice(start, start + BLOCK)
+            ids = images.ids[part]
+            yield Embeddings(
+                ids,
+                encoder.embed(images.pixels[part]),
+                images.labels[part],
+                images.sources[part],
+                np.full(len(ids), split),
+            )
+            mapped.release()

@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
 from rapipe import paths
 from rapipe.classifier import Classifier
 from rapipe.device import device
 from rapipe.encoder import Encoder
+from rapipe.errors import UserError
 from rapipe.evaluation.noise import Lookup, evaluate
 from rapipe.params import Params, Variant
-from rapipe.pipeline.inputs import labelled, write_json
-from rapipe.records import Embeddings
+from rapipe.pipeline.inputs import bank_card, labelled, write_json
+from rapipe.pipeline.memory import check_encoder, method_of
+from rapipe.records import UNLABELLED, Embeddings
 
 
 def run(params: Params, variant: Variant) -> None:
-    """Write `results/runs/<variant>.json`: clean, and at each noise level."""
+    """Write `results/runs/<variant>.json`: clean, and at each noise level.
+
+    If the memory has been edited since the classifier was trained, it is
+    `<variant>@<memory>.json`, so that both can be compared.
+    """
     classifier, card = Classifier.read(paths.MODELS / variant.name)
-    lookup = None
+    lookup, memory, edited = None, "", False
     if variant.retrieval != "none":
-        lookup = Lookup(
-            Encoder.read(paths.ENCODER).to(device()),
-            Embeddings.read(paths.BANK),
-            variant.retrieval,
-            variant.k,
-            params.seed,
-        )
+        remembered = bank_card()
+        memory, edited = remembered["memory"], remembered["store"] != card["memory"]
+        lookup = lookup_of(params, variant, classifier, remembered)
     levels = (0.0, *params.evaluate.noise_std)
-    scores = evaluate(classifier.to(device()), labelled("test"), levels, lookup, params.seed)
+    images = labelled("test")
+    scores, by_class = evaluate(classifier.to(device()), images, levels, lookup, params.seed)
     keys = {
         "backbone": variant.backbone,
         "retrieval": variant.retrieval,
         "k": variant.k,
         "seed": variant.seed,
     }
-    rows = [{**keys, **row, "bank_size": card["bank_size"]} for row in scores]
+    bank_size = len(lookup.bank) if lookup else 0
     write_json(
-        paths.RUNS / f"{variant.name}.json",
+        paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
             "setting": card["setting"],
             "parameters": card["parameters"],
             "best_epoch": card["best_epoch"],
-            "rows": rows,
+            "edited": edited,
+            "rows": [{**keys, **row, "bank_size": bank_size, "memory": memory} for row in scores],
+            "by_class": dict(zip(images.classes, by_class, strict=True)),
         },
+    )
+
+
+def lookup_of(
+    params: Params, variant: Variant, classifier: Classifier, remembered: dict[str, Any]
+) -> Lookup:
+    """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
+    check_encoder(remembered["encoder"], paths.BANK, "prefetch")
+    bank = Embeddings.read(paths.BANK)
+    known, d = classifier.spec.classes, classifier.spec.dimension
+    if bank.vectors.shape[1] != d:
+        raise UserError(
+            f"{variant.name} was trained with vectors of {d} dimensions, but {paths.BANK} holds "
+            f"vectors of {bank.vectors.shape[1]}: run rapipe train, or dvc repro"
+        )
+    new = bank.labels >= known  # classes added to the memory since; it cannot name them
+    bank = replace(bank, labels=np.where(new, UNLABELLED, bank.labels))
+    return Lookup(
+        Encoder.read(paths.ENCODER).to(device()),
+        bank,
+        variant.retrieval,
+        variant.k,
+        params.seed,
+        method_of(params),
     )

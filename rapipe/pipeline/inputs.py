@@ -13,7 +13,7 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.errors import UserError
-from rapipe.records import Images
+from rapipe.records import Ids, Images, Pixels
 
 
 def labelled(split: str) -> Images:
@@ -22,6 +22,21 @@ def labelled(split: str) -> Images:
     if (images.labels >= 0).all():
         return images
     return images.take(np.flatnonzero(images.labels >= 0))
+
+
+def bank_card() -> dict[str, Any]:
+    """What the bank was made from: version of the memory, encoder, classes."""
+    return read_json(paths.BANK_CARD, "prefetch")
+
+
+def pictures(train: Images, ids: Ids) -> Pixels:
+    """Pixels (N, H, W, 3) of images by id; grey where the corpus has no such image."""
+    row_of = {own: row for row, own in enumerate(train.ids.tolist())}
+    found = np.full((len(ids), *train.pixels.shape[1:]), 128, np.uint8)
+    for place, own in enumerate(ids.tolist()):
+        if own in row_of:
+            found[place] = train.pixels[row_of[own]]
+    return found
 
 
 def corpus_card() -> dict[str, Any]:

@@ -12,9 +12,9 @@ from rapipe.decoding import Decoding, decode, pixel_hash
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.pipeline.inputs import corpus_card
+from rapipe.pipeline.inputs import bank_card, corpus_card, pictures
 from rapipe.records import Embeddings, Images, Pixels
-from rapipe.search import Queries, search
+from rapipe.search import search
 
 
 def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
@@ -22,10 +22,10 @@ def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
     bank, train = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
     encoder = Encoder.read(paths.ENCODER).to(device())
     pixels, label = _open(image)
-    query = Queries(np.array([pixel_hash(pixels)]), encoder.embed(pixels[None]))
-    found = search(query, bank.ids, bank.vectors, k)
+    found = search(encoder.embed(pixels[None]), bank, k, np.array([pixel_hash(pixels)]))
     rows, similarities = found.indices[0], found.similarities[0].tolist()
-    names = [train.classes[i] if i >= 0 else "?" for i in bank.labels[rows]]
+    classes = bank_card()["classes"]
+    names = [classes[i] if i >= 0 else "?" for i in bank.labels[rows]]
     listed = [
         {
             "similarity": round(s, 6),
@@ -43,8 +43,7 @@ def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
     if picture:
         from rapipe import report
 
-        row_of = {int(own): row for row, own in enumerate(train.ids)}
-        shown = train.pixels[[row_of[int(own)] for own in bank.ids[rows]]]
+        shown = pictures(train, bank.ids[rows])
         example = report.Neighbourhood(pixels, label, shown, tuple(names), tuple(similarities))
         report.save(report.gallery([example]), picture)
 

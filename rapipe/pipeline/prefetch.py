@@ -3,26 +3,106 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
-from rapipe import paths, store
+import numpy as np
+import numpy.typing as npt
+
+from rapipe import mapped, paths
 from rapipe.bank import bank_of
+from rapipe.device import device
+from rapipe.encoder import Encoder
 from rapipe.neighbours import STRATEGIES
 from rapipe.params import Params
-from rapipe.records import SPLITS
-from rapipe.search import Queries
+from rapipe.pipeline.inputs import write_json
+from rapipe.pipeline.memory import check_encoder, method_of, told
+from rapipe.progress import say
+from rapipe.records import SPLITS, Embeddings, Ids, Images, Vectors
+from rapipe.search import Keys
+from rapipe.store import Rows, Store
+
+BLOCK = 8192
+"""Vectors gathered at once."""
 
 
 def run(params: Params) -> None:
     """Write `data/neighbours/`."""
-    embeddings, _ = store.read(paths.STORE, paths.STORE_MANIFEST)
-    bank = bank_of(embeddings, params.retrieval.bank, params.seed)
+    store = Store.open(paths.STORE, paths.STORE_MANIFEST)
+    check_encoder(store.manifest.encoder, paths.STORE, "embed")
+    splits = {name: Images.read(paths.split(name)) for name in SPLITS}
     shutil.rmtree(paths.NEIGHBOURS, ignore_errors=True)
-    bank.write(paths.BANK)
-    for strategy in params.retrieval.strategies:
-        for split in SPLITS:
-            own = embeddings.take((embeddings.splits == split) & (embeddings.labels >= 0))
-            found = STRATEGIES[strategy](
-                Queries(own.ids, own.vectors), bank, params.retrieval.k, params.seed
-            )
+    paths.NEIGHBOURS.mkdir(parents=True)
+    scratch = paths.NEIGHBOURS / "all.part"
+    vectors, rows = store.vectors(scratch), store.rows
+    order = rows.in_id_order()
+    held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
+    write_bank(store, order, vectors, held_out, params)
+    bank = Embeddings.read(paths.BANK)
+    for split, images in splits.items():
+        queries = queries_of(images, rows, order, vectors)
+        for strategy in params.retrieval.strategies:
+            find = STRATEGIES[strategy]
+            found = find(queries, bank, params.retrieval.k, params.seed, method_of(params))
             found.check_against(bank.ids)
             found.write(paths.table(strategy, split))
+            if found.found_by:
+                say(f"{strategy} of {split}: {told(found.found_by, params.retrieval.k)}")
+    for path in paths.NEIGHBOURS.glob("*.part"):
+        path.unlink()
+
+
+def write_bank(
+    store: Store,
+    order: npt.NDArray[np.int64],
+    vectors: Vectors,
+    held_out: Ids,
+    params: Params,
+) -> None:
+    """Write `data/neighbours/bank/`, and a card that says which memory it is."""
+    rows, limit = store.rows.take(order), params.retrieval.bank
+    chosen = bank_of(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
+    bank = rows.take(chosen)
+    Embeddings(
+        bank.ids, mapped.gathered(vectors, order[chosen]), bank.labels, bank.sources, bank.splits
+    ).write(paths.BANK)
+    manifest = store.manifest
+    names = [tag for tag, own in store.history.tags().items() if own == manifest.version]
+    write_json(
+        paths.BANK_CARD,
+        {
+            "memory": names[0] if names else f"v{manifest.version}",
+            "store": manifest.sha256,
+            "encoder": manifest.encoder,
+            "classes": manifest.classes,
+            "rows": len(bank),
+        },
+    )
+
+
+def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors: Vectors) -> Keys:
+    """Ids and vectors of the labelled images; those that the store lacks are embedded now.
+
+    The corpus says who asks: an image that was removed from the memory still learns.
+    """
+    labelled = np.flatnonzero(images.labels >= 0)
+    ids = images.ids[labelled]
+    place = np.minimum(np.searchsorted(rows.ids[order], ids), len(order) - 1)
+    row = order[place]
+    missing = np.flatnonzero(rows.ids[row] != ids)
+    if not len(missing):
+        return Keys(ids, mapped.gathered(vectors, row))
+    say(f"embedding {len(missing):,} images that ask but are not in the memory")
+    encoder = Encoder.read(paths.ENCODER).to(device())
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, len(row), BLOCK):
+            part = slice(start, start + BLOCK)
+            block = vectors[row[part]]
+            own = missing[(missing >= start) & (missing < start + BLOCK)]
+            if len(own):
+                block[own - start] = encoder.embed(images.pixels[labelled[own]])
+            yield block
+
+    path = paths.NEIGHBOURS / "asking.part"
+    mapped.write_array(path, (len(row), vectors.shape[1]), blocks())
+    return Keys(ids, mapped.array(path))

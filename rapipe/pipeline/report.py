@@ -13,7 +13,16 @@ import numpy as np
 
 from rapipe import paths, report
 from rapipe.params import Params, Variant, variants
-from rapipe.pipeline.inputs import corpus_card, labelled, read_json, write_csv, write_json
+from rapipe.pipeline.inputs import (
+    bank_card,
+    corpus_card,
+    labelled,
+    pictures,
+    read_json,
+    write_csv,
+    write_json,
+)
+from rapipe.pipeline.memory import told
 from rapipe.pipeline.results import rows
 from rapipe.records import Embeddings, Images, Neighbours
 
@@ -51,11 +60,13 @@ def run(params: Params) -> None:
         if figure is not None
     }
     pictures["corpus"] = paths.CONTACT_SHEET.read_bytes()
-    table = report.table(found, first_steps(histories))
+    contents: dict[str, str | bytes] = {
+        **pictures,
+        "table": report.table(found, first_steps(histories)),
+        **edits(params, {(row["backbone"], row["retrieval"]) for row in found}),
+    }
     sections = [
-        (heading, words, table if name == "table" else pictures[name])
-        for name, heading, words in SECTIONS
-        if name == "table" or name in pictures
+        (heading, words, contents[name]) for name, heading, words in SECTIONS if name in contents
     ]
     sections.insert(0, ("Setting", "", setting(params, pretraining[-1])))
     paths.PAGE.write_text(report.page("What is looking things up worth?", sections))
@@ -89,6 +100,12 @@ SECTIONS = (
         "Test accuracy as noise grows. Classifiers saw no noise in training unless train.augment "
         "adds it; the encoder that finds neighbours may have, in its views (affine: noisy).",
     ),
+    (
+        "edits",
+        "After edits of the memory",
+        "The same trained classifiers, each with the memory it was trained with and with edited "
+        "ones; nothing was trained again.",
+    ),
     ("k", "Number of neighbours", "Clean test accuracy against k; dashed: without retrieval."),
     (
         "bank",
@@ -115,6 +132,20 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """Rows of numbers from a CSV."""
     with path.open(newline="") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def edits(params: Params, known: set[tuple[str, str]]) -> dict[str, str]:
+    """The section on edited memories, if any classifier was evaluated with one."""
+    every = rows(params, edited=True)
+    original = {own: memories_of(every, own) for own in known}
+    touched = [row for row in every if len(original[row["backbone"], row["retrieval"]]) > 1]
+    present = [row for row in touched if row["k"] == params.retrieval.k]
+    return {"edits": report.edits_table(present)} if present else {}
+
+
+def memories_of(found: list[dict[str, Any]], own: tuple[str, str]) -> set[str]:
+    """Memories that a (backbone, retrieval) was evaluated with."""
+    return {row["memory"] for row in found if (row["backbone"], row["retrieval"]) == own}
 
 
 def curves(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -169,9 +200,19 @@ def setting(params: Params, pretraining: dict[str, float]) -> str:
         f"{pretraining['knn_top1']:.1%} of validation (random initialisation "
         f"{pretraining['random_init_knn_top1']:.1%}, raw pixels "
         f"{pretraining['raw_pixels_knn_top1']:.1%}). Classifiers: {params.train.epochs} epochs, "
-        f"k = {params.retrieval.k}, neighbours as {params.retrieval.attend} "
+        f"k = {params.retrieval.k} by {found_by(params)}, neighbours as {params.retrieval.attend} "
         f"(both = embedding and label), neighbour dropout {params.retrieval.dropout:g}.</p>"
     )
+
+
+def found_by(params: Params) -> str:
+    """How the neighbours of the test split were found, and with what recall."""
+    searched = [
+        told(facts, params.retrieval.k)
+        for strategy in params.retrieval.strategies
+        if (facts := Neighbours.read(paths.table(strategy, "test")).found_by)
+    ]
+    return html.escape(searched[0] if searched else "chance")
 
 
 def neighbourhoods(params: Params) -> list[report.Neighbourhood]:
@@ -179,20 +220,19 @@ def neighbourhoods(params: Params) -> list[report.Neighbourhood]:
     strategy = "knn" if "knn" in params.retrieval.strategies else params.retrieval.strategies[0]
     train, test = Images.read(paths.split("train")), labelled("test")
     bank, found = Embeddings.read(paths.BANK), Neighbours.read(paths.table(strategy, "test"))
-    row_of = {int(image): row for row, image in enumerate(train.ids)}
+    classes = bank_card()["classes"]
     _, firsts = np.unique(test.labels, return_index=True)
     spread = np.linspace(0, len(firsts) - 1, min(EXAMPLES, len(firsts))).round().astype(int)
     examples = []
     for query in firsts[spread]:
         rows_ = found.indices[query, :SHOWN]
-        own = [row_of[int(image)] for image in bank.ids[rows_]]
         examples.append(
             report.Neighbourhood(
                 test.pixels[query],
                 test.classes[test.labels[query]],
-                train.pixels[own],
+                pictures(train, bank.ids[rows_]),
                 tuple(
-                    test.classes[label] if label >= 0 else f"({source})"
+                    classes[label] if label >= 0 else f"({source})"
                     for label, source in zip(bank.labels[rows_], bank.sources[rows_], strict=True)
                 ),
                 tuple(found.similarities[query, :SHOWN].tolist()),

@@ -21,12 +21,16 @@ KEYS = (
     "ece",
     "bank_size",
     "n_test",
+    "memory",
 )
 """Keys of a row; `rapipe results --json` promises them."""
 
 
-def rows(params: Params) -> list[dict[str, Any]]:
-    """One row a (backbone, retrieval, k, bank size, seed, noise level).
+def rows(params: Params, edited: bool = False) -> list[dict[str, Any]]:
+    """One row a (backbone, retrieval, k, bank size, seed, noise level, memory).
+
+    Args:
+        edited: also those where the memory was edited after the training.
 
     Runs of other k, bank or seeds than the present ones are kept where they
     share their setting (corpus, memory and training recipe) with the present
@@ -35,17 +39,12 @@ def rows(params: Params) -> list[dict[str, Any]]:
     Raises:
         UserError: nothing has been evaluated yet.
     """
-    present = {(v.backbone, v.retrieval): _setting(v.name) for v in variants(params)}
-    found: list[dict[str, Any]] = []
-    for path in sorted(paths.RUNS.glob("*.json")):
-        run = read_json(path, "eval")
-        found += [
-            {key: row[key] for key in KEYS}
-            for row in run["rows"]
-            if present.get((row["backbone"], row["retrieval"])) == run["setting"]
-        ]
-    if not found:
-        raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
+    found = [
+        {key: row[key] for key in KEYS}
+        for run in runs(params)
+        for row in run["rows"]
+        if edited or not run["edited"]
+    ]
     order = {name: i for i, name in enumerate(("none", *params.retrieval.strategies))}
     return sorted(
         found,
@@ -55,9 +54,32 @@ def rows(params: Params) -> list[dict[str, Any]]:
             row["k"],
             row["bank_size"],
             row["seed"],
+            row["memory"],
             row["noise_std"],
         ),
     )
+
+
+def runs(params: Params) -> list[dict[str, Any]]:
+    """Every evaluation that belongs to the present setting; `UserError` if there is none."""
+    present = {(v.backbone, v.retrieval): _setting(v.name) for v in variants(params)}
+    found = [read_json(path, "eval") for path in sorted(paths.RUNS.glob("*.json"))]
+    found = [run for run in found if run["setting"] == present.get(_strategy(run))]
+    if not found:
+        raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
+    return found
+
+
+def by_class(params: Params) -> list[dict[str, Any]]:
+    """One row a (backbone, retrieval, k, bank size, seed, memory): clean accuracy of each class."""
+    keys = ("backbone", "retrieval", "k", "bank_size", "seed", "memory")
+    return [
+        {**{key: run["rows"][0][key] for key in keys}, **run["by_class"]} for run in runs(params)
+    ]
+
+
+def _strategy(run: dict[str, Any]) -> tuple[str, str]:
+    return run["rows"][0]["backbone"], run["rows"][0]["retrieval"]
 
 
 def _setting(name: str) -> str | None:

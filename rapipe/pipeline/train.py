@@ -14,7 +14,7 @@ from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.training import Training
 from rapipe.params import Params, Variant
-from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, read_json, write_csv
+from rapipe.pipeline.inputs import bank_card, corpus_card, fingerprint, labelled, write_csv
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
 from rapipe.views import VIEWS
 
@@ -43,6 +43,7 @@ def run(params: Params, variant: Variant) -> None:
     torch.manual_seed(variant.seed)
     classifier = Classifier(spec)
     bank = Bank(memory) if memory else None
+    remembered = bank_card() if memory else None
 
     def accuracy(split: str) -> float:
         table = tables[split]
@@ -74,7 +75,8 @@ def run(params: Params, variant: Variant) -> None:
     facts = {
         "variant": asdict(variant),
         "bank_size": len(memory) if memory else 0,
-        "setting": setting(params, card, memory is not None),
+        "memory": remembered["store"] if remembered else "",
+        "setting": setting(params, card, remembered),
     }
     fit(module, [history, best], paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}")
 
@@ -102,14 +104,14 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
     return table
 
 
-def setting(params: Params, card: dict[str, Any], retrieval: bool) -> str:
+def setting(params: Params, card: dict[str, Any], memory: dict[str, Any] | None) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
     recipe = asdict(params.train)
     for name in ("backbones", "seeds", "probe_every"):
         recipe.pop(name)
     facts = {"corpus": card["hash"], "train": recipe}
-    if retrieval:
-        facts["store"] = read_json(paths.STORE_MANIFEST, "embed")["sha256"]
+    if memory:
+        facts["store"] = memory["store"]
         facts["seed"] = params.seed
         facts["retrieval"] = [params.retrieval.attend, params.retrieval.dropout]
     return fingerprint(facts)

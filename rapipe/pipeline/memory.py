@@ -1,0 +1,41 @@
+"""What the stages share that fill the memory, or look things up in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rapipe import paths, weights
+from rapipe.errors import UserError
+from rapipe.params import Params
+from rapipe.search import Method
+
+
+def encoder_fingerprint() -> str:
+    """Of the encoder in `data/encoder`: its weights, and how it prepares images."""
+    return weights.fingerprint(weights.read_card(paths.ENCODER, "pretrain"))
+
+
+def check_encoder(embedded_by: str, what: object, stage: str) -> None:
+    """Raise `UserError` unless `data/encoder` has this fingerprint."""
+    own = encoder_fingerprint()
+    if embedded_by != own:
+        raise UserError(
+            f"{what} was embedded by encoder {embedded_by[:12]}, but {paths.ENCODER} is "
+            f"{own[:12]}: run rapipe {stage}, or dvc repro"
+        )
+
+
+def method_of(params: Params) -> Method:
+    """How neighbours are found."""
+    own = params.retrieval
+    return Method(own.backend, own.index, own.min_recall, paths.INDEX)
+
+
+def told(found_by: dict[str, Any], k: int) -> str:
+    """How a table was found, in words."""
+    if not found_by["sample"]:
+        return f"{found_by['backend']}, exact"
+    return (
+        f"{found_by['backend']} {found_by['index']} ({found_by['effort']}), which finds "
+        f"{found_by['recall']:.1%} of the {k} nearest of {found_by['sample']} queries"
+    )

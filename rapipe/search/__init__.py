@@ -1,0 +1,187 @@
+"""Nearest neighbours by cosine similarity: one contract, three backends, one rule for ties.
+
+    >>> found = search(queries, bank, k=32, exclude=ids)
+    >>> found = search(queries, bank, 32, ids, Method("faiss", "IVF1024,Flat"))
+
+Exact methods give the same table, to the byte. An approximate one works as hard
+as it must to find `min_recall` of the true neighbours of some queries; what it
+then finds of those of others is written on the table.
+
+Letters: Q queries, N bank rows, D embedding, K neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from rapipe import mapped
+from rapipe.device import device
+from rapipe.errors import UserError
+from rapipe.metrics import recall_at_k
+from rapipe.progress import say
+from rapipe.records import Ids, Neighbours, Vectors
+from rapipe.search.exact import Exact
+from rapipe.search.faiss_index import BLOCK, FLAT, Faiss
+from rapipe.search.lance_index import KINDS, Lance
+from rapipe.search.ranking import Keyed, Keys, Proposed, check_k, rank, similarities_of
+
+BACKENDS = ("torch", "faiss", "lance", "auto")
+EXACT = "exact"
+SAMPLE = 1000
+"""Queries on which recall is measured; half of them choose the effort, half are the figure."""
+EXACT_PRODUCTS = 2e10
+"""Queries times bank rows up to which `auto` is exact, on a CPU; see benchmarks/RESULTS.md."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How neighbours are found.
+
+    Args:
+        backend: torch, faiss, lance, or auto.
+        index: `exact`; for faiss also a factory string, for lance IVF_FLAT or IVF_RQ.
+        min_recall: share of the true neighbours, 0 to 1, below which `search` raises.
+        cache: folder that keeps indexes, each under a hash of what it was made from.
+    """
+
+    backend: str = "torch"
+    index: str = EXACT
+    min_recall: float = 0.95
+    cache: Path | None = None
+
+    def check(self) -> None:
+        """Raise `UserError` if the backend has no such index."""
+        known = {"torch": (EXACT,), "auto": (EXACT,), "lance": KINDS}.get(self.backend)
+        if known and self.index not in known:
+            choices = " or ".join(known)
+            raise UserError(
+                f"retrieval.index is {self.index!r}; with retrieval.backend: {self.backend} it "
+                f"must be {choices}"
+            )
+
+    def resolved(self, queries: int, rows: int, dimension: int) -> Method:
+        """What `auto` means for so many queries and bank rows; other methods are themselves."""
+        if self.backend != "auto":
+            return self
+        if device().type == "cuda" or queries * rows <= EXACT_PRODUCTS:
+            return replace(self, backend="torch")
+        cells = 2 ** round(np.log2(4 * rows**0.5))
+        codes = f"PQ{dimension // 4}x4fs" if dimension % 4 == 0 else "SQ8"
+        return replace(self, backend="faiss", index=f"IVF{cells},{codes}")
+
+
+def search(
+    queries: Vectors, bank: Keyed, k: int, exclude: Ids, method: Method | None = None
+) -> Neighbours:
+    """The k most similar bank rows of each query.
+
+    Queries and bank are read in chunks, so both may be mapped from files larger
+    than memory.
+
+    Args:
+        queries: (Q, D) float32 of unit length.
+        bank: ids (N,), and vectors (N, D) float32 of unit length.
+        k: from 1 to the number of rows that every query may find.
+        exclude: (Q,) for each query the id that it may not find: its own.
+        method: exact, by torch, unless given.
+
+    Returns:
+        Neighbours (Q, K), by falling similarity, equal ones by rising id (and
+        then row); `found_by` says how, and with what recall.
+
+    Raises:
+        UserError: k is out of range, the backend has no such index, or its
+            recall is below `method.min_recall` however hard it tries.
+    """
+    method = method or Method()
+    method.check()
+    check_k(k, exclude, bank.ids)
+    method = method.resolved(len(queries), *bank.vectors.shape)
+    with ExitStack() as stack:
+        index = _index(bank.vectors, method, stack)
+        if isinstance(index, Exact) or index.exact:
+            found = rank(index, queries, bank, k, exclude)
+            facts: dict[str, object] = {"effort": "", "recall": 1.0, "sample": 0}
+        else:
+            found, facts = _approximate(index, queries, bank, k, exclude, method)
+    facts = {"backend": method.backend, "index": method.index, **facts}
+    return Neighbours(exclude, found.rows, found.similarities, facts)
+
+
+def _approximate(
+    index: Faiss | Lance, queries: Vectors, bank: Keyed, k: int, exclude: Ids, method: Method
+) -> tuple[Proposed, dict[str, object]]:
+    """Search with the least effort that finds enough, and say how much it found."""
+    sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:SAMPLE])
+    truth = rank(Exact(bank.vectors), queries[sample], bank, k, exclude[sample]).rows
+    tuned, judged = slice(0, None, 2), slice(len(sample) > 1, None, 2)
+    best = 0.0
+    for level in range(index.levels):
+        index.try_harder(level)
+        tried = sample[tuned]
+        found = rank(index, queries[tried], bank, k, exclude[tried])
+        recall = recall_at_k(found.rows, truth[tuned])
+        if recall >= method.min_recall:
+            found = rank(index, queries, bank, k, exclude)
+            recall = recall_at_k(found.rows[sample[judged]], truth[judged])
+        best = max(best, recall)
+        if recall >= method.min_recall:
+            few = np.flatnonzero(found.rows[:, -1] < 0)  # cells that held fewer than k
+            if len(few):
+                whole = rank(Exact(bank.vectors), queries[few], bank, k, exclude[few])
+                found.rows[few], found.similarities[few] = whole
+            return found, {
+                "effort": index.effort,
+                "recall": round(recall, 4),
+                "sample": len(truth[judged]),
+            }
+    raise UserError(
+        f"retrieval.min_recall is {method.min_recall}, but {method.backend} with retrieval.index "
+        f"{method.index} finds at most {best:.3f} of the {k} nearest; choose another index, "
+        "retrieval.backend: torch, or a lower retrieval.min_recall"
+    )
+
+
+def _index(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | Lance:
+    """The bank made ready to be searched; indexes that take long to build are kept."""
+    if method.backend == "torch":
+        return Exact(bank)
+    if method.backend == "faiss" and method.index in (EXACT, FLAT):
+        return Faiss.build(bank, FLAT)
+    home = method.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = home / _fingerprint(bank, method)
+    partial = folder.with_name(folder.name + ".part")
+    kind = Faiss if method.backend == "faiss" else Lance
+    if not folder.is_dir():
+        say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
+        shutil.rmtree(home, ignore_errors=True)  # one index at a time: they are large
+        partial.mkdir(parents=True)
+        if method.backend == "faiss":
+            Faiss.build(bank, method.index).write(partial)
+        else:
+            Lance.build(bank, method.index, partial)
+        partial.rename(folder)
+    return kind.read(folder, method.index)
+
+
+def _fingerprint(bank: Vectors, method: Method) -> str:
+    """Hash of the bank, the index, and the library that makes it."""
+    library = {"faiss": "faiss-cpu", "lance": "lancedb"}[method.backend]
+    facts = [method.backend, method.index, version(library), list(bank.shape)]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for start in range(0, len(bank), BLOCK):
+        digest.update(np.ascontiguousarray(bank[start : start + BLOCK]).tobytes())
+        mapped.release()
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["BACKENDS", "EXACT", "Keyed", "Keys", "Method", "check_k", "search", "similarities_of"]

@@ -1,0 +1,311 @@
+"""Edits of a store: each is one atomic version.
+
+An edit first writes what nothing refers to yet, then replaces the manifest.
+Killed before that, it has not happened, and what it left behind is removed by
+the next edit, or by `compact`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from rapipe.errors import UserError
+from rapipe.progress import say
+from rapipe.records import Embeddings, Vectors
+from rapipe.store import rows as rows_
+from rapipe.store.reading import Store
+from rapipe.store.rows import Mask, Rows
+from rapipe.store.versions import TAG, Embedded, History, Manifest, put
+
+NEW = "new.part"
+Choose = Callable[[Store], Mask]
+"""Which of the store's `rows` an edit is about; asked when nobody else can edit it."""
+Pairs = Iterable[tuple[Rows, Vectors]]
+
+
+def write(blocks: Iterable[Embeddings], like: Embedded, folder: Path, pointer: Path) -> Manifest:
+    """Start a store anew from blocks of embeddings, in one commit; then drop the old one.
+
+    If it is sound and holds these very rows already, it stays as it is, with its versions.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _locked(pointer):
+        rows = _create(folder, ((rows_.of(block), block.vectors) for block in blocks), like)
+        made = Manifest.of(rows, 1, "embed", _name(rows, like), like)
+        if _holds(made, folder, pointer):
+            shutil.rmtree(folder / NEW)
+            return made
+        made = replace(made, table=_free(folder, made.table))
+        _publish(folder, pointer, made, [(made, np.ones(len(rows), np.bool_))], {})
+        return made
+
+
+def add(
+    blocks: Iterable[Embeddings],
+    classes: tuple[str, ...],
+    edit: str,
+    folder: Path,
+    pointer: Path,
+) -> tuple[Manifest, int]:
+    """Append embeddings to the memory; rows that it has already are left out.
+
+    Args:
+        classes: those of the memory, then new ones.
+        edit: what the version says of itself.
+
+    Returns:
+        The new version, and how many rows are new in it.
+
+    Raises:
+        UserError: nothing is new, or the vectors have another dimension.
+    """
+    with _editing(folder, pointer) as store:
+        d, before = store.manifest.dimension, store.all_rows
+        known = store.rows.keys()
+
+        def pairs() -> Iterator[tuple[Rows, Vectors]]:
+            for block in blocks:
+                if block.vectors.shape[1] != d:
+                    raise UserError(
+                        f"{folder} holds vectors of {d} dimensions, not of {block.vectors.shape[1]}"
+                    )
+                facts = rows_.of(block)
+                fresh = ~np.isin(facts.keys(), known)
+                yield facts.take(fresh), block.vectors[fresh]
+
+        after = rows_.joined([before, *rows_.insert(pairs(), d, store.table.add, folder)])
+        if len(after) == len(before):
+            raise UserError(f"{edit}: there is nothing that the memory does not have")
+        members = np.concatenate([store.members(), np.ones(len(after) - len(before), np.bool_)])
+        like = replace(store.manifest, classes=classes)
+        made = _next(store, edit, after.take(members), like)
+        _commit(store, made, members)
+        return made, len(after) - len(before)
+
+
+def remove(choose: Choose, edit: str, folder: Path, pointer: Path) -> tuple[Manifest, int]:
+    """Take rows out of the memory; older versions still have them.
+
+    Returns:
+        The new version, and how many rows are gone.
+
+    Raises:
+        UserError: no row is chosen, or all are.
+    """
+    with _editing(folder, pointer) as store:
+        left, gone = _without(store, choose)
+        made = _next(store, edit, store.all_rows.take(left), store.manifest)
+        _commit(store, made, left)
+        return made, int(gone.sum())
+
+
+def purge(choose: Choose, edit: str, folder: Path, pointer: Path) -> tuple[Manifest, int]:
+    """Take rows out of the memory, out of every tagged version, and off the disk.
+
+    Returns:
+        The new version, and how many rows are gone.
+
+    Raises:
+        UserError: no row is chosen, or all are.
+    """
+    with _editing(folder, pointer) as store:
+        left, gone = _without(store, choose)
+        same = np.isin(store.all_rows.ids, store.all_rows.ids[gone])  # also under other versions
+        same &= ~left
+        made = _next(store, edit, store.all_rows.take(left), store.manifest)
+        return _rewrite(store, made, left, same), int(gone.sum())
+
+
+def compact(folder: Path, pointer: Path) -> Manifest:
+    """Drop versions without a tag, rows that are in no version, and what was left behind."""
+    with _editing(folder, pointer) as store:
+        nothing = np.zeros(len(store.all_rows), np.bool_)
+        return _rewrite(store, store.manifest, store.members(), nothing)
+
+
+def tag(name: str, folder: Path, pointer: Path) -> Manifest:
+    """Name the current version; a name that exists moves here.
+
+    Raises:
+        UserError: it cannot be a name.
+    """
+    if not TAG.fullmatch(name):
+        raise UserError(
+            f"{name!r} cannot be a tag: begin with a letter; go on with letters, digits, . _ -"
+        )
+    with _editing(folder, pointer) as store:
+        store.history.write_tags({**store.history.tags(), name: store.manifest.version})
+        return store.manifest
+
+
+def checkout(name: str, folder: Path, pointer: Path) -> Manifest:
+    """Make the version with this tag or number the current one.
+
+    Where the manifest is missing or damaged, this puts it right.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    with _locked(pointer):
+        try:
+            history = _mended(Store.open(folder, pointer)).history
+        except UserError:
+            found = History.found(folder)
+            if not found:
+                raise
+            history = found[-1]
+        chosen = history.resolve(name)
+        put(pointer, chosen.text().encode())
+        return chosen
+
+
+@contextmanager
+def _locked(pointer: Path) -> Iterator[None]:
+    """Keep other edits out; wait while there is one."""
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{pointer}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that edits {pointer}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _editing(folder: Path, pointer: Path) -> Iterator[Store]:
+    """The store, for the only process that edits it, without what killed edits left."""
+    with _locked(pointer):
+        store = _mended(Store.open(folder, pointer))
+        _sweep(folder, store.manifest.table)
+        yield store
+
+
+def _mended(store: Store) -> Store:
+    """The store; its current version, if its edit was killed at the very end, is in the history."""
+    if not (store.history.folder / f"{store.manifest.version}.json").exists():
+        store.history.write_manifest(store.manifest)
+    return store
+
+
+def _without(store: Store, choose: Choose) -> tuple[Mask, Mask]:
+    """Of all rows, those that stay members and those that no longer are."""
+    chosen = choose(store)
+    if not chosen.any():
+        raise UserError(f"no row of {store.folder} is meant; rapipe store list shows what there is")
+    if chosen.all():
+        raise UserError(f"all {len(chosen):,} rows of {store.folder} are meant; some must stay")
+    members = store.members()
+    gone = members.copy()
+    gone[members] = chosen
+    return members & ~gone, gone
+
+
+def _next(store: Store, edit: str, rows: Rows, like: Manifest) -> Manifest:
+    number = max(store.history.manifests()) + 1
+    return Manifest.of(rows, number, edit, store.manifest.table, like)
+
+
+def _commit(store: Store, made: Manifest, members: Mask) -> None:
+    """Make a version of the present table the current one."""
+    store.history.write_members(made.version, members)
+    put(store.pointer, made.text().encode())
+    store.history.write_manifest(made)
+
+
+def _rewrite(store: Store, current: Manifest, members: Mask, gone: Mask) -> Manifest:
+    """Copy what `current` and the tagged versions hold, but for `gone`, and drop the rest."""
+    rows, tags = store.all_rows, store.history.tags()
+    kept = {current.version: (current, members)}
+    manifests = store.history.manifests()
+    for number in {*tags.values()} - {current.version}:
+        kept[number] = (manifests[number], store.members(manifests[number]) & ~gone)
+    kept = {number: own for number, own in kept.items() if own[1].any()}
+    union = np.logical_or.reduce([mask for _, mask in kept.values()])
+    copied = _create(store.folder, store.blocks(union), current)
+    name = _free(store.folder, _name(copied, current))
+    versions = [
+        (Manifest.of(rows.take(mask), known.version, known.edit, name, known), mask[union])
+        for known, mask in kept.values()
+    ]
+    made = versions[0][0]
+    tags = {own: number for own, number in tags.items() if number in kept}
+    _publish(store.folder, store.pointer, made, versions, tags)
+    return made
+
+
+def _create(folder: Path, pairs: Pairs, like: Embedded | Manifest) -> Rows:
+    """Write a table into `new.part`; returns its rows."""
+    import lancedb
+
+    shutil.rmtree(folder / NEW, ignore_errors=True)
+    (folder / NEW).mkdir(parents=True)
+    database = lancedb.connect(str(folder / NEW))
+
+    def create(reader: pa.RecordBatchReader) -> None:
+        database.create_table("rows", reader, schema=reader.schema)
+
+    try:
+        return rows_.joined(rows_.insert(pairs, like.dimension, create, folder))
+    except BaseException:
+        shutil.rmtree(folder / NEW, ignore_errors=True)
+        raise
+
+
+def _publish(
+    folder: Path,
+    pointer: Path,
+    current: Manifest,
+    versions: list[tuple[Manifest, Mask]],
+    tags: Mapping[str, int],
+) -> None:
+    """Give the table in `new.part` its name and its versions; commit; drop all other tables."""
+    history = History(folder, current.table)
+    (folder / NEW / "rows.lance").rename(folder / f"{current.table}.lance")
+    for manifest, members in versions:
+        history.write_members(manifest.version, members)
+        history.write_manifest(manifest)
+    history.write_tags(dict(tags))
+    put(pointer, current.text().encode())
+    _sweep(folder, current.table)
+
+
+def _sweep(folder: Path, table: str) -> None:
+    """Remove all but one table and its versions."""
+    for path in folder.iterdir():
+        if path.name not in (f"{table}.lance", f"{table}.versions"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _holds(made: Manifest, folder: Path, pointer: Path) -> bool:
+    """Whether a sound store has this as its current version."""
+    try:
+        store = Store.open(folder, pointer)
+        if replace(store.manifest, table=made.table) != made:
+            return False
+        store.verify(None)
+    except UserError:
+        return False
+    return True
+
+
+def _name(rows: Rows, like: Embedded | Manifest) -> str:
+    return f"rows-{rows.hash(like.classes)[:16]}"
+
+
+def _free(folder: Path, name: str) -> str:
+    """The name, or another if a table has it."""
+    return f"{name}-2" if (folder / f"{name}.lance").exists() else name

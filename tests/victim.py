@@ -1,0 +1,63 @@
+"""A process that edits a store and may be killed at any moment: `python victim.py EDIT FOLDER`.
+
+It says `ready` when everything is imported, waits for a line, edits, and says `done`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from conftest import make_embeddings
+
+from rapipe import store
+from rapipe.records import Embeddings
+from rapipe.search import Method, search
+
+D = 16
+LIKE = store.Embedded(D, ("class 0", "class 1", "class 2"), "encoder")
+N = 3000
+
+
+def rows(seed: int, n: int = N) -> list[Embeddings]:
+    """Blocks of random rows; each seed has ids of its own."""
+    made = make_embeddings(n, D, seed)
+    ids = made.ids + 10**6 * seed
+    whole = Embeddings(ids, made.vectors, made.labels, made.sources, made.splits)
+    return [whole.take(np.arange(start, min(start + 1000, n))) for start in range(0, n, 1000)]
+
+
+def first_half(memory: store.Store) -> np.ndarray:
+    """Rows with the lower half of the ids."""
+    return np.asarray(memory.rows.ids < np.median(memory.rows.ids))
+
+
+EDITS: dict[str, Callable[[Path, Path], object]] = {
+    "write": lambda folder, pointer: store.write(rows(2), LIKE, folder, pointer),
+    "add": lambda folder, pointer: store.add(rows(3), LIKE.classes, "add", folder, pointer),
+    "remove": lambda folder, pointer: store.remove(first_half, "remove", folder, pointer),
+    "purge": lambda folder, pointer: store.purge(first_half, "purge", folder, pointer),
+    "compact": lambda folder, pointer: store.compact(folder, pointer),
+}
+
+
+def index(folder: Path) -> None:
+    """Build an index that is kept beside the store."""
+    bank = rows(1)[0]
+    search(bank.vectors[:9], bank, 3, bank.ids[:9], Method("lance", "IVF_FLAT", 0.1, folder))
+
+
+if __name__ == "__main__":
+    edit, home = sys.argv[1], Path(sys.argv[2])
+    import faiss  # noqa: F401
+    import lancedb  # noqa: F401
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    if edit == "index":
+        index(home / "index")
+    else:
+        EDITS[edit](home / "store", home / "store.json")
+    print("done", flush=True)
