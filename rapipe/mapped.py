@@ -47,6 +47,14 @@ def array(path: Path) -> np.ndarray:
     return flat.reshape(shape)
 
 
+def held(whole: np.ndarray) -> np.ndarray:
+    """The array in memory: itself, or a copy of what is mapped from a file."""
+    base = whole.base
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return np.array(whole) if isinstance(base, mmap.mmap) else whole
+
+
 def release() -> None:
     """Give back the pages of every mapped file; they are read again when they are used."""
     if hasattr(mmap, "MADV_DONTNEED"):

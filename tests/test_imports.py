@@ -6,7 +6,7 @@ import pytest
 from imports import ROOT, imported
 
 ROWS = (
-    ("errors",),
+    ("errors", "mapped"),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
     ("weights", "views", "decoding", "backbones", "search", "fusion", "store", "sheet"),
     ("sources",),

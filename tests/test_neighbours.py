@@ -59,23 +59,38 @@ def memory() -> Embeddings:
     return Embeddings(ids, rows.vectors, rows.labels, sources, splits)
 
 
+def chosen(rows: Embeddings, limit: int | str, seed: int = 0, held_out: int = 0) -> Embeddings:
+    """The bank, from the rows in id order; the first `held_out` ids are held out elsewhere."""
+    rows = rows.take(np.argsort(rows.ids, kind="stable"))
+    facts = (rows.ids, rows.sources, rows.splits)
+    return rows.take(bank_of(*facts, memory().ids[:held_out], limit, seed))
+
+
 def test_no_test_or_validation_image_enters_the_bank_not_even_as_a_duplicate() -> None:
     rows = memory()
-    bank = bank_of(rows, "all", 0)
+    bank = chosen(rows, "all")
     assert len(bank) == 18
     assert not np.isin(bank.ids, rows.ids[20:]).any()
     assert (np.diff(bank.ids) > 0).all()
 
 
+def test_nor_if_the_store_has_no_row_of_it_any_more() -> None:
+    rows = memory()
+    training = rows.take(rows.splits == "train")
+    assert len(chosen(training, "all")) == 20
+    bank = chosen(training, "all", held_out=3)
+    assert sorted(bank.ids) == sorted(rows.ids[3:20])
+
+
 def test_limited_banks() -> None:
     rows = memory()
-    small, large = bank_of(rows, 5, 0), bank_of(rows, 11, 0)
+    small, large = chosen(rows, 5), chosen(rows, 11)
     assert (len(small), len(large)) == (5, 11)
     assert set(small.ids) < set(large.ids)
-    assert set(small.ids) != set(bank_of(rows, 5, 1).ids)
-    assert set(bank_of(rows, "a", 0).sources) == {"a"}
-    assert np.array_equal(bank_of(rows, "a+b", 0).ids, bank_of(rows, "all", 0).ids)
+    assert set(small.ids) != set(chosen(rows, 5, seed=1).ids)
+    assert set(chosen(rows, "a").sources) == {"a"}
+    assert np.array_equal(chosen(rows, "a+b").ids, chosen(rows, "all").ids)
     with pytest.raises(UserError, match=r"retrieval.bank is 19, but there are 18"):
-        bank_of(rows, 19, 0)
+        chosen(rows, 19)
     with pytest.raises(UserError, match="no training image is left"):
-        bank_of(rows, "c", 0)
+        chosen(rows, "c")

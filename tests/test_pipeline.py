@@ -14,15 +14,17 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from rapipe import metrics, paths, presets, store
+from rapipe import metrics, paths, presets
 from rapipe.classifier import Bank, Classifier
 from rapipe.cli import app
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.params import Params, Variant, load, variant, variants
 from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
+from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.pipeline.results import KEYS, rows
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.store import Store
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -62,13 +64,15 @@ def test_the_corpus_of_digits(in_tiny: Params) -> None:
 
 
 def test_every_image_is_in_the_store(in_tiny: Params) -> None:
-    rows_, manifest = store.read(paths.STORE, paths.STORE_MANIFEST)
-    assert manifest.splits == {"train": 3500, "validation": 500, "test": 1000}
-    assert manifest.encoder == json.loads((paths.ENCODER / "card.json").read_text())["hash"]
+    memory = Store.open(paths.STORE, paths.STORE_MANIFEST)
+    assert memory.manifest.splits == {"train": 3500, "validation": 500, "test": 1000}
+    assert memory.manifest.classes == tuple("0123456789")
+    memory.verify(encoder_fingerprint())
+    vectors = np.concatenate([own for _, own in memory.blocks()])
     test = Images.read(paths.split("test"))
-    vectors = Encoder.read(paths.ENCODER).embed(test.pixels)
-    assert np.array_equal(rows_.ids[rows_.splits == "test"], test.ids)
-    assert np.allclose(rows_.vectors[rows_.splits == "test"], vectors, atol=1e-5)
+    own = memory.rows.splits == "test"
+    assert np.array_equal(memory.rows.ids[own], test.ids)
+    assert np.allclose(vectors[own], Encoder.read(paths.ENCODER).embed(test.pixels), atol=1e-5)
 
 
 def test_no_self_and_no_test_image_among_neighbours(in_tiny: Params) -> None:

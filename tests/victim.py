@@ -14,7 +14,6 @@ from conftest import make_embeddings
 
 from rapipe import store
 from rapipe.records import Embeddings
-from rapipe.search import Method, search
 
 D = 16
 LIKE = store.Embedded(D, ("class 0", "class 1", "class 2"), "encoder")
@@ -45,14 +44,18 @@ EDITS: dict[str, Callable[[Path, Path], object]] = {
 
 def index(folder: Path) -> None:
     """Build an index that is kept beside the store."""
+    from rapipe.search import Method, search
+
     bank = rows(1)[0]
     search(bank.vectors[:9], bank, 3, bank.ids[:9], Method("lance", "IVF_FLAT", 0.1, folder))
 
 
 if __name__ == "__main__":
     edit, home = sys.argv[1], Path(sys.argv[2])
-    import faiss  # noqa: F401
     import lancedb  # noqa: F401
+
+    if edit == "index":
+        import rapipe.search  # noqa: F401
 
     print("ready", flush=True)
     sys.stdin.readline()

@@ -107,7 +107,7 @@ def search(
     check_k(k, exclude, bank.ids)
     method = method.resolved(len(queries), *bank.vectors.shape)
     with ExitStack() as stack:
-        index = _index(bank.vectors, method, stack)
+        index = ready(bank.vectors, method, stack)
         if isinstance(index, Exact) or index.exact:
             found = rank(index, queries, bank, k, exclude)
             facts: dict[str, object] = {"effort": "", "recall": 1.0, "sample": 0}
@@ -151,8 +151,8 @@ def _approximate(
     )
 
 
-def _index(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | Lance:
-    """The bank made ready to be searched; indexes that take long to build are kept."""
+def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | Lance:
+    """The bank made ready to be searched; an index is kept in the cache, or as long as `stack`."""
     if method.backend == "torch":
         return Exact(bank)
     if method.backend == "faiss" and method.index in (EXACT, FLAT):
@@ -184,4 +184,16 @@ def _fingerprint(bank: Vectors, method: Method) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["BACKENDS", "EXACT", "Keyed", "Keys", "Method", "check_k", "search", "similarities_of"]
+__all__ = [
+    "BACKENDS",
+    "EXACT",
+    "Exact",
+    "Keyed",
+    "Keys",
+    "Method",
+    "check_k",
+    "rank",
+    "ready",
+    "search",
+    "similarities_of",
+]

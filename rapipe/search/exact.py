@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from functools import cache, cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rapipe import mapped
 from rapipe.device import device
 from rapipe.records import Vectors
 from rapipe.search.ranking import Candidates, Index
@@ -85,7 +85,7 @@ class Exact:
         n = len(self.bank)
         size = max(1, n) if n <= WHOLE else TILE
         for start in range(0, n, size):
-            tile = torch.from_numpy(np.array(self.bank[start : start + size]))
+            tile = torch.from_numpy(mapped.held(self.bank[start : start + size]))
             yield tile.to(self.device, self.dtype)
 
     def _best(self, queries: Tensor, tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ def rounding(d: int, dtype: torch.dtype) -> float:
     roundoff (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
     section 3.1); each vector and the product are rounded to bfloat16 besides.
     """
-    error = d * 2.0**-23
+    error = 1.001 * d * 2.0**-24
     return error if dtype == torch.float32 else error + 3.1 * 2.0**-9
 
 

@@ -112,7 +112,7 @@ def rank(index: Index, queries: Vectors, bank: Keyed, k: int, exclude: Ids) -> P
     approximate one is asked once, and may have too few.
     """
     own = check_k(k, exclude, bank.ids)
-    places, products = _places(bank.ids), _Products(bank.vectors)
+    places, products = _places(bank.ids), _Products(bank.vectors, k * len(queries))
     n, q = len(bank.ids), len(queries)
     found = Proposed(np.empty((q, k), np.int32), np.empty((q, k), np.float32))
     starts = range(0, q, index.chunk)
@@ -141,7 +141,7 @@ def rank(index: Index, queries: Vectors, bank: Keyed, k: int, exclude: Ids) -> P
 def similarities_of(queries: Vectors, bank_vectors: Vectors, rows: Indices) -> Similarities:
     """Cosine similarities (Q, P) of queries (Q, D) to rows (Q, P) of the bank."""
     found = np.empty(rows.shape, np.float32)
-    bank = _Products(bank_vectors)
+    bank = _Products(bank_vectors, rows.size)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         found[part] = bank.similarities(np.array(queries[part]), rows[part])
@@ -156,11 +156,12 @@ class _Products:
     matrix products give no such promise.
     """
 
-    def __init__(self, bank: Vectors) -> None:
+    def __init__(self, bank: Vectors, wanted: int) -> None:
+        """Make a bank ready for so many products."""
         self.bank = bank
         self.d = bank.shape[1]
         self.whole: Tensor | None = None
-        if bank.size * 8 <= HELD_BYTES:
+        if bank.size * 8 <= HELD_BYTES and wanted > len(bank):
             self.whole = torch.from_numpy(bank.astype(np.float64))
 
     def similarities(self, queries: Vectors, rows: Indices) -> Similarities:
@@ -181,7 +182,7 @@ class _Products:
         q, p = rows.shape
         bank, columns = self.whole, torch.from_numpy(rows.astype(np.int64).reshape(-1))
         if bank is None:
-            bank = torch.from_numpy(self.bank[rows.reshape(-1)].astype(np.float64))
+            bank = torch.from_numpy(np.take(self.bank, rows.reshape(-1), 0).astype(np.float64))
             columns = torch.arange(q * p)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # sparse tensors are in beta state

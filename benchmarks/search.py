@@ -1,0 +1,379 @@
+"""Search of the memory: every backend and index beside plain torch and plain FAISS.
+
+    python -m benchmarks.search [--json] [--rows 50000 200000 1000000]
+                                [--vectors FILE.npy] [--graph] [--figure FILE.png]
+
+Vectors have 512 dimensions, k is 32, a query never finds itself. Vectors are
+drawn around centres, as embeddings lie; `--vectors` takes real ones instead,
+such as `rapipe store export` writes. For each number of rows:
+
+- exact search of 1,024 queries at once, in turns: ours by torch and by
+  FAISS; FAISS Flat as its documentation uses it; `torch.cdist` and `topk`; and
+  the bare matrix products, as `queries @ bank.T` makes them (into new memory),
+  and into memory that is used again;
+- up to 50,000 rows the whole table, in which every row of the bank asks;
+- indexes, with the least effort that finds 95 % of the neighbours, for 8,192
+  queries at once. The graph (HNSW) is built on one thread, so it takes
+  `--graph`.
+
+Whatever is an index, and the whole table, has a process of its own, whose peak
+memory is given (torch and FAISS are 0.4 GB of it). Vectors are mapped from a
+file. `build` is all that comes before the search: training, writing, and the
+search for the effort.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+D = 512
+K = 32
+BATCH = 1024
+QUERIES = 1024
+INDEX_QUERIES = 8192
+LANCE_QUERIES = 64
+"""Lance compares every row at milliseconds a query."""
+TABLE_ROWS = 50_000
+"""Up to here whole tables are made."""
+REPEATS = 3
+CENTRES = 2000
+RECALL = 0.95
+INDEXES = {
+    "faiss IVF": ("faiss", "IVF{cells},Flat"),
+    "faiss IVF of codes": ("faiss", "IVF{cells},PQ128x4fs"),
+    "faiss codes": ("faiss", "PQ128x4fs"),
+    "lance IVF_FLAT": ("lance", "IVF_FLAT"),
+    "lance IVF_RQ": ("lance", "IVF_RQ"),
+}
+GRAPH = {"faiss HNSW32": ("faiss", "HNSW32")}
+QUICK = ("faiss codes", "lance IVF_RQ")
+"""Indexes at 50,000 rows, where none is needed."""
+
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rows", type=int, nargs="+", default=[50_000], help="sizes of the bank")
+    parser.add_argument("--vectors", type=Path, help="real vectors (N, D) of unit length, .npy")
+    parser.add_argument("--graph", action="store_true", help="HNSW too: minutes")
+    parser.add_argument("--figure", type=Path, help="draw time against rows into this PNG")
+    given = parser.parse_args()
+    if given.vectors:
+        given.rows = [len(np.load(given.vectors, mmap_mode="r"))]
+    measured = {}
+    for rows in given.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            path = given.vectors or Path(folder) / "vectors.npy"
+            if not given.vectors:
+                make_vectors(path, rows)
+            measured[rows] = measure(path, rows, given.graph, Path(folder))
+    result = {"machine": machine(), "dimension": D, "k": K, "rows": measured}
+    result["targets"] = targets(measured)
+    if given.figure:
+        draw(measured, given.figure)
+    print(json.dumps(result, indent=2) if given.json else readable(result))
+
+
+def make_vectors(path: Path, rows: int) -> None:
+    """Write unit vectors (rows, D) around 2,000 centres, which lie around 20 others."""
+    from rapipe import mapped
+
+    rng = np.random.default_rng(0)
+    high = rng.standard_normal((20, D), np.float32)
+    centres = high[rng.integers(0, 20, CENTRES)]
+    centres = centres + 0.7 * rng.standard_normal((CENTRES, D), np.float32)
+
+    def blocks() -> Iterator[Any]:
+        for start in range(0, rows, 10_000):
+            n = min(10_000, rows - start)
+            own = centres[rng.integers(0, CENTRES, n)]
+            own = own + np.float32(0.9) * rng.standard_normal((n, D), np.float32)
+            yield own / np.linalg.norm(own, axis=1, keepdims=True)
+
+    mapped.write_array(path, (rows, D), blocks())
+
+
+def measure(path: Path, rows: int, graph: bool, folder: Path) -> dict[str, Measured]:
+    """Everything for one bank, by name."""
+    found: dict[str, Measured] = alone(exact, path, min(QUERIES, rows))
+    if rows <= TABLE_ROWS:
+        found["torch, whole table"] = alone(table, path)
+        found["bare products, whole table"] = found["torch, whole table"].pop("bare")
+    else:
+        found["torch"]["gigabytes"] = alone(one, path, QUERIES, "torch", "exact", "")["gigabytes"]
+    cells = 2 ** round(np.log2(4 * rows**0.5))
+    chosen = {**INDEXES, **(GRAPH if graph else {})}
+    for name, (backend, index) in chosen.items():
+        if rows <= TABLE_ROWS and name not in QUICK and not graph:
+            continue
+        home = folder / "index"
+        made = alone(
+            one, path, min(INDEX_QUERIES, rows), backend, index.format(cells=cells), str(home)
+        )
+        size = sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
+        found[name] = {**made, "megabytes": round(size / 1e6)}
+    found["lance, exact"] = alone(
+        one, path, LANCE_QUERIES, "lance", "exact", str(folder / "lance")
+    )
+    return found
+
+
+def bank_of(path: Path) -> Any:
+    """The vectors, with ids in no order."""
+    from rapipe import mapped
+    from rapipe.search import Keys
+
+    vectors = mapped.array(path)
+    return Keys(np.random.default_rng(1).permutation(len(vectors)), vectors)
+
+
+def asking(rows: int, queries: int) -> Any:
+    """Rows of the bank that ask, from all over it."""
+    return np.linspace(0, rows - 1, queries).astype(int)
+
+
+def exact(path: Path, count: int) -> dict[str, Measured]:
+    """Exact methods in turns, in one process."""
+    import faiss
+    import torch
+
+    from rapipe.search import Keys, Method, search
+
+    bank = bank_of(path)
+    bank = Keys(bank.ids, np.array(bank.vectors))
+    chosen = asking(len(bank.ids), count)
+    queries = bank.vectors[chosen]
+    tensor, asked = torch.from_numpy(bank.vectors), torch.from_numpy(queries)
+    room = torch.empty(BATCH // 2, len(tensor))
+    start = time.perf_counter()
+    flat = faiss.IndexFlatIP(bank.vectors.shape[1])
+    flat.add(bank.vectors)
+    built = time.perf_counter() - start
+
+    def ours(method: Method) -> None:
+        for first in range(0, count, BATCH):
+            part = slice(first, first + BATCH)
+            search(queries[part], bank, K, bank.ids[chosen[part]], method)
+
+    def batches(run: Callable[[slice], object], size: int = BATCH) -> None:
+        for first in range(0, count, size):
+            run(slice(first, first + size))
+
+    methods: dict[str, Callable[[], None]] = {
+        "bare products, new memory": lambda: batches(lambda part: asked[part] @ tensor.T),
+        "bare products": lambda: batches(
+            lambda part: torch.mm(asked[part], tensor.T, out=room[: len(asked[part])]), BATCH // 2
+        ),
+        "torch": lambda: ours(Method()),
+        "faiss, exact": lambda: ours(Method("faiss")),
+        "plain FAISS Flat": lambda: batches(lambda part: flat.search(queries[part], K + 1)),
+        "plain torch.cdist + topk": lambda: batches(
+            lambda part: torch.cdist(asked[part], tensor).topk(K + 1, largest=False)
+        ),
+    }
+    found: dict[str, Measured] = {name: {"seconds": [], "queries": count} for name in methods}
+    found["plain FAISS Flat"]["build"] = built
+    for _ in range(REPEATS):
+        for name, run in methods.items():
+            found[name]["seconds"].append(timed(run))
+    for name in methods:
+        if not name.startswith("bare"):
+            found[name]["recall"] = 1.0
+    return found
+
+
+def table(path: Path) -> Measured:
+    """Every row of the bank asks; between bare products, of some queries, for all."""
+    import torch
+
+    from rapipe.search import search
+
+    bank = bank_of(path)
+    n = len(bank.ids)
+    tensor = torch.from_numpy(np.array(bank.vectors[:]))
+    room = torch.empty(BATCH // 2, n)
+    part = min(n, 8 * BATCH)
+
+    def bare() -> float:
+        start = time.perf_counter()
+        for first in range(0, part, BATCH // 2):
+            own = tensor[first : min(part, first + BATCH // 2)]
+            torch.mm(own, tensor.T, out=room[: len(own)])
+        return (time.perf_counter() - start) * n / part
+
+    around = [bare()]
+    seconds = timed(lambda: search(bank.vectors, bank, K, bank.ids))
+    around.append(bare())
+    return {
+        "seconds": [seconds],
+        "queries": n,
+        "recall": 1.0,
+        "bare": {"seconds": around, "queries": n},
+    }
+
+
+def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measured:
+    """Our search with one method, built first."""
+    from rapipe.search import Exact, Method, rank, ready, search
+
+    bank = bank_of(path)
+    chosen = asking(len(bank.ids), count)
+    method = Method(backend, index, RECALL, Path(cache) if cache else None)
+    queries = bank.vectors[chosen]
+    start = time.perf_counter()
+    found = search(queries, bank, K, bank.ids[chosen], method)
+    first = time.perf_counter() - start
+    if not cache:
+        return {"seconds": [first], "queries": count, "recall": 1.0}
+    with ExitStack() as stack:
+        index_ = ready(bank.vectors, method, stack)
+        if not isinstance(index_, Exact):
+            for level in range(index_.levels):
+                if index_.effort != found.found_by["effort"]:
+                    index_.try_harder(level)
+        seconds = [
+            timed(lambda: rank(index_, queries, bank, K, bank.ids[chosen])) for _ in range(REPEATS)
+        ]
+    return {
+        "seconds": seconds,
+        "queries": count,
+        "build": first - seconds[0],
+        "recall": found.found_by["recall"],
+        "effort": found.found_by["effort"],
+    }
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alone(task: Callable[..., Any], *arguments: object) -> Any:
+    """A task in a process of its own; one result is given its peak memory in gigabytes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_memory, task, arguments).result()
+
+
+def _with_memory(task: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+    found = task(*arguments)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {**found, "gigabytes": round(peak, 2)} if "seconds" in found else found
+
+
+def milliseconds(found: Measured) -> float:
+    """The median time of a query."""
+    return 1000 * float(statistics.median(found["seconds"])) / int(found["queries"])
+
+
+def targets(measured: dict[int, dict[str, Measured]]) -> list[dict[str, Any]]:
+    """The figures that were promised, as far as these sizes show them."""
+    made = []
+    for rows, found in measured.items():
+        exact_ = milliseconds(found["torch"])
+        if rows == TABLE_ROWS:
+            ratio = exact_ / milliseconds(found["plain FAISS Flat"])
+            made.append(target(f"torch / FAISS Flat at {rows:,}", ratio, 1.0))
+            whole = milliseconds(found["torch, whole table"])
+            for name in ("bare products, new memory", "bare products, whole table"):
+                ratio = whole / milliseconds(found[name])
+                made.append(target(f"whole table / {name} at {rows:,}", ratio, 1.2))
+        if rows >= 1_000_000:
+            fast = {
+                name: milliseconds(own) / exact_
+                for name, own in found.items()
+                if "effort" in own and own["effort"] and own["recall"] >= RECALL
+            }
+            best = min(fast, key=lambda name: fast[name])
+            made.append(target(f"{best} / torch at {rows:,}", fast[best], 0.1))
+            peak = max(own.get("gigabytes", 0) for own in found.values())
+            made.append(target(f"peak gigabytes at {rows:,}", peak, 3.0))
+    return made
+
+
+def target(name: str, value: float, limit: float) -> dict[str, Any]:
+    """A figure that should not be above its target."""
+    return {"name": name, "value": round(value, 3), "target": limit, "met": value <= limit}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "faiss-cpu", "lancedb", "numpy")},
+    }
+
+
+def readable(result: dict[str, Any]) -> str:
+    """The same as text."""
+    lines = [str(result["machine"])]
+    for rows, found in result["rows"].items():
+        lines.append(f"\n{rows:,} rows of {result['dimension']} dimensions, k = {result['k']}")
+        lines.append(f"{'':28}{'ms/query':>18}{'recall':>8}{'build s':>9}{'GB':>7}{'MB disk':>9}")
+        for name, own in found.items():
+            each = sorted(1000 * one / own["queries"] for one in own["seconds"])
+            spread = f"{milliseconds(own):.3f} ({each[0]:.3f}-{each[-1]:.3f})"
+            cells = [
+                f"{own[key]:{width}.{digits}f}" if key in own else " " * width
+                for key, width, digits in (
+                    ("recall", 8, 3),
+                    ("build", 9, 1),
+                    ("gigabytes", 7, 2),
+                    ("megabytes", 9, 0),
+                )
+            ]
+            lines.append(f"{name:28}{spread:>18}{''.join(cells)}  {own.get('effort', '')}")
+    for one in result["targets"]:
+        met = "met" if one["met"] else "MISSED"
+        lines.append(f"{one['name']}: {one['value']} (target {one['target']}: {met})")
+    return "\n".join(lines)
+
+
+def draw(measured: dict[int, dict[str, Measured]], path: Path) -> None:
+    """Time of a query against rows of the bank."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    names = [name for name in next(reversed(measured.values())) if "bare" not in name]
+    for name, marker in zip(names, "osD^vP*Xhd<>", strict=False):
+        points = [(n, milliseconds(own[name])) for n, own in measured.items() if name in own]
+        axes.plot(*zip(*points, strict=True), marker=marker, ms=5, lw=1.4, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="rows of the bank", ylabel="milliseconds a query")
+    axes.set_title(f"{K} nearest of vectors of {D} dimensions; indexes find 95 %")
+    axes.set_xticks(list(measured), [f"{n:,}" for n in measured], minor=False)
+    axes.minorticks_off()
+    axes.grid(color="#e6e8eb")
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

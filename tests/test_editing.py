@@ -1,0 +1,209 @@
+"""`rapipe store ...`, and what prefetch and eval make of an edited memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from rapipe import paths
+from rapipe.cli import app
+from rapipe.params import Params
+from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+
+
+@pytest.fixture(scope="module")
+def copied(tiny: tuple[Path, Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the folder of `tiny`; tests below go on from each other's memories by name."""
+    folder = tmp_path_factory.mktemp("edited") / "project"
+    shutil.copytree(tiny[0], folder)
+    return folder
+
+
+@pytest.fixture
+def project(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose memory can be edited: a copy of its own."""
+    folder = tmp_path / "project"
+    shutil.copytree(copied, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def rapipe(*words: str, code: int = 0) -> str:
+    """Run a command; its output."""
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def data(*words: str) -> Any:
+    """What a command prints as JSON."""
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def accuracies(**wanted: Any) -> dict[str, float]:
+    """Clean accuracy by memory."""
+    found = data("results")
+    return {
+        row["memory"]: row["top1"]
+        for row in found
+        if row["noise_std"] == 0 and all(row[key] == value for key, value in wanted.items())
+    }
+
+
+def test_a_class_is_removed_and_comes_back(project: Path) -> None:
+    before = (paths.RUNS / "resnet18-knn-k4-all-s0.json").read_bytes()
+    whole = Embeddings.read(paths.BANK)
+    table = paths.table("knn", "test").read_bytes()
+    assert "version 1 is all" in rapipe("store", "tag", "all")
+    assert "500 rows removed" in rapipe("store", "remove", "--class", "7")
+    rapipe("store", "tag", "without-7")
+    assert "embedding 350 images that ask" in rapipe("prefetch")
+    bank = Embeddings.read(paths.BANK)
+    assert set(bank.labels.tolist()) == set(range(10)) - {7}
+    assert set(bank.ids) == set(whole.ids[whole.labels != 7])
+    for split in SPLITS:
+        queries = Neighbours.read(paths.table("knn", split)).query_ids
+        assert np.array_equal(queries, Images.read(paths.split(split)).ids)
+    rapipe("eval", "--backbone", "resnet18")
+    assert (paths.RUNS / "resnet18-knn-k4-all-s0.json").read_bytes() == before
+    assert set(accuracies(retrieval="knn", backbone="resnet18")) == {"v1", "without-7"}
+    by_class = data("results", "--by-class")
+    edited = [row for row in by_class if row["memory"] == "without-7"]
+    assert {row["retrieval"] for row in edited} == {"knn", "sampled"}
+    assert all(set("0123456789") < set(row) for row in edited)
+    rapipe("report")
+    assert "After edits of the memory" in paths.PAGE.read_text()
+
+    assert "350 rows of digits added" in rapipe("store", "add", "digits", "--class", "7")
+    rapipe("prefetch")
+    assert set(Embeddings.read(paths.BANK).ids) == set(whole.ids)
+    rapipe("store", "checkout", "all")
+    rapipe("prefetch")
+    assert paths.table("knn", "test").read_bytes() == table
+    rapipe("eval", "--backbone", "resnet18", "--retrieval", "knn")
+    assert "is sound" in rapipe("store", "verify")
+    only = data("store", "diff", "all", "without-7")
+    assert only["only in all"]["by class"] == {"7": 500}
+    assert only["only in without-7"]["rows"] == 0
+    assert "only in all: 500 rows: 7 500, digits 500" in rapipe("store", "diff", "all", "without-7")
+
+
+def test_a_new_class_from_a_folder(project: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("cross", 6), ("7", 3)):
+        (project / f"more/{name}").mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(project / f"more/{name}/{i}.png")
+    test = Images.read(paths.split("test")).pixels[0]
+    Image.fromarray(test).save(project / "more/7/leak.png")
+    assert "5 rows of more added" in rapipe("store", "add", "more", "--limit", "5")
+    again = ("--name", "again", "--class", "cross", "--limit", "4")
+    assert "4 rows of again added" in rapipe("store", "add", "more", *again)
+    assert "rows of plain added" in rapipe(
+        "store", "add", "more", "--name", "plain", "--unlabelled"
+    )
+    found = data("store", "info")
+    assert found["train by class"]["cross"] >= 4
+    assert found["train by class"]["(unlabelled)"] == 9
+    assert found["train by source"]["plain"] == 9
+    assert [own["edit"] for own in found["versions"]] == [
+        "embed",
+        "add more",
+        "add more --class cross",
+        "add more",
+    ]
+    listed = data("store", "list", "--source", "again")
+    assert {row["class"] for row in listed} == {"cross"}
+    rapipe("prefetch")
+    bank = Embeddings.read(paths.BANK)
+    assert len(bank) == 3500 + 5 + 4 + 9
+    for backbone in ("resnet18", "perceiver"):
+        rapipe("eval", "--backbone", backbone)  # which cannot name the new class
+    rapipe("report")
+    rapipe("neighbors", "more/cross/0.png", "-k", "3", "--picture", "found.png")
+    assert "cross" in rapipe("neighbors", "more/cross/0.png", "-k", "30")
+    error = rapipe("store", "add", "more", "--class", "x", code=2)
+    assert "--class 'x': more has no such class; it has 7, cross" in error
+    error = rapipe("store", "add", "more", "--limit", "5", code=2)
+    assert "nothing that the memory does not have" in error
+    error = rapipe("store", "add", "nowhere", code=2)
+    assert (
+        "'nowhere' is no file or folder, no source of corpus.sources (digits) and no kind" in error
+    )
+
+
+def test_images_are_unlearned_by_id_and_by_sql(project: Path) -> None:
+    listed = data("store", "list", "--class", "3", "--limit", "2")
+    ids = [str(row["id"]) for row in listed]
+    assert "2 rows removed" in rapipe("store", "remove", "--id", ids[0], "--id", ids[1])
+    error = rapipe("store", "remove", "--id", ids[0], code=2)
+    assert f"--id {ids[0]}: the memory has no image" in error
+    said = rapipe("store", "remove", "--where", "label = 4 AND split = 'train'", "--purge")
+    assert "350 rows removed from every version and from the disk" in said
+    assert not paths.NEIGHBOURS.exists()
+    found = data("store", "info")
+    assert found["train by class"]["4"] == 0
+    assert [own["version"] for own in found["versions"]] == [3]
+    assert "version 3: " in rapipe("store", "compact")
+    error = rapipe("store", "list", "--where", "colour = 3", code=2)
+    assert "--where 'colour = 3' is not understood" in error
+    assert "nothing is meant" in rapipe("store", "remove", code=2)
+    for option, value in (("--class", "x"), ("--source", "y")):
+        error = rapipe("store", "remove", option, value, code=2)
+        assert f"{option} {value!r}: the memory has no such" in error
+
+
+def test_export_and_list_for_people(project: Path) -> None:
+    assert "5,000 rows in out.parquet" in rapipe("store", "export", "out.parquet")
+    assert "out.npy and out.rows.parquet" in rapipe("store", "export", "out.npy")
+    assert "must end in" in rapipe("store", "export", "out.txt", code=2)
+    text = rapipe("store", "list", "--limit", "2")
+    assert "digits" in text
+    assert "2 of 5,000 rows" in text
+    assert "encoder is data/encoder  True" in rapipe("store", "info")
+
+
+def test_a_store_of_another_encoder_is_refused(project: Path) -> None:
+    card = json.loads((paths.ENCODER / "card.json").read_text())
+    card["spec"]["mean"] = [0.5, 0.5, 0.5]  # the same weights, another preparation of images
+    (paths.ENCODER / "card.json").write_text(json.dumps(card))
+    for words in (["prefetch"], ["eval"], ["store", "verify"], ["store", "add", "digits"]):
+        error = rapipe(*words, code=2)
+        assert "embedded by encoder" in error
+        assert len(error.strip().splitlines()[-1]) < 300
+    assert "encoder is data/encoder  False" in rapipe("store", "info")
+
+
+@pytest.mark.parametrize(
+    ("backend", "index"),
+    [("faiss", "Flat"), ("lance", "exact"), ("auto", "exact"), ("faiss", "IVF8,Flat")],
+)
+def test_prefetch_by_every_backend(project: Path, backend: str, index: str) -> None:
+    before = {split: Neighbours.read(paths.table("knn", split)) for split in SPLITS}
+    before = {s: (own.indices.copy(), own.similarities.copy()) for s, own in before.items()}
+    text = Path("params.yaml").read_text()
+    text = text.replace("backend: torch", f"backend: {backend}")
+    Path("params.yaml").write_text(text.replace("index: exact", f"index: {index}"))
+    said = rapipe("prefetch")
+    for split, (indices, similarities) in before.items():
+        found = Neighbours.read(paths.table("knn", split))
+        if index != "IVF8,Flat":
+            assert found.found_by["recall"] == 1
+            assert np.array_equal(found.indices, indices)
+            assert np.array_equal(found.similarities, similarities)
+        else:
+            assert found.found_by["recall"] >= 0.95
+            assert f"knn of {split}: faiss IVF8,Flat (nprobe" in said
+    rapipe("report")
+    page = paths.PAGE.read_text()
+    assert ("of the 4 nearest of 500 queries" in page) == (index == "IVF8,Flat")
