@@ -16,6 +16,8 @@ ENCODER = Path("data/encoder")
 STORE = Path("data/store")
 STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
+NEIGHBOURS_PART = Path("data/neighbours.part")
+"""Where neighbours are written until all of them are."""
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
 MODELS = Path("data/models")
@@ -40,3 +42,8 @@ def split(name: str) -> Path:
 def table(strategy: str, split_name: str) -> Path:
     """The neighbour table of a strategy for the queries of a split."""
     return NEIGHBOURS / strategy / f"{split_name}.arrow"
+
+
+def table_card(strategy: str) -> Path:
+    """How the tables of a strategy were found, and with what recall."""
+    return NEIGHBOURS / strategy / "card.json"

@@ -207,3 +207,43 @@ def test_prefetch_by_every_backend(project: Path, backend: str, index: str) -> N
     rapipe("report")
     page = paths.PAGE.read_text()
     assert ("of the 4 nearest of 500 queries" in page) == (index == "IVF8,Flat")
+
+
+def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in paths.NEIGHBOURS.rglob("*")}
+    text = Path("params.yaml").read_text()
+    for old, new, message in (
+        ("  k: 4", "  k: 4000", "retrieval.k is 4000"),
+        ("bank: all", "bank: 3501", "retrieval.bank is 3501"),
+        ("index: exact", "index: IVF", "retrieval.index is 'IVF'"),
+        ("backend: torch", "backend: faiss\n  index: PQ3", "stands twice"),
+        ("min_recall: 0.95", "min_recall: 1.5", "retrieval.min_recall is 1.5"),
+    ):
+        assert old in text
+        Path("params.yaml").write_text(text.replace(old, new))
+        assert message in rapipe("prefetch", code=2)
+    faiss = text.replace("backend: torch", "backend: faiss").replace("index: exact", "index: PQ3")
+    Path("params.yaml").write_text(faiss)
+    assert "FAISS cannot make it for 3500 vectors of 32" in rapipe("prefetch", code=2)
+    assert {path: path.stat().st_mtime_ns for path in paths.NEIGHBOURS.rglob("*")} == before
+    Path("params.yaml").write_text(text)
+    rapipe("prefetch")
+    assert not paths.NEIGHBOURS_PART.exists()
+    card = json.loads(paths.table_card("knn").read_text())
+    assert card["test"] == {
+        "queries": 1000,
+        "backend": "torch",
+        "index": "exact",
+        "effort": "",
+        "recall": 1.0,
+        "sample": 0,
+    }
+
+
+def test_old_results_without_a_memory_are_stale_not_fatal(project: Path) -> None:
+    path = paths.RUNS / "resnet18-none-s0.json"
+    run = json.loads(path.read_text())
+    del run["edited"], run["by_class"]
+    path.write_text(json.dumps(run))
+    found = data("results")
+    assert "none" not in {row["retrieval"] for row in found if row["backbone"] == "resnet18"}

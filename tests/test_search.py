@@ -177,6 +177,9 @@ def test_an_index_is_kept_for_its_bank_only(tmp_path: Path) -> None:
             found.similarities, search(bank.vectors, bank, 5, bank.ids).similarities, atol=0.3
         )
         assert len(list(tmp_path.iterdir())) == 1
+    (file,) = tmp_path.glob("*/index.faiss")
+    file.write_bytes(file.read_bytes()[:100])  # a damaged one is built again
+    assert same(search(bank.vectors, bank, 5, bank.ids, method), found)
 
 
 def test_too_low_a_recall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

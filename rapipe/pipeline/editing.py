@@ -135,7 +135,7 @@ def remove(selection: Selection, purge: bool) -> str:
         return f"{changed(made)}: {gone:,} rows removed"
     edit = f"remove {selection} --purge"
     made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST)
-    for derived in (paths.NEIGHBOURS, paths.INDEX):
+    for derived in (paths.NEIGHBOURS, paths.NEIGHBOURS_PART, paths.INDEX):
         shutil.rmtree(derived, ignore_errors=True)
     return (
         f"{changed(made)}: {gone:,} rows removed from every version and from the disk, with "

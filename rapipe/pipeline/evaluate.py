@@ -29,7 +29,7 @@ def run(params: Params, variant: Variant) -> None:
     lookup, memory, edited = None, "", False
     if variant.retrieval != "none":
         remembered = bank_card()
-        memory, edited = remembered["memory"], remembered["store"] != card["memory"]
+        memory, edited = remembered["memory"], remembered["store"] != card.get("memory")
         lookup = lookup_of(params, variant, classifier, remembered)
     levels = (0.0, *params.evaluate.noise_std)
     images = labelled("test")

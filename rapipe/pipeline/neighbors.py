@@ -13,6 +13,7 @@ from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.pipeline.inputs import bank_card, corpus_card, pictures
+from rapipe.pipeline.memory import check_encoder
 from rapipe.records import Embeddings, Images, Pixels
 from rapipe.search import search
 
@@ -20,6 +21,7 @@ from rapipe.search import search
 def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
     """Print the k nearest of the bank, with class, source, id and cosine similarity."""
     bank, train = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
+    check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     encoder = Encoder.read(paths.ENCODER).to(device())
     pixels, label = _open(image)
     found = search(encoder.embed(pixels[None]), bank, k, np.array([pixel_hash(pixels)]))

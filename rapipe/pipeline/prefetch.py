@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ from rapipe.store import Rows, Store
 
 BLOCK = 8192
 """Vectors gathered at once."""
+PART = paths.NEIGHBOURS_PART
+ALL, ASKING = "all.npy", "asking.npy"
+"""Vectors of the whole store, and of the images that ask; gone when the stage ends."""
 
 
 def run(params: Params) -> None:
@@ -30,25 +35,35 @@ def run(params: Params) -> None:
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
     splits = {name: Images.read(paths.split(name)) for name in SPLITS}
-    shutil.rmtree(paths.NEIGHBOURS, ignore_errors=True)
-    paths.NEIGHBOURS.mkdir(parents=True)
-    scratch = paths.NEIGHBOURS / "all.part"
-    vectors, rows = store.vectors(scratch), store.rows
+    shutil.rmtree(PART, ignore_errors=True)
+    PART.mkdir(parents=True)
+    vectors, rows = store.vectors(PART / ALL), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
     write_bank(store, order, vectors, held_out, params)
-    bank = Embeddings.read(paths.BANK)
+    bank = Embeddings.read(at(paths.BANK))
+    cards: dict[str, dict[str, Any]] = {own: {} for own in params.retrieval.strategies}
     for split, images in splits.items():
         queries = queries_of(images, rows, order, vectors)
-        for strategy in params.retrieval.strategies:
+        for strategy, card in cards.items():
             find = STRATEGIES[strategy]
             found = find(queries, bank, params.retrieval.k, params.seed, method_of(params))
             found.check_against(bank.ids)
-            found.write(paths.table(strategy, split))
+            found.write(at(paths.table(strategy, split)))
+            card[split] = {"queries": len(queries.ids), **found.found_by}
             if found.found_by:
                 say(f"{strategy} of {split}: {told(found.found_by, params.retrieval.k)}")
-    for path in paths.NEIGHBOURS.glob("*.part"):
-        path.unlink()
+    for strategy, card in cards.items():
+        write_json(at(paths.table_card(strategy)), {"k": params.retrieval.k, **card})
+    for scratch in (ALL, ASKING):
+        (PART / scratch).unlink(missing_ok=True)
+    shutil.rmtree(paths.NEIGHBOURS, ignore_errors=True)
+    PART.rename(paths.NEIGHBOURS)
+
+
+def at(path: Path) -> Path:
+    """Where a file of `data/neighbours` is written until all of them are."""
+    return PART / path.relative_to(paths.NEIGHBOURS)
 
 
 def write_bank(
@@ -64,11 +79,11 @@ def write_bank(
     bank = rows.take(chosen)
     Embeddings(
         bank.ids, mapped.gathered(vectors, order[chosen]), bank.labels, bank.sources, bank.splits
-    ).write(paths.BANK)
+    ).write(at(paths.BANK))
     manifest = store.manifest
     names = [tag for tag, own in store.history.tags().items() if own == manifest.version]
     write_json(
-        paths.BANK_CARD,
+        at(paths.BANK_CARD),
         {
             "memory": names[0] if names else f"v{manifest.version}",
             "store": manifest.sha256,
@@ -103,6 +118,6 @@ def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors
                 block[own - start] = encoder.embed(images.pixels[labelled[own]])
             yield block
 
-    path = paths.NEIGHBOURS / "asking.part"
+    path = PART / ASKING
     mapped.write_array(path, (len(row), vectors.shape[1]), blocks())
     return Keys(ids, mapped.array(path))

@@ -210,7 +210,7 @@ def found_by(params: Params) -> str:
     searched = [
         told(facts, params.retrieval.k)
         for strategy in params.retrieval.strategies
-        if (facts := Neighbours.read(paths.table(strategy, "test")).found_by)
+        if "recall" in (facts := read_json(paths.table_card(strategy), "prefetch")["test"])
     ]
     return html.escape(searched[0] if searched else "chance")
 

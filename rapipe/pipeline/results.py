@@ -64,7 +64,9 @@ def runs(params: Params) -> list[dict[str, Any]]:
     """Every evaluation that belongs to the present setting; `UserError` if there is none."""
     present = {(v.backbone, v.retrieval): _setting(v.name) for v in variants(params)}
     found = [read_json(path, "eval") for path in sorted(paths.RUNS.glob("*.json"))]
-    found = [run for run in found if run["setting"] == present.get(_strategy(run))]
+    found = [
+        run for run in found if "edited" in run and run["setting"] == present.get(_strategy(run))
+    ]
     if not found:
         raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
     return found

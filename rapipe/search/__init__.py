@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -161,15 +161,17 @@ def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | La
     folder = home / _fingerprint(bank, method)
     partial = folder.with_name(folder.name + ".part")
     kind = Faiss if method.backend == "faiss" else Lance
-    if not folder.is_dir():
-        say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
-        shutil.rmtree(home, ignore_errors=True)  # one index at a time: they are large
-        partial.mkdir(parents=True)
-        if method.backend == "faiss":
-            Faiss.build(bank, method.index).write(partial)
-        else:
-            Lance.build(bank, method.index, partial)
-        partial.rename(folder)
+    if folder.is_dir():
+        with suppress(RuntimeError, ValueError, OSError):  # damaged: it is built again
+            return kind.read(folder, method.index)
+    say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
+    shutil.rmtree(home, ignore_errors=True)  # one index at a time: they are large
+    partial.mkdir(parents=True)
+    if method.backend == "faiss":
+        Faiss.build(bank, method.index).write(partial)
+    else:
+        Lance.build(bank, method.index, partial)
+    partial.rename(folder)
     return kind.read(folder, method.index)
 
 

@@ -22,6 +22,7 @@ from rapipe.search.ranking import Candidates, Index
 EXACT = "exact"
 KINDS = (EXACT, "IVF_FLAT", "IVF_RQ")
 TABLE = "bank"
+METRIC = "dot"
 BLOCK = 8192
 MOST_FACTOR = 64
 LEVELS = 9
@@ -38,6 +39,8 @@ class Lance:
         self.error = table.schema.field("vector").type.list_size * 2.0**-22
         self.factor, self.probes = 1, 1
         self.levels = 1 if self.exact else LEVELS
+        if not self.exact and table.index_stats("vector_idx").distance_type != METRIC:
+            raise RuntimeError("Lance would compare every row: the index has another metric")
         self.effort = ""
 
     @property
@@ -60,7 +63,7 @@ class Lance:
         if kind != EXACT:
             config = {"IVF_FLAT": IvfFlat, "IVF_RQ": IvfRq}[kind]
             try:
-                table.create_index("vector", config=config(distance_type="dot"))
+                table.create_index("vector", config=config(distance_type=METRIC))
             except (RuntimeError, ValueError) as error:
                 n, d = bank.shape
                 raise UserError(
@@ -84,7 +87,7 @@ class Lance:
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
         """The `count` best rows of each query vector (Q, D) that the index knows of."""
-        query = self.table.search(list(vectors)).distance_type("dot").limit(count)
+        query = self.table.search(list(vectors)).distance_type(METRIC).limit(count)
         query = query.bypass_vector_index() if self.exact else query.nprobes(self.probes)
         found = query.select(["row", "_distance"]).to_arrow()
         rows = np.full((len(vectors), count), -1, np.int32)

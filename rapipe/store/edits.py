@@ -307,5 +307,6 @@ def _name(rows: Rows, like: Embedded | Manifest) -> str:
 
 
 def _free(folder: Path, name: str) -> str:
-    """The name, or another if a table has it."""
-    return f"{name}-2" if (folder / f"{name}.lance").exists() else name
+    """The name, or one with a number if there is a table of that name."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(own for own in names if not (folder / f"{own}.lance").exists())

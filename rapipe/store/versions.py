@@ -104,8 +104,11 @@ class History:
 
     @classmethod
     def found(cls, store: Path) -> list[History]:
-        """All in a store's folder."""
-        folders = sorted(store.glob("*.versions"))
+        """All in a store's folder whose rows are there too; what was written last comes last."""
+        folders = [
+            folder for folder in store.glob("*.versions") if folder.with_suffix(".lance").is_dir()
+        ]
+        folders.sort(key=lambda folder: folder.stat().st_mtime)
         return [cls(store, folder.name.removesuffix(".versions")) for folder in folders]
 
     def manifests(self) -> dict[int, Manifest]:
