@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rapipe import weights
 from rapipe.backbones import BACKBONES, keep
 from rapipe.fusion import Fusion, Retrieved
-from rapipe.records import Embeddings, Indices, Pixels
+from rapipe.records import UNLABELLED, Embeddings, Indices, Pixels
 from rapipe.views import Normalise, to_float
 
 CHUNK = 500
@@ -46,10 +46,12 @@ class Bank(nn.Module):
     vectors: Tensor
     labels: Tensor
 
-    def __init__(self, bank: Embeddings) -> None:
+    def __init__(self, bank: Embeddings, classes: int) -> None:
+        """Hold a bank for a classifier of so many classes; others count as unlabelled."""
         super().__init__()
         self.register_buffer("vectors", torch.from_numpy(np.array(bank.vectors)), persistent=False)
-        self.register_buffer("labels", torch.from_numpy(np.array(bank.labels)), persistent=False)
+        labels = np.where(bank.labels < classes, bank.labels, UNLABELLED)
+        self.register_buffer("labels", torch.from_numpy(labels), persistent=False)
 
     def gather(self, indices: Tensor, present: Tensor | None = None) -> Retrieved:
         """Rows (B, K) -> the neighbours; `present` (B,) is all true unless given."""

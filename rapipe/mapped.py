@@ -85,6 +85,12 @@ def write_array(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
+        rows = 0
         for block in blocks:
+            if block.shape[1:] != shape[1:]:
+                raise ValueError(f"a block of shape {block.shape} does not fit into {shape}")
             file.write(np.ascontiguousarray(block, np.float32).data)
+            rows += len(block)
             release()
+        if rows != shape[0]:
+            raise ValueError(f"{rows} rows were written, not {shape[0]}")

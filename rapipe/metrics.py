@@ -38,8 +38,8 @@ def by_class(scores: npt.NDArray[np.floating], labels: Labels, classes: int) -> 
 
 def recall_at_k(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -> float:
     """Share of the true neighbours (N, K) that are among those found (N, K), whatever the order."""
-    hits = (found[:, :, None] == true[:, None, :]).any(axis=1)  # (N, K)
-    return float(hits.mean())
+    hits = [np.isin(own, other).mean() for own, other in zip(true, found, strict=True)]
+    return float(np.mean(hits))
 
 
 def nll(probabilities: Probabilities, labels: Labels) -> float:

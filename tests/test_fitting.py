@@ -44,7 +44,7 @@ def training(
     images, rng = make_images(n), np.random.default_rng(0)
     indices = rng.integers(0, 20, (n, 4)).astype(np.int32)
     table = Neighbours(images.ids, indices, np.zeros((n, 4), np.float32))
-    classifier, bank = Classifier(spec), Bank(make_embeddings(20))
+    classifier, bank = Classifier(spec), Bank(make_embeddings(20), 3)
     schedule = Schedule(epochs, 16, rate, seed)
     return Training(classifier, VIEWS["flip"](16), images, table, bank, schedule, 0.01, dropout)
 

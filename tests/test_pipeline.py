@@ -119,7 +119,7 @@ def test_evaluation_searches_what_was_prefetched(in_tiny: Params) -> None:
     """On clean images, looking up anew gives the prefetched neighbours and the same score."""
     v = knn(in_tiny)
     classifier, _ = Classifier.read(paths.MODELS / v.name)
-    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK))
+    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10)
     table = Neighbours.read(paths.table("knn", "test"))
     logits = classifier.predict(test.pixels, bank, table.indices)
     expected = metrics.summarise(logits, test.labels)
@@ -150,7 +150,7 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
     assert card["validation_top1"] == pytest.approx(float(history[-1]["validation_top1"]))
     classifier, _ = Classifier.read(paths.MODELS / v.name)
     validation = Images.read(paths.split("validation"))
-    bank = Bank(Embeddings.read(paths.BANK))
+    bank = Bank(Embeddings.read(paths.BANK), 10)
     table = Neighbours.read(paths.table("knn", "validation"))
     logits = classifier.predict(validation.pixels, bank, table.indices)
     assert metrics.top_k(logits, validation.labels, 1) == pytest.approx(

@@ -17,6 +17,7 @@ from rapipe.search.exact import Exact, rounding
 EXACT_METHODS = [Method(), Method("faiss", "Flat"), Method("faiss"), Method("lance")]
 APPROXIMATE = [
     Method("faiss", "IVF16,Flat"),
+    Method("faiss", "IVF16,SQfp16"),
     Method("faiss", "HNSW16"),
     Method("faiss", "PQ8x4fs"),
     Method("faiss", "IVF8,PQ8x4fs,RFlat"),
@@ -177,9 +178,33 @@ def test_an_index_is_kept_for_its_bank_only(tmp_path: Path) -> None:
             found.similarities, search(bank.vectors, bank, 5, bank.ids).similarities, atol=0.3
         )
         assert len(list(tmp_path.iterdir())) == 1
-    (file,) = tmp_path.glob("*/index.faiss")
-    file.write_bytes(file.read_bytes()[:100])  # a damaged one is built again
-    assert same(search(bank.vectors, bank, 5, bank.ids, method), found)
+    beside = tmp_path / "mine"
+    beside.mkdir()
+    for damaged in (method, Method("lance", "IVF_FLAT", 0.9, tmp_path)):
+        found = search(bank.vectors, bank, 5, bank.ids, damaged)
+        file = max(tmp_path.rglob("*"), key=lambda own: own.is_file() and own.stat().st_size)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 255
+        file.write_bytes(data)  # a damaged one is built again
+        assert same(search(bank.vectors, bank, 5, bank.ids, damaged), found)
+    assert beside.exists()
+
+
+def test_many_equal_rows_are_settled_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "PAIRS", 500)
+    asked = []
+    whole = Exact.candidates
+
+    def watched(self: Exact, vectors: np.ndarray, count: int) -> object:
+        asked.append((len(vectors), count))
+        return whole(self, vectors, count)
+
+    monkeypatch.setattr(Exact, "candidates", watched)
+    row = make_embeddings(1, d=16).vectors
+    bank = Keys(np.arange(400), np.repeat(row, 400, axis=0))
+    found = search(bank.vectors, bank, 3, bank.ids)
+    assert found.indices[5].tolist() == [0, 1, 2]
+    assert all(queries * count <= 500 or queries == 1 for queries, count in asked)
 
 
 def test_too_low_a_recall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +233,7 @@ def test_cells_with_too_few_rows_are_filled_up_exactly() -> None:
         (Method("lance", "HNSW"), "must be exact or IVF_FLAT or IVF_RQ"),
         (Method("auto", "HNSW"), "backend: auto it must be exact"),
         (Method("faiss", "nonsense"), r"could not parse index string nonsense\); for example"),
+        (Method("faiss", "IDMap,Flat"), "FAISS cannot make it for 100 vectors"),
         (Method("faiss", "PQ7x4"), "multiple of the number of subquantizers"),
         (Method("faiss", "IVF4096,Flat"), "at least as large as number of clusters"),
     ],
@@ -220,9 +246,8 @@ def test_an_index_that_cannot_be_is_told(method: Method, message: str) -> None:
 
 def test_auto_is_exact_for_small_and_approximate_for_large() -> None:
     auto = Method("auto")
-    assert auto.resolved(50_000, 50_000, 512).backend == "torch"
-    assert auto.resolved(10**6, 10**6, 512) == Method("faiss", "IVF4096,PQ128x4fs")
-    assert auto.resolved(10**6, 10**6, 6).index.startswith("IVF4096,SQ8")
+    assert auto.resolved(50_000, 50_000).backend == "torch"
+    assert auto.resolved(10**6, 10**6) == Method("faiss", "IVF4096,SQfp16")
     bank = make_embeddings(50)
     assert same(
         search(bank.vectors, bank, 5, bank.ids, auto), search(bank.vectors, bank, 5, bank.ids)

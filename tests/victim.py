@@ -28,14 +28,16 @@ def rows(seed: int, n: int = N) -> list[Embeddings]:
     return [whole.take(np.arange(start, min(start + 1000, n))) for start in range(0, n, 1000)]
 
 
-def first_half(memory: store.Store) -> np.ndarray:
+def first_half(memory: store.Store, chosen: store.Rows) -> np.ndarray:
     """Rows with the lower half of the ids."""
-    return np.asarray(memory.rows.ids < np.median(memory.rows.ids))
+    return np.asarray(chosen.ids < np.median(chosen.ids))
 
 
 EDITS: dict[str, Callable[[Path, Path], object]] = {
     "write": lambda folder, pointer: store.write(rows(2), LIKE, folder, pointer),
-    "add": lambda folder, pointer: store.add(rows(3), LIKE.classes, "add", folder, pointer),
+    "add": lambda folder, pointer: store.add(
+        rows(3), LIKE.classes, "add", store.Store.open(folder, pointer)
+    ),
     "remove": lambda folder, pointer: store.remove(first_half, "remove", folder, pointer),
     "purge": lambda folder, pointer: store.purge(first_half, "purge", folder, pointer),
     "compact": lambda folder, pointer: store.compact(folder, pointer),

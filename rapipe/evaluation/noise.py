@@ -10,7 +10,7 @@ from rapipe.classifier import Bank, Classifier
 from rapipe.encoder import Encoder
 from rapipe.neighbours import STRATEGIES
 from rapipe.progress import track
-from rapipe.records import Embeddings, Images, Indices, Pixels
+from rapipe.records import Embeddings, Images, Neighbours, Pixels
 from rapipe.search import Keys, Method
 from rapipe.views import gaussian_noise
 
@@ -29,11 +29,11 @@ class Lookup:
     seed: int
     method: Method
 
-    def __call__(self, images: Images, pixels: Pixels) -> Indices:
-        """Rows of the bank (N, k) for `images` seen as `pixels`; their own ids are left out."""
+    def __call__(self, images: Images, pixels: Pixels) -> Neighbours:
+        """Neighbours (N, k) of `images` seen as `pixels`; their own ids are left out."""
         queries = Keys(images.ids, self.encoder.embed(pixels))
         find = STRATEGIES[self.strategy]
-        return find(queries, self.bank, self.k, self.seed, self.method).indices
+        return find(queries, self.bank, self.k, self.seed, self.method)
 
 
 def evaluate(
@@ -51,19 +51,22 @@ def evaluate(
         seed: of the noise.
 
     Returns:
-        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece and n_test; and
+        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece, n_test and, where
+        neighbours were searched, neighbour_recall (1.0 = exact); and
         at the first level the top1 of each class.
     """
     device = classifier.head.weight.device
-    bank = Bank(lookup.bank).to(device) if lookup else None
+    bank = Bank(lookup.bank, classifier.spec.classes).to(device) if lookup else None
     rows: list[dict[str, float]] = []
     by_class: list[float | None] = []
     for std in track(levels, "evaluating", len(levels)):
         pixels = gaussian_noise(images.pixels, images.ids, std, seed)
-        indices = lookup(images, pixels) if lookup else None
-        logits = classifier.predict(pixels, bank, indices)
+        found = lookup(images, pixels) if lookup else None
+        logits = classifier.predict(pixels, bank, found.indices if found else None)
         scores = metrics.summarise(logits, images.labels)
         if not rows:
             by_class = metrics.by_class(logits, images.labels, len(images.classes))
         rows.append({"noise_std": std, **scores, "n_test": len(images)})
+        if found and "recall" in found.found_by:
+            rows[-1]["neighbour_recall"] = found.found_by["recall"]
     return rows, by_class

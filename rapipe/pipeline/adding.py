@@ -74,7 +74,7 @@ def run(
     encoder = Encoder.read(paths.ENCODER).to(device())
     blocks = _embedded(decoded, rows, labels, asked.name, encoder)
     edit = " ".join(["add", source, *(f"--class {own}" for own in classes)])
-    made, new = store.add(blocks, known, edit, paths.STORE, paths.STORE_MANIFEST)
+    made, new = store.add(blocks, known, edit, memory)
     return f"{changed(made)}: {new:,} rows of {asked.name} added"
 
 

@@ -7,8 +7,8 @@ docs/memory.md.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,9 +43,9 @@ class Selection:
         ]
         return " ".join(parts)
 
-    def __call__(self, memory: Store) -> Mask:
-        """Which rows are meant; `UserError` if a name or an id is not there."""
-        rows, known = memory.rows, memory.manifest.classes
+    def __call__(self, memory: Store, rows: Rows) -> Mask:
+        """Which of some rows are meant; `UserError` if a name or an id is not there."""
+        known = memory.manifest.classes
         mask = np.ones(len(rows), np.bool_)
         if self.ids:
             missing = np.setdiff1d(self.ids, rows.ids)
@@ -69,7 +69,7 @@ class Selection:
                     )
             mask &= np.isin(rows.sources, self.sources)
         if self.where:
-            mask &= memory.where(self.where)
+            mask &= memory.where(self.where, rows)
         return mask
 
 
@@ -83,7 +83,6 @@ def info() -> dict[str, Any]:
     memory = opened()
     manifest, rows = memory.manifest, memory.rows
     train = rows.take(rows.splits == "train")
-    size = sum(path.stat().st_size for path in paths.STORE.rglob("*") if path.is_file())
     has_encoder = (paths.ENCODER / CARD).exists()
     return {
         "version": manifest.version,
@@ -99,7 +98,7 @@ def info() -> dict[str, Any]:
             "(unlabelled)": int((train.labels == UNLABELLED).sum()),
         },
         "train by source": _counts(train.sources),
-        "megabytes on disk": round(size / 1e6, 1),
+        "megabytes on disk": round(_megabytes(), 1),
         "encoder": manifest.encoder[:12],
         "encoder is data/encoder": has_encoder and encoder_fingerprint() == manifest.encoder,
         "sha256": manifest.sha256,
@@ -120,7 +119,7 @@ def info() -> dict[str, Any]:
 def listed(selection: Selection, limit: int) -> tuple[list[dict[str, Any]], int]:
     """The first rows that are meant, in id order, and how many there are."""
     memory = opened()
-    rows = memory.rows.take(selection(memory))
+    rows = memory.rows.take(selection(memory, memory.rows))
     return _described(rows, memory.manifest.classes, limit), len(rows)
 
 
@@ -134,9 +133,8 @@ def remove(selection: Selection, purge: bool) -> str:
         )
         return f"{changed(made)}: {gone:,} rows removed"
     edit = f"remove {selection} --purge"
-    made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST)
-    for derived in (paths.NEIGHBOURS, paths.NEIGHBOURS_PART, paths.INDEX):
-        shutil.rmtree(derived, ignore_errors=True)
+    derived = (paths.NEIGHBOURS, paths.NEIGHBOURS_PART, paths.INDEX)
+    made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST, derived)
     return (
         f"{changed(made)}: {gone:,} rows removed from every version and from the disk, with "
         f"{paths.NEIGHBOURS} and {paths.INDEX}, which were made of them; the images themselves, "
@@ -209,7 +207,10 @@ def _tags_of(memory: Store, manifest: Manifest) -> list[str]:
 
 def _date(memory: Store, manifest: Manifest) -> str:
     path = memory.history.folder / f"{manifest.version}.json"
-    return datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds")
+    except FileNotFoundError:  # another process has just dropped it
+        return ""
 
 
 def _counts(names: np.ndarray) -> dict[str, int]:
@@ -245,4 +246,8 @@ def named(names: Iterable[str]) -> str:
 
 
 def _megabytes() -> float:
-    return sum(path.stat().st_size for path in paths.STORE.rglob("*") if path.is_file()) / 1e6
+    total = 0
+    for path in paths.STORE.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be tidying up
+            total += path.stat().st_size if path.is_file() else 0
+    return total / 1e6

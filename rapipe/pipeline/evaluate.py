@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from rapipe.evaluation.noise import Lookup, evaluate
 from rapipe.params import Params, Variant
 from rapipe.pipeline.inputs import bank_card, labelled, write_json
 from rapipe.pipeline.memory import check_encoder, method_of
-from rapipe.records import UNLABELLED, Embeddings
+from rapipe.records import Embeddings, Images
 
 
 def run(params: Params, variant: Variant) -> None:
@@ -26,13 +25,14 @@ def run(params: Params, variant: Variant) -> None:
     `<variant>@<memory>.json`, so that both can be compared.
     """
     classifier, card = Classifier.read(paths.MODELS / variant.name)
-    lookup, memory, edited = None, "", False
+    images = labelled("test")
+    lookup, memory, edited, store = None, "", False, ""
     if variant.retrieval != "none":
         remembered = bank_card()
-        memory, edited = remembered["memory"], remembered["store"] != card.get("memory")
-        lookup = lookup_of(params, variant, classifier, remembered)
+        memory, store = remembered["memory"], remembered["store"]
+        edited = store != card.get("memory")
+        lookup = lookup_of(params, variant, classifier, remembered, images)
     levels = (0.0, *params.evaluate.noise_std)
-    images = labelled("test")
     scores, by_class = evaluate(classifier.to(device()), images, levels, lookup, params.seed)
     keys = {
         "backbone": variant.backbone,
@@ -48,6 +48,7 @@ def run(params: Params, variant: Variant) -> None:
             "parameters": card["parameters"],
             "best_epoch": card["best_epoch"],
             "edited": edited,
+            "store": store,
             "rows": [{**keys, **row, "bank_size": bank_size, "memory": memory} for row in scores],
             "by_class": dict(zip(images.classes, by_class, strict=True)),
         },
@@ -55,19 +56,23 @@ def run(params: Params, variant: Variant) -> None:
 
 
 def lookup_of(
-    params: Params, variant: Variant, classifier: Classifier, remembered: dict[str, Any]
+    params: Params,
+    variant: Variant,
+    classifier: Classifier,
+    remembered: dict[str, Any],
+    images: Images,
 ) -> Lookup:
     """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
     check_encoder(remembered["encoder"], paths.BANK, "prefetch")
     bank = Embeddings.read(paths.BANK)
-    known, d = classifier.spec.classes, classifier.spec.dimension
+    d = classifier.spec.dimension
     if bank.vectors.shape[1] != d:
         raise UserError(
             f"{variant.name} was trained with vectors of {d} dimensions, but {paths.BANK} holds "
             f"vectors of {bank.vectors.shape[1]}: run rapipe train, or dvc repro"
         )
-    new = bank.labels >= known  # classes added to the memory since; it cannot name them
-    bank = replace(bank, labels=np.where(new, UNLABELLED, bank.labels))
+    if np.isin(bank.ids, images.ids).any():
+        raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
     return Lookup(
         Encoder.read(paths.ENCODER).to(device()),
         bank,

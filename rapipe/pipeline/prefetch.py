@@ -14,6 +14,7 @@ from rapipe import mapped, paths
 from rapipe.bank import bank_of
 from rapipe.device import device
 from rapipe.encoder import Encoder
+from rapipe.errors import UserError
 from rapipe.neighbours import STRATEGIES
 from rapipe.params import Params
 from rapipe.pipeline.inputs import write_json
@@ -35,6 +36,12 @@ def run(params: Params) -> None:
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
     splits = {name: Images.read(paths.split(name)) for name in SPLITS}
+    classes = splits["train"].classes
+    if store.manifest.classes[: len(classes)] != classes:
+        raise UserError(
+            f"{paths.STORE} was embedded from a corpus with other classes than {paths.CORPUS}: "
+            "run rapipe embed, or dvc repro"
+        )
     shutil.rmtree(PART, ignore_errors=True)
     PART.mkdir(parents=True)
     vectors, rows = store.vectors(PART / ALL), store.rows

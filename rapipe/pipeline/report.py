@@ -63,7 +63,7 @@ def run(params: Params) -> None:
     contents: dict[str, str | bytes] = {
         **pictures,
         "table": report.table(found, first_steps(histories)),
-        **edits(params, {(row["backbone"], row["retrieval"]) for row in found}),
+        **edits(params),
     }
     sections = [
         (heading, words, contents[name]) for name, heading, words in SECTIONS if name in contents
@@ -134,18 +134,21 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def edits(params: Params, known: set[tuple[str, str]]) -> dict[str, str]:
+def edits(params: Params) -> dict[str, str]:
     """The section on edited memories, if any classifier was evaluated with one."""
     every = rows(params, edited=True)
-    original = {own: memories_of(every, own) for own in known}
-    touched = [row for row in every if len(original[row["backbone"], row["retrieval"]]) > 1]
-    present = [row for row in touched if row["k"] == params.retrieval.k]
-    return {"edits": report.edits_table(present)} if present else {}
-
-
-def memories_of(found: list[dict[str, Any]], own: tuple[str, str]) -> set[str]:
-    """Memories that a (backbone, retrieval) was evaluated with."""
-    return {row["memory"] for row in found if (row["backbone"], row["retrieval"]) == own}
+    if len(every) == len(rows(params)):
+        return {}
+    several = defaultdict(set)
+    for row in every:
+        several[row["backbone"], row["retrieval"]].add(row["memory"])
+    shown = [
+        row
+        for row in every
+        if row["k"] in (0, params.retrieval.k)
+        and len(several[row["backbone"], row["retrieval"]]) > 1
+    ]
+    return {"edits": report.edits_table(shown)}
 
 
 def curves(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:

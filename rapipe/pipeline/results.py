@@ -67,6 +67,7 @@ def runs(params: Params) -> list[dict[str, Any]]:
     found = [
         run for run in found if "edited" in run and run["setting"] == present.get(_strategy(run))
     ]
+    _tell_apart(found)
     if not found:
         raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
     return found
@@ -84,6 +85,21 @@ def _strategy(run: dict[str, Any]) -> tuple[str, str]:
     return run["rows"][0]["backbone"], run["rows"][0]["retrieval"]
 
 
+def _tell_apart(found: list[dict[str, Any]]) -> None:
+    """Where two memories have had the same name, add the beginning of their hash to it."""
+    stores: dict[str, set[str]] = {}
+    for run in found:
+        stores.setdefault(run["rows"][0]["memory"], set()).add(run["store"])
+    for run in found:
+        for row in run["rows"]:
+            if len(stores.get(row["memory"], ())) > 1:
+                row["memory"] += f"#{run['store'][:6]}"
+
+
 def _setting(name: str) -> str | None:
-    path = paths.RUNS / f"{name}.json"
-    return read_json(path, "eval")["setting"] if path.exists() else None
+    """What a variant's present results share: from its results, else from the classifier."""
+    for path in (paths.RUNS / f"{name}.json", paths.MODELS / name / "card.json"):
+        if path.exists():
+            setting: str = read_json(path, "eval")["setting"]
+            return setting
+    return None

@@ -42,7 +42,7 @@ def run(params: Params, variant: Variant) -> None:
     )
     torch.manual_seed(variant.seed)
     classifier = Classifier(spec)
-    bank = Bank(memory) if memory else None
+    bank = Bank(memory, spec.classes) if memory else None
     remembered = bank_card() if memory else None
 
     def accuracy(split: str) -> float:

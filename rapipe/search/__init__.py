@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,9 +37,11 @@ from rapipe.search.ranking import Keyed, Keys, Proposed, check_k, rank, similari
 
 BACKENDS = ("torch", "faiss", "lance", "auto")
 EXACT = "exact"
+CHECKSUM = "sha256"
+KEY = re.compile(r"[0-9a-f]{16}(\.part)?")
 SAMPLE = 1000
 """Queries on which recall is measured; half of them choose the effort, half are the figure."""
-EXACT_PRODUCTS = 2e10
+EXACT_PRODUCTS = 1e10
 """Queries times bank rows up to which `auto` is exact, on a CPU; see benchmarks/RESULTS.md."""
 
 
@@ -68,15 +71,14 @@ class Method:
                 f"must be {choices}"
             )
 
-    def resolved(self, queries: int, rows: int, dimension: int) -> Method:
+    def resolved(self, queries: int, rows: int) -> Method:
         """What `auto` means for so many queries and bank rows; other methods are themselves."""
         if self.backend != "auto":
             return self
         if device().type == "cuda" or queries * rows <= EXACT_PRODUCTS:
             return replace(self, backend="torch")
         cells = 2 ** round(np.log2(4 * rows**0.5))
-        codes = f"PQ{dimension // 4}x4fs" if dimension % 4 == 0 else "SQ8"
-        return replace(self, backend="faiss", index=f"IVF{cells},{codes}")
+        return replace(self, backend="faiss", index=f"IVF{cells},SQfp16")
 
 
 def search(
@@ -105,7 +107,7 @@ def search(
     method = method or Method()
     method.check()
     check_k(k, exclude, bank.ids)
-    method = method.resolved(len(queries), *bank.vectors.shape)
+    method = method.resolved(len(queries), len(bank.ids))
     with ExitStack() as stack:
         index = ready(bank.vectors, method, stack)
         if isinstance(index, Exact) or index.exact:
@@ -161,18 +163,33 @@ def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | La
     folder = home / _fingerprint(bank, method)
     partial = folder.with_name(folder.name + ".part")
     kind = Faiss if method.backend == "faiss" else Lance
-    if folder.is_dir():
-        with suppress(RuntimeError, ValueError, OSError):  # damaged: it is built again
-            return kind.read(folder, method.index)
+    kept = folder / CHECKSUM
+    if kept.is_file() and kept.read_text() == _checksum(folder):  # else it is built again
+        return kind.read(folder, method.index)
     say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
-    shutil.rmtree(home, ignore_errors=True)  # one index at a time: they are large
-    partial.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.iterdir():  # one index at a time: they are large
+        if KEY.fullmatch(old.name):
+            shutil.rmtree(old)
+    partial.mkdir()
     if method.backend == "faiss":
         Faiss.build(bank, method.index).write(partial)
     else:
         Lance.build(bank, method.index, partial)
+    (partial / CHECKSUM).write_text(_checksum(partial))
     partial.rename(folder)
     return kind.read(folder, method.index)
+
+
+def _checksum(folder: Path) -> str:
+    """SHA-256 of the files of an index, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUM:
+            digest.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _fingerprint(bank: Vectors, method: Method) -> str:

@@ -87,6 +87,7 @@ class Exact:
         for start in range(0, n, size):
             tile = torch.from_numpy(mapped.held(self.bank[start : start + size]))
             yield tile.to(self.device, self.dtype)
+            mapped.release()
 
     def _best(self, queries: Tensor, tile: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Similarities (Q, P) to the best rows of a tile, and the rows (Q, P)."""

@@ -26,7 +26,7 @@ BLOCK = 1 << 15
 TRAINING_ROWS = 100_000
 """Most rows that an index learns its cells and codes from."""
 MOST_FACTOR = 64
-CODES = re.compile(r"PQ|SQ|RQ|LSQ|RaBitQ|PCA")
+CODES = re.compile(r"PQ|SQ(?!fp16|bf16)|RQ|LSQ|RaBitQ|PCA")
 """Parts of a factory string that make similarities too coarse to choose the best by."""
 LEVELS = 9
 
@@ -82,7 +82,7 @@ class Faiss:
         """The index that `write` kept."""
         import faiss
 
-        return cls(faiss.read_index(str(folder / FILE)), factory)
+        return cls(faiss.read_index(str(folder / FILE), faiss.IO_FLAG_MMAP_IFC), factory)
 
     @classmethod
     def build(cls, bank: Vectors, factory: str) -> Faiss:
@@ -98,19 +98,25 @@ class Faiss:
             index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
             rows = np.sort(np.random.default_rng(0).permutation(n)[:TRAINING_ROWS])
             index.train(np.ascontiguousarray(bank[rows]))
+            _fill(index, bank, factory)
         except RuntimeError as error:
             reason = str(error).rsplit(": ", 1)[-1].strip()
             raise UserError(
                 f"retrieval.index is {factory!r}, and FAISS cannot make it for {n} vectors of {d} "
                 f"dimensions ({reason}); for example: Flat, IVF64,Flat, HNSW32, PQ16x4fs"
             ) from None
-        threads = faiss.omp_get_max_threads()
-        if "HNSW" in factory:
-            faiss.omp_set_num_threads(1)  # several threads would draw another graph each time
-        try:
-            for start in range(0, n, BLOCK):
-                index.add(np.ascontiguousarray(bank[start : start + BLOCK]))
-                mapped.release()
-        finally:
-            faiss.omp_set_num_threads(threads)
         return cls(index, factory)
+
+
+def _fill(index: Any, bank: Vectors, factory: str) -> None:
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    if "HNSW" in factory:
+        faiss.omp_set_num_threads(1)  # several threads would draw another graph each time
+    try:
+        for start in range(0, len(bank), BLOCK):
+            index.add(np.ascontiguousarray(bank[start : start + BLOCK]))
+            mapped.release()
+    finally:
+        faiss.omp_set_num_threads(threads)

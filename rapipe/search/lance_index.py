@@ -24,6 +24,8 @@ KINDS = (EXACT, "IVF_FLAT", "IVF_RQ")
 TABLE = "bank"
 METRIC = "dot"
 BLOCK = 8192
+CACHED_BYTES = 1 << 28
+"""What Lance may keep in memory of an index, and of metadata."""
 MOST_FACTOR = 64
 LEVELS = 9
 
@@ -55,11 +57,10 @@ class Lance:
         Raises:
             UserError: Lance cannot make such an index.
         """
-        import lancedb
         from lancedb.index import IvfFlat, IvfRq
 
         reader = _reader(bank)
-        table = lancedb.connect(str(folder)).create_table(TABLE, reader, schema=reader.schema)
+        table = _database(folder).create_table(TABLE, reader, schema=reader.schema)
         if kind != EXACT:
             config = {"IVF_FLAT": IvfFlat, "IVF_RQ": IvfRq}[kind]
             try:
@@ -75,9 +76,7 @@ class Lance:
     @classmethod
     def read(cls, folder: Path, kind: str) -> Lance:
         """The table that `build` wrote."""
-        import lancedb
-
-        return cls(lancedb.connect(str(folder)).open_table(TABLE), kind)
+        return cls(_database(folder).open_table(TABLE), kind)
 
     def try_harder(self, level: int) -> None:
         """Twice the effort of the level before, from 0 to `levels` - 1."""
@@ -99,6 +98,13 @@ class Lance:
         rows[of, place] = found["row"].to_numpy()[order]
         similarities[of, place] = 1 - found["_distance"].to_numpy()[order]
         return Candidates(rows, similarities)
+
+
+def _database(folder: Path) -> Any:
+    import lancedb
+
+    session = lancedb.Session(CACHED_BYTES, CACHED_BYTES)
+    return lancedb.connect(str(folder), session=session)
 
 
 def _reader(bank: Vectors) -> pa.RecordBatchReader:

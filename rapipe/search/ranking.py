@@ -28,6 +28,8 @@ MARGIN = 4
 """Candidates beyond those that are asked for, so that most queries are settled at once."""
 UNSETTLED = 0.2
 """Share of queries above which an index is not worth asking first."""
+PAIRS = 1 << 22
+"""Candidates of all queries at once: many rows may be equal, and ask for many candidates."""
 HELD_BYTES = 1 << 28
 """Of float64: a smaller bank is held whole, of a larger one this much is gathered at once."""
 CHUNK = 4096
@@ -122,13 +124,19 @@ def rank(index: Index, queries: Vectors, bank: Keyed, k: int, exclude: Ids) -> P
         todo, asked = np.arange(len(ids)), index
         count = min(n, (k + own) * index.factor + MARGIN)
         while len(todo):
-            near = asked.candidates(vectors[todo], count)
-            rows, exact = _ordered(near.rows, vectors[todo], ids[todo], bank.ids, places, products)
-            settled = near.similarities[:, -1] + asked.error < exact[:, k - 1]
-            settled |= count == n or not asked.exact
-            done = start + todo[settled]
-            found.rows[done], found.similarities[done] = rows[settled, :k], exact[settled, :k]
-            todo = todo[~settled]
+            left = []
+            step = max(1, PAIRS // count)
+            for few in (todo[at : at + step] for at in range(0, len(todo), step)):
+                near = asked.candidates(vectors[few], count)
+                rows, exact = _ordered(
+                    near.rows, vectors[few], ids[few], bank.ids, places, products
+                )
+                settled = near.similarities[:, -1] + asked.error < exact[:, k - 1]
+                settled |= count == n or not asked.exact
+                done = start + few[settled]
+                found.rows[done], found.similarities[done] = rows[settled, :k], exact[settled, :k]
+                left.append(few[~settled])
+            todo = np.concatenate(left)
             if asked is asked.again:
                 count = min(n, 4 * count)
             elif len(todo) > UNSETTLED * len(ids):

@@ -8,7 +8,7 @@ the next edit, or by `compact`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,8 @@ from rapipe.store.rows import Mask, Rows
 from rapipe.store.versions import TAG, Embedded, History, Manifest, put
 
 NEW = "new.part"
-Choose = Callable[[Store], Mask]
-"""Which of the store's `rows` an edit is about; asked when nobody else can edit it."""
+Choose = Callable[[Store, Rows], Mask]
+"""Which of some rows an edit is about; asked when nobody else can edit the store."""
 Pairs = Iterable[tuple[Rows, Vectors]]
 
 
@@ -46,6 +46,7 @@ def write(blocks: Iterable[Embeddings], like: Embedded, folder: Path, pointer: P
             shutil.rmtree(folder / NEW)
             return made
         made = replace(made, table=_free(folder, made.table))
+        _mourn(folder, pointer)
         _publish(folder, pointer, made, [(made, np.ones(len(rows), np.bool_))], {})
         return made
 
@@ -54,24 +55,28 @@ def add(
     blocks: Iterable[Embeddings],
     classes: tuple[str, ...],
     edit: str,
-    folder: Path,
-    pointer: Path,
+    store: Store,
 ) -> tuple[Manifest, int]:
-    """Append embeddings to the memory; rows that it has already are left out.
+    """Append embeddings to the memory; images that it has already are left out.
 
     Args:
-        classes: those of the memory, then new ones.
+        classes: those of the memory, then new ones; the labels count on them.
         edit: what the version says of itself.
+        store: as it was when the embeddings were made.
 
     Returns:
         The new version, and how many rows are new in it.
 
     Raises:
-        UserError: nothing is new, or the vectors have another dimension.
+        UserError: nothing is new, the vectors have another dimension, or the
+            classes or the encoder of the store have changed meanwhile.
     """
-    with _editing(folder, pointer) as store:
+    folder, seen = store.folder, store.manifest
+    with _editing(folder, store.pointer) as store:
+        if (store.manifest.classes, store.manifest.encoder) != (seen.classes, seen.encoder):
+            raise UserError(f"{folder} was changed meanwhile: run the same again")
         d, before = store.manifest.dimension, store.all_rows
-        known = store.rows.keys()
+        known = set(_identities(store.rows))
 
         def pairs() -> Iterator[tuple[Rows, Vectors]]:
             for block in blocks:
@@ -80,7 +85,10 @@ def add(
                         f"{folder} holds vectors of {d} dimensions, not of {block.vectors.shape[1]}"
                     )
                 facts = rows_.of(block)
-                fresh = ~np.isin(facts.keys(), known)
+                fresh = np.zeros(len(facts), np.bool_)
+                for row, own in enumerate(_identities(facts)):
+                    fresh[row] = own not in known
+                    known.add(own)
                 yield facts.take(fresh), block.vectors[fresh]
 
         after = rows_.joined([before, *rows_.insert(pairs(), d, store.table.add, folder)])
@@ -103,27 +111,42 @@ def remove(choose: Choose, edit: str, folder: Path, pointer: Path) -> tuple[Mani
         UserError: no row is chosen, or all are.
     """
     with _editing(folder, pointer) as store:
-        left, gone = _without(store, choose)
+        chosen = _meant(choose(store, store.rows), store)
+        if chosen.all():
+            raise UserError(f"all {len(chosen):,} rows of {folder} are meant; some must stay")
+        left = store.members()
+        left[left] = ~chosen
         made = _next(store, edit, store.all_rows.take(left), store.manifest)
         _commit(store, made, left)
-        return made, int(gone.sum())
+        return made, int(chosen.sum())
 
 
-def purge(choose: Choose, edit: str, folder: Path, pointer: Path) -> tuple[Manifest, int]:
+def purge(
+    choose: Choose, edit: str, folder: Path, pointer: Path, derived: Sequence[Path] = ()
+) -> tuple[Manifest, int]:
     """Take rows out of the memory, out of every tagged version, and off the disk.
 
+    Versions without a tag are dropped, as by `compact`.
+
+    Args:
+        derived: folders that were made of the vectors; they are removed first.
+
     Returns:
-        The new version, and how many rows are gone.
+        The new version, and how many rows are gone, whatever version they were in.
 
     Raises:
-        UserError: no row is chosen, or all are.
+        UserError: no row is chosen, or none would be left.
     """
     with _editing(folder, pointer) as store:
-        left, gone = _without(store, choose)
-        same = np.isin(store.all_rows.ids, store.all_rows.ids[gone])  # also under other versions
-        same &= ~left
+        gone = _meant(choose(store, store.all_rows), store)
+        members = store.members()
+        left = members & ~gone
+        if not left.any():
+            raise UserError(f"all rows of {folder} are meant; some must stay")
+        for path in derived:
+            shutil.rmtree(path, ignore_errors=True)
         made = _next(store, edit, store.all_rows.take(left), store.manifest)
-        return _rewrite(store, made, left, same), int(gone.sum())
+        return _rewrite(store, made, members, gone), int(gone.sum())
 
 
 def compact(folder: Path, pointer: Path) -> Manifest:
@@ -201,17 +224,10 @@ def _mended(store: Store) -> Store:
     return store
 
 
-def _without(store: Store, choose: Choose) -> tuple[Mask, Mask]:
-    """Of all rows, those that stay members and those that no longer are."""
-    chosen = choose(store)
+def _meant(chosen: Mask, store: Store) -> Mask:
     if not chosen.any():
         raise UserError(f"no row of {store.folder} is meant; rapipe store list shows what there is")
-    if chosen.all():
-        raise UserError(f"all {len(chosen):,} rows of {store.folder} are meant; some must stay")
-    members = store.members()
-    gone = members.copy()
-    gone[members] = chosen
-    return members & ~gone, gone
+    return chosen
 
 
 def _next(store: Store, edit: str, rows: Rows, like: Manifest) -> Manifest:
@@ -227,11 +243,16 @@ def _commit(store: Store, made: Manifest, members: Mask) -> None:
 
 
 def _rewrite(store: Store, current: Manifest, members: Mask, gone: Mask) -> Manifest:
-    """Copy what `current` and the tagged versions hold, but for `gone`, and drop the rest."""
+    """Copy what `current` and the tagged versions hold, but for `gone`, and drop the rest.
+
+    Nothing is copied that is not what its manifest says.
+    """
     rows, tags = store.all_rows, store.history.tags()
-    kept = {current.version: (current, members)}
+    store.check(store.manifest)
+    kept = {current.version: (current, members & ~gone)}
     manifests = store.history.manifests()
     for number in {*tags.values()} - {current.version}:
+        store.check(manifests[number])
         kept[number] = (manifests[number], store.members(manifests[number]) & ~gone)
     kept = {number: own for number, own in kept.items() if own[1].any()}
     union = np.logical_or.reduce([mask for _, mask in kept.values()])
@@ -302,8 +323,31 @@ def _holds(made: Manifest, folder: Path, pointer: Path) -> bool:
     return True
 
 
+def _mourn(folder: Path, pointer: Path) -> None:
+    """Say what goes with a store that is about to be replaced."""
+    try:
+        history = Store.open(folder, pointer).history
+        versions, tags = len(history.manifests()), history.tags()
+    except UserError:
+        return
+    if versions > 1 or tags:
+        named = f" and the tags {', '.join(tags)}" if tags else ""
+        say(f"{folder} is replaced; its {versions} versions{named} are dropped")
+
+
 def _name(rows: Rows, like: Embedded | Manifest) -> str:
     return f"rows-{rows.hash(like.classes)[:16]}"
+
+
+def _identities(rows: Rows) -> Iterator[tuple[int, int, str, str]]:
+    """What makes a row another row. Vectors do not: they differ in their last bits by batch."""
+    return zip(
+        rows.ids.tolist(),
+        rows.labels.tolist(),
+        rows.sources.tolist(),
+        rows.splits.tolist(),
+        strict=True,
+    )
 
 
 def _free(folder: Path, name: str) -> str:

@@ -31,6 +31,7 @@ def export(memory: Store, path: Path) -> list[Path]:
     """
     if path.suffix not in WRITERS:
         raise UserError(f"{path} must end in {' or '.join(WRITERS)}")
+    memory.check(memory.manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     return WRITERS[path.suffix](memory, path)
 
@@ -59,7 +60,7 @@ def _npy(memory: Store, path: Path) -> list[Path]:
                 writer.write_batch(pa.record_batch(_columns(rows, memory), schema=SCHEMA))
                 yield block
 
-        mapped.write_array(partial, (len(memory), memory.manifest.dimension), vectors())
+        mapped.write_array(partial, (len(memory.rows), memory.manifest.dimension), vectors())
     return [path, rows_path]
 
 

@@ -89,12 +89,26 @@ class Store:
     @cached_property
     def rows(self) -> Rows:
         """The rows of this version, without vectors; `UserError` if the manifest has others."""
-        found = self.all_rows.take(self.members())
-        if found.hash(self.manifest.classes) != self.manifest.sha256:
+        return self.check(self.manifest)
+
+    def check(self, manifest: Manifest) -> Rows:
+        """The rows of a version; `UserError` unless they are what its manifest says."""
+        d = self.table.schema.field("vector").type.list_size
+        if d != manifest.dimension:
             raise UserError(
-                f"{self.folder} does not hold what {self.pointer} says: run rapipe store verify"
+                f"{self.folder} holds vectors of {d} dimensions, but the manifest of version "
+                f"{manifest.version} says {manifest.dimension}: run rapipe embed"
             )
-        return found
+        rows = self.all_rows.take(self.members(manifest))
+        found = Manifest.of(rows, manifest.version, manifest.edit, manifest.table, manifest)
+        if found != manifest:
+            raise UserError(
+                f"version {manifest.version} of {self.folder} should have {manifest.rows:,} rows "
+                f"with hash {manifest.sha256[:12]}, and has {found.rows:,} with "
+                f"{found.sha256[:12]}: go to another version by rapipe store checkout, or run "
+                "rapipe embed"
+            )
+        return rows
 
     def blocks(self, chosen: Mask | None = None) -> Iterator[tuple[Rows, Vectors]]:
         """Rows in the order they are stored, each checked against its digest.
@@ -109,7 +123,8 @@ class Store:
             wrong = np.intersect1d(block.wrong(), np.flatnonzero(own))
             if len(wrong):
                 raise UserError(
-                    f"{self._name(start, block, wrong[0])} is not what was stored: run rapipe embed"
+                    f"{self._name(start, block, wrong[0])} is not what was stored: "
+                    f"{mend(block.facts.ids[wrong[0]])}"
                 )
             crooked = np.flatnonzero(own & ~unit(block.vectors))
             if len(crooked):
@@ -123,8 +138,8 @@ class Store:
 
     def vectors(self, path: Path) -> Vectors:
         """The vectors of `rows`, written to an .npy file and mapped from there."""
-        blocks = (vectors for _, vectors in self.blocks())
-        mapped.write_array(path, (len(self), self.manifest.dimension), blocks)
+        shape = (len(self.rows), self.manifest.dimension)
+        mapped.write_array(path, shape, (vectors for _, vectors in self.blocks()))
         return mapped.array(path)
 
     def verify(self, encoder: str | None) -> None:
@@ -136,15 +151,9 @@ class Store:
         Raises:
             UserError: names the first row that differs, or what else does.
         """
-        known = self.manifest
+        known, start = self.manifest, 0
         members = self.members()
-        start = 0
         for block in track(self._blocks(), "verifying", -(-len(members) // BATCH)):
-            if block.vectors.shape[1] != known.dimension:
-                raise UserError(
-                    f"{self.folder} holds vectors of {block.vectors.shape[1]} dimensions, but "
-                    f"{self.pointer} says {known.dimension}: run rapipe embed"
-                )
             faults: dict[str, np.ndarray] = {
                 "is not what was stored (its digest differs)": block.wrong(),
                 "has a value that is not finite": np.flatnonzero(
@@ -155,18 +164,13 @@ class Store:
             for fault, at in faults.items():
                 if len(at):
                     raise UserError(
-                        f"{self._name(start, block, int(at[0]))} {fault}: run rapipe embed"
+                        f"{self._name(start, block, int(at[0]))} {fault}: "
+                        f"{mend(block.facts.ids[at[0]])}"
                     )
             start += len(block.facts)
         for manifest in [*self.history.manifests().values(), known]:
-            rows = self.all_rows.take(self.members(manifest))
-            found = rows.hash(manifest.classes)
-            if (len(rows), found) != (manifest.rows, manifest.sha256):
-                raise UserError(
-                    f"every row of {self.folder} is sound, but version {manifest.version} should "
-                    f"have {manifest.rows:,} of them with hash {manifest.sha256[:12]} and has "
-                    f"{len(rows):,} with {found[:12]}: run rapipe embed"
-                )
+            self.check(manifest)
+        self.history.tags()
         if encoder is not None and encoder != known.encoder:
             raise UserError(
                 f"{self.folder} was embedded by encoder {known.encoder[:12]}, but the encoder at "
@@ -182,14 +186,14 @@ class Store:
             second.take(~np.isin(in_second, in_first)),
         )
 
-    def where(self, condition: str) -> Mask:
-        """Which of `rows` meet an SQL condition on id, label, source and split.
+    def where(self, condition: str, rows: Rows) -> Mask:
+        """Which of some rows meet an SQL condition on id, label, source and split.
 
         Raises:
             UserError: the condition is no such SQL.
         """
         found: set[bytes] = set()
-        keys = self.rows.keys()
+        keys = rows.keys()
         try:
             query = self.table.search().where(condition).select(["digest"])
             for part in query.to_batches(batch_size=BATCH):
@@ -223,6 +227,11 @@ class Store:
             f"row {start + at} of {self.folder} (id {facts.ids[at]}, source "
             f"{str(facts.sources[at])!r}, split {facts.splits[at]})"
         )
+
+
+def mend(own: int) -> str:
+    """What to do about a damaged row."""
+    return f"run rapipe store remove --id {own}, or rapipe embed"
 
 
 def unit(vectors: Vectors) -> Mask:

@@ -21,7 +21,8 @@ import numpy as np
 from rapipe.errors import UserError
 from rapipe.store.rows import Mask, Rows
 
-TAG = re.compile(r"[A-Za-z][\w.-]*")
+TAG = re.compile(r"(?!v\d+$)[A-Za-z][\w.-]*")
+"""Not v1, v2, ...: so versions are called that have no tag."""
 TAGS = "tags.json"
 
 
@@ -149,10 +150,17 @@ class History:
         path = self.folder / TAGS
         try:
             found: dict[str, int] = json.loads(path.read_text())
+            known = self.manifests()
+            lost = [name for name, number in found.items() if number not in known]
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it, and tag again") from None
+        if lost:
+            raise UserError(
+                f"{path} is damaged (no version {found[lost[0]]}, which {lost[0]} names): "
+                "delete it, and tag again"
+            )
         return found
 
     def write_tags(self, tags: dict[str, int]) -> None:
