@@ -8,22 +8,31 @@ Import rule: nothing of ours.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
-_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_files: weakref.WeakKeyDictionary[mmap.mmap, BinaryIO] = weakref.WeakKeyDictionary()
+"""Every mapping, and its file."""
 
 
 def file(path: Path) -> mmap.mmap:
     """The bytes of a file. What is written to them stays in memory, and is lost."""
-    with path.open("rb") as opened:
+    opened = path.open("rb")
+    try:
         mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
-    _mapped.add(mapped)
+    except BaseException:
+        opened.close()
+        raise
+    _files[mapped] = opened
+    weakref.finalize(mapped, opened.close)
     return mapped
 
 
@@ -49,17 +58,44 @@ def array(path: Path) -> np.ndarray:
 
 def held(whole: np.ndarray) -> np.ndarray:
     """The array in memory: itself, or a copy of what is mapped from a file."""
-    base = whole.base
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return np.array(whole) if isinstance(base, mmap.mmap) else whole
+    return np.array(whole) if _mapping(whole) else whole
+
+
+def take(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`whole[rows]`, for rows from all over a file: the system would map much around each."""
+    if isinstance(whole, _Gathered):
+        return take(whole.whole, whole.rows[rows])
+    mapping = _mapping(whole)
+    if mapping is None or not hasattr(os, "preadv") or not whole.flags.c_contiguous:
+        return np.take(whole, rows, axis=0)
+    found = np.empty((len(rows), *whole.shape[1:]), whole.dtype)
+    start = whole.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    size, file_ = whole.strides[0], _files[mapping].fileno()
+    raw = found.reshape(-1).view(np.uint8)
+    for place, row in enumerate(rows.tolist()):
+        os.preadv(file_, [raw[place * size : (place + 1) * size].data], start + row * size)
+    return found
 
 
 def release() -> None:
     """Give back the pages of every mapped file; they are read again when they are used."""
     if hasattr(mmap, "MADV_DONTNEED"):
-        for mapped in list(_mapped):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        for mapping in list(_files):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Give back what was freed: the allocator of Linux keeps it otherwise."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _mapping(whole: np.ndarray) -> mmap.mmap | None:
+    """The mapping that an array lies in."""
+    base: object = whole.base
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def gathered(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -77,7 +113,7 @@ class _Gathered:
         return len(self.rows)
 
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        return np.asarray(self.whole[self.rows[which]])
+        return take(self.whole, self.rows[which])
 
 
 def write_array(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:

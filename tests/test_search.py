@@ -254,6 +254,24 @@ def test_auto_is_exact_for_small_and_approximate_for_large() -> None:
     )
 
 
+def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path: Path) -> None:
+    vectors = make_embeddings(50, d=5).vectors
+    np.save(tmp_path / "vectors.npy", vectors)
+    on_disk = mapped.array(tmp_path / "vectors.npy")
+    rows = np.array([3, 49, 0, 3, 17])
+    assert mapped.held(vectors) is vectors
+    assert mapped.held(on_disk) is not on_disk
+    assert mapped.held(on_disk).flags.owndata
+    for whole in (on_disk, on_disk[10:], on_disk[:, 1:3], vectors):
+        own = rows % len(whole)
+        assert np.array_equal(mapped.take(whole, own), np.asarray(whole)[own])
+        assert np.array_equal(mapped.gathered(whole, own)[1:4], np.asarray(whole)[own][1:4])
+    mapped.release()
+    assert np.array_equal(on_disk, vectors)
+    nested = mapped.gathered(mapped.gathered(on_disk, rows), np.array([4, 0]))
+    assert np.array_equal(nested[:2], vectors[[17, 3]])
+
+
 def test_queries_and_bank_may_be_mapped(tmp_path: Path) -> None:
     bank = make_embeddings(200)
     np.save(tmp_path / "vectors.npy", bank.vectors)

@@ -124,13 +124,15 @@ def _approximate(
 ) -> tuple[Proposed, dict[str, object]]:
     """Search with the least effort that finds enough, and say how much it found."""
     sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:SAMPLE])
-    truth = rank(Exact(bank.vectors), queries[sample], bank, k, exclude[sample]).rows
+    truth = rank(
+        Exact(bank.vectors), mapped.gathered(queries, sample), bank, k, exclude[sample]
+    ).rows
     tuned, judged = slice(0, None, 2), slice(len(sample) > 1, None, 2)
     best = 0.0
     for level in range(index.levels):
         index.try_harder(level)
         tried = sample[tuned]
-        found = rank(index, queries[tried], bank, k, exclude[tried])
+        found = rank(index, mapped.gathered(queries, tried), bank, k, exclude[tried])
         recall = recall_at_k(found.rows, truth[tuned])
         if recall >= method.min_recall:
             found = rank(index, queries, bank, k, exclude)
@@ -139,7 +141,8 @@ def _approximate(
         if recall >= method.min_recall:
             few = np.flatnonzero(found.rows[:, -1] < 0)  # cells that held fewer than k
             if len(few):
-                whole = rank(Exact(bank.vectors), queries[few], bank, k, exclude[few])
+                own = mapped.gathered(queries, few)
+                whole = rank(Exact(bank.vectors), own, bank, k, exclude[few])
                 found.rows[few], found.similarities[few] = whole
             return found, {
                 "effort": index.effort,
@@ -176,6 +179,7 @@ def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | La
         Faiss.build(bank, method.index).write(partial)
     else:
         Lance.build(bank, method.index, partial)
+    mapped.trim()
     (partial / CHECKSUM).write_text(_checksum(partial))
     partial.rename(folder)
     return kind.read(folder, method.index)

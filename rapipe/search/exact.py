@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 
 import torch
@@ -69,7 +70,7 @@ class Exact:
         """The `count` best rows of each query vector (Q, D)."""
         queries = torch.from_numpy(vectors).to(self.device, self.dtype)
         found, first = [], 0
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), _full_sums():
             for tile in self.kept or self._tiles():
                 values, columns = self._best(queries, tile, count)
                 found.append((values, columns + first))
@@ -111,6 +112,18 @@ class Exact:
         if len(self.buffer) < size:
             self.buffer = torch.empty(size, dtype=self.dtype, device=self.device)
         return self.buffer[:size].view(q, g * GROUP)
+
+
+@contextmanager
+def _full_sums() -> Iterator[None]:
+    """On a GPU sum in float32, as `rounding` supposes, whatever training has allowed."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction
+    flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = False, False
+    try:
+        yield
+    finally:
+        flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = before
 
 
 def rounding(d: int, dtype: torch.dtype) -> float:

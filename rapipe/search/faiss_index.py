@@ -97,7 +97,7 @@ class Faiss:
         try:
             index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
             rows = np.sort(np.random.default_rng(0).permutation(n)[:TRAINING_ROWS])
-            index.train(np.ascontiguousarray(bank[rows]))
+            index.train(mapped.take(bank, rows))
             _fill(index, bank, factory)
         except RuntimeError as error:
             reason = str(error).rsplit(": ", 1)[-1].strip()

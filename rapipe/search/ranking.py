@@ -190,7 +190,7 @@ class _Products:
         q, p = rows.shape
         bank, columns = self.whole, torch.from_numpy(rows.astype(np.int64).reshape(-1))
         if bank is None:
-            bank = torch.from_numpy(np.take(self.bank, rows.reshape(-1), 0).astype(np.float64))
+            bank = torch.from_numpy(mapped.take(self.bank, rows.reshape(-1)).astype(np.float64))
             columns = torch.arange(q * p)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # sparse tensors are in beta state
