@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -532,6 +532,58 @@ def after(edit: str, folder: Path) -> str:
 @pytest.mark.parametrize("edit", [*EDITS, "index"])
 def test_killed_edits_leave_the_old_version_or_the_new(edit: str, tmp_path: Path) -> None:
     kill_once(edit, tmp_path / "home", random.Random(edit).uniform(0, 0.05))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def dying_at(step: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """Let the process end before the `step`-th change of the disk that is not Lance's."""
+    left = [step]
+
+    def guard(change: Callable[..., object]) -> Callable[..., object]:
+        def guarded(*words: object, **more: object) -> object:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return change(*words, **more)
+
+        return guarded
+
+    for place in ("rapipe.store.edits.put", "rapipe.store.versions.put"):
+        patch.setattr(place, guard(store.versions.put))
+    patch.setattr("rapipe.store.edits.shutil.rmtree", guard(shutil.rmtree))
+    patch.setattr(Path, "rename", guard(Path.rename))
+    return left
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_every_step_of_an_edit_may_be_the_last(
+    edit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = after(edit, tmp_path / "undisturbed")
+    states = []
+    for step in range(100):
+        home = Home(tmp_path / str(step))
+        before = store.write(rows(1), LIKE, *home.place).sha256
+        with monkeypatch.context() as patch:
+            left = dying_at(step, patch)
+            try:
+                EDITS[edit](*home.place)
+            except Killed:
+                pass
+            else:
+                assert left[0] >= 0
+                break
+        memory = home.open()
+        memory.verify(None)
+        assert memory.manifest.sha256 in (before, expected)
+        states.append(memory.manifest.sha256 == expected)
+        assert home.sound().manifest.sha256 == memory.manifest.sha256
+        assert memory.manifest.version in home.open().history.manifests()
+    assert states == sorted(states)  # once it is new it stays new
+    assert len(states) > 1
 
 
 @pytest.mark.slow
