@@ -23,6 +23,7 @@ check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	python -m benchmarks.corpus
+	python -m benchmarks.search
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
