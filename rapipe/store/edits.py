@@ -297,8 +297,7 @@ def _publish(
     history = History(folder, current.table)
     (folder / NEW / "rows.lance").rename(folder / f"{current.table}.lance")
     for manifest, members in versions:
-        history.write_members(manifest.version, members)
-        history.write_manifest(manifest)
+        history.write(manifest, members)
     history.write_tags(dict(tags))
     put(pointer, current.text().encode())
     _sweep(folder, current.table)
