@@ -1,6 +1,6 @@
 """Backbone, fusion and head: images and their neighbours -> logits.
 
-Letters: B batch, K neighbours, D embedding, N bank rows.
+Letters: B batch, N images, D embedding.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rapipe import weights
-from rapipe.backbones import BACKBONES, keep
-from rapipe.fusion import Fusion, Retrieved
-from rapipe.records import UNLABELLED, Embeddings, Indices, Pixels
+from rapipe.backbones import build, keep
+from rapipe.feed import Column, Feed, Part
+from rapipe.fusion import Fusion
+from rapipe.records import Indices, Pixels
+from rapipe.retrieved import Bank, Neighbourhood, Retrieved
 from rapipe.views import Normalise, to_float
 
 CHUNK = 500
@@ -40,27 +42,6 @@ class ClassifierSpec:
     attend: str
 
 
-class Bank(nn.Module):
-    """The memory on the classifier's device; gathers the neighbours of a batch."""
-
-    vectors: Tensor
-    labels: Tensor
-
-    def __init__(self, bank: Embeddings, classes: int) -> None:
-        """Hold a bank for a classifier of so many classes; others count as unlabelled."""
-        super().__init__()
-        self.register_buffer("vectors", torch.from_numpy(np.array(bank.vectors)), persistent=False)
-        labels = np.where(bank.labels < classes, bank.labels, UNLABELLED)
-        self.register_buffer("labels", torch.from_numpy(labels), persistent=False)
-
-    def gather(self, indices: Tensor, present: Tensor | None = None) -> Retrieved:
-        """Rows (B, K) -> the neighbours; `present` (B,) is all true unless given."""
-        if present is None:
-            present = torch.ones(len(indices), dtype=torch.bool, device=indices.device)
-        rows = indices.long()
-        return Retrieved(self.vectors[rows], self.labels[rows], present)
-
-
 class Classifier(nn.Module):
     """A backbone and a linear head; with retrieval, a `Fusion` at each place of the backbone."""
 
@@ -68,7 +49,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.normalise = Normalise(spec.mean, spec.std)
-        self.backbone = BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+        self.backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
         self.head = nn.Linear(self.backbone.features, spec.classes)
         widths = self.backbone.widths if spec.retrieval != "none" else ()
         self.fusions = nn.ModuleList(
@@ -96,16 +77,15 @@ class Classifier(nn.Module):
         """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode."""
         was_training, device = self.training, self.head.weight.device
         self.eval()
-        chunks = []
-        for start in range(0, len(pixels), CHUNK):
-            part = slice(start, start + CHUNK)
-            images = to_float(torch.from_numpy(np.array(pixels[part])).to(device))
-            retrieved = None
-            if bank is not None and indices is not None:
-                retrieved = bank.gather(torch.from_numpy(np.array(indices[part])).to(device))
-            chunks.append(self(images, retrieved).float().cpu())
+        parts: list[Part] = [Column(pixels, device, stay=False)]
+        if bank is not None and indices is not None:
+            parts.append(Neighbourhood(indices, bank))
+        chunks = [
+            self(to_float(images), *retrieved).float()
+            for images, *retrieved in Feed(device, *parts).batches(np.arange(len(pixels)), CHUNK)
+        ]
         self.train(was_training)
-        return np.asarray(torch.cat(chunks).numpy())
+        return np.asarray(torch.cat(chunks).cpu().numpy())
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""

@@ -136,6 +136,16 @@ def results(
         show(found, as_json)
 
 
+@app.command()
+def costs(as_json: AsJson = False) -> None:
+    """Print what each stage took when it last ran here: seconds, and peak memory in gigabytes."""
+    from rapipe.pipeline import costs
+    from rapipe.pipeline.told import told
+
+    with told():
+        show(costs.rows(), as_json)
+
+
 def show(rows: Any, as_json: bool) -> None:
     """Print rows with the same keys as JSON, or as a table."""
     if as_json:

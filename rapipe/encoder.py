@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from rapipe import weights
-from rapipe.backbones import BACKBONES, Backbone
+from rapipe.backbones import Backbone, build
 from rapipe.errors import UserError
+from rapipe.feed import Column, Feed
 from rapipe.progress import track
 from rapipe.records import Pixels, Vectors
 from rapipe.views import Normalise, to_float
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec, backbone: Backbone | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = backbone or BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+        self.backbone = backbone or build(spec.backbone, spec.width, spec.stem, spec.image_size)
         self.normalise = Normalise(spec.mean, spec.std)
         self.requires_grad_(False).eval()
 
@@ -63,13 +64,13 @@ class Encoder(nn.Module):
         Raises:
             UserError: a feature is not finite, or an image has no features at all.
         """
-        device = self.normalise.mean.device
-        starts: range | list[int] = range(0, len(pixels), CHUNK)
-        chunks = []
-        for start in track(starts, what, len(starts)) if what else starts:
-            batch = torch.from_numpy(np.array(pixels[start : start + CHUNK])).to(device)
-            chunks.append(self.backbone(self.normalise(to_float(batch))).float().cpu())
-        features = torch.cat(chunks)
+        device = self.normalise.scale.device
+        feed = Feed(device, Column(pixels, device, stay=False))
+        batches = feed.batches(np.arange(len(pixels)), CHUNK)
+        if what:
+            batches = iter(track(batches, what, -(-len(pixels) // CHUNK)))
+        chunks = [self.backbone(self.normalise(to_float(images))).float() for (images,) in batches]
+        features = torch.cat(chunks).cpu()
         if not torch.isfinite(features).all():
             raise UserError("the encoder gave features that are not finite: pretrain it again")
         if (features.norm(dim=1) == 0).any():

@@ -5,20 +5,12 @@ Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
+from rapipe.retrieved import Retrieved
+
 HEADS = 4
-
-
-class Retrieved(NamedTuple):
-    """The neighbours of a batch."""
-
-    vectors: Tensor  # (B, K, D) float
-    labels: Tensor  # (B, K) int64, -1 = none
-    present: Tensor  # (B,) bool: false where an image is to see no neighbours
 
 
 class Fusion(nn.Module):

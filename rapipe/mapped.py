@@ -58,7 +58,12 @@ def array(path: Path) -> np.ndarray:
 
 def held(whole: np.ndarray) -> np.ndarray:
     """The array in memory: itself, or a copy of what is mapped from a file."""
-    return np.array(whole) if _mapping(whole) else whole
+    return np.array(whole) if is_mapped(whole) else whole
+
+
+def is_mapped(whole: np.ndarray) -> bool:
+    """Whether the array lies in a mapped file."""
+    return _mapping(whole) is not None
 
 
 def take(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -69,7 +74,7 @@ def take(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
     if mapping is None or not hasattr(os, "preadv") or not whole.flags.c_contiguous:
         return np.take(whole, rows, axis=0)
     found = np.empty((len(rows), *whole.shape[1:]), whole.dtype)
-    start = whole.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    start = whole.ctypes.data - _address(mapping)
     size, file_ = whole.strides[0], _files[mapping].fileno()
     raw = found.reshape(-1).view(np.uint8)
     for place, row in enumerate(rows.tolist()):
@@ -91,11 +96,16 @@ def trim() -> None:
 
 
 def _mapping(whole: np.ndarray) -> mmap.mmap | None:
-    """The mapping that an array lies in."""
-    base: object = whole.base
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    return base if isinstance(base, mmap.mmap) else None
+    """The mapping that an array lies in, whatever library made the array."""
+    for mapping in list(_files):
+        offset = whole.ctypes.data - _address(mapping)
+        if 0 <= offset < len(mapping):
+            return mapping
+    return None
+
+
+def _address(mapping: mmap.mmap) -> int:
+    return int(np.frombuffer(mapping, np.uint8).ctypes.data)
 
 
 def gathered(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:

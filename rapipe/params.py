@@ -194,6 +194,10 @@ class TrainParams:
     weight_decay: Annotated[float, Range(0, 1)]
     probe_every: Annotated[int, Range(0, math.inf)]
     """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
+    precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]
+    """Of pretraining too; `auto` is bf16 where that is faster."""
+    compile: bool
+    """Let torch compile the networks, of pretraining too."""
 
 
 @dataclass(frozen=True)

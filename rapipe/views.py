@@ -18,22 +18,24 @@ from rapipe.records import Ids, Pixels
 
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [0, 1], channels last in memory."""
-    return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    return pixels.permute(0, 3, 1, 2).true_divide(255)
 
 
 class Normalise(nn.Module):
-    """(B, 3, H, W) in [0, 1] -> zero mean, unit variance a channel."""
+    """(B, 3, H, W) in [0, 1] -> zero mean, unit variance a channel, in one pass."""
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        scale = 1 / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
+        shift = -torch.tensor(mean, dtype=torch.float64).view(1, 3, 1, 1) * scale
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.register_buffer("shift", shift.float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        return torch.addcmul(self.shift, images, self.scale)
 
 
 def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
@@ -59,6 +61,72 @@ def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
         noise = rng.standard_normal(image.shape, np.float32)
         noisy[row] = np.rint(np.clip(image / np.float32(255) + std * noise, 0, 1) * 255)
     return noisy
+
+
+YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+"""Brightness to the eye, and the plane of colours: hue is an angle in it (NTSC)."""
+
+
+class ColourJitter(nn.Module):
+    """Brightness, contrast, saturation and hue of each image change at random; some turn grey.
+
+    All of these are linear maps of colours that keep greys grey, so an image
+    gets one matrix for all of them, as in Karras et al., "Training Generative
+    Adversarial Networks with Limited Data", NeurIPS 2020, appendix B. kornia's
+    `ColorJitter` takes one step after the other, and hue by way of HSV, for
+    which it takes 9 times as long.
+
+    Args:
+        brightness, contrast, saturation: factors are from 1 - this to 1 + this.
+        hue: turns are from -this to this, where 1 is a whole turn.
+        p: probability that an image is changed.
+        grey: probability that it is grey in the end.
+    """
+
+    reach: Tensor
+    to_yiq: Tensor
+    from_yiq: Tensor
+
+    def __init__(
+        self,
+        brightness: float,
+        contrast: float,
+        saturation: float,
+        hue: float,
+        p: float,
+        grey: float,
+    ) -> None:
+        super().__init__()
+        self.p = p
+        self.grey = grey
+        reach = torch.tensor((brightness, contrast, saturation, hue)).view(4, 1)
+        self.register_buffer("reach", reach, persistent=False)
+        self.register_buffer("to_yiq", torch.tensor(YIQ), persistent=False)
+        self.register_buffer("from_yiq", torch.linalg.inv(torch.tensor(YIQ)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn = torch.rand(6, len(images), device=images.device)  # (6, B)
+        change = (2 * drawn[:4] - 1) * self.reach * (drawn[4] < self.p)  # (4, B)
+        brightness, contrast, saturation = 1 + change[:3]
+        coloured = drawn[5] >= self.grey
+        return self.recolour(images, brightness, contrast, saturation * coloured, change[3])
+
+    def recolour(
+        self, images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
+    ) -> Tensor:
+        """Images (B, 3, H, W) changed by factors (B,) and turns (B,), clipped to [0, 1]."""
+        b, c, h, w = images.shape
+        colours = images.reshape(b, c, h * w)
+        angle = 2 * torch.pi * hue
+        turn = torch.zeros(b, 3, 3, device=images.device)
+        turn[:, 0, 0] = 1
+        turn[:, 1, 1] = turn[:, 2, 2] = saturation * angle.cos()
+        turn[:, 1, 2] = saturation * angle.sin()  # from red towards yellow, as in HSV
+        turn[:, 2, 1] = -turn[:, 1, 2]
+        matrix = self.from_yiq @ turn @ self.to_yiq * (brightness * contrast)[:, None, None]
+        mean = colours.mean(dim=2) @ self.to_yiq[0]  # (B,), of the brightness
+        lift = ((1 - contrast) * brightness * mean)[:, None, None]
+        return torch.baddbmm(lift, matrix, colours).clamp_(0, 1).view(b, c, h, w)
 
 
 def none(size: int) -> nn.Module:
@@ -91,10 +159,9 @@ def crop(size: int) -> nn.Module:
     import kornia.augmentation as K
 
     return nn.Sequential(
-        K.RandomResizedCrop((size, size), scale=(0.2, 1.0), p=1.0),
+        K.RandomResizedCrop((size, size), scale=(0.2, 1.0), p=1.0, cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
-        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-        K.RandomGrayscale(p=0.2),
+        ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8, grey=0.2),
     )
 
 
@@ -110,7 +177,8 @@ def flip(size: int) -> nn.Module:
     import kornia.augmentation as K
 
     return nn.Sequential(
-        K.RandomCrop((size, size), padding=size // 8), K.RandomHorizontalFlip(p=0.5)
+        K.RandomCrop((size, size), padding=size // 8, cropping_mode="resample"),
+        K.RandomHorizontalFlip(p=0.5),
     )
 
 

@@ -1,4 +1,7 @@
-"""A network on disk: `weights.safetensors` and a JSON card beside it. No pickle."""
+"""A network on disk: `weights.safetensors` and a JSON card beside it. No pickle.
+
+Cards are read without torch, whose import takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from rapipe.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
@@ -20,6 +22,8 @@ CARD = "card.json"
 
 def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> None:
     """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in module.state_dict().items()}, folder / WEIGHTS)
     card = {"spec": asdict(spec), "hash": weights_hash(module), **facts}
@@ -48,6 +52,9 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
     Raises:
         UserError: they are missing, damaged, of another network, or not those of the card.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         module.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError:

@@ -12,15 +12,17 @@ from conftest import make_embeddings, make_images
 from pytorch_lightning.callbacks import Callback
 
 from rapipe.backbones import BACKBONES
-from rapipe.classifier import Bank, Classifier, ClassifierSpec
+from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.errors import UserError
-from rapipe.fitting.base import Batches, Best, History, Schedule, epoch_rows, fit
+from rapipe.feed import CPU, Column, Feed
+from rapipe.fitting.base import Best, Epoch, History, Schedule, epoch_rows, fit
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.training import Training
 from rapipe.objectives import OBJECTIVES
 from rapipe.objectives.byol import BYOL
 from rapipe.pipeline.pretrain import refuse_collapse
 from rapipe.records import Neighbours
+from rapipe.retrieved import Bank, Neighbourhood
 from rapipe.views import VIEWS, Normalise
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
@@ -37,14 +39,19 @@ def pretraining(
 
 
 def training(
-    epochs: int = 3, rate: float = 0.003, seed: int = 0, dropout: float = 0.5, n: int = 40
+    epochs: int = 3,
+    rate: float = 0.003,
+    seed: int = 0,
+    dropout: float = 0.5,
+    n: int = 40,
+    backbone: str = "alexnet",
 ) -> Training:
     torch.manual_seed(0)
-    spec = ClassifierSpec("alexnet", 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
+    spec = ClassifierSpec(backbone, 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
     images, rng = make_images(n), np.random.default_rng(0)
     indices = rng.integers(0, 20, (n, 4)).astype(np.int32)
     table = Neighbours(images.ids, indices, np.zeros((n, 4), np.float32))
-    classifier, bank = Classifier(spec), Bank(make_embeddings(20), 3)
+    classifier, bank = Classifier(spec), Bank(make_embeddings(20), 3, CPU)
     schedule = Schedule(epochs, 16, rate, seed)
     return Training(classifier, VIEWS["flip"](16), images, table, bank, schedule, 0.01, dropout)
 
@@ -119,14 +126,14 @@ def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:
     scores = {}
     for dropout in (0.0, 1.0):
         module = training(epochs=4, rate=0.01, dropout=dropout, n=96)
-        noise = np.random.default_rng(5).integers(0, 256, module.tensors[0].shape, dtype=np.uint8)
+        noise = np.random.default_rng(5).integers(0, 256, (96, 16, 16, 3), dtype=np.uint8)
         labels = np.random.default_rng(6).integers(0, 3, 96)
-        assert module.bank is not None
-        same = [np.flatnonzero(module.bank.labels.numpy() == label)[:4] for label in labels]
-        table = torch.from_numpy(np.stack(same).astype(np.int32))
-        module.tensors = (torch.from_numpy(noise), torch.from_numpy(labels), table)
+        bank = make_embeddings(20)
+        same = [np.flatnonzero(bank.labels == label)[:4] for label in labels]
+        table = Neighbourhood(np.stack(same).astype(np.int32), Bank(bank, 3, CPU))
+        module.feed = Feed(CPU, Column(noise, CPU), Column(labels, CPU), table)
         module.augment = torch.nn.Identity()
-        history = History(lambda m: {"train": m.take_accuracy()})
+        history = History(lambda m: {"train": m.take("correct")})
         fit(module, [history], tmp_path / "c")
         scores[dropout] = history.rows[-1]["train"]
     assert scores[0.0] > 0.95
@@ -135,7 +142,7 @@ def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:
 
 def test_divergence_is_told(tmp_path: Path) -> None:
     module = pretraining(rate=50.0)
-    torch.nn.init.constant_(next(module.objective.encoder.parameters()), float("nan"))
+    torch.nn.init.constant_(next(module.network.encoder.parameters()), float("nan"))
     with pytest.raises(UserError, match=r"the loss became nan in epoch 1 .*learning rate, now 50"):
         fit(module, [History(lambda m: {})], tmp_path / "c")
 
@@ -151,7 +158,10 @@ def test_collapse_is_told() -> None:
 def seen(weights: np.ndarray, seed: int = 0, epoch: int = 0) -> list[int]:
     """The rows of an epoch in batches of 16."""
     order = epoch_rows(weights, np.random.default_rng([seed, epoch]))
-    return torch.cat([b[0] for b in Batches((torch.arange(len(weights)),), 16, order)]).tolist()
+    feed = Feed(CPU, Column(np.arange(len(weights)), CPU))
+    epoch = Epoch(feed, order, 16)
+    assert len(epoch) == len(list(epoch))
+    return torch.cat([rows for (rows,) in epoch]).tolist()
 
 
 def test_batches_hold_every_image_once_and_follow_seed_and_epoch() -> None:
@@ -203,7 +213,7 @@ def test_byol_is_two_summed_terms_with_a_slow_teacher() -> None:
     torch.manual_seed(0)
     byol = BYOL(BACKBONES["resnet18"](4, "half", 16))
     a, b = torch.rand(8, 3, 16, 16), torch.rand(8, 3, 16, 16)
-    loss = byol.loss(a, b)
+    loss = byol(a, b)
 
     def side(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         p, z = (

@@ -8,6 +8,8 @@ from imports import ROOT, imported
 ROWS = (
     ("errors", "mapped"),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
+    ("feed",),
+    ("retrieved",),
     ("weights", "views", "decoding", "backbones", "search", "fusion", "store", "sheet"),
     ("sources",),
     ("decoded",),

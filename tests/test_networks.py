@@ -10,10 +10,12 @@ import torch
 from conftest import make_embeddings, make_images
 
 from rapipe.backbones import BACKBONES, keep
-from rapipe.classifier import Bank, Classifier, ClassifierSpec
+from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
-from rapipe.fusion import Fusion, Retrieved
+from rapipe.feed import CPU
+from rapipe.fusion import Fusion
+from rapipe.retrieved import Bank, Retrieved
 
 ATTEND = ("embedding", "label", "both")
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -138,7 +140,7 @@ def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
     fused, plain = Classifier(spec(name)), Classifier(spec(name, "none"))
     shared = {k: v for k, v in fused.state_dict().items() if not k.startswith("fusions")}
     plain.load_state_dict(shared)
-    bank, images = Bank(make_embeddings(20), 3), make_images(9)
+    bank, images = Bank(make_embeddings(20), 3, CPU), make_images(9)
     indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
     expected = plain.predict(images.pixels)
     assert np.abs(fused.predict(images.pixels, bank, indices) - expected).max() > 1e-4
@@ -150,7 +152,11 @@ def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_predictions_do_not_depend_on_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier, bank, images = Classifier(spec(name)), Bank(make_embeddings(20), 3), make_images(13)
+    classifier, bank, images = (
+        Classifier(spec(name)),
+        Bank(make_embeddings(20), 3, CPU),
+        make_images(13),
+    )
     indices = np.random.default_rng(0).integers(0, 20, (13, 4)).astype(np.int32)
     whole = classifier.predict(images.pixels, bank, indices)
     monkeypatch.setattr("rapipe.classifier.CHUNK", 3)

@@ -15,15 +15,17 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from rapipe import metrics, paths, presets
-from rapipe.classifier import Bank, Classifier
+from rapipe.classifier import Classifier
 from rapipe.cli import app
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.feed import CPU
 from rapipe.params import Params, Variant, load, variant, variants
 from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.pipeline.results import KEYS, rows
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.retrieved import Bank
 from rapipe.store import Store
 
 
@@ -119,7 +121,7 @@ def test_evaluation_searches_what_was_prefetched(in_tiny: Params) -> None:
     """On clean images, looking up anew gives the prefetched neighbours and the same score."""
     v = knn(in_tiny)
     classifier, _ = Classifier.read(paths.MODELS / v.name)
-    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10)
+    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10, CPU)
     table = Neighbours.read(paths.table("knn", "test"))
     logits = classifier.predict(test.pixels, bank, table.indices)
     expected = metrics.summarise(logits, test.labels)
@@ -150,7 +152,7 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
     assert card["validation_top1"] == pytest.approx(float(history[-1]["validation_top1"]))
     classifier, _ = Classifier.read(paths.MODELS / v.name)
     validation = Images.read(paths.split("validation"))
-    bank = Bank(Embeddings.read(paths.BANK), 10)
+    bank = Bank(Embeddings.read(paths.BANK), 10, CPU)
     table = Neighbours.read(paths.table("knn", "validation"))
     logits = classifier.predict(validation.pixels, bank, table.indices)
     assert metrics.top_k(logits, validation.labels, 1) == pytest.approx(

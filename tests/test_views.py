@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_images
 
-from rapipe.views import VIEWS, Normalise, gaussian_noise, to_float
+from rapipe.views import VIEWS, ColourJitter, Normalise, gaussian_noise, to_float
 
 
 def grey(n: int = 40, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -78,3 +78,71 @@ def test_views_differ_from_image_to_image(name: str) -> None:
     x = to_float(torch.from_numpy(make_images(1, size=32).pixels.copy())).repeat(12, 1, 1, 1)
     seen = VIEWS[name](32)(x).reshape(12, -1)
     assert len(torch.unique((seen * 1000).round(), dim=0)) > 6
+
+
+def jitter() -> ColourJitter:
+    return ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8, grey=0.2)
+
+
+@pytest.mark.parametrize("what", ["brightness", "contrast", "saturation"])
+def test_each_factor_is_kornias(what: str) -> None:
+    """Away from 0 and 1, where kornia clips after each step and the matrix only at the end."""
+    from kornia import enhance
+
+    reference = {
+        "brightness": enhance.adjust_brightness_accumulative,
+        "contrast": enhance.adjust_contrast_with_mean_subtraction,
+        "saturation": enhance.adjust_saturation_with_gray_subtraction,
+    }[what]
+    images, factor = torch.rand(30, 3, 8, 8) / 2 + 0.25, torch.linspace(0.8, 1.2, 30)
+    factors = {name: torch.ones(30) for name in ("brightness", "contrast", "saturation")}
+    changed = jitter().recolour(images, **{**factors, what: factor}, hue=torch.zeros(30))
+    torch.testing.assert_close(changed, reference(images, factor), atol=1e-5, rtol=0)
+
+
+def test_hue_turns_like_that_of_hsv_and_keeps_the_brightness() -> None:
+    import colorsys
+
+    colours, turns = torch.rand(200, 3, 1, 1) / 4 + 0.4, torch.linspace(-0.1, 0.1, 200)
+    one = torch.ones(200)
+    turned = jitter().recolour(colours, one, one, one, turns)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(turned[..., 0, 0] @ luma, colours[..., 0, 0] @ luma)
+    for before, after, turn in zip(colours, turned, turns.tolist(), strict=True):
+        hues = [colorsys.rgb_to_hsv(*c.flatten().tolist())[0] for c in (before, after)]
+        found = (hues[1] - hues[0] + 0.5) % 1 - 0.5
+        assert found == pytest.approx(turn, abs=0.6 * abs(turn) + 1e-3)
+
+
+def test_steps_of_colour_are_taken_in_their_order() -> None:
+    images, drawn = torch.rand(9, 3, 4, 4) / 4 + 0.4, torch.rand(4, 9) * 0.1 + 1
+    one, zero = torch.ones(9), torch.zeros(9)
+    step = jitter().recolour
+    by_steps = step(images, drawn[0], one, one, zero)
+    by_steps = step(by_steps, one, drawn[1], one, zero)
+    by_steps = step(by_steps, one, one, drawn[2], zero)
+    by_steps = step(by_steps, one, one, one, drawn[3] - 1)
+    torch.testing.assert_close(step(images, *drawn[:3], drawn[3] - 1), by_steps)
+
+
+def test_shares_of_images_that_are_changed_and_grey() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 4, 4).repeat(4000, 1, 1, 1)
+    seen = jitter()(images)
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    grey = (seen - seen.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-4
+    same = (seen - images).abs().amax((1, 2, 3)) < 1e-4
+    assert grey.float().mean() == pytest.approx(0.2, abs=0.02)
+    assert same.float().mean() == pytest.approx(0.2 * 0.8, abs=0.02)
+
+
+def test_crops_cut_and_scale_without_bending() -> None:
+    """A crop of a ramp is a ramp, of at most the same slope: (no) shear, turn or squeeze at all."""
+    ramp = torch.linspace(0.2, 0.8, 32).repeat(3, 32, 1)[None].repeat(50, 1, 1, 1)
+    cropped = VIEWS["crop"](32)[0](ramp)
+    steps = cropped.diff(dim=3)[..., 1:-1]
+    assert (cropped.diff(dim=2).abs() < 1e-5).all()
+    assert (steps > 0).all()
+    assert (steps <= 0.6 / 31 + 1e-4).all()
+    assert steps.amin((1, 2, 3)).max() > 2 * steps.amin((1, 2, 3)).min()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapipe import metrics
-from rapipe.classifier import Bank, Classifier
+from rapipe.classifier import Classifier
 from rapipe.encoder import Encoder
 from rapipe.neighbours import STRATEGIES
 from rapipe.progress import track
 from rapipe.records import Embeddings, Images, Neighbours, Pixels
+from rapipe.retrieved import Bank
 from rapipe.search import Keys, Method
 from rapipe.views import gaussian_noise
 
@@ -56,7 +57,7 @@ def evaluate(
         at the first level the top1 of each class.
     """
     device = classifier.head.weight.device
-    bank = Bank(lookup.bank, classifier.spec.classes).to(device) if lookup else None
+    bank = Bank(lookup.bank, classifier.spec.classes, device) if lookup else None
     rows: list[dict[str, float]] = []
     by_class: list[float | None] = []
     for std in track(levels, "evaluating", len(levels)):

@@ -1,9 +1,9 @@
 """What every training shares: batches, random state, history, resuming, the Trainer.
 
-Images stay in memory as uint8; a batch is a slice of a permutation that
-depends on (seed, epoch) alone. Every epoch starts from a random state that
-also depends on (seed, epoch) alone, so a run that is killed and resumed from
-its last epoch ends with the weights of one that was not.
+A batch is a slice of a permutation that depends on (seed, epoch) alone. Every
+epoch starts from a random state that also depends on (seed, epoch) alone, so a
+run that is killed and resumed from its last epoch ends with the weights of one
+that was not. Nothing waits for the device between two measurements.
 
 Letters: N images.
 """
@@ -15,10 +15,11 @@ import logging
 import math
 import shutil
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,9 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from torch import Tensor, nn
 
-from rapipe.device import device, training_precision
+from rapipe.device import Precision, device
 from rapipe.errors import UserError
+from rapipe.feed import Feed
 from rapipe.progress import say, watched
 
 Row = dict[str, float]
@@ -39,8 +41,15 @@ HARMLESS = (
     r"Checkpoint directory .* exists and is not empty",  # we resume from it
 )
 """Warnings of Lightning that tell a user nothing."""
+PLUGIN: dict[Precision, Literal["bf16-mixed", "32-true"]] = {
+    "bf16": "bf16-mixed",
+    "fp32": "32-true",
+}
+"""What Lightning calls each precision."""
 PROBED_EPOCHS = 2
 """Epochs in which measurements are also made between steps."""
+REFRESH = 10
+"""Steps between two looks of the progress bar."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +62,19 @@ class Schedule:
     seed: int
 
 
-class Batches:
-    """One epoch: these rows of tensors that share their first axis; the rest is dropped."""
+class Epoch:
+    """The batches of one epoch, for Lightning: it asks for their number too."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, order: Rows) -> None:
-        self.tensors = tensors
+    def __init__(self, feed: Feed, order: Rows, batch_size: int) -> None:
+        self.feed = feed
         self.batch_size = batch_size
-        self.order = torch.from_numpy(order)
+        self.order = order[: len(order) // batch_size * batch_size]
 
     def __len__(self) -> int:
         return len(self.order) // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for step in range(len(self)):
-            rows = self.order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield tuple(tensor[rows] for tensor in self.tensors)
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return self.feed.batches(self.order, self.batch_size)
 
 
 def epoch_rows(weights: Weights, rng: np.random.Generator) -> Rows:
@@ -94,25 +101,30 @@ class Fit(pl.LightningModule):
     """What pretraining and training share: batches, random state, and the loss of the epoch.
 
     Args:
-        tensors: share their first axis, N.
-        weights: (N,) how often an epoch sees each row; once unless given.
+        network: what learns. All work of a step that `train.compile` is to speed up
+            must be in its `forward`.
+        feed: the batches' parts, of N rows.
+        weights: (N,) how often an epoch sees each row.
     """
 
-    def __init__(
-        self, tensors: tuple[Tensor, ...], schedule: Schedule, weights: Weights | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, feed: Feed, schedule: Schedule, weights: Weights):
         super().__init__()
-        self.tensors = tensors
+        self.network = network
+        self.feed = feed
         self.schedule = schedule
-        self.weights = np.ones(len(tensors[0])) if weights is None else weights
+        self.weights = weights
         self.epoch_size = len(epoch_rows(self.weights, _rng(schedule.seed, 0)))
         if not self.epoch_size:
             raise UserError("corpus.sources: the weights are so low that an epoch has no image")
-        self.losses: list[Tensor] = []
+        self.seen: dict[str, list[Tensor]] = defaultdict(list)
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> Epoch:
         rng = _rng(self.schedule.seed, self.current_epoch)
-        return Batches(self.tensors, self.batch_size, epoch_rows(self.weights, rng))
+        return Epoch(self.feed, epoch_rows(self.weights, rng), self.batch_size)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        raise NotImplementedError
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(_rng(self.schedule.seed, self.current_epoch).integers(2**63)))
@@ -132,14 +144,18 @@ class Fit(pl.LightningModule):
         """Optimiser steps of the whole training."""
         return self.schedule.epochs * self.steps_an_epoch
 
-    def take_losses(self) -> float:
+    def take(self, name: str) -> float:
+        """Mean of what the steps since the last call put into `seen`."""
+        values = self.seen.pop(name, [])
+        return float(torch.stack(values).mean()) if values else math.nan
+
+    def take_loss(self) -> float:
         """Mean loss since the last call.
 
         Raises:
             UserError: it is not finite.
         """
-        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
-        self.losses.clear()
+        loss = self.take("loss")
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss became {loss} in epoch {self.current_epoch + 1} "
@@ -183,7 +199,7 @@ class History(Callback):
             "epoch": trainer.current_epoch + 1,
             "step": step,
             "images_seen": step * module.batch_size,
-            "loss": module.take_losses(),
+            "loss": module.take_loss(),
         }
         self.rows.append({**row, **self.measure(module)})
 
@@ -221,7 +237,9 @@ class Best(Callback):
         self.kept = dict(state_dict)
 
 
-def fit(module: Fit, callbacks: list[Callback], checkpoints: Path) -> None:
+def fit(
+    module: Fit, callbacks: list[Callback], checkpoints: Path, precision: Precision = "fp32"
+) -> None:
     """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
@@ -233,12 +251,12 @@ def fit(module: Fit, callbacks: list[Callback], checkpoints: Path) -> None:
     last = checkpoints / "last.ckpt"
     if last.exists():
         say(f"resuming from {last}")
-    bars = [RichProgressBar(console_kwargs={"stderr": True})] if watched() else []
+    bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
     keep = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
     trainer = pl.Trainer(
         accelerator="gpu" if device().type == "cuda" else "cpu",
         devices=1,
-        precision=training_precision(),
+        precision=PLUGIN[precision],
         max_epochs=module.schedule.epochs,
         callbacks=[*callbacks, *bars, keep],
         logger=False,
@@ -247,7 +265,6 @@ def fit(module: Fit, callbacks: list[Callback], checkpoints: Path) -> None:
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
     )
-    module.to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)

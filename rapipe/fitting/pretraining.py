@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rapipe.device import device
+from rapipe.feed import Column, Feed
 from rapipe.fitting.base import Fit, Schedule, Weights
 from rapipe.objectives import Objective
 from rapipe.records import Images
@@ -19,6 +20,8 @@ from rapipe.views import Normalise, to_float
 
 class Pretraining(Fit):
     """An objective on two views of unlabelled images; SGD with one learning-rate cycle."""
+
+    network: Objective
 
     def __init__(
         self,
@@ -29,28 +32,29 @@ class Pretraining(Fit):
         schedule: Schedule,
         weights: Weights,
     ) -> None:
-        super().__init__((torch.from_numpy(np.array(images.pixels)),), schedule, weights)
-        self.objective = objective
+        feed = Feed(device(), Column(images.pixels, device()))
+        super().__init__(objective, feed, schedule, weights)
         self.views = views
         self.normalise = normalise
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.objective.before_step(self.global_step, self.steps)
+        self.network.before_step(self.global_step, self.steps)
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         images = to_float(batch[0])  # (B, 3, H, W)
         with torch.autocast(images.device.type, enabled=False):
-            first, second = (self.normalise(self.views(images)) for _ in range(2))
-        loss: Tensor = self.objective.loss(first, second)
-        self.losses.append(loss.detach())
+            both = self.normalise(self.views(images.repeat(2, 1, 1, 1)))  # (2B, 3, H, W)
+        loss: Tensor = self.network(*both.chunk(2))
+        self.seen["loss"].append(loss.detach())
         return loss
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.SGD(
-            [p for p in self.objective.parameters() if p.requires_grad],
+            [p for p in self.network.parameters() if p.requires_grad],
             self.schedule.learning_rate,
             momentum=0.9,
             weight_decay=5e-4,
+            fused=True,
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.schedule.learning_rate, total_steps=self.steps

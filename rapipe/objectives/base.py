@@ -16,7 +16,7 @@ class Objective(nn.Module):
 
     encoder: Backbone
 
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Scalar loss of two views (B, 3, H, W) of the same images, normalised."""
         raise NotImplementedError
 

@@ -39,7 +39,7 @@ class BYOL(Objective):
         deactivate_requires_grad(self.slow_projector)
         self.similarity = NegativeCosineSimilarity()
 
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
         p0, p1 = (self.predictor(self.projector(self.encoder(v))) for v in (first, second))
         with torch.no_grad():
             z0, z1 = (self.slow_projector(self.slow_encoder(v)) for v in (first, second))

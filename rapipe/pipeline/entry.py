@@ -9,6 +9,7 @@ from rapipe import paths
 from rapipe.errors import UserError
 from rapipe.params import Params, Variant, variants
 from rapipe.pipeline.checks import load_checked
+from rapipe.pipeline.costs import counted
 from rapipe.pipeline.told import told
 from rapipe.progress import say
 
@@ -17,7 +18,7 @@ RunVariant = Callable[[Params, Variant], None]
 
 def stage(run: Callable[[Params], None]) -> None:
     """Run a stage that has no variants."""
-    with told():
+    with told(), counted(name_of(run)):
         run(load_checked(paths.PARAMS))
 
 
@@ -53,4 +54,10 @@ def stage_of_chosen(
         for v in chosen:
             if len(chosen) > 1:
                 say(v.name)
-            run(params, v)
+            with counted(f"{name_of(run)}-{v.name}"):
+                run(params, v)
+
+
+def name_of(run: Callable[..., None]) -> str:
+    """What a stage is called: its module."""
+    return run.__module__.rpartition(".")[2]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rapipe import paths, weights
 from rapipe.errors import UserError
 from rapipe.params import Params
-from rapipe.search import Method
+
+if TYPE_CHECKING:
+    from rapipe.search import Method
 
 
 def encoder_fingerprint() -> str:
@@ -27,6 +29,8 @@ def check_encoder(embedded_by: str, what: object, stage: str) -> None:
 
 def method_of(params: Params) -> Method:
     """How neighbours are found."""
+    from rapipe.search import Method  # which imports torch: seconds
+
     own = params.retrieval
     return Method(own.backend, own.index, own.min_recall, paths.INDEX)
 

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from rapipe import paths
-from rapipe.backbones import BACKBONES
+from rapipe.backbones import build
 from rapipe.device import device
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
 from rapipe.evaluation.features import describe, knn_accuracy, raw_pixels
 from rapipe.fitting.base import History, Row, Schedule, fit
 from rapipe.fitting.pretraining import Pretraining
+from rapipe.fitting.speed import prepare
 from rapipe.objectives import OBJECTIVES
 from rapipe.params import Params
 from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
@@ -50,12 +51,12 @@ def run(params: Params) -> None:
             train, raw_pixels(train), validation, raw_pixels(validation)
         ),
     }
-    backbone = BACKBONES[spec.backbone](spec.width, spec.stem, spec.image_size)
+    backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
     backbone.load_state_dict(encoder.backbone.state_dict())
 
     def measure(module: Pretraining) -> Row:
         online = Encoder(spec)
-        online.backbone.load_state_dict(module.objective.encoder.state_dict())
+        online.backbone.load_state_dict(module.network.encoder.state_dict())
         row = scores(online.to(device()), train, validation)
         refuse_collapse(row, module.current_epoch + 1)
         return row
@@ -68,26 +69,21 @@ def run(params: Params) -> None:
         Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, params.seed),
         np.array([weight_of[name] for name in images.sources.tolist()]),
     )
+    precision = prepare(module, params.train.precision, params.train.compile, paths.PRECISION)
     history = History(measure)
-    started_from = {
-        "pretrain": asdict(recipe),
-        "corpus": card["hash"],
-        "weights": weight_of,
-        "seed": params.seed,
-    }
-    key = fingerprint(started_from)
-    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{key}")
-
-    trained = Encoder(spec, module.objective.encoder.cpu())
-    final = {**history.rows[-1], **floors}
     facts = {
         "recipe": asdict(recipe),
         "corpus": card["hash"],
         "weights": weight_of,
         "seed": params.seed,
-        "scores": {name: final[name] for name in ("knn_top1", *floors)},
+        "precision": precision,
     }
-    trained.write(paths.ENCODER, facts)
+    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{fingerprint(facts)}", precision)
+
+    trained = Encoder(spec, module.network.encoder.cpu())
+    final = {**history.rows[-1], **floors}
+    measured = {name: final[name] for name in ("knn_top1", *floors)}
+    trained.write(paths.ENCODER, {**facts, "scores": measured})
     write_csv(paths.PRETRAINING / "history.csv", [{**row, **floors} for row in history.rows])
     write_json(paths.PRETRAINING / "scores.json", final)
 

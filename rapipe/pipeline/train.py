@@ -8,14 +8,16 @@ from typing import Any
 import torch
 
 from rapipe import metrics, paths
-from rapipe.classifier import Bank, Classifier, ClassifierSpec
-from rapipe.device import device, training_autocast
+from rapipe.classifier import Classifier, ClassifierSpec
+from rapipe.device import autocast, device
 from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
+from rapipe.fitting.speed import prepare
 from rapipe.fitting.training import Training
 from rapipe.params import Params, Variant
 from rapipe.pipeline.inputs import bank_card, corpus_card, fingerprint, labelled, write_csv
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.retrieved import Bank
 from rapipe.views import VIEWS
 
 
@@ -42,12 +44,12 @@ def run(params: Params, variant: Variant) -> None:
     )
     torch.manual_seed(variant.seed)
     classifier = Classifier(spec)
-    bank = Bank(memory, spec.classes) if memory else None
+    bank = Bank(memory, spec.classes, device()) if memory else None
     remembered = bank_card() if memory else None
 
     def accuracy(split: str) -> float:
         table = tables[split]
-        with training_autocast():
+        with autocast(device(), precision):
             logits = classifier.predict(
                 splits[split].pixels, bank, table.indices if table else None
             )
@@ -55,7 +57,7 @@ def run(params: Params, variant: Variant) -> None:
 
     def measure(module: Training) -> Row:
         return {
-            "train_top1": module.take_accuracy(),
+            "train_top1": module.take("correct"),
             "validation_top1": accuracy("validation"),
             "test_top1_not_for_selection": accuracy("test"),
         }
@@ -69,7 +71,8 @@ def run(params: Params, variant: Variant) -> None:
         Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, variant.seed),
         recipe.weight_decay,
         params.retrieval.dropout if memory else 0.0,
-    ).to(device())
+    )
+    precision = prepare(module, recipe.precision, recipe.compile, paths.PRECISION)
     history = History(measure, recipe.probe_every)
     best = Best(classifier, history, "validation_top1")
     facts = {
@@ -77,8 +80,10 @@ def run(params: Params, variant: Variant) -> None:
         "bank_size": len(memory) if memory else 0,
         "memory": remembered["store"] if remembered else "",
         "setting": setting(params, card, remembered),
+        "precision": precision,
     }
-    fit(module, [history, best], paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}")
+    checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
+    fit(module, [history, best], checkpoints, precision)
 
     row = best.restore()
     classifier.cpu().write(

@@ -1,0 +1,151 @@
+"""The data path of every network: rows of arrays, as batches on the device.
+
+An array that fits is put on the device once, and a batch is rows taken there.
+One that does not fit stays where it is, mapped from its file: a thread reads
+the rows of the batches to come and copies them to the device, from pinned
+memory and on a stream of their own, while the device computes. The batches are
+the same either way. There are no worker processes.
+
+    >>> feed = Feed(on, Column(pixels, on), Column(labels, on))
+    >>> for images, targets in feed.batches(np.random.permutation(len(labels)), 64):
+    ...     ...
+
+Letters: N rows, B batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rapipe import mapped
+from rapipe.device import room
+
+AHEAD = 2
+"""Batches made before they are asked for."""
+CPU = torch.device("cpu")
+END = object()
+Rows = npt.NDArray[np.int64]
+
+
+class Part(Protocol):
+    """A part of each batch, such as its images."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether all of it is on the device: then `take` wants the rows' numbers there too."""
+        ...
+
+    def take(self, rows: Tensor) -> Any:
+        """What stands in these rows (B,), on the device."""
+        ...
+
+
+class Column:
+    """An array (N, ...).
+
+    Args:
+        stay: copy it to the device for good if it fits; one that is read only
+            once is better streamed.
+    """
+
+    def __init__(self, array: npt.NDArray[Any], device: torch.device, stay: bool = True) -> None:
+        self.array = array
+        self.device = device
+        self.there: Tensor | None = None
+        """The whole array on the device."""
+        at_hand = device == CPU and array.flags.writeable and not mapped.is_mapped(array)
+        if at_hand or (stay and array.nbytes <= room(device)):
+            self.there = torch.from_numpy(array if at_hand else np.array(array)).to(device)
+            mapped.release()
+
+    @property
+    def resident(self) -> bool:
+        return self.there is not None
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Rows (...) -> what stands in them (..., rest of the array's shape), on the device."""
+        if self.there is not None:
+            return self.there[rows]
+        once, places = np.unique(rows.numpy(), return_inverse=True)
+        found = sent(self._read(once), self.device)
+        if rows.ndim == 1 and np.array_equal(places, np.arange(len(rows))):
+            return found
+        return found[sent(places.reshape(rows.shape), self.device)]
+
+    def _read(self, rows: Rows) -> npt.NDArray[Any]:
+        """Copies of rows that ascend."""
+        first, end = int(rows[0]), int(rows[-1]) + 1
+        if end - first == len(rows):
+            return np.array(self.array[first:end])
+        return mapped.take(self.array, rows)
+
+
+class Feed:
+    """Parts that share their first axis, as batches on the device."""
+
+    def __init__(self, device: torch.device, *parts: Part) -> None:
+        self.device = device
+        self.parts = parts
+
+    def batches(self, order: Rows, size: int) -> Iterator[tuple[Any, ...]]:
+        """Batches of these rows of every part, in this order; the last may be smaller."""
+        rows = torch.from_numpy(order)
+        there = rows.to(self.device)
+        made = (
+            tuple(
+                part.take((there if part.resident else rows)[start : start + size])
+                for part in self.parts
+            )
+            for start in range(0, len(order), size)
+        )
+        return made if all(part.resident for part in self.parts) else ahead(made, self.device)
+
+
+def sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of the array on the device; a GPU fetches it by itself, from pinned memory."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """The same batches, made by a thread while the caller works on earlier ones.
+
+    What the thread sends to a GPU has a stream of its own, so that it does not wait
+    for what computes.
+    """
+    source = iter(batches)
+    stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def make() -> tuple[Any, Any]:
+        with torch.cuda.stream(stream):
+            return next(source, END), stream and stream.record_event()
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(make) for _ in range(AHEAD))
+        while (made := waiting.popleft().result())[0] is not END:
+            waiting.append(pool.submit(make))
+            batch, copied = made
+            if copied:
+                now = torch.cuda.current_stream(device)
+                now.wait_event(copied)
+                for tensor in _tensors(batch):
+                    tensor.record_stream(now)
+            yield batch
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    else:
+        for part in batch:
+            yield from _tensors(part)

@@ -1,0 +1,139 @@
+"""Precision and compilation change what is computed by rounding only, and are chosen alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_fitting import pretraining, training
+
+from rapipe import device as device_module
+from rapipe.backbones import BACKBONES
+from rapipe.device import Precision, autocast
+from rapipe.errors import UserError
+from rapipe.feed import CPU
+from rapipe.fitting import speed
+from rapipe.fitting.base import Fit, History, fit
+from rapipe.fitting.speed import prepare, rehearsal, step_seconds
+
+BF16 = 2.0**-8
+"""Relative rounding of bfloat16."""
+
+
+def gradients(module: Fit, precision: Precision) -> tuple[float, torch.Tensor]:
+    """Loss and gradient of the first batch."""
+    module.network.zero_grad()
+    with rehearsal(module):
+        torch.manual_seed(0)
+        batch = next(iter(module.train_dataloader()))
+        loss: Any
+        with autocast(CPU, precision):
+            loss = module.training_step(batch, 0)
+        loss.backward()
+        slopes = [p.grad for p in module.network.parameters() if p.grad is not None]
+    return loss.item(), torch.cat([slope.flatten() for slope in slopes])
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "byol"])
+def test_bf16_is_fp32_but_for_rounding(name: str) -> None:
+    module = pretraining() if name == "byol" else training(backbone=name)
+    exact, slope = gradients(module, "fp32")
+    rounded, rough = gradients(module, "bf16")
+    assert rounded == pytest.approx(exact, rel=10 * BF16, abs=10 * BF16)
+    assert rounded != exact, "nothing was computed in bfloat16"
+    assert torch.nn.functional.cosine_similarity(slope, rough, dim=0) > 0.98
+    assert (rough - slope).norm() / slope.norm() < 0.2
+
+
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.parametrize("name", [*BACKBONES, "byol"])
+def test_compiled_is_the_same_but_for_rounding(name: str, tmp_path: Path) -> None:
+    module = pretraining() if name == "byol" else training(backbone=name)
+    exact, slope = gradients(module, "fp32")
+    before = set(module.network.state_dict())
+    assert prepare(module, "fp32", True, tmp_path / "p.json") == "fp32"
+    compiled, other = gradients(module, "fp32")
+    assert compiled == pytest.approx(exact, rel=1e-5)
+    torch.testing.assert_close(other, slope, rtol=1e-3, atol=1e-5)
+    assert set(module.network.state_dict()) == before, "a compiled network is stored as it was"
+
+
+@pytest.mark.parametrize("make", [pretraining, training])
+def test_rehearsals_leave_no_trace(make: Any, tmp_path: Path) -> None:
+    trained = []
+    for rehearsed in (False, True):
+        module = make()
+        torch.manual_seed(5)
+        if rehearsed:
+            with rehearsal(module):
+                for _ in range(3):
+                    assert step_seconds(module, "fp32") > 0
+        assert torch.rand(1).item() == pytest.approx(0.8303, abs=1e-4)
+        assert all(p.grad is None for p in module.network.parameters())
+        history = History(lambda m: {})
+        fit(module, [history], tmp_path / "c")
+        trained.append((module.network.state_dict(), history.rows))
+    assert trained[0][1] == trained[1][1]
+    for name, value in trained[0][0].items():
+        assert torch.equal(value, trained[1][0][name]), name
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16"), (1.1, 1.0, "fp32"), (1.0, 2.0, "fp32")]
+)
+def test_what_is_not_known_is_measured_once(
+    fp32: float, bf16: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def clock(module: Fit, precision: Precision) -> float:
+        asked.append(precision)
+        return {"fp32": fp32, "bf16": bf16}[precision]
+
+    monkeypatch.setattr(speed, "step_seconds", clock)
+    monkeypatch.setattr(speed, "native_bf16", lambda: None)
+    file = tmp_path / "cache/precision.json"
+    assert prepare(training(), "auto", False, file) == chosen
+    times = len(asked)
+    assert times == 2 * (1 + speed.REPEATS)
+    fp32, bf16 = 1.0, 1.0
+    assert prepare(training(), "auto", False, file) == chosen
+    assert len(asked) == times, "a machine decides once"
+    prepare(training(backbone="resnet18"), "auto", False, file)
+    assert len(asked) == 2 * times, "for each network"
+    assert len(json.loads(file.read_text())) == 2
+    file.write_text("{")
+    assert prepare(training(), "auto", False, file) == "fp32"
+
+
+def test_what_is_known_or_asked_for_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "step_seconds", None)
+    for native in (True, False):
+        monkeypatch.setattr(speed, "native_bf16", lambda native=native: native)
+        assert prepare(training(), "auto", False, tmp_path / "p") == ("bf16" if native else "fp32")
+        for ask in ("bf16", "fp32"):
+            assert prepare(training(), ask, False, tmp_path / "p") == ask
+    assert not (tmp_path / "p").exists()
+
+
+def test_processors_without_bf16_compute_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for supported, known in ((False, False), (True, None)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda own=supported: own)
+        assert device_module.native_bf16() is known
+
+
+def test_a_network_that_does_not_compile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(module: Fit, precision: Precision) -> float:
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(speed, "step_seconds", fails)
+    with pytest.raises(UserError, match=r"train.compile is true, .*\(no C\+\+ compiler\): set"):
+        prepare(training(), "fp32", True, tmp_path / "p")
