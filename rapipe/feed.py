@@ -36,15 +36,24 @@ Rows = npt.NDArray[np.int64]
 
 
 class Part(Protocol):
-    """A part of each batch, such as its images."""
+    """A part of each batch, such as its images.
+
+    It is made in two steps, of which the first may run in a thread ahead of
+    the second. So on a CPU the first computes nothing with torch: the threads
+    that torch would start for it slow the caller's down to a third.
+    """
 
     @property
     def resident(self) -> bool:
-        """Whether all of it is on the device: then `take` wants the rows' numbers there too."""
+        """Whether all of it is on the device: then `fetch` wants the rows' numbers there too."""
         ...
 
-    def take(self, rows: Tensor) -> Any:
-        """What stands in these rows (B,), on the device."""
+    def fetch(self, rows: Tensor) -> Any:
+        """Read from files what these rows (B,) need, and send it to the device."""
+        ...
+
+    def place(self, fetched: Any) -> Any:
+        """What was fetched -> what stands in the rows, on the device."""
         ...
 
 
@@ -70,15 +79,27 @@ class Column:
     def resident(self) -> bool:
         return self.there is not None
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Rows (...) -> what stands in them (..., rest of the array's shape), on the device."""
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (...), in any order and more than once."""
+        if self.resident:
+            return rows
+        wanted = rows.numpy()
+        once, places = np.unique(wanted, return_inverse=True)
+        found, places = self._read(once), places.reshape(wanted.shape)
+        if self.device.type == "cuda":
+            return sent(found, self.device), sent(places, self.device)
+        ascending = np.array_equal(once, wanted)
+        return torch.from_numpy(found if ascending else found[places])
+
+    def place(self, fetched: Any) -> Tensor:
+        """What was fetched -> (..., rest of the array's shape)."""
         if self.there is not None:
-            return self.there[rows]
-        once, places = np.unique(rows.numpy(), return_inverse=True)
-        found = sent(self._read(once), self.device)
-        if rows.ndim == 1 and np.array_equal(places, np.arange(len(rows))):
-            return found
-        return found[sent(places.reshape(rows.shape), self.device)]
+            return self.there[fetched]
+        if isinstance(fetched, Tensor):
+            return fetched
+        found, places = fetched
+        ordered: Tensor = found[places]
+        return ordered
 
     def _read(self, rows: Rows) -> npt.NDArray[Any]:
         """Copies of rows that ascend."""
@@ -99,22 +120,23 @@ class Feed:
         """Batches of these rows of every part, in this order; the last may be smaller."""
         rows = torch.from_numpy(order)
         there = rows.to(self.device)
-        made = (
+        fetched: Iterator[tuple[Any, ...]] = (
             tuple(
-                part.take((there if part.resident else rows)[start : start + size])
+                part.fetch((there if part.resident else rows)[start : start + size])
                 for part in self.parts
             )
             for start in range(0, len(order), size)
         )
-        return made if all(part.resident for part in self.parts) else ahead(made, self.device)
+        if not all(part.resident for part in self.parts):
+            fetched = ahead(fetched, self.device)
+        for batch in fetched:
+            yield tuple(part.place(own) for part, own in zip(self.parts, batch, strict=True))
 
 
 def sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """A copy of the array on the device; a GPU fetches it by itself, from pinned memory."""
+    """The array on the device; a GPU fetches it by itself, from pinned memory."""
     tensor = torch.from_numpy(array)
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def ahead(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:

@@ -5,13 +5,14 @@ Letters: N rows, B batch, K neighbours, D embedding.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rapipe.feed import CPU, Column
+from rapipe import mapped
+from rapipe.feed import Column, sent
 from rapipe.records import UNLABELLED, Embeddings, Indices
 
 
@@ -36,15 +37,16 @@ class Bank:
         labels = np.where(bank.labels < classes, bank.labels, UNLABELLED)
         self.labels = torch.from_numpy(labels).to(device)
 
-    @property
-    def resident(self) -> bool:
-        """Whether it is on the device: then `gather` wants its rows there too."""
-        return self.vectors.resident
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows of the bank (B, K) int64, on the device if the vectors are; as `Part.fetch`."""
+        here = rows if self.vectors.resident else sent(rows.numpy(), self.device)
+        return self.vectors.fetch(rows), here
 
-    def gather(self, rows: Tensor) -> Retrieved:
-        """Rows of the bank (B, K) int64 -> these neighbours, all of them present."""
+    def place(self, fetched: Any) -> Retrieved:
+        """What was fetched -> these neighbours, all of them present."""
+        vectors, rows = fetched
         present = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        return Retrieved(self.vectors.take(rows), self.labels[rows.to(self.device)], present)
+        return Retrieved(self.vectors.place(vectors), self.labels[rows], present)
 
 
 class Neighbourhood:
@@ -56,12 +58,21 @@ class Neighbourhood:
 
     def __init__(self, indices: Indices, bank: Bank) -> None:
         self.bank = bank
-        self.indices = Column(indices, bank.device if bank.resident else CPU)
+        self.indices = Column(indices, bank.device)
 
     @property
     def resident(self) -> bool:
-        return self.indices.resident and self.bank.resident
+        return self.indices.resident and self.bank.vectors.resident
 
-    def take(self, rows: Tensor) -> Retrieved:
-        """Rows (B,) -> their neighbours."""
-        return self.bank.gather(self.indices.take(rows).long())
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (B,) of the table, and of the bank if that is not on the device."""
+        if self.bank.vectors.resident:
+            return self.indices.fetch(rows)
+        own = mapped.take(self.indices.array, rows.numpy())
+        return self.bank.fetch(torch.from_numpy(own.astype(np.int64)))
+
+    def place(self, fetched: Any) -> Retrieved:
+        """What was fetched -> the neighbours."""
+        if self.bank.vectors.resident:
+            fetched = self.bank.fetch(self.indices.place(fetched).long())
+        return self.bank.place(fetched)

@@ -82,7 +82,7 @@ def test_neighbours_are_gathered_wherever_bank_and_table_lie(
     memory = Bank(bank, 2, CPU)
     room(monkeypatch, 1 << 30 if table_fits else 0)
     part = Neighbourhood(table, memory)
-    assert (part.indices.resident, memory.resident) == (table_fits, bank_fits)
+    assert (part.indices.resident, memory.vectors.resident) == (table_fits, bank_fits)
     order = np.random.default_rng(1).permutation(50)
     for start, (found,) in enumerate(Feed(CPU, part).batches(order, 16)):
         own = table[order[start * 16 : start * 16 + 16]]
@@ -96,7 +96,7 @@ def test_what_is_in_memory_is_not_copied_and_what_is_mapped_is() -> None:
     column = Column(array, CPU, stay=False)
     array[3] = 77
     assert column.resident
-    assert column.take(torch.tensor([3])).item() == 77
+    assert column.place(column.fetch(torch.tensor([3]))).item() == 77
 
 
 def test_a_column_that_does_not_stay_is_streamed(files: tuple[Images, Embeddings]) -> None:

@@ -1,0 +1,97 @@
+"""What the benchmarks share: the machine, targets, and measuring peers in turns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+Result = dict[str, Any]
+Seconds = dict[str, list[float]]
+
+
+def asked(doc: str | None, **options: tuple[Any, str]) -> argparse.Namespace:
+    """The command line: `--json`, `--quick`, and options with their defaults."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="headline figures in 50 seconds")
+    for name, (default, text) in options.items():
+        shown = f"{text}; {default} unless given"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=shown)
+    return parser.parse_args()
+
+
+def machine(*packages: str) -> Result:
+    """What it was measured on."""
+    from rapipe.device import processor
+
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def in_turns(rounds: int, peers: Mapping[str, Callable[[], float]]) -> Seconds:
+    """What each peer returns, round after round, so that all see the same noise of the machine."""
+    found: Seconds = {name: [] for name in peers}
+    for _ in range(rounds):
+        for name, run in peers.items():
+            found[name].append(run())
+    return found
+
+
+def clocked(run: Callable[[], object]) -> float:
+    """Seconds that a call takes, with all that it left the GPU to do."""
+    start = now()
+    run()
+    return now() - start
+
+
+def now() -> float:
+    """The time in seconds, when the GPU has done all that it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def target(name: str, value: float, limit: float, at_least: bool = False) -> Result:
+    """A figure that should not be above its target, or not below it."""
+    met = value >= limit if at_least else value <= limit
+    return {"name": name, "value": round(value, 3), "target": limit, "met": met}
+
+
+def spread(values: list[float], scale: float = 1, digits: int = 1) -> str:
+    """Median, and lowest to highest."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return " ".join(
+        (
+            f"{middle * scale:.{digits}f}",
+            f"({low * scale:.{digits}f} to {high * scale:.{digits}f})",
+        )
+    )
+
+
+def told(result: Result, lines: list[str], as_json: bool) -> None:
+    """Print the result as JSON, or the lines and how the targets were met."""
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    print(result["machine"], *lines, sep="\n")
+    for one in result["targets"]:
+        met = "met" if one["met"] else "MISSED"
+        print(f"{one['name']}: {one['value']} (target {one['target']}: {met})")

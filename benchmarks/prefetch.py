@@ -1,0 +1,309 @@
+"""Training steps with neighbours that were prefetched, beside every other way to get them.
+
+    python -m benchmarks.prefetch [--json] [--quick] [--width 16] [--stem half] [--batch 64]
+                                  [--rows 50000]
+
+Milliseconds of a whole training step (batch, augmentation, forward, backward,
+AdamW) of a ResNet-18 and a Perceiver, on random images of 32 pixels:
+
+- none: no retrieval;
+- constant: fusion fed one tensor of neighbours, the same in every step;
+- prefetched: ours, rows of the neighbour table gathered from the bank on the device;
+- prefetched, bank on disk: the same with a bank that does not fit, read ahead;
+- FAISS a batch: the encoder embeds the batch, FAISS Flat searches the bank for it;
+- LanceDB a batch: the same with one query of a LanceDB table (exact) for the batch;
+- search in forward: the encoder embeds the batch, `torch.cdist` and `topk` over the whole
+  bank inside the forward pass, as the first study did.
+
+The last three embed each image as the classifier sees it, since they cannot
+know it before. Methods are measured in turns, those that search in turns of their own; a ratio
+is the median of the ratios of each turn.
+The defaults suit two cores; for one GPU: --width 64 --stem cifar --batch 512.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Result, asked, clocked, in_turns, machine, ratio, spread, target, told
+
+NETWORKS = ("resnet18", "perceiver")
+KS = (8, 32, 128)
+QUICK_K = 32
+IMAGES = 2048
+CLASSES = 10
+SIDE = 32
+STEPS = 4
+SLOW_STEPS = 1
+WARM_UP = 2
+ROUNDS = 9
+QUICK_ROUNDS = 4
+FREE = 1.03
+SLOW = ("FAISS a batch", "LanceDB a batch", "search in forward")
+AGAIN = "prefetched, in turn with"
+"""Ours once more, as the searches' peer."""
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    given = asked(
+        __doc__,
+        width=(16, "channels of the first stage"),
+        stem=("half", "first convolution"),
+        batch=(64, "images a step"),
+        rows=(50_000, "of the bank"),
+    )
+    setting = Setting(given.width, given.stem, given.batch, given.rows)
+    ks, rounds = ((QUICK_K,), QUICK_ROUNDS) if given.quick else (KS, ROUNDS)
+    measured = {
+        f"{network}, k = {k}": setting.measure(network, k, rounds)
+        for network in NETWORKS
+        for k in ks
+    }
+    result: Result = {
+        "machine": machine("torch", "faiss-cpu", "lancedb"),
+        "setting": {"width": given.width, "stem": given.stem, "batch": given.batch,
+                    "bank": [given.rows, setting.dimension]},
+        "milliseconds a step": {
+            case: {name: [round(1e3 * s, 2) for s in own] for name, own in found.items()}
+            for case, found in measured.items()
+        },
+        "of prefetched": {case: ratios(found) for case, found in measured.items()},
+        "targets": [
+            target(f"prefetched / constant, {case}",
+                   ratio(found["prefetched"], found["constant"]), FREE)
+            for case, found in measured.items()
+        ],
+    }  # fmt: skip
+    told(result, readable(measured), given.json)
+
+
+def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+    """Each method's step beside ours in the same turns."""
+    return {
+        name: round(ratio(own, found[AGAIN if name in SLOW else "prefetched"]), 3)
+        for name, own in found.items()
+        if name != AGAIN
+    }
+
+
+def readable(measured: dict[str, dict[str, list[float]]]) -> list[str]:
+    """A table a case."""
+    lines = []
+    for case, found in measured.items():
+        lines.append(f"\n{case:28}{'ms a step':>26}{'of prefetched':>16}")
+        shares = ratios(found)
+        for name, own in found.items():
+            share = f"{shares[name]:16.2f}" if name in shares else ""
+            lines.append(f"{name:28}{spread(own, 1e3):>26}{share}")
+    return lines
+
+
+class Setting:
+    """The images, the bank and the encoder that all methods share."""
+
+    def __init__(self, width: int, stem: str, batch: int, rows: int) -> None:
+        import torch
+
+        from rapipe.device import device
+        from rapipe.encoder import Encoder, EncoderSpec
+        from rapipe.records import Embeddings, Images
+
+        rng = np.random.default_rng(0)
+        torch.manual_seed(0)
+        self.width, self.stem, self.batch = width, stem, batch
+        self.statistics = ((0.5,) * 3, (0.3,) * 3)
+        spec = EncoderSpec("resnet18", width, stem, SIDE, *self.statistics)
+        self.encoder = Encoder(spec).to(device())
+        self.dimension = self.encoder.features
+        pixels = rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
+        labels = rng.integers(0, CLASSES, IMAGES)
+        names = np.array(["made"] * max(IMAGES, rows))
+        self.images = Images(
+            np.arange(IMAGES), pixels, labels, names[:IMAGES], tuple(map(str, range(CLASSES)))
+        )
+        vectors = rng.standard_normal((rows, self.dimension), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.bank = Embeddings(
+            np.arange(rows), vectors, rng.integers(0, CLASSES, rows), names[:rows], names[:rows]
+        )
+
+    def measure(self, network: str, k: int, rounds: int) -> dict[str, list[float]]:
+        """Seconds a step of each method, by round."""
+        with tempfile.TemporaryDirectory() as folder:
+            steps = self.steps(network, k, Path(folder))
+
+            def seconds(name: str) -> float:
+                count = SLOW_STEPS if name in SLOW else STEPS
+                return clocked(lambda: [steps[name]() for _ in range(count)]) / count
+
+            def turns(names: Iterable[str]) -> dict[str, list[float]]:
+                names = list(names)
+                for name in names * WARM_UP:
+                    steps[name]()
+                return in_turns(rounds, {name: partial(seconds, name) for name in names})
+
+            # The threads of FAISS and Lance go on spinning after a search, which slows all others.
+            alone = turns(name for name in steps if name not in SLOW)
+            beside = turns(["prefetched", *SLOW])
+            return {**alone, AGAIN: beside.pop("prefetched"), **beside}
+
+    def steps(self, network: str, k: int, folder: Path) -> dict[str, Callable[[], object]]:
+        """One training step of each method."""
+        import torch
+
+        from rapipe.device import device
+        from rapipe.retrieved import Bank, Retrieved
+
+        here, (b, d) = device(), (self.batch, self.dimension)
+        bank = Bank(self.bank, CLASSES, here)
+        constant = Retrieved(
+            torch.randn(b, k, d, device=here),
+            torch.randint(0, CLASSES, (b, k), device=here),
+            torch.ones(b, dtype=torch.bool, device=here),
+        )
+
+        def looked_up(search: Callable[[Any], Any]) -> Callable[[Any], Retrieved]:
+            def find(images: Any) -> Retrieved:
+                with torch.no_grad():
+                    own = self.encoder.backbone(self.encoder.normalise(images))
+                    found = search(torch.nn.functional.normalize(own))
+                return bank.place(bank.fetch(found.to(here)))
+
+            return find
+
+        faiss, lance = self.faiss(k), self.lance(k, folder)
+        tensor = torch.from_numpy(self.bank.vectors).to(here)
+        return {
+            "none": self.step(network, k, None, None),
+            "constant": self.step(network, k, None, lambda images: constant),
+            "prefetched": self.step(network, k, bank, None),
+            "prefetched, bank on disk": self.step(network, k, self.on_disk(folder), None),
+            "FAISS a batch": self.step(network, k, None, looked_up(faiss)),
+            "LanceDB a batch": self.step(network, k, None, looked_up(lance)),
+            "search in forward": self.step(
+                network,
+                k,
+                None,
+                looked_up(lambda own: torch.cdist(own, tensor).topk(k, largest=False).indices),
+            ),
+        }
+
+    def step(
+        self, network: str, k: int, bank: Any, find: Callable[[Any], Any] | None
+    ) -> Callable[[], object]:
+        """A training step as `fit` takes it, without Lightning, which is the same for all.
+
+        Args:
+            bank: neighbours are prefetched from it.
+            find: finds the neighbours of images otherwise.
+        """
+        import torch
+
+        from rapipe.classifier import Classifier, ClassifierSpec
+        from rapipe.device import autocast, device, native_bf16
+        from rapipe.fitting.base import Schedule
+        from rapipe.fitting.training import Training
+        from rapipe.records import Neighbours
+        from rapipe.views import VIEWS
+
+        torch.manual_seed(0)
+        retrieval = "none" if bank is None and find is None else "knn"
+        spec = ClassifierSpec(
+            network, self.width, self.stem, SIDE, CLASSES, *self.statistics, retrieval,
+            self.dimension, "embedding",
+        )  # fmt: skip
+        indices = np.random.default_rng(1).integers(0, len(self.bank), (IMAGES, k), dtype=np.int32)
+        table = Neighbours(self.images.ids, indices, np.zeros((IMAGES, k), np.float32))
+        module = Training(
+            Classifier(spec), VIEWS["flip"](SIDE), self.images, table if bank else None, bank,
+            Schedule(10**6, self.batch, 1e-3, 0), 0.01, 0.0,
+        ).to(device())  # fmt: skip
+        optimiser = module.configure_optimizers()["optimizer"]
+        batches = self.endless(module)
+        if find is not None:  # after the augmentation: it is what the classifier sees
+            module.network = _finding(module.network, find)
+
+        def step() -> None:
+            optimiser.zero_grad()
+            with autocast(device(), "bf16" if native_bf16() else "fp32"):
+                loss = module.training_step(next(batches), 0)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            module.seen.clear()
+
+        return step
+
+    @staticmethod
+    def endless(module: Any) -> Iterator[Any]:
+        """Epoch after epoch."""
+        return itertools.chain.from_iterable(iter(module.train_dataloader, None))
+
+    def on_disk(self, folder: Path) -> Any:
+        """The bank as if it did not fit."""
+        from rapipe.device import device
+        from rapipe.feed import Column
+        from rapipe.records import Embeddings
+        from rapipe.retrieved import Bank
+
+        self.bank.write(folder / "bank")
+        vectors = Embeddings.read(folder / "bank").vectors
+        bank = Bank(self.bank, CLASSES, device())
+        bank.vectors = Column(vectors, device(), stay=False)
+        return bank
+
+    def faiss(self, k: int) -> Callable[[Any], Any]:
+        """FAISS Flat."""
+        import faiss
+        import torch
+
+        index = faiss.IndexFlatIP(self.dimension)
+        index.add(self.bank.vectors)
+        return lambda own: torch.from_numpy(index.search(own.cpu().numpy(), k)[1])
+
+    def lance(self, k: int, folder: Path) -> Callable[[Any], Any]:
+        """A LanceDB table, searched for all of a batch in one query."""
+        import lancedb
+        import pyarrow as pa
+        import torch
+
+        flat = pa.array(self.bank.vectors.reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, self.dimension)
+        table = lancedb.connect(folder / "lance").create_table(
+            "bank", pa.table({"row": np.arange(len(self.bank)), "vector": vectors})
+        )
+
+        def search(own: Any) -> Any:
+            asking = list(own.cpu().numpy())
+            query = table.search(asking).distance_type("dot").select(["row", "_distance"]).limit(k)
+            found = query.to_arrow()
+            order = np.argsort(found["query_index"].to_numpy(), kind="stable")
+            return torch.from_numpy(found["row"].to_numpy()[order].reshape(len(asking), k))
+
+        return search
+
+
+def _finding(network: Any, find: Callable[[Any], Any]) -> Any:
+    """A classifier that looks its images up in its forward pass."""
+    from torch import nn
+
+    class Finding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Any, retrieved: Any) -> Any:
+            return self.network(images, find(images))
+
+    return Finding()
+
+
+if __name__ == "__main__":
+    main()

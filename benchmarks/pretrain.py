@@ -1,0 +1,287 @@
+"""BYOL fed by our data path, beside the same network fed by lightly's transforms.
+
+    python -m benchmarks.pretrain [--json] [--quick] [--width 16] [--stem half] [--batch 128]
+                                  [--images 50000]
+
+Images a second of BYOL with ResNet-18 on random images of 32 pixels, in float32 and in the
+precision that `train.precision: auto` chooses:
+
+- ours: `fit`, as `rapipe pretrain` calls it: Lightning, views on whole batches, optimiser,
+  slow copy;
+- ours without Lightning: the same steps in a loop, for what Lightning costs;
+- lightly: the same network, heads, loss and optimiser in a loop, fed by lightly's
+  `BYOLTransform` (no blur, no solarisation: as our views) through a DataLoader with a worker
+  for each core, once the batches that they had made ahead are used up;
+- bare: forward and backward pass on one fixed batch of two views, and nothing else.
+
+All are measured in turns, after a warm-up; starting Lightning and the workers is not counted. The
+defaults suit two cores; for one GPU: --width 64 --stem cifar --batch 512.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import Result, asked, in_turns, machine, now, ratio, spread, target, told
+
+SIDE = 32
+STEPS = 24
+WARM_UP = 3
+ROUNDS = 5
+QUICK_ROUNDS = 1
+AHEAD = 2
+"""Batches that each worker of a DataLoader makes ahead."""
+EPOCHS = 200
+AGAINST_LIGHTLY = {"cpu": 2.0, "cuda": 4.0}
+OF_BARE = 0.9
+MEAN, STD = (0.5,) * 3, (0.3,) * 3
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    import torch
+
+    from rapipe.device import device
+
+    given = asked(
+        __doc__,
+        width=(16, "channels of the first stage"),
+        stem=("half", "first convolution"),
+        batch=(128, "images a step"),
+        images=(50_000, "of an epoch, for the time of one"),
+    )
+    rng = np.random.default_rng(0)
+    count = given.batch * (WARM_UP + STEPS)
+    pixels = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    peers = Peers(pixels, given.width, given.stem, given.batch)
+    chosen = peers.precision()
+    precisions = (
+        ["fp32"] if given.quick and chosen == "fp32" else list(dict.fromkeys(["fp32", chosen]))
+    )
+    seconds = {}
+    for precision in precisions:
+        with torch.random.fork_rng():
+            rounds = QUICK_ROUNDS if given.quick else ROUNDS
+            seconds[precision] = in_turns(rounds, peers.all(precision))
+    rates = {
+        precision: {name: [given.batch / s for s in own] for name, own in found.items()}
+        for precision, found in seconds.items()
+    }
+    best = seconds[chosen]
+    against = ratio(best["lightly"], best["ours"])
+    ours = statistics.median(best["ours"]) / given.batch * given.images
+    result: Result = {
+        "machine": machine("torch", "lightly", "kornia", "pytorch-lightning"),
+        "setting": {"width": given.width, "stem": given.stem, "batch": given.batch},
+        "precision chosen": chosen,
+        "images a second": {
+            precision: {name: [round(r) for r in own] for name, own in found.items()}
+            for precision, found in rates.items()
+        },
+        "lightning, share of a step": round(
+            1 - ratio(best["ours without Lightning"], best["ours"]), 3
+        ),
+        "seconds an epoch": round(ours, 1),
+        f"hours of {EPOCHS} epochs": round(ours * EPOCHS / 3600, 2),
+        "targets": [
+            target("ours / lightly", against, AGAINST_LIGHTLY[device().type], at_least=True),
+            target("ours / bare", ratio(best["bare"], best["ours"]), OF_BARE, at_least=True),
+        ],
+    }
+    told(result, readable(result, rates), given.json)
+
+
+def readable(result: Result, rates: dict[str, dict[str, list[float]]]) -> list[str]:
+    """The figures as text."""
+    lines = []
+    for precision, found in rates.items():
+        lines.append(f"\nimages a second in {precision}")
+        lines += [f"{name:28}{spread(own, digits=0):>28}" for name, own in found.items()]
+    for name in ("precision chosen", "lightning, share of a step", "seconds an epoch"):
+        lines.append(f"{name}: {result[name]}")
+    return lines
+
+
+def ahead() -> int:
+    """Batches that a DataLoader with a worker for each core has made ahead."""
+    return AHEAD * (os.cpu_count() or 1)
+
+
+def each(step: Callable[[int], None], warm_up: int) -> float:
+    """Seconds of a step."""
+    for _ in range(warm_up):
+        step(0)
+    start = now()
+    for number in range(STEPS):
+        step(number)
+    return (now() - start) / STEPS
+
+
+class Peers:
+    """The same network for every way to feed it; each gives the seconds of a step."""
+
+    def __init__(self, pixels: Any, width: int, stem: str, batch: int) -> None:
+        self.pixels, self.width, self.stem, self.batch = pixels, width, stem, batch
+
+    def all(self, precision: str) -> dict[str, Callable[[], float]]:
+        """By name."""
+        return {
+            "ours": lambda: self.ours(precision),
+            "ours without Lightning": lambda: self.loop(precision, self.our_loss, WARM_UP),
+            "lightly": lambda: self.loop(precision, self.lightly_loss, WARM_UP + ahead()),
+            "bare": lambda: self.bare(precision),
+        }
+
+    def module(self) -> Any:
+        """BYOL as `rapipe pretrain` makes it."""
+        import torch
+
+        from rapipe.backbones import build
+        from rapipe.fitting.base import Schedule
+        from rapipe.fitting.pretraining import Pretraining
+        from rapipe.objectives import OBJECTIVES
+        from rapipe.records import Images
+        from rapipe.views import VIEWS, Normalise
+
+        torch.manual_seed(0)
+        n = len(self.pixels)
+        images = Images(
+            np.arange(n), self.pixels, np.zeros(n, np.int64), np.array(["x"] * n), ("x",)
+        )
+        return Pretraining(
+            OBJECTIVES["byol"](build("resnet18", self.width, self.stem, SIDE)),
+            VIEWS["crop"](SIDE),
+            Normalise(MEAN, STD),
+            images,
+            Schedule(1, self.batch, 0.06, 0),
+            np.ones(n),
+        )
+
+    def precision(self) -> str:
+        """What `auto` chooses."""
+        from rapipe.fitting.speed import prepare
+
+        with tempfile.TemporaryDirectory() as folder:
+            return prepare(self.module(), "auto", False, Path(folder) / "precision.json")
+
+    def ours(self, precision: Any) -> float:
+        """`fit`, between the end of the warm-up and the end of the last step."""
+        from pytorch_lightning.callbacks import Callback
+
+        from rapipe.fitting.base import fit
+
+        class Watch(Callback):
+            def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+                if trainer.global_step == WARM_UP:
+                    self.start = now()
+
+            def on_train_epoch_end(self, *_: Any) -> None:
+                self.seconds = now() - self.start
+
+        watch = Watch()
+        with tempfile.TemporaryDirectory() as folder:
+            fit(self.module(), [watch], Path(folder) / "checkpoints", precision)
+        return watch.seconds / STEPS
+
+    def loop(
+        self, precision: Any, losses: Callable[[Any, Any], Iterator[Any]], warm_up: int
+    ) -> float:
+        """The steps of `fit` in a loop, at one learning rate."""
+        from rapipe.device import device
+
+        module = self.module().to(device())
+        optimiser = module.configure_optimizers()["optimizer"]
+        source = losses(module, precision)
+
+        def step(number: int) -> None:
+            module.network.before_step(number, STEPS)
+            loss = next(source)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return each(step, warm_up)
+
+    def our_loss(self, module: Any, precision: Any) -> Iterator[Any]:
+        """Loss after loss of our data path."""
+        from rapipe.device import autocast, device
+
+        for batch in module.train_dataloader():
+            with autocast(device(), precision):
+                loss = module.training_step(batch, 0)
+            yield loss
+
+    def lightly_loss(self, module: Any, precision: Any) -> Iterator[Any]:
+        """Loss after loss of a DataLoader with lightly's transforms."""
+        import torch
+        from lightly.transforms.byol_transform import (
+            BYOLTransform,
+            BYOLView1Transform,
+            BYOLView2Transform,
+        )
+        from PIL import Image
+        from torch.utils.data import DataLoader, Dataset
+
+        from rapipe.device import autocast, device
+
+        plain = {"input_size": SIDE, "cj_strength": 0.5, "gaussian_blur": 0.0}
+        transform = BYOLTransform(
+            BYOLView1Transform(**plain), BYOLView2Transform(**plain, solarization_prob=0.0)
+        )
+        pixels = self.pixels
+        count = len(pixels) + 2 * ahead() * self.batch  # so that the workers never idle
+
+        class Views(Dataset):
+            def __len__(self) -> int:
+                return count
+
+            def __getitem__(self, row: int) -> Any:
+                return transform(Image.fromarray(pixels[row % len(pixels)]))
+
+        on_gpu = device().type == "cuda"
+        loader = DataLoader(
+            Views(),
+            self.batch,
+            shuffle=True,
+            num_workers=os.cpu_count() or 1,
+            prefetch_factor=AHEAD,
+            drop_last=True,
+            pin_memory=on_gpu,
+        )
+        for first, second in loader:
+            views = [
+                view.to(device(), non_blocking=True, memory_format=torch.channels_last)
+                for view in (first, second)
+            ]
+            with autocast(device(), precision):
+                loss = module.network(*views)
+            yield loss
+
+    def bare(self, precision: Any) -> float:
+        """Forward and backward on one batch that is there already."""
+        import torch
+
+        from rapipe.device import autocast, device
+
+        network = self.module().network.to(device())
+        views = torch.rand(2, self.batch, 3, SIDE, SIDE, device=device())
+        first, second = (v.contiguous(memory_format=torch.channels_last) for v in views)
+
+        def step(_: int) -> None:
+            network.zero_grad()
+            with autocast(device(), precision):
+                loss = network(first, second)
+            loss.backward()
+
+        return each(step, WARM_UP)
+
+
+if __name__ == "__main__":
+    main()
