@@ -24,6 +24,10 @@ check: $(VENV)/installed
 bench: $(VENV)/installed
 	python -m benchmarks.corpus
 	python -m benchmarks.search
+	python -m benchmarks.prefetch
+	python -m benchmarks.pretrain
+	python -m benchmarks.embed
+	python -m benchmarks.startup
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

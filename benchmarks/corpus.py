@@ -13,12 +13,9 @@ largest worker.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -27,11 +24,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from benchmarks.common import asked, machine, target, told
 
 SIDE = 32
 CLASSES = 10
@@ -41,10 +39,7 @@ MEMORY_TARGET = 1.0
 
 def main() -> None:
     """Print the ratio of times and the peak memory, with their targets."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="20,000 images, under 50 seconds")
-    given = parser.parse_args()
+    given = asked(__doc__)
     count, repeats = (20_000, 1) if given.quick else (100_000, 5)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -57,7 +52,7 @@ def main() -> None:
             cached.append(in_a_process(build))
         os.chdir("/")
     result = summary(count, peer, ours, cached)
-    print(json.dumps(result, indent=2) if given.json else readable(result))
+    told(result, readable(result), given.json)
 
 
 def make_images(count: int) -> list[bytes]:
@@ -138,13 +133,7 @@ def summary(
     again = [own["seconds"] / other for own, other in zip(cached, peer, strict=True)]
     ratio, memory = statistics.median(ratios), max(own["gigabytes"] for own in ours)
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "pillow": version("pillow"),
-            "pyarrow": version("pyarrow"),
-        },
+        "machine": machine("pillow", "pyarrow"),
         "images": count,
         "seconds": {
             "pillow alone": [round(own, 2) for own in peer],
@@ -162,20 +151,12 @@ def summary(
     }
 
 
-def target(name: str, value: float, limit: float) -> dict[str, Any]:
-    """A figure that should not be above its target."""
-    return {"name": name, "value": round(value, 3), "target": limit, "met": value <= limit}
-
-
-def readable(result: dict[str, Any]) -> str:
+def readable(result: dict[str, Any]) -> list[str]:
     """The same as text."""
-    lines = [f"{result['images']:,} images; {result['machine']}"]
+    lines = [f"{result['images']:,} images"]
     for group in ("seconds", "ratios"):
         lines += [f"{name}: {values} {group}" for name, values in result[group].items()]
-    for one in result["targets"]:
-        met = "met" if one["met"] else "MISSED"
-        lines.append(f"{one['name']}: {one['value']} (target {one['target']}: {met})")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

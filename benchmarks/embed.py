@@ -57,8 +57,8 @@ def main() -> None:
         os.chdir(folder)
         try:
             make(count, given.width, given.stem)
-            for run in (bare, without_store):  # warm
-                run(2048)
+            bare(count)
+            embed()  # which imports LanceDB
             seconds = in_turns(
                 rounds,
                 {

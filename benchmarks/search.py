@@ -25,10 +25,7 @@ search for the effort.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -37,11 +34,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.common import clocked, machine, target, told
 
 D = 512
 K = 32
@@ -87,11 +85,16 @@ def main() -> None:
             if not given.vectors:
                 make_vectors(path, rows)
             measured[rows] = measure(path, rows, given.graph, Path(folder))
-    result = {"machine": machine(), "dimension": D, "k": K, "rows": measured}
+    result = {
+        "machine": machine("torch", "faiss-cpu", "lancedb", "numpy"),
+        "dimension": D,
+        "k": K,
+        "rows": measured,
+    }
     result["targets"] = targets(measured)
     if given.figure:
         draw(measured, given.figure)
-    print(json.dumps(result, indent=2) if given.json else readable(result))
+    told(result, readable(result), given.json)
 
 
 def make_vectors(path: Path, rows: int) -> None:
@@ -199,7 +202,7 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
     for _ in range(REPEATS):
         for name, run in methods.items():
             if name != "faiss, exact" or not found[name]["seconds"]:  # which builds its index anew
-                found[name]["seconds"].append(timed(run))
+                found[name]["seconds"].append(clocked(run))
     for name in methods:
         if not name.startswith("bare"):
             found[name]["recall"] = 1.0
@@ -226,7 +229,7 @@ def table(path: Path) -> Measured:
         return (time.perf_counter() - start) * n / part
 
     around = [bare()]
-    seconds = timed(lambda: search(bank.vectors, bank, K, bank.ids))
+    seconds = clocked(lambda: search(bank.vectors, bank, K, bank.ids))
     around.append(bare())
     return {
         "seconds": [seconds],
@@ -257,7 +260,8 @@ def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measure
                 if index_.effort != found.found_by["effort"]:
                     index_.try_harder(level)
         seconds = [
-            timed(lambda: rank(index_, queries, bank, K, bank.ids[chosen])) for _ in range(REPEATS)
+            clocked(lambda: rank(index_, queries, bank, K, bank.ids[chosen]))
+            for _ in range(REPEATS)
         ]
     return {
         "seconds": seconds,
@@ -266,13 +270,6 @@ def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measure
         "recall": found.found_by["recall"],
         "effort": found.found_by["effort"],
     }
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def alone(task: Callable[..., Any], *arguments: object) -> Any:
@@ -318,24 +315,9 @@ def targets(measured: dict[int, dict[str, Measured]]) -> list[dict[str, Any]]:
     return made
 
 
-def target(name: str, value: float, limit: float) -> dict[str, Any]:
-    """A figure that should not be above its target."""
-    return {"name": name, "value": round(value, 3), "target": limit, "met": value <= limit}
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "faiss-cpu", "lancedb", "numpy")},
-    }
-
-
-def readable(result: dict[str, Any]) -> str:
+def readable(result: dict[str, Any]) -> list[str]:
     """The same as text."""
-    lines = [str(result["machine"])]
+    lines = []
     for rows, found in result["rows"].items():
         lines.append(f"\n{rows:,} rows of {result['dimension']} dimensions, k = {result['k']}")
         lines.append(f"{'':28}{'ms/query':>18}{'recall':>8}{'build s':>9}{'GB':>7}{'MB disk':>9}")
@@ -352,10 +334,7 @@ def readable(result: dict[str, Any]) -> str:
                 )
             ]
             lines.append(f"{name:28}{spread:>18}{''.join(cells)}  {own.get('effort', '')}")
-    for one in result["targets"]:
-        met = "met" if one["met"] else "MISSED"
-        lines.append(f"{one['name']}: {one['value']} (target {one['target']}: {met})")
-    return "\n".join(lines)
+    return lines
 
 
 def draw(measured: dict[int, dict[str, Measured]], path: Path) -> None:

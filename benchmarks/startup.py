@@ -1,0 +1,62 @@
+"""What a user waits for before anything happens.
+
+    python -m benchmarks.startup [--json] [--quick]
+
+Seconds of `rapipe --help`, of other commands that only look, of `dvc repro` when there is nothing
+to do (in this folder, if all of it is up to date), and of the imports of each stage. A process of
+its own each time, in turns; the first turn, which fills the system's file cache, is not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.common import Result, asked, clocked, in_turns, machine, spread, target, told
+
+ROUNDS = 5
+QUICK_ROUNDS = 2
+HELP, REPRO = "rapipe --help", "dvc repro, nothing to do"
+HELP_TARGET = 0.5
+REPRO_TARGET = 5.0
+LOOKS = (HELP, "rapipe preset", "rapipe results", "rapipe costs", "rapipe store info")
+STAGES = ("corpus", "pretrain", "embed", "prefetch", "train", "evaluate", "report")
+
+
+def main() -> None:
+    """Print a table, or JSON."""
+    given = asked(__doc__)
+    here = Path(sys.executable).parent
+    commands: dict[str, Sequence[str]] = {
+        look: [str(here / "rapipe"), *look.split()[1:]] for look in LOOKS
+    }
+    up_to_date = subprocess.run([here / "dvc", "status", "-q"], check=False).returncode == 0
+    if up_to_date:
+        commands[REPRO] = [str(here / "dvc"), "repro"]
+    for stage in STAGES:
+        commands[f"imports of {stage}"] = [sys.executable, "-c", f"import rapipe.pipeline.{stage}"]
+
+    def seconds(name: str) -> float:
+        return clocked(partial(subprocess.run, commands[name], check=False, capture_output=True))
+
+    peers = {name: partial(seconds, name) for name in commands}
+    in_turns(1, peers)
+    found = in_turns(QUICK_ROUNDS if given.quick else ROUNDS, peers)
+    targets = [target(f"{HELP}, seconds", statistics.median(found[HELP]), HELP_TARGET)]
+    if up_to_date:
+        targets.append(target(f"{REPRO}, seconds", statistics.median(found[REPRO]), REPRO_TARGET))
+    result: Result = {
+        "machine": machine("torch", "typer", "dvc", "pytorch-lightning"),
+        "seconds": {name: [round(s, 2) for s in own] for name, own in found.items()},
+        "targets": targets,
+    }
+    lines = [f"{name:28}{spread(own, digits=2):>24}" for name, own in found.items()]
+    told(result, lines, given.json)
+
+
+if __name__ == "__main__":
+    main()
