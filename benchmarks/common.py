@@ -40,11 +40,14 @@ def machine(*packages: str) -> Result:
 
 
 def in_turns(rounds: int, peers: Mapping[str, Callable[[], float]]) -> Seconds:
-    """What each peer returns, round after round, so that all see the same noise of the machine."""
+    """What each peer returns, round after round, so that all see the same noise of the machine.
+
+    Every other round goes backwards, so that none always comes after the same one.
+    """
     found: Seconds = {name: [] for name in peers}
-    for _ in range(rounds):
-        for name, run in peers.items():
-            found[name].append(run())
+    for number in range(rounds):
+        for name in list(peers)[:: -1 if number % 2 else 1]:
+            found[name].append(peers[name]())
     return found
 
 

@@ -94,12 +94,8 @@ class Column:
     def place(self, fetched: Any) -> Tensor:
         """What was fetched -> (..., rest of the array's shape)."""
         if self.there is not None:
-            return self.there[fetched]
-        if isinstance(fetched, Tensor):
-            return fetched
-        found, places = fetched
-        ordered: Tensor = found[places]
-        return ordered
+            return _taken(self.there, fetched)
+        return fetched if isinstance(fetched, Tensor) else _taken(*fetched)
 
     def _read(self, rows: Rows) -> npt.NDArray[Any]:
         """Copies of rows that ascend."""
@@ -107,6 +103,11 @@ class Column:
         if end - first == len(rows):
             return np.array(self.array[first:end])
         return mapped.take(self.array, rows)
+
+
+def _taken(whole: Tensor, rows: Tensor) -> Tensor:
+    """`whole[rows]`, which on a CPU takes 2 to 10 times as long."""
+    return whole.index_select(0, rows.reshape(-1)).view(*rows.shape, *whole.shape[1:])
 
 
 class Feed:

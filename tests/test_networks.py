@@ -14,7 +14,7 @@ from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
 from rapipe.feed import CPU
-from rapipe.fusion import Fusion
+from rapipe.fusion import Fusion, attention
 from rapipe.retrieved import Bank, Retrieved
 
 ATTEND = ("embedding", "label", "both")
@@ -85,6 +85,19 @@ def test_perceiver_knows_where_pixels_stand() -> None:
     backbone = BACKBONES["perceiver"](8, "half", 16).eval()
     images = torch.randn(2, 3, 16, 16)
     assert (backbone(images) - backbone(images.flip(3))).abs().max() > 1e-4
+
+
+def test_attention_is_torchs() -> None:
+    """GPUs take torch's kernel, CPUs the formula: values and gradients are the same."""
+    found = []
+    for attend_ in (attention, torch.nn.functional.scaled_dot_product_attention):
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(2, 4, n, 8, requires_grad=True) for n in (9, 5, 5))
+        read = attend_(q, k, v)
+        read.square().sum().backward()
+        found.append((read, q.grad, k.grad, v.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("attend", ATTEND)
