@@ -18,6 +18,10 @@ SHARE_OF_MEMORY = 0.25
 """How much of what a device has one array may take for good."""
 UNKNOWN_MEMORY = 4 << 30
 
+torch.backends.cudnn.allow_tf32 = False
+# torch lets GPUs round what convolutions multiply to 10 bits (TF32). Vectors are searched and
+# compared to the last bit, so float32 means float32; training in bfloat16 is not touched.
+
 
 def device() -> torch.device:
     """The first GPU if there is one, else the CPU."""

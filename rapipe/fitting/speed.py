@@ -64,7 +64,7 @@ def prepare(module: Fit, ask: str, compiled: bool, remembered: Path) -> Precisio
 def rehearsal(module: Fit) -> Iterator[None]:
     """Steps made inside leave no trace: not in weights, nor in statistics or random numbers."""
     state = copy.deepcopy(module.network.state_dict())
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([0] if device().type == "cuda" else []):
         yield
     module.network.load_state_dict(state)
     module.network.zero_grad(set_to_none=True)
