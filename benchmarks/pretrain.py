@@ -166,10 +166,10 @@ class Peers:
 
     def precision(self) -> str:
         """What `auto` chooses."""
-        from rapipe.fitting.speed import prepare
+        from rapipe.fitting.speed import precision_of
 
         with tempfile.TemporaryDirectory() as folder:
-            return prepare(self.module(), "auto", False, Path(folder) / "precision.json")
+            return precision_of("auto", Path(folder) / "precision.json")
 
     def ours(self, precision: Any) -> float:
         """`fit`, between the end of the warm-up and the end of the last step."""

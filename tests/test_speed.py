@@ -17,7 +17,7 @@ from rapipe.errors import UserError
 from rapipe.feed import CPU
 from rapipe.fitting import speed
 from rapipe.fitting.base import Fit, History, fit
-from rapipe.fitting.speed import prepare, rehearsal, step_seconds
+from rapipe.fitting.speed import compile_network, precision_of, rehearsal
 
 BF16 = 2.0**-8
 """Relative rounding of bfloat16."""
@@ -50,11 +50,11 @@ def test_bf16_is_fp32_but_for_rounding(name: str) -> None:
 
 @pytest.mark.slow  # a minute of compiling
 @pytest.mark.parametrize("name", [*BACKBONES, "byol"])
-def test_compiled_is_the_same_but_for_rounding(name: str, tmp_path: Path) -> None:
+def test_compiled_is_the_same_but_for_rounding(name: str) -> None:
     module = pretraining() if name == "byol" else training(backbone=name)
     exact, slope = gradients(module, "fp32")
     before = set(module.network.state_dict())
-    assert prepare(module, "fp32", True, tmp_path / "p.json") == "fp32"
+    compile_network(module, "fp32")
     compiled, other = gradients(module, "fp32")
     assert compiled == pytest.approx(exact, rel=1e-5)
     torch.testing.assert_close(other, slope, rtol=1e-3, atol=1e-5)
@@ -69,8 +69,8 @@ def test_rehearsals_leave_no_trace(make: Any, tmp_path: Path) -> None:
         torch.manual_seed(5)
         if rehearsed:
             with rehearsal(module):
-                for _ in range(3):
-                    assert step_seconds(module, "fp32") > 0
+                for batch in module.train_dataloader():
+                    module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
         assert torch.rand(1).item() == pytest.approx(0.8303, abs=1e-4)
         assert all(p.grad is None for p in module.network.parameters())
         history = History(lambda m: {})
@@ -82,42 +82,52 @@ def test_rehearsals_leave_no_trace(make: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16"), (1.1, 1.0, "fp32"), (1.0, 2.0, "fp32")]
+    ("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16"), (1.4, 1.0, "fp32"), (1.0, 2.0, "fp32")]
 )
 def test_what_is_not_known_is_measured_once(
     fp32: float, bf16: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[Precision] = []
 
-    def clock(module: Fit, precision: Precision) -> float:
+    def clock(precision: Precision) -> float:
+        """Disturbed but once."""
         asked.append(precision)
-        return {"fp32": fp32, "bf16": bf16}[precision]
+        return {"fp32": fp32, "bf16": bf16}[precision] * (1 if len(asked) in (5, 8) else 9)
 
-    monkeypatch.setattr(speed, "step_seconds", clock)
+    monkeypatch.setattr(speed, "_probe", lambda: clock)
     monkeypatch.setattr(speed, "native_bf16", lambda: None)
     file = tmp_path / "cache/precision.json"
-    assert prepare(training(), "auto", False, file) == chosen
+    assert precision_of("auto", file) == chosen
     times = len(asked)
-    assert times == 2 * (1 + speed.REPEATS)
-    fp32, bf16 = 1.0, 1.0
-    assert prepare(training(), "auto", False, file) == chosen
-    assert len(asked) == times, "a machine decides once"
-    prepare(training(backbone="resnet18"), "auto", False, file)
-    assert len(asked) == 2 * times, "for each network"
+    assert asked.count("fp32") == asked.count("bf16") == times / 2
+    monkeypatch.setattr(speed, "_probe", None)
+    assert precision_of("auto", file) == chosen, "a machine decides once, for all networks"
+    monkeypatch.setattr(speed, "processor", lambda: "another")
+    monkeypatch.setattr(speed, "_probe", lambda: lambda precision: 1.0)
+    assert precision_of("auto", file) == "fp32"
     assert len(json.loads(file.read_text())) == 2
-    file.write_text("{")
-    assert prepare(training(), "auto", False, file) == "fp32"
+    for damaged in ("{", "[]", '{"a": "b"}'):
+        file.write_text(damaged)
+        assert precision_of("auto", file) == "fp32"
+
+
+def test_the_probe_trains_a_network_in_the_precision_asked_for() -> None:
+    state = torch.random.get_rng_state()
+    step = speed._probe()
+    assert step("fp32") > 0
+    assert step("bf16") > 0
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_what_is_known_or_asked_for_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "step_seconds", None)
+    monkeypatch.setattr(speed, "_probe", None)
     for native in (True, False):
         monkeypatch.setattr(speed, "native_bf16", lambda native=native: native)
-        assert prepare(training(), "auto", False, tmp_path / "p") == ("bf16" if native else "fp32")
+        assert precision_of("auto", tmp_path / "p") == ("bf16" if native else "fp32")
         for ask in ("bf16", "fp32"):
-            assert prepare(training(), ask, False, tmp_path / "p") == ask
+            assert precision_of(ask, tmp_path / "p") == ask
     assert not (tmp_path / "p").exists()
 
 
@@ -128,12 +138,12 @@ def test_processors_without_bf16_compute_in_fp32(monkeypatch: pytest.MonkeyPatch
         assert device_module.native_bf16() is known
 
 
-def test_a_network_that_does_not_compile_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(module: Fit, precision: Precision) -> float:
+def test_a_network_that_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = training()
+
+    def fails(batch: Any, batch_idx: int) -> torch.Tensor:
         raise RuntimeError("no C++ compiler\nmore")
 
-    monkeypatch.setattr(speed, "step_seconds", fails)
+    monkeypatch.setattr(module, "training_step", fails)
     with pytest.raises(UserError, match=r"train.compile is true, .*\(no C\+\+ compiler\): set"):
-        prepare(training(), "fp32", True, tmp_path / "p")
+        compile_network(module, "fp32")

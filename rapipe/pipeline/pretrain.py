@@ -15,7 +15,7 @@ from rapipe.errors import UserError
 from rapipe.evaluation.features import describe, knn_accuracy, raw_pixels
 from rapipe.fitting.base import History, Row, Schedule, fit
 from rapipe.fitting.pretraining import Pretraining
-from rapipe.fitting.speed import prepare
+from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.objectives import OBJECTIVES
 from rapipe.params import Params
 from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
@@ -69,7 +69,9 @@ def run(params: Params) -> None:
         Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, params.seed),
         np.array([weight_of[name] for name in images.sources.tolist()]),
     )
-    precision = prepare(module, params.train.precision, params.train.compile, paths.PRECISION)
+    precision = precision_of(params.train.precision, paths.PRECISION)
+    if params.train.compile:
+        compile_network(module, precision)
     history = History(measure)
     facts = {
         "recipe": asdict(recipe),

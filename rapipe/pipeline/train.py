@@ -12,7 +12,7 @@ from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import autocast, device
 from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
-from rapipe.fitting.speed import prepare
+from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.fitting.training import Training
 from rapipe.params import Params, Variant
 from rapipe.pipeline.inputs import bank_card, corpus_card, fingerprint, labelled, write_csv
@@ -72,7 +72,9 @@ def run(params: Params, variant: Variant) -> None:
         recipe.weight_decay,
         params.retrieval.dropout if memory else 0.0,
     )
-    precision = prepare(module, recipe.precision, recipe.compile, paths.PRECISION)
+    precision = precision_of(recipe.precision, paths.PRECISION)
+    if recipe.compile:
+        compile_network(module, precision)
     history = History(measure, recipe.probe_every)
     best = Best(classifier, history, "validation_top1")
     facts = {
