@@ -33,10 +33,24 @@ def machine(*packages: str) -> Result:
 
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
+        **gpu(),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def gpu() -> dict[str, str]:
+    """Name of the GPU, if there is one."""
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def in_turns(rounds: int, peers: Mapping[str, Callable[[], float]]) -> Seconds:

@@ -9,7 +9,8 @@ AdamW) of a ResNet-18 and a Perceiver, on random images of 32 pixels:
 - none: no retrieval;
 - constant: fusion fed one tensor of neighbours, the same in every step;
 - prefetched: ours, rows of the neighbour table gathered from the bank on the device;
-- prefetched, bank on disk: the same with a bank that does not fit, read ahead;
+- prefetched, bank on disk: the same with a bank that does not fit, read ahead (its file has just
+  been written, so the system still has it in memory);
 - FAISS a batch: the encoder embeds the batch, FAISS Flat searches the bank for it;
 - LanceDB a batch: the same with one query of a LanceDB table (exact) for the batch;
 - search in forward: the encoder embeds the batch, `torch.cdist` and `topk` over the whole
@@ -100,6 +101,8 @@ def readable(measured: dict[str, dict[str, list[float]]]) -> list[str]:
     for case, found in measured.items():
         lines.append(f"\n{case:28}{'ms a step':>26}{'of prefetched':>16}")
         shares = ratios(found)
+        each = [a / b for a, b in zip(found["prefetched"], found["constant"], strict=True)]
+        lines.append(f"prefetched / constant: {spread(each, digits=2)}")
         for name, own in found.items():
             share = f"{shares[name]:16.2f}" if name in shares else ""
             lines.append(f"{name:28}{spread(own, 1e3):>26}{share}")
@@ -114,11 +117,14 @@ class Setting:
 
         from rapipe.device import device
         from rapipe.encoder import Encoder, EncoderSpec
+        from rapipe.fitting.speed import precision_of
         from rapipe.records import Embeddings, Images
 
         rng = np.random.default_rng(0)
         torch.manual_seed(0)
         self.width, self.stem, self.batch = width, stem, batch
+        with tempfile.TemporaryDirectory() as folder:
+            self.precision = precision_of("auto", Path(folder) / "precision.json")
         self.statistics = ((0.5,) * 3, (0.3,) * 3)
         spec = EncoderSpec("resnet18", width, stem, SIDE, *self.statistics)
         self.encoder = Encoder(spec).to(device())
@@ -208,7 +214,7 @@ class Setting:
         import torch
 
         from rapipe.classifier import Classifier, ClassifierSpec
-        from rapipe.device import autocast, device, native_bf16
+        from rapipe.device import autocast, device
         from rapipe.fitting.base import Schedule
         from rapipe.fitting.training import Training
         from rapipe.records import Neighbours
@@ -233,7 +239,7 @@ class Setting:
 
         def step() -> None:
             optimiser.zero_grad()
-            with autocast(device(), "bf16" if native_bf16() else "fp32"):
+            with autocast(device(), self.precision):
                 loss = module.training_step(next(batches), 0)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

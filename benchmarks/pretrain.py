@@ -20,7 +20,6 @@ defaults suit two cores; for one GPU: --width 64 --stem cifar --batch 512.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,7 +28,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Result, asked, in_turns, machine, now, ratio, spread, target, told
+from benchmarks.common import (
+    Result,
+    asked,
+    cores,
+    in_turns,
+    machine,
+    now,
+    ratio,
+    spread,
+    target,
+    told,
+)
 
 SIDE = 32
 STEPS = 24
@@ -88,8 +98,8 @@ def main() -> None:
         "lightning, share of a step": round(
             1 - ratio(best["ours without Lightning"], best["ours"]), 3
         ),
-        "seconds an epoch": round(ours, 1),
-        f"hours of {EPOCHS} epochs": round(ours * EPOCHS / 3600, 2),
+        "seconds of an epoch's steps": round(ours, 1),
+        f"hours of the steps of {EPOCHS} epochs": round(ours * EPOCHS / 3600, 2),
         "targets": [
             target("ours / lightly", against, AGAINST_LIGHTLY[device().type], at_least=True),
             target("ours / bare", ratio(best["bare"], best["ours"]), OF_BARE, at_least=True),
@@ -104,14 +114,14 @@ def readable(result: Result, rates: dict[str, dict[str, list[float]]]) -> list[s
     for precision, found in rates.items():
         lines.append(f"\nimages a second in {precision}")
         lines += [f"{name:28}{spread(own, digits=0):>28}" for name, own in found.items()]
-    for name in ("precision chosen", "lightning, share of a step", "seconds an epoch"):
+    for name in ("precision chosen", "lightning, share of a step", "seconds of an epoch's steps"):
         lines.append(f"{name}: {result[name]}")
     return lines
 
 
 def ahead() -> int:
     """Batches that a DataLoader with a worker for each core has made ahead."""
-    return AHEAD * (os.cpu_count() or 1)
+    return AHEAD * cores()
 
 
 def each(step: Callable[[int], None], warm_up: int) -> float:
@@ -250,7 +260,7 @@ class Peers:
             Views(),
             self.batch,
             shuffle=True,
-            num_workers=os.cpu_count() or 1,
+            num_workers=cores(),
             prefetch_factor=AHEAD,
             drop_last=True,
             pin_memory=on_gpu,

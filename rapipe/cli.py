@@ -260,7 +260,9 @@ def store_add(
     from rapipe.pipeline import adding
     from rapipe.pipeline.entry import stage
 
-    stage(lambda p: print(adding.run(p, source, classes or (), limit, name, unlabelled)))
+    stage(
+        lambda p: print(adding.run(p, source, classes or (), limit, name, unlabelled)), "store add"
+    )
 
 
 @memory.command(name="remove")

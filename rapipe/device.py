@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -13,9 +12,8 @@ import torch
 Precision = Literal["bf16", "fp32"]
 """bfloat16 autocast, or plain float32. Embedding and evaluation are always float32."""
 
-SHARE_OF_GPU = 0.5
-SHARE_OF_MEMORY = 0.25
-"""How much of what a device has one array may take for good."""
+SHARE = 0.25
+"""How much of the free memory of a device one array may take for good."""
 UNKNOWN_MEMORY = 4 << 30
 
 torch.backends.cudnn.allow_tf32 = False
@@ -29,14 +27,12 @@ def device() -> torch.device:
 
 
 def room(on: torch.device) -> int:
-    """Bytes that an array may take on a device for good.
+    """Bytes that an array may take on a device for good: a quarter of what is free now.
 
-    Half of what a GPU has free, or a quarter of this machine's memory (of
-    the control group's, in a container).
+    So several arrays that fit one after the other leave room to compute. In a
+    container it is what the control group leaves free.
     """
-    if on.type == "cuda":
-        return int(SHARE_OF_GPU * torch.cuda.mem_get_info(on)[0])
-    return int(SHARE_OF_MEMORY * _memory())
+    return int(SHARE * (torch.cuda.mem_get_info(on)[0] if on.type == "cuda" else _free_memory()))
 
 
 def autocast(on: torch.device, precision: Precision) -> AbstractContextManager[None]:
@@ -58,21 +54,23 @@ def native_bf16() -> bool | None:
 
 
 def processor() -> str:
-    """Name of the GPU, or of the processor and how many threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
+    """Name of the processor."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found = (line.partition(":")[2].strip() for line in lines if "model name" in line)
-        name = next(found, name)
-    return f"{name}, {torch.get_num_threads()} threads"
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
-def _memory() -> int:
+def _free_memory() -> int:
+    """Bytes that this machine, and the control group, have left; of Linux, else a fixed guess."""
     sizes = []
-    with suppress(AttributeError, ValueError, OSError):
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
     with suppress(OSError, ValueError):  # "max" is no limit
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        sizes.append(max(0, most - used))
     return min(sizes, default=UNKNOWN_MEMORY)

@@ -30,6 +30,8 @@ from rapipe.device import room
 
 AHEAD = 2
 """Batches made before they are asked for."""
+BLOCK = 8192
+"""Rows copied at once."""
 CPU = torch.device("cpu")
 END = object()
 Rows = npt.NDArray[np.int64]
@@ -72,8 +74,7 @@ class Column:
         """The whole array on the device."""
         at_hand = device == CPU and array.flags.writeable and not mapped.is_mapped(array)
         if at_hand or (stay and array.nbytes <= room(device)):
-            self.there = torch.from_numpy(array if at_hand else np.array(array)).to(device)
-            mapped.release()
+            self.there = torch.from_numpy(array) if at_hand else _copied(array, device)
 
     @property
     def resident(self) -> bool:
@@ -103,6 +104,16 @@ class Column:
         if end - first == len(rows):
             return np.array(self.array[first:end])
         return mapped.take(self.array, rows)
+
+
+def _copied(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device, block by block: one of a file is never in memory twice."""
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    there = torch.empty(array.shape, dtype=kind, device=device)
+    for start in range(0, len(array), BLOCK):
+        there[start : start + BLOCK] = torch.from_numpy(np.array(array[start : start + BLOCK]))
+        mapped.release()
+    return there
 
 
 def _taken(whole: Tensor, rows: Tensor) -> Tensor:

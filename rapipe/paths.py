@@ -9,8 +9,6 @@ RAW = Path("data/raw")
 CACHE = Path("data/cache")
 """Decoded images of each source, and indexes; may be deleted at any time."""
 INDEX = CACHE / "index"
-PRECISION = CACHE / "precision.json"
-"""Which precision was measured to be faster here."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
 CONTACT_SHEET = CORPUS / "sheet.png"
@@ -23,6 +21,8 @@ NEIGHBOURS_PART = Path("data/neighbours.part")
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
 MODELS = Path("data/models")
+PRECISION = Path("data/precision.json")
+"""How much faster bfloat16 was measured to be here. Not in the cache: a machine decides once."""
 COSTS = Path("data/costs")
 """What each stage took when it last ran here; no output, since it is never the same twice."""
 CHECKPOINTS = Path("data/checkpoints")

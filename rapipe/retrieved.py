@@ -58,7 +58,7 @@ class Neighbourhood:
 
     def __init__(self, indices: Indices, bank: Bank) -> None:
         self.bank = bank
-        self.indices = Column(indices, bank.device)
+        self.indices = Column(indices, bank.device, stay=bank.vectors.resident)
 
     @property
     def resident(self) -> bool:

@@ -1,13 +1,14 @@
 """Augmentation and noise on whole batches, on the device where the batch lives.
 
 Letters: B batch, H height, W width. Images are float (B, 3, H, W) in [0, 1]
-unless said otherwise. Randomness is torch's global generator, but for
+unless said otherwise. Randomness is torch's global generator of the CPU, but for
 `gaussian_noise`, which is seeded per image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,22 @@ def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
     return noisy
 
 
+class Views(nn.Sequential):
+    """Steps of an augmentation, which draw their random numbers on the CPU wherever images are.
+
+    So every device sees the same views. kornia would draw on the device that the module
+    is moved to, and then wait for it, since it computes boxes and angles on the CPU.
+    """
+
+    def _apply(self, *how: Any, **more: Any) -> Views:
+        super()._apply(*how, **more)  # type: ignore[no-untyped-call]
+        for step in self:
+            draw_on: Any = getattr(step, "set_rng_device_and_dtype", None)
+            if draw_on:
+                draw_on(torch.device("cpu"), torch.float32)
+        return self
+
+
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """Brightness to the eye, and the plane of colours: hue is an angle in it (NTSC)."""
 
@@ -105,7 +122,7 @@ class ColourJitter(nn.Module):
         self.register_buffer("from_yiq", torch.linalg.inv(torch.tensor(YIQ)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        drawn = torch.rand(6, len(images), device=images.device)  # (6, B)
+        drawn = torch.rand(6, len(images)).to(images.device, non_blocking=True)  # (6, B)
         change = (2 * drawn[:4] - 1) * self.reach * (drawn[4] < self.p)  # (4, B)
         brightness, contrast, saturation = 1 + change[:3]
         coloured = drawn[5] >= self.grey
@@ -143,7 +160,7 @@ def affine(size: int) -> nn.Module:
     """
     import kornia.augmentation as K
 
-    return nn.Sequential(
+    return Views(
         K.RandomAffine(15.0, (0.1, 0.1), (0.85, 1.15), 10.0, p=1.0),
         K.RandomGaussianBlur((3, 3), (0.3, 1.2), p=0.3),
         K.RandomGaussianNoise(0.0, 0.1, p=0.5),
@@ -158,7 +175,7 @@ def crop(size: int) -> nn.Module:
     """
     import kornia.augmentation as K
 
-    return nn.Sequential(
+    return Views(
         K.RandomResizedCrop((size, size), scale=(0.2, 1.0), p=1.0, cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
         ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8, grey=0.2),
@@ -169,14 +186,14 @@ def shift(size: int) -> nn.Module:
     """For training classifiers on glyphs: rotation 10 degrees, shift 10 %."""
     import kornia.augmentation as K
 
-    return nn.Sequential(K.RandomAffine(10.0, (0.1, 0.1), p=1.0))
+    return Views(K.RandomAffine(10.0, (0.1, 0.1), p=1.0))
 
 
 def flip(size: int) -> nn.Module:
     """For training classifiers on photographs: shift by up to an eighth, and mirror."""
     import kornia.augmentation as K
 
-    return nn.Sequential(
+    return Views(
         K.RandomCrop((size, size), padding=size // 8, cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rapipe.params import Params, load, variants
 from rapipe.records import Embeddings, Images
 
 ROOT = Path(__file__).parent.parent
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # every test is of the CPU, the same on every machine
 
 
 def make_images(n: int, seed: int = 0, size: int = 16, classes: int = 3) -> Images:

@@ -82,7 +82,7 @@ def test_neighbours_are_gathered_wherever_bank_and_table_lie(
     memory = Bank(bank, 2, CPU)
     room(monkeypatch, 1 << 30 if table_fits else 0)
     part = Neighbourhood(table, memory)
-    assert (part.indices.resident, memory.vectors.resident) == (table_fits, bank_fits)
+    assert (part.indices.resident, memory.vectors.resident) == (table_fits and bank_fits, bank_fits)
     order = np.random.default_rng(1).permutation(50)
     for start, (found,) in enumerate(Feed(CPU, part).batches(order, 16)):
         own = table[order[start * 16 : start * 16 + 16]]

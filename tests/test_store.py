@@ -763,3 +763,37 @@ def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() ->
     for stop in (0, 1, 5):
         with pytest.raises(ValueError, match="the encoder stumbles"):
             store_rows.insert(pairs(9, stop), 8, takes(99), Path("store"))
+
+
+def test_an_interrupt_while_lance_is_slow_ends_at_once(tmp_path: Path) -> None:
+    """The queue is full, so the caller waits; Ctrl-C there must not leave Lance waiting."""
+    code = """
+import threading, _thread, time
+from pathlib import Path
+from conftest import make_embeddings
+from rapipe.store import rows
+def pairs():
+    for number in range(COUNT):
+        made = make_embeddings(4, seed=number)
+        yield rows.of(made), made.vectors
+taken = []
+def into(reader):
+    for part in reader:
+        taken.append(part)
+        time.sleep(0.5)
+threading.Timer(0.4, _thread.interrupt_main).start()
+try:
+    rows.insert(pairs(), 8, into, Path("store"))
+except KeyboardInterrupt:
+    print("interrupted", len(taken))
+"""
+    for count in (3, 100):  # waits to say that all is there; waits with a row in hand
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("COUNT", str(count))],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        assert done.stdout.startswith("interrupted"), done.stderr

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_images
 
-from rapipe.views import VIEWS, ColourJitter, Normalise, gaussian_noise, to_float
+from rapipe.views import VIEWS, YIQ, ColourJitter, Normalise, gaussian_noise, to_float
 
 
 def grey(n: int = 40, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -100,18 +100,35 @@ def test_each_factor_is_kornias(what: str) -> None:
     torch.testing.assert_close(changed, reference(images, factor), atol=1e-5, rtol=0)
 
 
-def test_hue_turns_like_that_of_hsv_and_keeps_the_brightness() -> None:
+def test_hue_turns_the_colour_plane_of_yiq_in_the_direction_of_hsv() -> None:
+    """Brightness and distance from grey stay, the angle grows by the turn."""
     import colorsys
 
     colours, turns = torch.rand(200, 3, 1, 1) / 4 + 0.4, torch.linspace(-0.1, 0.1, 200)
     one = torch.ones(200)
     turned = jitter().recolour(colours, one, one, one, turns)
-    luma = torch.tensor([0.299, 0.587, 0.114])
-    torch.testing.assert_close(turned[..., 0, 0] @ luma, colours[..., 0, 0] @ luma)
-    for before, after, turn in zip(colours, turned, turns.tolist(), strict=True):
-        hues = [colorsys.rgb_to_hsv(*c.flatten().tolist())[0] for c in (before, after)]
-        found = (hues[1] - hues[0] + 0.5) % 1 - 0.5
-        assert found == pytest.approx(turn, abs=0.6 * abs(turn) + 1e-3)
+    plane = torch.tensor([[0.299, 0.587, 0.114], *YIQ[1:]])
+    before, after = (plane @ c[:, :, 0, 0].T for c in (colours, turned))  # (3, N)
+    torch.testing.assert_close(after[0], before[0])
+    torch.testing.assert_close(after[1:].norm(dim=0), before[1:].norm(dim=0))
+    angles = torch.atan2(after[1], after[2]) - torch.atan2(before[1], before[2])
+    found = (angles / (2 * torch.pi) + 0.5) % 1 - 0.5
+    torch.testing.assert_close(found, turns, atol=2e-3, rtol=0)
+    for old, new, turn in zip(colours, turned, turns.tolist(), strict=True):
+        hues = [colorsys.rgb_to_hsv(*c.flatten().tolist())[0] for c in (old, new)]
+        assert ((hues[1] - hues[0] + 0.5) % 1 - 0.5) * turn > 0
+
+
+@pytest.mark.parametrize("name", [name for name in VIEWS if name != "none"])
+def test_what_views_draw_does_not_move_with_them(name: str) -> None:
+    """kornia would draw on the device, and in the precision, that the module is moved to."""
+    views = VIEWS[name](32).to(torch.float64)
+    drawn = {
+        (str(step.device), step.dtype)
+        for step in views
+        if hasattr(step, "set_rng_device_and_dtype")
+    }
+    assert drawn == {("cpu", torch.float32)}
 
 
 def test_steps_of_colour_are_taken_in_their_order() -> None:

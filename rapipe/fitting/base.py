@@ -3,7 +3,8 @@
 A batch is a slice of a permutation that depends on (seed, epoch) alone. Every
 epoch starts from a random state that also depends on (seed, epoch) alone, so a
 run that is killed and resumed from its last epoch ends with the weights of one
-that was not. Nothing waits for the device between two measurements.
+that was not (on a GPU: but for the order of sums in its backward passes). Losses stay
+on the device until they are measured.
 
 Letters: N images.
 """

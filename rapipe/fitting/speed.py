@@ -61,6 +61,8 @@ def compile_network(module: Fit, precision: Precision) -> None:
             with autocast(device(), precision):
                 loss = module.training_step(batch, 0)
             loss.backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -55,8 +55,8 @@ class Training(Fit):
             images = self.augment(images)
         retrieved = None
         if rest:
-            present = torch.rand(len(labels), device=labels.device) >= self.dropout
-            retrieved = rest[0]._replace(present=present)
+            present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
+            retrieved = rest[0]._replace(present=present.to(labels.device, non_blocking=True))
         logits = self.network(images, retrieved)  # (B, classes)
         loss = F.cross_entropy(logits, labels)
         self.seen["loss"].append(loss.detach())

@@ -16,9 +16,9 @@ from rapipe.progress import say
 RunVariant = Callable[[Params, Variant], None]
 
 
-def stage(run: Callable[[Params], None]) -> None:
-    """Run a stage that has no variants."""
-    with told(), counted(name_of(run)):
+def stage(run: Callable[[Params], None], name: str = "") -> None:
+    """Run a stage that has no variants; its name is that of its module unless given."""
+    with told(), counted(name or name_of(run)):
         run(load_checked(paths.PARAMS))
 
 

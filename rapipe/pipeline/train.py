@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from rapipe import metrics, paths
 from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.device import autocast, device
+from rapipe.device import device
 from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.speed import compile_network, precision_of
@@ -49,7 +50,7 @@ def run(params: Params, variant: Variant) -> None:
 
     def accuracy(split: str) -> float:
         table = tables[split]
-        with autocast(device(), precision):
+        with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
             logits = classifier.predict(
                 splits[split].pixels, bank, table.indices if table else None
             )
@@ -81,7 +82,7 @@ def run(params: Params, variant: Variant) -> None:
         "variant": asdict(variant),
         "bank_size": len(memory) if memory else 0,
         "memory": remembered["store"] if remembered else "",
-        "setting": setting(params, card, remembered),
+        "setting": setting(params, card, remembered, precision),
         "precision": precision,
     }
     checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
@@ -111,11 +112,14 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
     return table
 
 
-def setting(params: Params, card: dict[str, Any], memory: dict[str, Any] | None) -> str:
+def setting(
+    params: Params, card: dict[str, Any], memory: dict[str, Any] | None, precision: str
+) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
     recipe = asdict(params.train)
-    for name in ("backbones", "seeds", "probe_every"):
+    for name in ("backbones", "seeds", "probe_every", "compile"):
         recipe.pop(name)
+    recipe["precision"] = precision  # what was done, not what was asked for
     facts = {"corpus": card["hash"], "train": recipe}
     if memory:
         facts["store"] = memory["store"]

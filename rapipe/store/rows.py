@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Full, Queue
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -157,15 +158,19 @@ def insert(
         into: takes the reader; what goes wrong on either side of it is raised here.
     """
     seen: list[Rows] = []
-    ready: Queue[pa.RecordBatch | BaseException | None] = Queue(AHEAD)
+    ready: Queue[pa.RecordBatch | None] = Queue(AHEAD)
+    over = Event()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while not over.is_set():
+            with suppress(Empty):
+                item = ready.get(timeout=PATIENCE)
+                if item is None:
+                    return
+                yield item
+        raise RuntimeError("the rows ended early")  # so that Lance commits nothing
 
-    def give(item: pa.RecordBatch | BaseException | None) -> None:
+    def give(item: pa.RecordBatch | None) -> None:
         while not writing.done():  # else nobody takes it: Lance has failed
             with suppress(Full):
                 ready.put(item, timeout=PATIENCE)
@@ -180,12 +185,11 @@ def insert(
                     break
                 seen.append(facts)
                 give(batch(facts, vectors))
-        except BaseException as error:
-            give(error)  # so that Lance commits nothing
-            raise
-        give(None)
-        with told(folder):
-            writing.result()
+            give(None)
+            with told(folder):
+                writing.result()
+        finally:
+            over.set()
     return seen
 
 
