@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
@@ -38,6 +40,14 @@ def machine(*packages: str) -> Result:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def precision() -> Any:
+    """What `train.precision: auto` chooses, measured anew."""
+    from rapipe.fitting.speed import precision_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        return precision_of("auto", Path(folder) / "precision.json")
 
 
 def cores() -> int:

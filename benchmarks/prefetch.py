@@ -33,7 +33,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Result, asked, clocked, in_turns, machine, ratio, spread, target, told
+from benchmarks.common import (
+    Result,
+    asked,
+    clocked,
+    in_turns,
+    machine,
+    precision,
+    ratio,
+    spread,
+    target,
+    told,
+)
 
 NETWORKS = ("resnet18", "perceiver")
 KS = (8, 32, 128)
@@ -117,14 +128,12 @@ class Setting:
 
         from rapipe.device import device
         from rapipe.encoder import Encoder, EncoderSpec
-        from rapipe.fitting.speed import precision_of
         from rapipe.records import Embeddings, Images
 
         rng = np.random.default_rng(0)
         torch.manual_seed(0)
         self.width, self.stem, self.batch = width, stem, batch
-        with tempfile.TemporaryDirectory() as folder:
-            self.precision = precision_of("auto", Path(folder) / "precision.json")
+        self.precision = precision()
         self.statistics = ((0.5,) * 3, (0.3,) * 3)
         spec = EncoderSpec("resnet18", width, stem, SIDE, *self.statistics)
         self.encoder = Encoder(spec).to(device())

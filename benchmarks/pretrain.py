@@ -40,6 +40,9 @@ from benchmarks.common import (
     target,
     told,
 )
+from benchmarks.common import (
+    precision as auto_precision,
+)
 
 SIDE = 32
 STEPS = 24
@@ -71,12 +74,9 @@ def main() -> None:
     count = given.batch * (WARM_UP + STEPS)
     pixels = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     peers = Peers(pixels, given.width, given.stem, given.batch)
-    chosen = peers.precision()
-    precisions = (
-        ["fp32"] if given.quick and chosen == "fp32" else list(dict.fromkeys(["fp32", chosen]))
-    )
+    chosen = auto_precision()
     seconds = {}
-    for precision in precisions:
+    for precision in dict.fromkeys(("fp32", chosen)):
         with torch.random.fork_rng():
             rounds = QUICK_ROUNDS if given.quick else ROUNDS
             seconds[precision] = in_turns(rounds, peers.all(precision))
@@ -173,13 +173,6 @@ class Peers:
             Schedule(1, self.batch, 0.06, 0),
             np.ones(n),
         )
-
-    def precision(self) -> str:
-        """What `auto` chooses."""
-        from rapipe.fitting.speed import precision_of
-
-        with tempfile.TemporaryDirectory() as folder:
-            return precision_of("auto", Path(folder) / "precision.json")
 
     def ours(self, precision: Any) -> float:
         """`fit`, between the end of the warm-up and the end of the last step."""

@@ -90,8 +90,8 @@ class ColourJitter(nn.Module):
     All of these are linear maps of colours that keep greys grey, so an image
     gets one matrix for all of them, as in Karras et al., "Training Generative
     Adversarial Networks with Limited Data", NeurIPS 2020, appendix B. kornia's
-    `ColorJitter` takes one step after the other, and hue by way of HSV, for
-    which it takes 9 times as long.
+    `ColorJitter` takes one step after the other, and hue by way of HSV, which
+    takes more than 20 times as long.
 
     Args:
         brightness, contrast, saturation: factors are from 1 - this to 1 + this.
