@@ -87,6 +87,25 @@ class Classifier(nn.Module):
         self.train(was_training)
         return np.asarray(torch.cat(chunks).cpu().numpy())
 
+    def attention(self, pixels: Pixels, bank: Bank, indices: Indices) -> np.ndarray:
+        """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32, rows sum to 1.
+
+        The mean over tokens and heads, then over the places of the backbone.
+        """
+        seen: list[Tensor] = []
+
+        def note(fusion: Any, given: Any, _: Tensor) -> None:
+            seen.append(fusion.weights(*given).float().cpu())
+
+        hooks = [fusion.register_forward_hook(note) for fusion in self.fusions]
+        try:
+            self.predict(pixels, bank, indices)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        places = [torch.cat(seen[place :: len(hooks)]) for place in range(len(hooks))]
+        return np.asarray(torch.stack(places).mean(dim=0).numpy())
+
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""
         weights.write(folder, self, self.spec, facts)

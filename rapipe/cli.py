@@ -91,6 +91,15 @@ def prefetch() -> None:
 
 
 @app.command()
+def audit() -> None:
+    """Refuse what leaks from the held-out splits, and list test images close to the memory."""
+    from rapipe.pipeline import audit
+    from rapipe.pipeline.entry import stage
+
+    stage(audit.run)
+
+
+@app.command()
 def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Train the classifiers, all or some."""
     from rapipe.pipeline import train
@@ -166,15 +175,20 @@ def show(rows: Any, as_json: bool) -> None:
 def neighbors(
     image: Annotated[str, typer.Argument(help="An image file, or the row of a test image.")],
     k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 8,
+    classifier: Annotated[
+        str, typer.Option(help="Name of a trained one; the first with neighbours unless given.")
+    ] = "",
     picture: Annotated[Path | None, typer.Option(help="Also draw them into this PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look an image up in the memory and print its nearest neighbours."""
+    """Look an image up in the memory; say what a classifier makes of its neighbours."""
+    from rapipe import paths
+    from rapipe.pipeline.checks import load_checked
     from rapipe.pipeline.neighbors import run
     from rapipe.pipeline.told import told
 
     with told():
-        run(image, k, picture, as_json)
+        run(load_checked(paths.PARAMS), image, k, classifier, picture, as_json)
 
 
 @app.command()

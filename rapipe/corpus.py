@@ -1,8 +1,10 @@
 """Composes sources into Images with stable ids and splits.
 
 Every image becomes a square of three channels; its id is a hash of those
-pixels, so exact duplicates share one id. What is held out is held out by id:
-duplicates never end on both sides of a division that we make.
+pixels, so exact duplicates share one id. No id is in two splits: what is held
+out is held out by id, and where sources bring splits that overlap, training
+images give way to validation and test images, and validation images to test
+images. A test split is kept whole.
 
 A source has a role. `task`: its labels are what classifiers learn, and its test
 split is what they are tested on. `memory`: its training images, without labels,
@@ -76,7 +78,7 @@ class Report:
     sizes: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
     """By source, width and height of each image as it was found."""
     repeated: int = 0
-    """Images that were removed because they repeat one that was held out of another source."""
+    """Images that left train or validation because they repeat one that is held out."""
     mean: list[float] = field(default_factory=list)
     """Of each channel over train, on [0, 1]."""
     std: list[float] = field(default_factory=list)
@@ -90,8 +92,6 @@ class _Piece:
     decoded: Decoded
     rows: Rows
     labels: Labels
-    held_out: bool = False
-    """Whether we chose these rows, not the source."""
 
     @property
     def ids(self) -> Ids:
@@ -125,8 +125,10 @@ def compose(parts: Mapping[str, Part], rules: Rules, out: Path) -> Report:
     classes = _learnable(pieces, [(own, owner[own]) for own in classes], rules.skip, report)
     for split, own in pieces.items():
         if not any((piece.labels >= 0).any() for piece in own):
+            left = f" ({report.repeated:,} left train or validation: they repeat one held out)"
             raise UserError(
-                f"corpus: the {split} split holds no labelled image; "
+                f"corpus: the {split} split holds no labelled image"
+                f"{left if report.repeated else ''}; "
                 "add images or change corpus.validation_fraction or corpus.test_fraction"
             )
     side = rules.decoding.size
@@ -275,19 +277,21 @@ def _divide(
 
 def _cut(piece: _Piece, fraction: float, rng: np.random.Generator) -> tuple[_Piece, _Piece]:
     out = held_out(piece.ids, piece.labels, fraction, rng)
-    return piece.where(~out), replace(piece.where(out), held_out=True)
+    return piece.where(~out), piece.where(out)
 
 
 def _keep_apart(pieces: dict[str, list[_Piece]]) -> int:
-    """Remove from what is learned the pixels of what we held out of other sources; how many."""
+    """Remove test images' pixels from validation, and both's from train; how many rows left.
+
+    A source's own splits may overlap, and so may those of different sources.
+    """
     removed = 0
-    for held, others in (("test", ("train", "validation")), ("validation", ("train",))):
-        ids = [piece.ids for piece in pieces[held] if piece.held_out]
-        for split in others if ids else ():
-            found = [np.isin(piece.ids, np.concatenate(ids)) for piece in pieces[split]]
-            removed += sum(int(mask.sum()) for mask in found)
-            both = zip(pieces[split], found, strict=True)
-            pieces[split] = [piece.where(~mask) for piece, mask in both]
+    for split, later in (("validation", ("test",)), ("train", ("validation", "test"))):
+        held = np.concatenate([piece.ids for name in later for piece in pieces[name]])
+        for place, piece in enumerate(pieces[split]):
+            repeats = np.isin(piece.ids, held)
+            removed += int(repeats.sum())
+            pieces[split][place] = piece.where(~repeats)
     return removed
 
 

@@ -55,15 +55,29 @@ class Fusion(nn.Module):
     def forward(self, tokens: Tensor, retrieved: Retrieved) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""
         b, t, c = tokens.shape
-        q = self._split(self.query(self.norm(tokens)))  # (B, H, T, C/H)
-        memory = self._memory(retrieved)  # (B, K, C)
-        k, v = map(self._split, self.key_value(memory).chunk(2, dim=-1))  # (B, H, K, C/H)
-        read = attention(q, k, v)  # (B, H, T, C/H)
+        read = attention(*self._projected(tokens, retrieved))  # (B, H, T, C/H)
         added = self.out(read.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
         fused: Tensor = tokens + added * retrieved.present[:, None, None]
         return fused
 
+    def weights(self, tokens: Tensor, retrieved: Retrieved) -> Tensor:
+        """How much the tokens attend to each neighbour (B, K): mean over heads and tokens, sum 1.
+
+        All zero where no neighbours are present.
+        """
+        q, k, _ = self._projected(tokens, retrieved)
+        shares = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K)
+        mean: Tensor = shares.mean(dim=(1, 2)) * retrieved.present[:, None]
+        return mean
+
+    def _projected(self, tokens: Tensor, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, C/H), and keys and values (B, H, K, C/H)."""
+        q = self._split(self.query(self.norm(tokens)))
+        k, v = map(self._split, self.key_value(self._memory(retrieved)).chunk(2, dim=-1))
+        return q, k, v
+
     def _memory(self, retrieved: Retrieved) -> Tensor:
+        """What can be attended to: (B, K, C)."""
         parts = []
         if self.attend != "label":
             parts.append(self.embedding(retrieved.vectors))

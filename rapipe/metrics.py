@@ -1,6 +1,6 @@
 """Scores as pure functions of arrays.
 
-Letters: N samples, C classes, B bins, D embedding.
+Letters: N samples, C classes, B bins, D embedding, K neighbours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import numpy.typing as npt
 Probabilities = npt.NDArray[np.float64]  # (N, C), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (N,)
 
+FLOOR = 1e-12
+"""Least probability of which a logarithm is taken."""
+
 
 def softmax(logits: npt.NDArray[np.floating]) -> Probabilities:
     """Probabilities (N, C) of logits (N, C), in float64."""
@@ -19,15 +22,20 @@ def softmax(logits: npt.NDArray[np.floating]) -> Probabilities:
     return np.asarray(exp / exp.sum(axis=1, keepdims=True))
 
 
-def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:
-    """Share of samples whose label is among the k highest scores.
+def hits(scores: npt.NDArray[np.floating], labels: Labels, k: int = 1) -> npt.NDArray[np.bool_]:
+    """Whether each sample's label is among its k highest scores: (N,).
 
     Equal scores count against the label, so a constant classifier earns nothing.
     """
     n = len(labels)
     own = scores[np.arange(n), labels]  # (N,)
     at_least = (scores >= own[:, None]).sum(axis=1)  # (N,), the label itself included
-    return float((at_least <= k).mean())
+    return np.asarray(at_least <= k)
+
+
+def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:
+    """Share of samples whose label is among the k highest scores, as `hits` has it."""
+    return float(hits(scores, labels, k).mean())
 
 
 def by_class(scores: npt.NDArray[np.floating], labels: Labels, classes: int) -> list[float | None]:
@@ -45,20 +53,67 @@ def recall_at_k(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -
 def nll(probabilities: Probabilities, labels: Labels) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
     own = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, 1e-12)).mean())
+    return float(-np.log(np.maximum(own, FLOOR)).mean())
+
+
+def confidence_bins(confidence: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.int64]:
+    """Number (N,) of the equal-width bin that each confidence (N,) between 0 and 1 falls into."""
+    return np.minimum((confidence * bins).astype(np.int64), bins - 1)  # 1 joins the last bin
+
+
+def ece_of(
+    confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Expected calibration error of confidences (N,) in answers that were right or not (N,).
+
+    The weighted mean of |accuracy - confidence| over equal-width bins of confidence (Guo et
+    al., "On Calibration of Modern Neural Networks", ICML 2017).
+    """
+    bin_of = confidence_bins(confidence, bins)  # (N,)
+    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)  # (B,)
+    return float(np.abs(gaps).sum() / len(correct))
 
 
 def ece(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
-    """Expected calibration error over equal-width confidence bins.
+    """Expected calibration error, as in `ece_of`, of the most likely classes."""
+    return ece_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
 
-    The weighted mean of |accuracy - confidence| over the bins (Guo et al.,
-    "On Calibration of Modern Neural Networks", ICML 2017).
+
+def kl(p: Probabilities, q: Probabilities) -> npt.NDArray[np.float64]:
+    """Kullback-Leibler divergence (N,) of q from p, in nats; 0 where they are equal.
+
+    Probabilities below `FLOOR` count as `FLOOR`, so that a class ruled out by q alone costs
+    much but not infinitely.
     """
-    confidence = probabilities.max(axis=1)  # (N,)
-    correct = probabilities.argmax(axis=1) == labels  # (N,)
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)  # (N,)
-    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)  # (B,)
-    return float(np.abs(gaps).sum() / len(labels))
+    ratio = np.log(np.maximum(p, FLOOR) / np.maximum(q, FLOOR))  # (N, C)
+    return np.asarray((p * ratio).sum(axis=1))
+
+
+def total_variation(p: Probabilities, q: Probabilities) -> npt.NDArray[np.float64]:
+    """Half the sum of absolute differences (N,): the share, 0 to 1, that moves from p to q."""
+    return np.asarray(np.abs(p - q).sum(axis=1) / 2)
+
+
+def _ranks(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Twice the centred rank (K,): values below, less values above. Ties share their mean."""
+    ordered = np.sort(values)
+    below, not_above = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return np.asarray(below + not_above - len(values))
+
+
+def rank_correlation(
+    a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Spearman's rho (N,) of each row of a (N, K) with that of b; nan where one is constant.
+
+    The correlation of the ranks, with mean ranks for ties (Spearman, "The Proof and
+    Measurement of Association between Two Things", 1904).
+    """
+    ranks_a, ranks_b = (np.array([_ranks(row) for row in rows]) for rows in (a, b))  # (N, K)
+    together = (ranks_a * ranks_b).sum(axis=1)
+    squares_a, squares_b = ((r**2).sum(axis=1).astype(np.float64) for r in (ranks_a, ranks_b))
+    scale = np.sqrt(squares_a * squares_b)  # of one product, so that equal rows give exactly 1
+    return np.asarray(np.divide(together, scale, out=np.full(len(a), np.nan), where=scale > 0))
 
 
 def feature_std(vectors: npt.NDArray[np.floating]) -> float:

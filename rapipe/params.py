@@ -69,6 +69,8 @@ NoiseStd = Annotated[float, Range(0, 1, above=True)]
 ImageSize = Annotated[int, Range(8, 512)]
 Width = Annotated[int, Range(4, 512, step=4)]
 Stem = Annotated[str, Choices(("cifar", "half", "imagenet"))]
+NOISY = "+noise"
+"""Behind the name of a backbone that is to be trained on noisy images too."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class RetrievalParams:
     attend: Annotated[str, Choices(("embedding", "label", "both"))]
     dropout: Probability
     """Share of training images that lose all their neighbours, each step anew."""
+    prune: Probability
+    """Share of the memory that `eval` leaves out once: the rows that harm validation most."""
 
     def __post_init__(self) -> None:
         if "none" in self.strategies:
@@ -184,6 +188,9 @@ class RetrievalParams:
 @dataclass(frozen=True)
 class TrainParams:
     backbones: tuple[str, ...]
+    """`NAME`, or `NAME+noise` for one that is trained on noisy images too."""
+    noise_std: NoiseStd
+    """Standard deviation of the noise on half of the training images of `NAME+noise`."""
     seeds: tuple[Seed, ...]
     width: Width
     stem: Stem
@@ -204,6 +211,12 @@ class TrainParams:
 class EvaluateParams:
     noise_std: tuple[NoiseStd, ...]
     """Standard deviations of Gaussian noise on the scale where white is 1."""
+    swap_std: tuple[Probability, ...]
+    """Noise levels at which neighbours are swapped for others; 0 = clean."""
+    poisoned: tuple[Probability, ...]
+    """Shares of the memory whose contents are replaced, one after the other."""
+    attributed: Annotated[int, Range(0, math.inf)]
+    """Validation images whose neighbours are left out one at a time."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +229,14 @@ class Params:
     evaluate: EvaluateParams
 
     def __post_init__(self) -> None:
-        for key in ("retrieval.strategies", "train.backbones", "train.seeds", "evaluate.noise_std"):
+        for key in (
+            "retrieval.strategies",
+            "train.backbones",
+            "train.seeds",
+            "evaluate.noise_std",
+            "evaluate.swap_std",
+            "evaluate.poisoned",
+        ):
             group, name = key.split(".")
             values = getattr(getattr(self, group), name)
             if len(set(values)) < len(values):
@@ -225,6 +245,12 @@ class Params:
             group, name = key.split(".")
             if not getattr(getattr(self, group), name):
                 raise UserError(f"{key} is empty: name at least one")
+        for std in self.evaluate.swap_std:
+            if std not in (0, *self.evaluate.noise_std):
+                raise UserError(
+                    f"evaluate.swap_std has {std:g}, which is neither 0 nor in evaluate.noise_std: "
+                    f"choose from 0, {', '.join(f'{own:g}' for own in self.evaluate.noise_std)}"
+                )
         bank = self.retrieval.bank
         sources = {source.name for source in self.corpus.sources}
         if isinstance(bank, str) and bank != "all":
@@ -238,13 +264,23 @@ class Params:
 
 @dataclass(frozen=True)
 class Variant:
-    """One classifier to train: a backbone, how it retrieves, and a seed."""
+    """One classifier to train: a backbone and its training data, how it retrieves, and a seed."""
 
     backbone: str
     retrieval: str
     k: int
     bank: int | str
     seed: int
+
+    @property
+    def network(self) -> str:
+        """The backbone's name in the table of backbones."""
+        return self.backbone.removesuffix(NOISY)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it is trained on noisy images too."""
+        return self.backbone.endswith(NOISY)
 
     @property
     def name(self) -> str:

@@ -21,6 +21,10 @@ NEIGHBOURS_PART = Path("data/neighbours.part")
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
 MODELS = Path("data/models")
+EVIDENCE = Path("data/evidence")
+"""For each classifier, what it made of every test image, and what each row of memory did."""
+PREDICTIONS = "predictions.arrow"
+BLAME = "rows.csv"
 PRECISION = Path("data/precision.json")
 """How much faster bfloat16 was measured to be here. Not in the cache: a machine decides once."""
 COSTS = Path("data/costs")
@@ -33,9 +37,13 @@ PRETRAINING = RESULTS / "pretraining"
 RUNS = RESULTS / "runs"
 FIGURES = RESULTS / "figures"
 TABLE = RESULTS / "results.csv"
+CLAIMS = RESULTS / "claims.csv"
 METRICS = RESULTS / "metrics.json"
 CURVES = RESULTS / "curves.csv"
 PAGE = RESULTS / "index.html"
+LEAKAGE = RESULTS / "leakage.json"
+DUPLICATES = RESULTS / "duplicates.csv"
+"""Test images that are nearly copies of one in the memory."""
 
 
 def split(name: str) -> Path:

@@ -276,6 +276,59 @@ class Neighbours:
         )
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What one classifier made of every test image at every noise level.
+
+    Letters: L noise levels. Tests, calibration and abstention are computed from this.
+    """
+
+    ids: Ids
+    levels: tuple[float, ...]
+    """(L,) standard deviations of the noise; the first is 0."""
+    correct: npt.NDArray[np.bool_]  # (L, N)
+    confidence: npt.NDArray[np.float32]  # (L, N), the largest probability
+    similarity: npt.NDArray[np.float32] | None = None  # (L, N), mean over the neighbours
+    vote_entropy: npt.NDArray[np.float32] | None = None  # (L, N), nats
+    voted: npt.NDArray[np.bool_] | None = None  # (L, N), whether the best vote is right
+
+    def __post_init__(self) -> None:
+        shape = (len(self.levels), len(self.ids))
+        for name in PER_IMAGE:
+            column = getattr(self, name)
+            _require(column is None or column.shape == shape, f"{name} is not (L, N)")
+        _require(self.levels[0] == 0, "the first level is not clean")
+
+    def write(self, path: Path) -> None:
+        """Write one Arrow IPC file: a row an image, a list over levels in each column."""
+        columns = {"id": pa.array(self.ids)}
+        for name in PER_IMAGE:
+            own = getattr(self, name)
+            if own is not None:
+                flat = pa.array(own.T.reshape(-1))
+                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(self.levels))
+        _write_arrow(path, columns, {"levels": list(self.levels)})
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """Read what `write` wrote."""
+        table, facts = _read_arrow(path)
+        levels = tuple(facts["levels"])
+
+        def column(name: str) -> Any:
+            if name not in table.column_names:
+                return None
+            flat = _column(table, name).flatten().to_numpy(zero_copy_only=False)
+            return flat.reshape(-1, len(levels)).T
+
+        own = {name: column(name) for name in PER_IMAGE}
+        return cls(_column(table, "id").to_numpy(), levels, **own)
+
+
+PER_IMAGE = ("correct", "confidence", "similarity", "vote_entropy", "voted")
+"""The columns of `Predictions` that have a value an image and level."""
+
+
 def _write_arrow(
     path: Path,
     columns: dict[str, pa.Array],

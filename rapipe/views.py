@@ -146,6 +146,27 @@ class ColourJitter(nn.Module):
         return torch.baddbmm(lift, matrix, colours).clamp_(0, 1).view(b, c, h, w)
 
 
+class SomeNoise(nn.Module):
+    """Gaussian noise on half of the images, drawn anew each time, clipped to [0, 1].
+
+    Half of a batch stays clean, as in Rusak et al., "A simple way to make neural
+    networks robust against diverse image corruptions", ECCV 2020.
+
+    Args:
+        std: standard deviation where white is 1.
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, images: Tensor) -> Tensor:
+        b = len(images)
+        noise = torch.randn(images.shape) * self.std  # on the CPU, so alike for every device
+        some = torch.rand(b, 1, 1, 1) < 0.5
+        return (images + (noise * some).to(images.device, non_blocking=True)).clamp_(0, 1)
+
+
 def none(size: int) -> nn.Module:
     """Images as they are."""
     return nn.Identity()

@@ -44,14 +44,14 @@ def make_embeddings(n: int, d: int = 8, seed: int = 0, split: str = "train") -> 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     """A folder where every stage has run in this process on the preset `tiny`, and its params."""
-    from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
+    from rapipe.pipeline import audit, corpus, embed, evaluate, prefetch, pretrain, report, train
 
     folder = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (corpus, pretrain, embed, prefetch):
+        for stage in (corpus, pretrain, embed, prefetch, audit):
             stage.run(params)
         for variant in variants(params):
             train.run(params, variant)

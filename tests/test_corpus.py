@@ -211,6 +211,49 @@ def test_what_is_held_out_of_one_source_is_in_no_other(composed: Corpus) -> None
     assert composed.report.repeated == 600 - sum(map(len, splits.values())) > 40
 
 
+def shades(n: int, *values: int) -> Split:
+    """Grey images of these values, labels going round `n` classes; -1 for unlabelled if n = 0."""
+
+    def items() -> Iterator[Item]:
+        for row, value in enumerate(values):
+            yield Item(np.full((8, 8), value, np.uint8), row % n if n else -1, f"row {row}")
+
+    return Split(len(values), items)
+
+
+def test_splits_of_sources_that_overlap_are_told_apart(composed: Corpus) -> None:
+    """Test stays whole; validation gives way to it, and train to both, whoever brought them."""
+    given = {
+        "train": shades(2, *range(20), 20, 20, 30),
+        "validation": shades(2, 20, 21, 30, 31, 40),
+        "test": shades(2, 30, 31, 0, 0),
+    }
+    memory = {"train": shades(0, 30, 20, 50), "test": shades(0, 51)}
+    parts = {
+        "s": Source(("a", "b"), given, ()),
+        "other": Source(
+            ("c", "d"), {"train": shades(2, *range(60, 80), 3), "test": shades(2, 3)}, ()
+        ),
+        "m": composed.part(Source((), memory, ()), "memory"),
+    }
+    splits = composed(**parts)
+    value = {split: images.pixels[:, 0, 0, 0] for split, images in splits.items()}
+    assert value["test"].tolist() == [30, 31, 0, 0, 3]
+    own = splits["validation"].sources == "s"
+    assert value["validation"][own].tolist() == [20, 21, 40]
+    own = splits["train"].sources == "s"
+    assert value["train"][own].tolist() == [*range(1, 3), *range(4, 20)]
+    assert value["train"][splits["train"].sources == "m"].tolist() == [50]
+    assert composed.report.repeated == 2 + 2 + 3 + 1 + 2  # 30 31; 0 3; 20 20 30; 3; 30 20
+
+
+def test_a_validation_split_that_repeats_the_test_split(composed: Corpus) -> None:
+    same = {"train": shades(2, *range(20)), "validation": shades(2, 30), "test": shades(2, 30)}
+    told = r"validation split holds no labelled image \(1 left train or validation: they repeat"
+    with pytest.raises(UserError, match=told):
+        composed(s=Source(("a", "b"), same, ()))
+
+
 def test_classes_without_training_images(composed: Corpus) -> None:
     def labelled(*labels: int) -> Split:
         def items() -> Iterator[Item]:

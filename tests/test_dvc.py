@@ -41,6 +41,7 @@ def test_stages_are_those_of_the_design() -> None:
         "pretrain",
         "embed",
         "prefetch",
+        "audit",
         "train-plain",
         "train-retrieval",
         "evaluate-plain",
@@ -88,7 +89,7 @@ class Recorder:
         return value
 
 
-@pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "report"])
+@pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "audit", "report"])
 def test_params_read_are_declared(stage: str, in_tiny: Params) -> None:
     seen: set[str] = set()
     importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(in_tiny, seen))

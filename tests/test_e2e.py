@@ -58,6 +58,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Path) -> None:
         "pretrain",
         "embed",
         "prefetch",
+        "audit",
         "train-plain@alexnet-0",
         "train-retrieval@alexnet-knn-0",
         "evaluate-plain@alexnet-0",
@@ -73,6 +74,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Path) -> None:
     params.write_text(params.read_text().replace("k: 4 ", "k: 2 "))
     assert ran(call(clone, "dvc", "repro")) == {
         "prefetch",
+        "audit",
         "train-retrieval@alexnet-knn-0",
         "evaluate-retrieval@alexnet-knn-0",
         "report",

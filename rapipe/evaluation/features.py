@@ -8,29 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from rapipe import metrics
-from rapipe.records import Images, Labels, Neighbours, Vectors
+from rapipe.evaluation import votes
+from rapipe.records import Images, Vectors
 from rapipe.search import Keys, search
 
 K = 20
 TEMPERATURE = 0.1
 SPECTRUM_ROWS = 2048
 """Rows from which the effective rank is computed."""
-
-
-def softmax_votes(
-    neighbours: Neighbours, bank_labels: Labels, classes: int, temperature: float
-) -> np.ndarray:
-    """Votes (Q, C) of the neighbours, each weighing exp(similarity / temperature).
-
-    Unlabelled neighbours do not vote. Source: Wu et al., "Unsupervised Feature
-    Learning via Non-Parametric Instance Discrimination", CVPR 2018.
-    """
-    labels = bank_labels[neighbours.indices]  # (Q, K)
-    weights = np.exp((neighbours.similarities.astype(np.float64) - 1) / temperature)  # (Q, K)
-    votes = np.zeros((len(labels), classes))
-    rows, columns = np.nonzero(labels >= 0)
-    np.add.at(votes, (rows, labels[rows, columns]), weights[rows, columns])
-    return votes
 
 
 def knn_accuracy(
@@ -42,8 +27,9 @@ def knn_accuracy(
     """
     k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
     found = search(query_vectors, Keys(train.ids, train_vectors), k, queries.ids)
-    votes = softmax_votes(found, train.labels, len(train.classes), TEMPERATURE)
-    return metrics.top_k(votes, queries.labels, 1)
+    weights = votes.softmax(found.similarities, TEMPERATURE)
+    counted = votes.count(train.labels[found.indices], weights, len(train.classes))
+    return metrics.top_k(counted, queries.labels, 1)
 
 
 def describe(

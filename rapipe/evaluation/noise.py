@@ -1,73 +1,107 @@
-"""How well does a classifier do on clean images, and on noisy ones?"""
+"""How well does a classifier do on clean images, and on noisy ones?
+
+Letters: N images, C classes, K neighbours, L noise levels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from rapipe import metrics
 from rapipe.classifier import Classifier
-from rapipe.encoder import Encoder
-from rapipe.neighbours import STRATEGIES
+from rapipe.evaluation.calibration import vote_entropy
+from rapipe.evaluation.lookup import Lookup
+from rapipe.evaluation.votes import Vote
 from rapipe.progress import track
-from rapipe.records import Embeddings, Images, Neighbours, Pixels
+from rapipe.records import Embeddings, Images, Neighbours, Pixels, Predictions
 from rapipe.retrieved import Bank
-from rapipe.search import Keys, Method
+from rapipe.search import Keys
 from rapipe.views import gaussian_noise
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """What a classifier needs to look up neighbours of any image.
+class Seen:
+    """The test split at one noise level, and what a classifier makes of it."""
 
-    The query is the embedding of the image as the classifier sees it, noise included.
-    """
-
-    encoder: Encoder
-    bank: Embeddings
-    strategy: str
-    k: int
-    seed: int
-    method: Method
-
-    def __call__(self, images: Images, pixels: Pixels) -> Neighbours:
-        """Neighbours (N, k) of `images` seen as `pixels`; their own ids are left out."""
-        queries = Keys(images.ids, self.encoder.embed(pixels))
-        find = STRATEGIES[self.strategy]
-        return find(queries, self.bank, self.k, self.seed, self.method)
+    noise_std: float
+    pixels: Pixels
+    logits: npt.NDArray[np.float32]  # (N, C)
+    queries: Keys | None
+    """What the images ask the memory; None without retrieval."""
+    found: Neighbours | None
 
 
-def evaluate(
+def levels_seen(
     classifier: Classifier,
     images: Images,
     levels: Sequence[float],
     lookup: Lookup | None,
+    bank: Bank | None,
     seed: int,
-) -> tuple[list[dict[str, float]], list[float | None]]:
-    """Scores at each noise level (0 = clean), and by class at the first, over all images.
+) -> Iterator[Seen]:
+    """The images at each noise level (0 = clean), one after the other.
 
     Args:
         levels: standard deviations of Gaussian noise, on [0, 1].
-        lookup: how to find neighbours; None for a classifier without retrieval.
+        lookup, bank: how to find neighbours, and where to gather them; None for a
+            classifier without retrieval.
         seed: of the noise.
-
-    Returns:
-        Rows with noise_std, top1, top3 (0 to 1), nll (nats), ece, n_test and, where
-        neighbours were searched, neighbour_recall (1.0 = exact); and
-        at the first level the top1 of each class.
     """
-    device = classifier.head.weight.device
-    bank = Bank(lookup.bank, classifier.spec.classes, device) if lookup else None
-    rows: list[dict[str, float]] = []
-    by_class: list[float | None] = []
     for std in track(levels, "evaluating", len(levels)):
         pixels = gaussian_noise(images.pixels, images.ids, std, seed)
-        found = lookup(images, pixels) if lookup else None
+        queries = lookup.queries(images, pixels) if lookup else None
+        found = lookup.find(queries) if lookup and queries else None
         logits = classifier.predict(pixels, bank, found.indices if found else None)
-        scores = metrics.summarise(logits, images.labels)
-        if not rows:
-            by_class = metrics.by_class(logits, images.labels, len(images.classes))
-        rows.append({"noise_std": std, **scores, "n_test": len(images)})
-        if found and "recall" in found.found_by:
-            rows[-1]["neighbour_recall"] = found.found_by["recall"]
-    return rows, by_class
+        yield Seen(std, pixels, logits, queries, found)
+
+
+def scores(seen: Seen, images: Images) -> dict[str, float]:
+    """noise_std, top1, top3 (0 to 1), nll (nats), ece, n_test.
+
+    Where neighbours were searched, also neighbour_recall (1.0 = exact).
+    """
+    own = metrics.summarise(seen.logits, images.labels)
+    row = {"noise_std": seen.noise_std, **own, "n_test": len(images)}
+    if seen.found and "recall" in seen.found.found_by:
+        row["neighbour_recall"] = seen.found.found_by["recall"]
+    return row
+
+
+class Noted:
+    """What was predicted for each image at the levels seen so far.
+
+    Args:
+        bank: where the neighbours are from; None without retrieval.
+        vote: the best way to let them vote.
+    """
+
+    def __init__(self, images: Images, bank: Embeddings | None, vote: Vote | None) -> None:
+        self.images, self.bank, self.vote = images, bank, vote
+        self.levels: list[float] = []
+        self.columns: dict[str, list[npt.NDArray]] = {}
+
+    def add(self, seen: Seen) -> None:
+        """Note what was predicted, and how near, how unanimous and how right the neighbours are."""
+        targets, classes = self.images.labels, len(self.images.classes)
+        own = {
+            "correct": metrics.hits(seen.logits, targets),
+            "confidence": metrics.softmax(seen.logits).max(axis=1).astype(np.float32),
+        }
+        if self.bank and self.vote and seen.found:
+            labels = self.bank.labels[seen.found.indices]  # (N, K)
+            counted = self.vote(seen.found.similarities, labels, classes)
+            own["similarity"] = seen.found.similarities.mean(axis=1)
+            own["vote_entropy"] = vote_entropy(labels, classes).astype(np.float32)
+            own["voted"] = metrics.hits(counted, targets)
+        self.levels.append(seen.noise_std)
+        for name, column in own.items():
+            self.columns.setdefault(name, []).append(column)
+
+    def predictions(self) -> Predictions:
+        """All of them, as a record."""
+        columns = {name: np.stack(own) for name, own in self.columns.items()}
+        return Predictions(self.images.ids, tuple(self.levels), **columns)

@@ -13,7 +13,7 @@ from rapipe.backbones import BACKBONES
 from rapipe.errors import UserError
 from rapipe.neighbours import STRATEGIES
 from rapipe.objectives import OBJECTIVES
-from rapipe.params import Params, load
+from rapipe.params import NOISY, Params, load
 from rapipe.pipeline.memory import method_of
 from rapipe.sources import SOURCES
 from rapipe.views import VIEWS
@@ -31,7 +31,7 @@ def load_checked(path: Path) -> Params:
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
     method_of(params).check()
     for i, name in enumerate(params.train.backbones):
-        _known(f"train.backbones[{i}]", name, BACKBONES)
+        _known(f"train.backbones[{i}]", name.removesuffix(NOISY), BACKBONES)
     _known("train.augment", params.train.augment, VIEWS)
     return params
 

@@ -6,41 +6,61 @@ from typing import Any
 
 import numpy as np
 
-from rapipe import paths
+from rapipe import metrics, paths
 from rapipe.classifier import Classifier
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.evaluation.noise import Lookup, evaluate
+from rapipe.evaluation import attribution, drift, votes
+from rapipe.evaluation.attribution import Blame
+from rapipe.evaluation.lookup import Lookup
+from rapipe.evaluation.noise import Noted, Seen, levels_seen, scores
+from rapipe.evaluation.swaps import Swaps, examine
 from rapipe.params import Params, Variant
-from rapipe.pipeline.inputs import bank_card, labelled, write_json
+from rapipe.pipeline.inputs import bank_card, labelled, neighbours_of, write_csv, write_json
 from rapipe.pipeline.memory import check_encoder, method_of
 from rapipe.records import Embeddings, Images
+from rapipe.retrieved import Bank
+
+SHOWN = 8
+"""Rows of the memory that the results name, of the most harmful and of the most helpful."""
 
 
 def run(params: Params, variant: Variant) -> None:
-    """Write `results/runs/<variant>.json`: clean, and at each noise level.
+    """Write `results/runs/<variant>.json`, and `data/evidence/<variant>/`: images and rows.
 
-    If the memory has been edited since the classifier was trained, it is
+    If the memory has been edited since the classifier was trained, there is only
     `<variant>@<memory>.json`, so that both can be compared.
     """
     classifier, card = Classifier.read(paths.MODELS / variant.name)
+    classifier.to(device())
     images = labelled("test")
-    lookup, memory, edited, store = None, "", False, ""
-    if variant.retrieval != "none":
-        remembered = bank_card()
-        memory, store = remembered["memory"], remembered["store"]
-        edited = store != card.get("memory")
-        lookup = lookup_of(params, variant, classifier, remembered, images)
-    levels = (0.0, *params.evaluate.noise_std)
-    scores, by_class = evaluate(classifier.to(device()), images, levels, lookup, params.seed)
     keys = {
         "backbone": variant.backbone,
         "retrieval": variant.retrieval,
         "k": variant.k,
         "seed": variant.seed,
     }
-    bank_size = len(lookup.bank) if lookup else 0
+    evidence, memory, store, lookup = None, "", "", None
+    if variant.retrieval != "none":
+        remembered = bank_card()
+        memory, store = remembered["memory"], remembered["store"]
+        lookup = lookup_of(params, variant, classifier, remembered, images)
+        evidence = Evidence(params, variant, classifier, lookup, images)
+    edited = bool(lookup) and store != card.get("memory")
+    bank = evidence.bank if evidence else None
+    vote = votes.best(evidence.votes) if evidence else None
+    noted = Noted(images, lookup.bank if lookup else None, vote)
+    rows: list[dict[str, Any]] = []
+    by_class: list[float | None] = []
+    levels = (0.0, *params.evaluate.noise_std)
+    for seen in levels_seen(classifier, images, levels, lookup, bank, params.seed):
+        noted.add(seen)
+        row = {**keys, **scores(seen, images), "bank_size": len(lookup.bank) if lookup else 0}
+        rows.append({**row, "memory": memory})
+        by_class = by_class or metrics.by_class(seen.logits, images.labels, len(images.classes))
+        if evidence:
+            evidence.add(seen)
     write_json(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
@@ -49,10 +69,16 @@ def run(params: Params, variant: Variant) -> None:
             "best_epoch": card["best_epoch"],
             "edited": edited,
             "store": store,
-            "rows": [{**keys, **row, "bank_size": bank_size, "memory": memory} for row in scores],
+            "rows": rows,
             "by_class": dict(zip(images.classes, by_class, strict=True)),
+            **(evidence.found if evidence else {}),
         },
     )
+    if not edited:
+        folder = paths.EVIDENCE / variant.name
+        noted.predictions().write(folder / paths.PREDICTIONS)
+        if evidence and evidence.blamed:
+            write_csv(folder / paths.BLAME, evidence.blame_rows())
 
 
 def lookup_of(
@@ -81,3 +107,99 @@ def lookup_of(
         params.seed,
         method_of(params),
     )
+
+
+class Evidence:
+    """What a classifier does with what it looks up, gathered level by level.
+
+    Whatever is chosen (votes, rows to prune) is chosen on the validation split.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        variant: Variant,
+        classifier: Classifier,
+        lookup: Lookup,
+        images: Images,
+    ) -> None:
+        self.params, self.classifier, self.lookup, self.images = params, classifier, lookup, images
+        self.classes = len(images.classes)
+        self.bank = Bank(lookup.bank, self.classes, device())
+        self.blamed: Blame | None = None
+        self.found: dict[str, Any] = {"votes": [], "drift": [], "swaps": []}
+        self.clean: Seen | None = None
+        self._on_validation(variant)
+
+    def _on_validation(self, variant: Variant) -> None:
+        """Choose the votes; leave neighbours out one at a time."""
+        asking = labelled("validation")
+        table, bank = neighbours_of(asking, variant, "validation"), self.lookup.bank
+        self.votes = votes.chosen(
+            table.similarities, bank.labels[table.indices], asking.labels, self.classes
+        )
+        pruned, count = np.empty(0, np.int64), min(self.params.evaluate.attributed, len(asking))
+        if count:
+            rng = np.random.default_rng(self.params.seed)
+            some = np.sort(rng.permutation(len(asking))[:count])
+            found = attribution.attribute(
+                self.classifier,
+                asking.pixels[some],
+                asking.labels[some],
+                self.bank,
+                table.indices[some],
+            )
+            self.blamed = attribution.blame(found)
+            share = self.params.retrieval.prune
+            pruned = attribution.worst(self.blamed, share, len(bank))
+            rows = self.blame_rows()
+            self.found["attribution"] = {
+                **attribution.summary(found, self.params.seed),
+                "rows": len(rows),
+                "harmful": int((self.blamed.effect < 0).sum()),
+                "pruned": len(pruned),
+                "harm": rows[:SHOWN],
+                "help": rows[: -SHOWN - 1 : -1],
+            }
+        self.swaps = Swaps(
+            self.images,
+            self.lookup,
+            self.classes,
+            self.classifier.spec.attend,
+            self.params.evaluate.poisoned,
+            pruned,
+        )
+
+    def add(self, seen: Seen) -> None:
+        """Votes, drift and swaps at one noise level; the clean one comes first."""
+        assert seen.found is not None
+        assert seen.queries is not None
+        labels, bank = self.images.labels, self.lookup.bank
+        level = {"noise_std": seen.noise_std}
+        for vote in self.votes:
+            counted = vote(seen.found.similarities, bank.labels[seen.found.indices], self.classes)
+            own = {"vote": vote.name, "k": vote.k, "validation_top1": vote.validation_top1}
+            self.found["votes"].append({**level, **own, "top1": metrics.top_k(counted, labels, 1)})
+        clean = self.clean = self.clean or seen
+        assert clean.found is not None
+        moved = drift.drift(clean.found, seen.found, seen.queries.vectors, bank, labels)
+        repaired = self.classifier.predict(seen.pixels, self.bank, clean.found.indices)
+        top1 = [metrics.top_k(own, labels, 1) for own in (clean.logits, seen.logits, repaired)]
+        self.found["drift"].append({**level, **moved, **drift.split(*top1)})
+        if seen.noise_std in self.params.evaluate.swap_std:
+            self.found["swaps"] += examine(self.classifier, seen, self.swaps, self.bank)
+
+    def blame_rows(self) -> list[dict[str, object]]:
+        """The rows of the memory that validation images looked up, the most harmful first."""
+        assert self.blamed is not None
+        bank, classes = self.lookup.bank, bank_card()["classes"]
+        return [
+            {
+                "id": int(bank.ids[row]),
+                "class": classes[bank.labels[row]] if bank.labels[row] >= 0 else "",
+                "source": str(bank.sources[row]),
+                "shown": int(shown),
+                "effect": round(float(effect), 6),
+            }
+            for row, shown, effect in zip(*self.blamed, strict=True)
+        ]

@@ -13,7 +13,8 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.errors import UserError
-from rapipe.records import Ids, Images, Pixels
+from rapipe.params import Variant
+from rapipe.records import Ids, Images, Neighbours, Pixels
 
 
 def labelled(split: str) -> Images:
@@ -22,6 +23,17 @@ def labelled(split: str) -> Images:
     if (images.labels >= 0).all():
         return images
     return images.take(np.flatnonzero(images.labels >= 0))
+
+
+def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
+    """The prefetched table of a split; `UserError` if it belongs to other images or another k."""
+    table = Neighbours.read(paths.table(variant.retrieval, split))
+    if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
+        raise UserError(
+            f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
+            "retrieval.k: run rapipe prefetch, or dvc repro"
+        )
+    return table
 
 
 def bank_card() -> dict[str, Any]:

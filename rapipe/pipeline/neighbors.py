@@ -1,67 +1,185 @@
-"""What `rapipe neighbors` does: look one image up in the memory."""
+"""What `rapipe neighbors` does: look one image up in the memory, and ask a classifier about it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rapipe import paths
+from rapipe import metrics, paths
+from rapipe.classifier import Classifier
 from rapipe.decoding import Decoding, decode, pixel_hash
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.evaluation.attribution import Attributed, attribute
+from rapipe.params import Params, Variant, variants
 from rapipe.pipeline.inputs import bank_card, corpus_card, pictures
 from rapipe.pipeline.memory import check_encoder
-from rapipe.records import Embeddings, Images, Pixels
+from rapipe.progress import say
+from rapipe.records import Embeddings, Images, Indices, Pixels
+from rapipe.retrieved import Bank
 from rapipe.search import search
 
 
-def run(image: str, k: int, picture: Path | None, as_json: bool) -> None:
-    """Print the k nearest of the bank, with class, source, id and cosine similarity."""
+@dataclass(frozen=True)
+class Asked:
+    """The image that is looked up."""
+
+    pixels: Pixels  # (H, W, 3)
+    label: int
+    """-1 where nobody knows."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a classifier says of the image, and of each of its neighbours."""
+
+    variant: Variant
+    predicted: int
+    probability: float
+    alone: float
+    """Probability of the same class without neighbours."""
+    found: Attributed
+
+
+def run(
+    params: Params, image: str, k: int, classifier: str, picture: Path | None, as_json: bool
+) -> None:
+    """Print the k nearest of the bank: similarity, class, source, id, attention, effect.
+
+    Attention and effect are those of a trained classifier that sees these k; the
+    effect is what the probability of the class it predicts loses without the neighbour.
+
+    Args:
+        image: a file, or the row of a test image.
+        classifier: name of a trained one; the first with neighbours unless given.
+    """
     bank, train = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
     check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     encoder = Encoder.read(paths.ENCODER).to(device())
-    pixels, label = _open(image)
-    found = search(encoder.embed(pixels[None]), bank, k, np.array([pixel_hash(pixels)]))
-    rows, similarities = found.indices[0], found.similarities[0].tolist()
-    classes = bank_card()["classes"]
-    names = [classes[i] if i >= 0 else "?" for i in bank.labels[rows]]
-    listed = [
-        {
-            "similarity": round(s, 6),
-            "class": name,
-            "source": str(bank.sources[r]),
-            "id": int(bank.ids[r]),
-        }
-        for s, name, r in zip(similarities, names, rows, strict=True)
-    ]
+    asked = _open(image)
+    own = np.array([pixel_hash(asked.pixels)])
+    found = search(encoder.embed(asked.pixels[None]), bank, k, own)
+    chosen = _choose(params, classifier)
+    answer = _ask(chosen, asked, bank, found.indices) if chosen else None
+    rows = _rows(bank, found.indices[0], found.similarities[0].tolist(), answer)
     if as_json:
-        print(json.dumps(listed, indent=2))
+        print(json.dumps({**_facts(asked, answer), "neighbours": rows}, indent=2))
     else:
-        for line in listed:
-            print(f"{line['similarity']:.4f}  {line['class']:16} {line['source']:16} {line['id']}")
+        _print(_facts(asked, answer), rows)
     if picture:
-        from rapipe import report
+        from rapipe.report import pictures as drawn
+        from rapipe.report import style
 
-        shown = pictures(train, bank.ids[rows])
-        example = report.Neighbourhood(pixels, label, shown, tuple(names), tuple(similarities))
-        report.save(report.gallery([example]), picture)
+        shown = pictures(train, bank.ids[found.indices[0]])
+        title = _title(_facts(asked, answer))
+        figure = drawn.looked_up(asked.pixels, title, shown, rows, _classes(asked.label))
+        style.save(figure, picture)
 
 
-def _open(image: str) -> tuple[Pixels, str]:
-    """Pixels of a test image by its row, or of a file; and its class if that is known."""
+def _choose(params: Params, name: str) -> Variant | None:
+    """The trained classifier that is asked; None if none with neighbours has been trained."""
+    known = [v for v in variants(params) if v.retrieval != "none"]
+    trained = [v for v in known if (paths.MODELS / v.name / "card.json").exists()]
+    if name:
+        for variant in trained:
+            if variant.name == name:
+                return variant
+        choices = ", ".join(v.name for v in trained) or "none yet: run rapipe train"
+        raise UserError(f"--classifier is {name!r}; trained ones with neighbours are {choices}")
+    if not trained:
+        say("no classifier with neighbours is trained, so there is no attention and no effect")
+        return None
+    return next((v for v in trained if v.retrieval == "knn"), trained[0])
+
+
+def _ask(variant: Variant, asked: Asked, bank: Embeddings, indices: Indices) -> Answer:
+    """Predict with all neighbours, with none, and without each."""
+    classifier, _ = Classifier.read(paths.MODELS / variant.name)
+    if classifier.spec.dimension != bank.vectors.shape[1]:
+        raise UserError(
+            f"{variant.name} was trained with vectors of {classifier.spec.dimension} dimensions, "
+            f"but {paths.BANK} holds vectors of {bank.vectors.shape[1]}: run rapipe train"
+        )
+    classifier.to(device())
+    there, pixels = Bank(bank, classifier.spec.classes, device()), asked.pixels[None]
+    chances = metrics.softmax(classifier.predict(pixels, there, indices))[0]
+    predicted = int(chances.argmax())
+    alone = metrics.softmax(classifier.predict(pixels))[0]
+    found = attribute(classifier, pixels, np.array([predicted]), there, indices)
+    return Answer(variant, predicted, float(chances[predicted]), float(alone[predicted]), found)
+
+
+def _rows(
+    bank: Embeddings, indices: Indices, similarities: list[float], answer: Answer | None
+) -> list[dict[str, Any]]:
+    """One a neighbour, the nearest first."""
+    rows = []
+    for place, (row, similarity) in enumerate(zip(indices, similarities, strict=True)):
+        line = {
+            "similarity": round(similarity, 6),
+            "class": _classes(int(bank.labels[row])),
+            "source": str(bank.sources[row]),
+            "id": int(bank.ids[row]),
+        }
+        if answer:
+            line["attention"] = round(float(answer.found.attention[0, place]), 6)
+            line["effect"] = round(float(answer.found.effect[0, place]), 6)
+        rows.append(line)
+    return rows
+
+
+def _facts(asked: Asked, answer: Answer | None) -> dict[str, Any]:
+    """What is known and said of the image."""
+    facts: dict[str, Any] = {"class": _classes(asked.label)}
+    if answer:
+        facts |= {
+            "classifier": answer.variant.name,
+            "predicted": _classes(answer.predicted),
+            "probability": round(answer.probability, 6),
+            "without neighbours": round(answer.alone, 6),
+        }
+    return facts
+
+
+def _title(facts: dict[str, Any]) -> str:
+    if "predicted" not in facts:
+        return "Nearest in the memory"
+    return (
+        f"{facts['classifier']} says {facts['predicted']} ({facts['probability']:.1%}; "
+        f"without neighbours {facts['without neighbours']:.1%})"
+    )
+
+
+def _print(facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if "predicted" in facts:
+        print(_title(facts) + (f"; it is {facts['class']}" if facts["class"] != "?" else ""))
+        print("similarity  attention  effect   class            source           id")
+    for line in rows:
+        asked = f"{line['attention']:9.3f}  {line['effect']:+.4f}  " if "attention" in line else ""
+        similarity = f"{line['similarity']:10.4f}"
+        print(f"{similarity}  {asked}{line['class']:16} {line['source']:16} {line['id']}")
+
+
+def _classes(label: int) -> str:
+    return str(bank_card()["classes"][label]) if label >= 0 else "?"
+
+
+def _open(image: str) -> Asked:
+    """A test image by its row, or a file."""
     if image.isdecimal():
         test = Images.read(paths.split("test"))
         if int(image) >= len(test):
             raise UserError(f"there is no test image {image}; choose from 0 to {len(test) - 1}")
-        label = int(test.labels[int(image)])
-        return test.pixels[int(image)], test.classes[label] if label >= 0 else ""
+        return Asked(test.pixels[int(image)], int(test.labels[int(image)]))
     try:
         data = Path(image).read_bytes()
     except OSError as error:
         raise UserError(
             f"{image!r} is no file that can be read ({error.strerror}), and no row of a test image"
         ) from None
-    return decode(data, image, Decoding(**corpus_card()["decoding"])), ""
+    return Asked(decode(data, image, Decoding(**corpus_card()["decoding"])), -1)

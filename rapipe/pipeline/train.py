@@ -7,19 +7,26 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from rapipe import metrics, paths
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import device
-from rapipe.errors import UserError
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.fitting.training import Training
 from rapipe.params import Params, Variant
-from rapipe.pipeline.inputs import bank_card, corpus_card, fingerprint, labelled, write_csv
-from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.pipeline.inputs import (
+    bank_card,
+    corpus_card,
+    fingerprint,
+    labelled,
+    neighbours_of,
+    write_csv,
+)
+from rapipe.records import SPLITS, Embeddings
 from rapipe.retrieved import Bank
-from rapipe.views import VIEWS
+from rapipe.views import VIEWS, SomeNoise
 
 
 def run(params: Params, variant: Variant) -> None:
@@ -32,7 +39,7 @@ def run(params: Params, variant: Variant) -> None:
         for name, images in splits.items()
     }
     spec = ClassifierSpec(
-        backbone=variant.backbone,
+        backbone=variant.network,
         width=recipe.width,
         stem=recipe.stem,
         image_size=params.corpus.image_size,
@@ -63,9 +70,12 @@ def run(params: Params, variant: Variant) -> None:
             "test_top1_not_for_selection": accuracy("test"),
         }
 
+    augment = VIEWS[recipe.augment](spec.image_size)
+    if variant.noisy:
+        augment = nn.Sequential(augment, SomeNoise(recipe.noise_std))
     module = Training(
         classifier,
-        VIEWS[recipe.augment](spec.image_size),
+        augment,
         splits["train"],
         tables["train"],
         bank,
@@ -82,7 +92,7 @@ def run(params: Params, variant: Variant) -> None:
         "variant": asdict(variant),
         "bank_size": len(memory) if memory else 0,
         "memory": remembered["store"] if remembered else "",
-        "setting": setting(params, card, remembered, precision),
+        "setting": setting(params, variant, card, remembered, precision),
         "precision": precision,
     }
     checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
@@ -101,24 +111,19 @@ def run(params: Params, variant: Variant) -> None:
     write_csv(paths.MODELS / variant.name / "history.csv", history.rows)
 
 
-def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
-    """The prefetched table of a split; `UserError` if it belongs to other images or another k."""
-    table = Neighbours.read(paths.table(variant.retrieval, split))
-    if table.query_ids.tolist() != images.ids.tolist() or table.indices.shape[1] != variant.k:
-        raise UserError(
-            f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
-            "retrieval.k: run rapipe prefetch, or dvc repro"
-        )
-    return table
-
-
 def setting(
-    params: Params, card: dict[str, Any], memory: dict[str, Any] | None, precision: str
+    params: Params,
+    variant: Variant,
+    card: dict[str, Any],
+    memory: dict[str, Any] | None,
+    precision: str,
 ) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
     recipe = asdict(params.train)
     for name in ("backbones", "seeds", "probe_every", "compile"):
         recipe.pop(name)
+    if not variant.noisy:
+        recipe.pop("noise_std")
     recipe["precision"] = precision  # what was done, not what was asked for
     facts = {"corpus": card["hash"], "train": recipe}
     if memory:

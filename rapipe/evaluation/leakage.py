@@ -1,0 +1,152 @@
+"""Does anything that is held out reach what is learned from, or looked up?
+
+What must never be is found by id, which equal pixels share: an id in two places,
+a query that finds itself, a row that does not exist. What may be, and should be
+known, is a test image that is nearly a copy of one in the memory. How alike is
+nearly a copy? Two images of different classes are not copies of each other, so
+likeness up to what validation images have with other classes proves nothing.
+Above it are near copies, and images of one class that are merely much alike: who
+reads the list decides by looking.
+
+Letters: Q queries, N bank rows, K neighbours, D embedding, B bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rapipe import mapped
+from rapipe.device import device
+from rapipe.records import UNLABELLED, Ids, Labels, Neighbours, Vectors
+from rapipe.search import similarities_of
+
+QUANTILE = 0.999
+"""Of the likeness of validation images to other classes: one in a thousand is above by chance."""
+BINS = 50
+CHUNK, TILE = 1024, 8192
+"""Queries and bank rows compared at once: 32 MiB of similarities."""
+NOTHING = np.zeros(0, np.bool_)
+Likeness = npt.NDArray[np.float32]  # (Q,), cosine; nan = nothing to be like
+
+
+def shared(one: Ids, other: Ids) -> Ids:
+    """Ids that are in both, ascending."""
+    return np.intersect1d(one, other)
+
+
+def outside(table: Neighbours, rows: int) -> Ids:
+    """Ids of the queries with a neighbour beyond a bank of so many rows."""
+    starts = range(0, len(table.indices), TILE)
+    wrong = [table.indices[start : start + TILE].max(axis=1) >= rows for start in starts]
+    return np.asarray(table.query_ids[np.concatenate([NOTHING, *wrong])])
+
+
+def self_hits(table: Neighbours, bank_ids: Ids) -> Ids:
+    """Ids of the queries that find themselves; no neighbour may be outside the bank (N,)."""
+    wrong = [NOTHING]
+    for start in range(0, len(table.indices), TILE):
+        part = slice(start, start + TILE)
+        found = bank_ids[table.indices[part]]  # (Q, K)
+        wrong.append(np.asarray((found == table.query_ids[part, None]).any(axis=1)))
+        mapped.release()
+    return np.asarray(table.query_ids[np.concatenate(wrong)])
+
+
+def other_class_similarity(
+    queries: Vectors, labels: Labels, bank: Vectors, bank_labels: Labels
+) -> Likeness:
+    """Cosine similarity (Q,) of each query to the most similar bank row of another class.
+
+    A label may be any number from 0 on, known to the task or not. Rows without one
+    are not compared, since they may be of the query's class.
+
+    Args:
+        queries: (Q, D) of unit length.
+        labels: (Q,), all of them at least 0.
+        bank: (N, D) of unit length; may be mapped from a file larger than memory.
+        bank_labels: (N,), -1 = none.
+
+    Returns:
+        nan where the bank has no labelled row of another class. The rows are chosen in
+        float32, so a value may be below the largest by what float32 rounds.
+    """
+    n, q = len(bank_labels), len(labels)
+    best, row = torch.full((q,), -torch.inf), torch.full((q,), -1)
+    for left in range(0, n, TILE):
+        tile = torch.from_numpy(mapped.held(bank[left : left + TILE])).to(device())  # (N, D)
+        own = torch.from_numpy(np.array(bank_labels[left : left + TILE])).to(device())
+        for top in range(0, q, CHUNK):
+            part = slice(top, top + CHUNK)
+            asked = torch.from_numpy(np.array(queries[part])).to(device())
+            theirs = torch.from_numpy(np.array(labels[part])).to(device())
+            products = asked @ tile.T  # (Q, N)
+            products.masked_fill_((own < 0) | (own == theirs[:, None]), -torch.inf)
+            value, column = (found.cpu() for found in products.max(dim=1))  # (Q,), (Q,)
+            better = value > best[part]
+            best[part][better], row[part][better] = value[better], column[better] + left
+        mapped.release()
+    found = np.full(q, np.nan, np.float32)
+    has = np.flatnonzero(row.numpy() >= 0)
+    rows = row.numpy()[has, None].astype(np.int32)  # (Q, 1)
+    found[has] = similarities_of(queries[has], bank, rows)[:, 0]  # by the rule of `search`
+    return found
+
+
+def threshold(similarities: Likeness, quantile: float = QUANTILE) -> float | None:
+    """The similarity above which at most a share of 1 - quantile of these (Q,) lies.
+
+    It is one of them, so with fewer than 1 / (1 - quantile) it is the largest: choose
+    it by those of validation, never of test. nan is left out.
+
+    Returns:
+        None if there are none.
+    """
+    known = similarities[~np.isnan(similarities)]
+    return float(np.quantile(known, quantile, method="higher")) if len(known) else None
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Queries (Q,) and the bank rows (Q,) that they are nearly copies of, most similar first."""
+
+    queries: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    similarities: Likeness
+    same_class: npt.NDArray[np.bool_]
+    """Whether the two have the same label; a row without a label has not."""
+
+
+def near_duplicates(
+    nearest: Neighbours, labels: Labels, bank_labels: Labels, above: float | None
+) -> Alike:
+    """The queries whose nearest bank row is more similar than `above`; none if that is None.
+
+    Args:
+        nearest: a table with K = 1.
+        labels: (Q,) of the queries.
+        bank_labels: (N,), -1 = none.
+    """
+    likeness = nearest.similarities[:, 0]
+    found = np.flatnonzero(likeness > (np.inf if above is None else above))
+    found = found[np.argsort(-likeness[found], kind="stable")]
+    rows = nearest.indices[found, 0].astype(np.int64)
+    same = (bank_labels[rows] == labels[found]) & (bank_labels[rows] != UNLABELLED)
+    return Alike(found, rows, likeness[found], same)
+
+
+def histograms(bins: int = BINS, **similarities: Likeness) -> dict[str, list[float] | list[int]]:
+    """Counts (B,) of several sets of similarities by name, and the `edges` (B + 1) they share.
+
+    The edges go from the lowest similarity, rounded down to a hundredth, to 1. nan is left out.
+    """
+    known = {name: own[~np.isnan(own)].astype(np.float64) for name, own in similarities.items()}
+    lowest = np.concatenate([*known.values()]).min(initial=0.99)
+    edges = np.linspace(np.floor(lowest * 100) / 100, 1, bins + 1)
+    counts = {
+        name: np.histogram(np.minimum(own, 1), edges)[0].tolist() for name, own in known.items()
+    }
+    return {"edges": np.round(edges, 6).tolist(), **counts}

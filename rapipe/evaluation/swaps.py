@@ -1,0 +1,213 @@
+"""What does a classifier do when its neighbours are swapped for others?
+
+The classifier stays as it is, and so do the images: whatever changes in its
+predictions is due to what it looked up.
+
+Letters: Q queries, K neighbours, N bank rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rapipe import metrics
+from rapipe.classifier import Classifier
+from rapipe.evaluation import votes
+from rapipe.evaluation.lookup import Lookup, nearest_of_class
+from rapipe.evaluation.noise import Seen
+from rapipe.evaluation.statistics import interval_of_mean
+from rapipe.neighbours import STRATEGIES
+from rapipe.records import Embeddings, Images, Indices, Labels
+from rapipe.retrieved import Bank
+
+ANOTHER = "another image's"
+Logits = npt.NDArray[np.float32]  # (Q, C)
+
+
+class Swap(NamedTuple):
+    """Other neighbours, and the memory to take them from; no indices: none at all."""
+
+    name: str
+    indices: Indices | None  # (Q, K)
+    bank: Embeddings
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Which swaps there are for the images at one noise level.
+
+    Args:
+        classes: C of the task; rows of other classes count as unlabelled.
+        attend: what neighbours are to the classifier; what it cannot see is not swapped.
+        poisoned: shares of the memory, 0 to 1, whose contents are replaced.
+        pruned: rows to leave out of the memory; empty for none.
+    """
+
+    images: Images
+    lookup: Lookup
+    classes: int
+    attend: str
+    poisoned: Sequence[float]
+    pruned: npt.NDArray[np.int64]
+
+    def of(self, seen: Seen) -> Iterator[Swap]:
+        """Every swap, each drawn from the seed and its own name alone."""
+        assert seen.found is not None
+        assert seen.queries is not None
+        own, bank = seen.found.indices, self.lookup.bank
+        for strategy in STRATEGIES:
+            yield Swap(strategy, self.lookup.find(seen.queries, strategy).indices, bank)
+        yield Swap("none", None, bank)
+        yield Swap(ANOTHER, own[self._others(len(own))], bank)
+        yield from self._oracles(seen)
+        if self.attend != "embedding":
+            shuffled = self._rng("shuffled").permutation(bank.labels)
+            yield Swap("shuffled labels", own, replace(bank, labels=shuffled))
+        yield self._own_duplicate(seen)
+        for share in self.poisoned:
+            yield from self._poison(own, share)
+        yield from self._prune(seen)
+
+    def _rng(self, name: str) -> np.random.Generator:
+        return np.random.default_rng([self.lookup.seed, *name.encode()])
+
+    def _others(self, count: int) -> npt.NDArray[np.int64]:
+        """For each image another one: the next in a random circle."""
+        circle = self._rng(ANOTHER).permutation(count)
+        other = np.empty_like(circle)
+        other[circle] = np.roll(circle, -1)
+        return other
+
+    def _oracles(self, seen: Seen) -> Iterator[Swap]:
+        """The nearest of the image's class, and of one other; where memory has none, its own."""
+        assert seen.found is not None
+        assert seen.queries is not None
+        bank, own = self.lookup.bank, self.images.labels
+        known = np.unique(bank.labels[(bank.labels >= 0) & (bank.labels < self.classes)])
+        if len(known) < 2:
+            return
+        place = np.searchsorted(known, own)  # of the class, or of the next one
+        missing = known[np.minimum(place, len(known) - 1)] != own
+        drawn = self._rng("wrong class").integers(1, len(known) + missing)
+        wrong = known[(place + drawn - missing) % len(known)]
+        for name, targets, kept in (("same class", own, missing), ("wrong class", wrong, None)):
+            some = np.flatnonzero(~kept) if kept is not None else np.arange(len(own))
+            asking = seen.queries._replace(
+                ids=seen.queries.ids[some], vectors=seen.queries.vectors[some]
+            )
+            indices = seen.found.indices.copy()
+            indices[some] = nearest_of_class(asking, bank, targets[some], indices.shape[1])
+            yield Swap(name, indices, bank)
+
+    def _own_duplicate(self, seen: Seen) -> Swap:
+        """The nearest neighbour is the image itself, with its class: as if it had leaked."""
+        assert seen.found is not None
+        assert seen.queries is not None
+        bank, count = self.lookup.bank, len(self.images)
+        leaked = Embeddings(
+            np.concatenate([bank.ids, self.images.ids]),
+            np.concatenate([bank.vectors, seen.queries.vectors]),
+            np.concatenate([bank.labels, self.images.labels]),
+            np.concatenate([bank.sources, self.images.sources]),
+            np.concatenate([bank.splits, np.full(count, "test")]),
+        )
+        indices = seen.found.indices.copy()
+        indices[:, 0] = len(bank) + np.arange(count)
+        return Swap("own duplicate", indices, leaked)
+
+    def _poison(self, own: Indices, share: float) -> Iterator[Swap]:
+        """A share of the rows lies about its class, or shows the vector of another row."""
+        bank = self.lookup.bank
+        rng = self._rng("poison")
+        rows = rng.permutation(len(bank))[: round(share * len(bank))]
+        if self.attend != "embedding":
+            labels = bank.labels.copy()
+            lying = rows[(labels[rows] >= 0) & (labels[rows] < self.classes)]
+            turn = rng.integers(1, self.classes, len(lying)) if self.classes > 1 else 0
+            labels[lying] = (labels[lying] + turn) % self.classes
+            yield Swap(f"{share:.0%} wrong labels", own, replace(bank, labels=labels))
+        if self.attend != "label":
+            vectors = np.array(bank.vectors)
+            vectors[rows] = bank.vectors[np.sort(rng.integers(0, len(bank), len(rows)))]
+            yield Swap(f"{share:.0%} wrong vectors", own, replace(bank, vectors=vectors))
+
+    def _prune(self, seen: Seen) -> Iterator[Swap]:
+        """The memory without some rows, and without as many random ones."""
+        assert seen.queries is not None
+        bank = self.lookup.bank
+        random = self._rng("pruned").permutation(len(bank))[: len(self.pruned)]
+        for name, rows in (("pruned", self.pruned), ("pruned at random", random)):
+            if len(rows):
+                left = bank.take(np.delete(np.arange(len(bank)), rows))
+                yield Swap(name, self.lookup.find(seen.queries, bank=left).indices, left)
+
+
+def examine(classifier: Classifier, seen: Seen, swaps: Swaps, on: Bank) -> list[dict[str, object]]:
+    """What each swap does to the predictions.
+
+    Args:
+        on: the lookup's own bank on the classifier's device.
+
+    Returns:
+        Rows with noise_std, swap, top1; `change` of top1, with low and high; `flips`,
+        the share of images whose predicted class changes; `kl` (nats) from the own
+        predictions to these; `moved`, the mean total variation distance between the
+        two (0 = nothing changed, 1 = everything), with moved_low and moved_high;
+        `follows`, the share predicted as the class that most of the neighbours
+        shown have. Intervals are 95 %, over the images.
+
+        `moved` of another image's neighbours is the reliance: how much of a
+        prediction hangs on what was looked up for this image. It is what
+        Fisher, Rudin and Dominici, JMLR 2019, do to a variable to see how far a
+        model relies on it, measured on the prediction instead of the loss.
+    """
+    labels = swaps.images.labels
+    before = metrics.softmax(seen.logits)  # (Q, C)
+    right = metrics.hits(seen.logits, labels).astype(np.float64)
+    rows: list[dict[str, object]] = []
+    for swap in swaps.of(seen):
+        bank = on if swap.bank is swaps.lookup.bank else _there(swap.bank, classifier)
+        shown = (bank, swap.indices) if swap.indices is not None else (None, None)
+        logits = classifier.predict(seen.pixels, *shown)
+        after = metrics.softmax(logits)
+        change = metrics.hits(logits, labels) - right
+        moved = metrics.total_variation(before, after)
+        spans = [interval_of_mean(own[None], swaps.lookup.seed) for own in (change, moved)]
+        rows.append(
+            {
+                "noise_std": seen.noise_std,
+                "swap": swap.name,
+                "top1": metrics.top_k(logits, labels, 1),
+                "change": float(change.mean()),
+                "low": spans[0].low,
+                "high": spans[0].high,
+                "flips": float((before.argmax(axis=1) != after.argmax(axis=1)).mean()),
+                "kl": float(metrics.kl(before, after).mean()),
+                "moved": float(moved.mean()),
+                "moved_low": spans[1].low,
+                "moved_high": spans[1].high,
+                "follows": follows(logits, swap, swaps.classes),
+            }
+        )
+    return rows
+
+
+def _there(bank: Embeddings, classifier: Classifier) -> Bank:
+    return Bank(bank, classifier.spec.classes, classifier.head.weight.device)
+
+
+def follows(logits: Logits, swap: Swap, classes: int) -> float | None:
+    """Share of the images predicted as the class of most neighbours; None if there are none."""
+    if swap.indices is None:
+        return None
+    labels: Labels = swap.bank.labels[swap.indices]
+    counted = votes.count(labels, np.ones(labels.shape), classes)
+    some = counted.max(axis=1) > 0
+    if not some.any():
+        return None
+    return float((counted.argmax(axis=1) == logits.argmax(axis=1))[some].mean())

@@ -1,0 +1,148 @@
+"""How far the classifiers can be trusted: calibration, abstention, and what leaked.
+
+Letters: S seeds, N test images.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from rapipe import paths
+from rapipe.evaluation import calibration
+from rapipe.pipeline.evidence import CONTROL, Evidence, Stack, level_words
+from rapipe.pipeline.inputs import pictures
+from rapipe.records import Images
+from rapipe.report import evidence as drawn
+from rapipe.report import pictures as shown
+from rapipe.report import tables
+from rapipe.report.style import BASELINE, looks
+
+
+def reliability_figure(found: Evidence) -> Figure:
+    """Accuracy against confidence, clean above the strongest noise."""
+    look = looks(strategy for _, strategy in found.stacks)
+    panels: dict[str, dict[str, Any]] = {}
+    levels = sorted({0, len(found.levels) - 1})
+    for level in levels:
+        for (backbone, strategy), own in found.stacks.items():
+            bins = calibration.reliability(
+                own.confidence[:, level].reshape(-1), own.correct[:, level].reshape(-1)
+            )
+            panel = panels.setdefault(f"{backbone}, {level_words(found.levels[level])}", {})
+            panel[strategy] = ([b for b in bins if b.samples >= FEWEST], look[strategy])
+    return drawn.reliability_diagrams(panels, len(levels))
+
+
+SCORES = {"confidence": "softmax", "similarity": "similarity", "vote_entropy": "vote entropy"}
+"""What a classifier can abstain by, and what we call it."""
+FEWEST = 10
+"""Images of a bin below which its accuracy says nothing."""
+
+
+def _answer_first(own: Stack, name: str, level: int) -> npt.NDArray[np.float64]:
+    """A score (S, N) that is highest where an answer is safest."""
+    score = getattr(own, name)[:, level].astype(np.float64)
+    return np.asarray(-score if name == "vote_entropy" else score)
+
+
+def risk_figure(found: Evidence) -> Figure:
+    """Risk against coverage of what looks something up, by each score; and of none, by softmax."""
+    look = looks(SCORES.values())
+    panels: dict[str, dict[str, Any]] = {}
+    levels = sorted({0, len(found.levels) - 1})
+    for level in levels:
+        for (backbone, strategy), own in found.stacks.items():
+            if strategy == CONTROL:
+                continue
+            panel = panels.setdefault(f"{backbone}, {level_words(found.levels[level])}", {})
+            for name, said in SCORES.items():
+                if getattr(own, name) is None:
+                    continue
+                score = _answer_first(own, name, level)[0]
+                curve = calibration.risk_coverage(score, own.correct[0, level])
+                style = {"color": BASELINE, "ls": "--"} if strategy == "none" else look[said]
+                panel[f"{strategy}: {said}"] = (*curve, style)
+    return drawn.risk_coverage_curves(panels, len(levels))
+
+
+def trust_table(found: Evidence) -> str:
+    """ECE and area under risk-coverage at each noise level."""
+    heads = ["classifier", "retrieval", "measure", *(level_words(level) for level in found.levels)]
+    lines = []
+    for (backbone, strategy), own in found.stacks.items():
+        measures: dict[str, list[float]] = {}
+        for place in range(len(found.levels)):
+            right = own.correct[:, place]
+            runs = [run["rows"][place]["ece"] for run in found.runs[backbone, strategy]]
+            measures.setdefault("ECE", []).append(float(np.mean(runs)))
+            measures.setdefault("errors when all are answered", []).append(float(1 - right.mean()))
+            for name, said in SCORES.items():
+                if getattr(own, name) is None:
+                    continue
+                score = _answer_first(own, name, place)
+                areas = [calibration.aurc(s, c) for s, c in zip(score, right, strict=True)]
+                measures.setdefault(f"AURC by {said}", []).append(float(np.mean(areas)))
+        for said, values in measures.items():
+            names = [html.escape(backbone), html.escape(strategy), said]
+            lines.append([*names, *(f"{value:.3f}" for value in values)])
+    return tables.table_of(heads, lines)
+
+
+def leakage_words(found: Evidence) -> str:
+    """What the audit found, as a paragraph."""
+    facts = found.leakage
+    looked = ", ".join(
+        f"{name.replace('_', ' ')} {own['found']} of {own['checked']:,}"
+        for name, own in facts["checks"].items()
+    )
+    if facts["threshold"] is None:
+        return (
+            f"<p>Found, of how many checked: {html.escape(looked)}. The memory has no two classes "
+            "with labels, so nothing says how alike a near copy is, and none is listed.</p>"
+        )
+    return (
+        f"<p>Found, of how many checked: {html.escape(looked)}. {facts['near_duplicates']} of "
+        f"{facts['test_images']:,} test images are more like an image of the memory than "
+        f"{facts['threshold']:.4f}, {facts['near_duplicates_of_same_class']} of them one of its "
+        f"class. That is as like as {facts['quantile']:.1%} of {facts['validation_images']:,} validation "
+        "images are at most to an image of another class, which cannot be a copy.</p>"
+    )
+
+
+def leakage_figure(found: Evidence) -> Figure | None:
+    """How like the memory test images are, and the threshold."""
+    facts = found.leakage
+    if facts["threshold"] is None:
+        return None
+    own = facts["histogram"]
+    return drawn.likeness_histogram(
+        own["edges"], own["test"], own["validation"], facts["threshold"]
+    )
+
+
+def lookalikes_figure(train: Images, test: Images) -> Figure | None:
+    """The test images that are most like the memory, above what they are like."""
+    with paths.DUPLICATES.open(newline="") as file:
+        rows = list(csv.DictReader(file))[:8]
+    if not rows:
+        return None
+    ids = np.array([int(row["bank_id"]) for row in rows])
+    same = [row["same_class"] == "1" for row in rows]
+    theirs = pictures(train, ids)
+    lines = {
+        "test": [
+            shown.Tile(test.pixels[int(row["test_row"])], "", solid)
+            for row, solid in zip(rows, same, strict=True)
+        ],
+        "memory": [
+            shown.Tile(image, f"{float(row['similarity']):.4f}", solid)
+            for image, row, solid in zip(theirs, rows, same, strict=True)
+        ],
+    }
+    return shown.tiles(lines, "Test images most like the memory (solid frame: same class)")

@@ -1,0 +1,1 @@
+"""Figures, tables and the page of the report, from rows of results."""

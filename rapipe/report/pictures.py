@@ -1,0 +1,126 @@
+"""Pictures of images: neighbourhoods, rows of the memory, likenesses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rapipe.records import Pixels
+from rapipe.report.style import PALETTE, Row, styled
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A test image and its nearest neighbours, for the gallery."""
+
+    image: Pixels  # (H, W, 3)
+    label: str
+    neighbours: Pixels  # (K, H, W, 3)
+    labels: tuple[str, ...]
+    similarities: tuple[float, ...]
+
+
+@styled
+def gallery(examples: Sequence[Neighbourhood]) -> Figure:
+    """Images, each with its neighbours; a solid frame: same class, a dashed one: another."""
+    columns = 1 + max(len(example.labels) for example in examples)
+    figure, grid = plt.subplots(
+        len(examples), columns, figsize=(columns, 1.15 * len(examples)), squeeze=False
+    )
+    for axes_row, example in zip(grid, examples, strict=True):
+        for axes in axes_row:
+            axes.axis("off")
+        axes_row[0].imshow(example.image)
+        axes_row[0].set_title(f"{example.label}?", fontsize=8, fontweight="bold", pad=3)
+        found = zip(example.neighbours, example.labels, example.similarities, strict=True)
+        for axes, (image, label, similarity) in zip(axes_row[1:], found, strict=False):
+            draw(axes, image, f"{label}  {similarity:.2f}", label == example.label)
+    figure.subplots_adjust(wspace=0.12, hspace=0.35)
+    return figure
+
+
+@styled
+def looked_up(
+    image: Pixels, title: str, neighbours: Pixels, rows: Sequence[Row], label: str
+) -> Figure:
+    """One image and its neighbours, with similarity, attention and effect under each.
+
+    Args:
+        neighbours: (K, H, W, 3).
+        rows: K of them, with similarity and class; attention and effect where known.
+        label: class of the image; `?` if nobody knows.
+    """
+    columns = min(len(rows), 8)
+    lines = -(-len(rows) // columns)
+    size = (1.1 * (columns + 1), 0.6 + 1.55 * lines)
+    figure, grid = plt.subplots(lines, columns + 1, figsize=size, squeeze=False)
+    figure.suptitle(title, fontsize=9, fontweight="bold")
+    for axes in grid.flat:
+        axes.axis("off")
+    grid[0, 0].imshow(image)
+    grid[0, 0].set_title(f"asked: {label}", fontsize=7, fontweight="bold", pad=3)
+    for axes, own, row in zip(grid[:, 1:].flat, neighbours, rows, strict=False):
+        draw(axes, own, f"{row['class']}  {row['similarity']:.3f}", row["class"] == label)
+        if "attention" in row:
+            said = f"attention {row['attention']:.3f}\neffect {row['effect']:+.3f}"
+            axes.text(
+                0.5, -0.06, said, transform=axes.transAxes, ha="center", va="top", fontsize=6.5
+            )
+    figure.subplots_adjust(
+        wspace=0.12,
+        hspace=0.45,
+        top=1 - 0.55 / size[1],
+        bottom=0.35 / size[1],
+        left=0.02,
+        right=0.98,
+    )
+    return figure
+
+
+def draw(axes: Axes, image: Pixels, title: str, solid: bool) -> None:
+    """An image in a frame: solid and blue, or dashed and orange."""
+    colour = PALETTE[1] if solid else PALETTE[0]
+    axes.axis("off")
+    axes.imshow(image)
+    axes.set_title(title, fontsize=7, pad=3, color=colour)
+    h, w, _ = image.shape
+    style = "-" if solid else (0, (3, 2))
+    edge = mpl.patches.Rectangle(
+        (-0.5, -0.5), w, h, fill=False, lw=2.5, ls=style, color=colour, clip_on=False
+    )
+    axes.add_patch(edge)
+
+
+class Tile(NamedTuple):
+    """A picture with its title, and whether its frame is solid."""
+
+    image: Pixels
+    title: str
+    solid: bool
+
+
+@styled
+def tiles(lines: Mapping[str, Sequence[Tile]], title: str) -> Figure:
+    """Rows of pictures, each row with its name at the left."""
+    columns = max(len(line) for line in lines.values())
+    size = (1.4 + 1.05 * columns, 0.5 + 1.25 * len(lines))
+    figure, grid = plt.subplots(len(lines), columns, figsize=size, squeeze=False)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    for axes_row, (name, line) in zip(grid, lines.items(), strict=True):
+        for axes in axes_row:
+            axes.axis("off")
+        for axes, tile in zip(axes_row, line, strict=False):
+            draw(axes, *tile)
+        axes_row[0].text(
+            -0.15, 0.5, name, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=8
+        )
+    figure.subplots_adjust(
+        wspace=0.15, hspace=0.4, top=1 - 0.6 / size[1], bottom=0.05, left=1.4 / size[0], right=0.99
+    )
+    return figure

@@ -1,0 +1,153 @@
+"""How every figure looks, and what its panels share.
+
+A condition is a (backbone, retrieval, k, bank size); over its seeds we show
+the mean and the standard deviation, and no deviation where there is one seed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+Row = Mapping[str, Any]
+Condition = tuple[str, str, int, int]
+Look = dict[str, Any]
+"""What matplotlib draws a line with: colour, marker, style."""
+
+
+class Point(NamedTuple):
+    """A value with its interval."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+
+
+BASELINE = "#5b6470"
+PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Told apart by the colour-blind: Okabe and Ito, "Color Universal Design", 2008."""
+MARKERS = ("s", "o", "^", "D", "v", "P")
+"""So that lines can be told apart without colours."""
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e8eb",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "savefig.dpi": 110,
+    "savefig.bbox": "tight",
+    "font.family": "DejaVu Sans",
+}
+styled = mpl.rc_context(STYLE)
+"""Decorator: draw in our style, and leave that of others as it was."""
+
+
+def looks(strategies: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each strategy; the baseline is grey."""
+    others = [name for name in dict.fromkeys(strategies) if name != "none"]
+    drawn = [
+        {"color": colour, "marker": marker} for colour, marker in zip(PALETTE, MARKERS, strict=True)
+    ]
+    plain = {"color": BASELINE, "marker": "x"}
+    return {"none": plain, **{name: drawn[i % len(drawn)] for i, name in enumerate(others)}}
+
+
+def over_seeds(rows: Iterable[Row], value: str) -> dict[Condition, dict[float, list[float]]]:
+    """Values by condition and noise level, one a seed."""
+    found: dict[Condition, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        condition = (row["backbone"], row["retrieval"], row["k"], row["bank_size"])
+        found[condition][row["noise_std"]].append(row[value])
+    return found
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation over seeds; 0 for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+@styled
+def save(figure: Figure, path: Path) -> bytes:
+    """Write a PNG (same figure, same bytes) and return it; the figure is closed."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def panels_of(names: Sequence[str], title: str, rows: int = 1) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel a name, in so many rows; panels of a row share their y axis."""
+    columns = -(-len(names) // rows)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(max(3.2 * columns, 5), 0.4 + 2.9 * rows),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    for panel, name in zip(axes.flat, names, strict=True):
+        panel.set_title(name)
+    return figure, dict(zip(names, axes.flat, strict=True))
+
+
+def band(axes: Axes, points: Mapping[float, Sequence[float]], label: str, look: Look) -> None:
+    """Mean line over seeds, with one standard deviation around it where there are several."""
+    xs = sorted(points)
+    means = np.array([np.mean(points[x]) for x in xs])
+    spreads = np.array([spread(points[x]) for x in xs])
+    axes.plot(xs, means, label=label, ms=3, **look)
+    if spreads.any():
+        low, high = means - spreads, means + spreads
+        axes.fill_between(xs, low, high, color=look["color"], alpha=0.18, lw=0)
+
+
+def line(axes: Axes, points: Sequence[Point], label: str, look: Look) -> None:
+    """A line with its intervals as a band."""
+    xs, means, lows, highs = zip(*points, strict=True)
+    axes.plot(xs, means, label=label, ms=3, **look)
+    axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.15, lw=0)
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers at 1, 2 and 5."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def finish(panels: Mapping[str, Axes], label: str) -> None:
+    """Name the y axis of the first panel of each row, and every line once, under the panels."""
+    lines: dict[str, Any] = {}
+    for axes in panels.values():
+        if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axes.set_ylabel(label)
+        handles, labels = axes.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    if lines:
+        figure = next(iter(panels.values())).figure
+        figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 6))

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images
+from typer.testing import CliRunner
+
+from rapipe import paths, presets
+from rapipe.cli import app
+from rapipe.decoding import pixel_hash
+from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.evaluation import leakage
+from rapipe.params import Params, load
+from rapipe.pipeline import audit, embed, prefetch
+from rapipe.records import Embeddings, Images, Neighbours
+from rapipe.search import Keys, search
+from rapipe.store import Store
+
+COPIED, COPY = 4, 7
+"""The test image that is a training image with one pixel changed, and that training image."""
+
+
+def hashed(images: Images) -> Images:
+    """The same images, with the ids that their pixels have."""
+    return replace(images, ids=np.array([pixel_hash(own) for own in images.pixels]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it is after prefetch: random images, a random encoder, one near duplicate."""
+    folder = tmp_path_factory.mktemp("made")
+    counts = {"train": 60, "validation": 20, "test": 20}
+    splits = {split: make_images(n, seed) for seed, (split, n) in enumerate(counts.items())}
+    splits["test"].pixels[COPIED] = splits["train"].pixels[COPY]
+    splits["test"].pixels[COPIED, 3, 3, 0] ^= 16
+    assert splits["test"].labels[COPIED] == splits["train"].labels[COPY] == 1
+    splits["test"].labels[0] = -1  # so that rows and queries are not numbered alike
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for split, images in splits.items():
+            hashed(images).write(paths.split(split))
+        paths.CORPUS_CARD.write_text(json.dumps({"classes": splits["train"].classes}))
+        torch.manual_seed(0)
+        spec = EncoderSpec("resnet18", 16, "half", 16, (0.5,) * 3, (0.3,) * 3)
+        Encoder(spec).write(paths.ENCODER, {})
+        presets.write("tiny", paths.PARAMS)
+        for stage in (embed, prefetch):
+            stage.run(load(paths.PARAMS))
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A copy of `made` to work in."""
+    shutil.copytree(made, tmp_path / "own")
+    monkeypatch.chdir(tmp_path / "own")
+    return load(paths.PARAMS)
+
+
+def written() -> list[dict[str, str]]:
+    with paths.DUPLICATES.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_changed_pixel_is_listed(project: Params) -> None:
+    audit.run(project)
+    test, train = Images.read(paths.split("test")), Images.read(paths.split("train"))
+    found = written()
+    assert tuple(found[0]) == audit.COLUMNS
+    first = {key: value for key, value in found[0].items() if key != "similarity"}
+    assert first == {
+        "test_id": str(test.ids[COPIED]),
+        "test_row": str(COPIED),
+        "bank_id": str(train.ids[COPY]),
+        "same_class": "1",
+    }
+    encoder = Encoder.read(paths.ENCODER)
+    pair = encoder.embed(np.stack([test.pixels[COPIED], train.pixels[COPY]]))
+    assert float(found[0]["similarity"]) == pytest.approx(float(pair[0] @ pair[1]), abs=1e-5)
+    card = json.loads(paths.LEAKAGE.read_text())
+    assert card["near_duplicates"] == len(found) < 10
+    assert card["near_duplicates_share"] == len(found) / card["test_images"]
+    assert card["near_duplicates_of_same_class"] == sum(int(own["same_class"]) for own in found)
+    assert (card["validation_images"], card["test_images"], card["bank_rows"]) == (20, 19, 60)
+    assert sum(card["histogram"]["test"]) == 19
+    assert sum(card["histogram"]["validation"]) == 20
+    similarities = [float(own["similarity"]) for own in found]
+    assert similarities == sorted(similarities, reverse=True)
+    assert similarities[-1] > card["threshold"]
+    assert {own["found"] for own in card["checks"].values()} == {0}
+    assert card["checks"]["self_hits"]["checked"] == 2 * (60 + 20 + 19)
+    before = [path.read_bytes() for path in (paths.LEAKAGE, paths.DUPLICATES)]
+    audit.run(project)
+    assert [path.read_bytes() for path in (paths.LEAKAGE, paths.DUPLICATES)] == before
+
+
+def test_the_threshold_is_that_of_validation(project: Params) -> None:
+    audit.run(project)
+    validation, bank = Images.read(paths.split("validation")), Embeddings.read(paths.BANK)
+    vectors = Encoder.read(paths.ENCODER).embed(validation.pixels)
+    expected = slow_other_class(vectors, validation.labels, bank.vectors, bank.labels)
+    card = json.loads(paths.LEAKAGE.read_text())
+    assert card["threshold"] == pytest.approx(expected.max(), abs=1e-5)  # of 20, the largest
+
+
+def test_what_the_memory_lacks_is_embedded(project: Params) -> None:
+    test, memory = Images.read(paths.split("test")), Store.open(paths.STORE, paths.STORE_MANIFEST)
+    known = audit.remembered(memory, test.ids)
+    assert len(known.ids) == 20
+    few = Keys(known.ids[::3], known.vectors[::3])
+    nothing = audit.remembered(memory, np.array([5]))
+    assert nothing.vectors.shape == (0, known.vectors.shape[1])
+    for own in (known, few, nothing):
+        assert np.allclose(
+            audit.vectors_of(test, own), Encoder.read(paths.ENCODER).embed(test.pixels), atol=1e-5
+        )
+
+
+def test_a_memory_without_labels_justifies_no_threshold(
+    project: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = Embeddings.read(paths.BANK)
+    vectors = np.array(bank.vectors)  # not mapped from the file that is written
+    replace(bank, vectors=vectors, labels=np.full(len(bank), -1)).write(paths.BANK)
+    audit.run(project)
+    card = json.loads(paths.LEAKAGE.read_text())
+    for name in ("threshold", "near_duplicates", "near_duplicates_share"):
+        assert card[name] is None
+    assert card["validation_images"] == sum(card["histogram"]["validation"]) == 0
+    assert paths.DUPLICATES.read_text() == "test_id,test_row,bank_id,similarity,same_class\n"
+    assert "nothing says what a near duplicate is" in capsys.readouterr().err
+
+
+def overlap(one: str, other: str) -> int:
+    """Give an image of one split the id of one of another."""
+    images, ids = Images.read(paths.split(one)), Images.read(paths.split(other)).ids
+    own = images.ids.copy()
+    own[2] = ids[5]
+    replace(images, ids=own).write(paths.split(one))
+    return int(ids[5])
+
+
+def in_bank(split: str) -> int:
+    bank, ids = Embeddings.read(paths.BANK), Images.read(paths.split(split)).ids
+    own = bank.ids.copy()
+    own[3] = ids[2]
+    replace(bank, ids=own, vectors=np.array(bank.vectors)).write(paths.BANK)
+    return int(ids[2])
+
+
+def self_hit(strategy: str) -> int:
+    path, bank = paths.table(strategy, "train"), Embeddings.read(paths.BANK)
+    table = Neighbours.read(path)
+    indices = table.indices.copy()
+    indices[5, -1] = np.flatnonzero(bank.ids == table.query_ids[5])[0]
+    replace(table, indices=indices).write(path)
+    return int(table.query_ids[5])
+
+
+def absent(row: int) -> int:
+    path = paths.table("knn", "test")
+    table = Neighbours.read(path)
+    indices = table.indices.copy()
+    wrong = replace(table, indices=indices)
+    indices[1, 2] = row
+    wrong.write(path)
+    return int(table.query_ids[1])
+
+
+def stranger() -> int:
+    path = paths.table("sampled", "validation")
+    table = Neighbours.read(path)
+    ids = table.query_ids.copy()
+    ids[4] = 12345
+    replace(table, query_ids=ids).write(path)
+    return 12345
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (lambda: overlap("train", "test"), "data/corpus holds images of train that are in test"),
+        (lambda: overlap("train", "validation"), "images of train that are in validation too: 1,"),
+        (lambda: overlap("validation", "test"), "images of validation that are in test too: 1,"),
+        (lambda: in_bank("test"), "data/neighbours/bank holds images of the test split: 1,"),
+        (lambda: in_bank("validation"), "bank holds images of the validation split: 1,"),
+        (lambda: self_hit("knn"), "knn/train.arrow holds queries that find themselves: 1,"),
+        (lambda: self_hit("sampled"), "sampled/train.arrow holds queries that find themselves"),
+        (lambda: absent(60), "knn/test.arrow holds queries with a row outside the bank of 60 rows"),
+        (stranger, "validation.arrow holds queries that are no labelled images of validation: 1,"),
+    ],
+)
+def test_a_planted_leak_is_refused(project: Params, plant: Callable[[], int], told: str) -> None:
+    audit.run(project)
+    own = plant()
+    result = CliRunner().invoke(app, ["audit"])
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert f"the first is {own}; run " in result.stderr
+    assert not paths.LEAKAGE.exists()
+    assert not paths.DUPLICATES.exists()
+
+
+def test_a_negative_row_is_refused(project: Params) -> None:
+    absent(-1)
+    result = CliRunner().invoke(app, ["audit"])
+    assert result.exit_code == 2
+    assert "knn/test.arrow contradicts itself (an index is negative)" in result.stderr
+
+
+def test_the_tiny_pipeline_passes(in_tiny: Params) -> None:
+    checks = json.loads(paths.LEAKAGE.read_text())["checks"]
+    assert checks == {
+        "split_overlap": {"checked": 5000, "found": 0},
+        "held_out_in_bank": {"checked": 3500, "found": 0},
+        **{
+            name: {"checked": 10000, "found": 0}
+            for name in ("strangers", "outside_bank", "self_hits")
+        },
+    }
+
+
+def slow_other_class(
+    queries: np.ndarray, labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray
+) -> np.ndarray:
+    found = []
+    for query, label in zip(queries, labels, strict=True):
+        others = [
+            float(row.astype(np.float64) @ query)
+            for row, own in zip(bank, bank_labels, strict=True)
+            if own >= 0 and own != label
+        ]
+        found.append(max(others, default=np.nan))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("blocks", [(1024, 8192), (7, 11), (1, 1)])
+def test_other_class_similarity(monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, int]) -> None:
+    monkeypatch.setattr(leakage, "CHUNK", blocks[0])
+    monkeypatch.setattr(leakage, "TILE", blocks[1])
+    rng = np.random.default_rng(0)
+    queries, bank = make_embeddings(20), make_embeddings(50, seed=1)
+    labels, bank_labels = rng.integers(0, 3, 20), rng.integers(-1, 6, 50)
+    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, bank_labels)
+    expected = slow_other_class(queries.vectors, labels, bank.vectors, bank_labels)
+    assert np.allclose(found, expected, atol=1e-6)
+    one = np.where(bank_labels >= 0, 2, -1)  # a bank of one class
+    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, one)
+    assert np.array_equal(np.isnan(found), labels == 2)
+    none = np.full(50, -1)
+    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, none)
+    assert np.isnan(found).all()
+    assert found.dtype == np.float32
+
+
+def test_threshold() -> None:
+    likeness = np.random.default_rng(0).permutation(2001).astype(np.float32)
+    assert leakage.threshold(likeness) == 1998
+    assert (likeness > 1998).mean() <= 0.001
+    few = np.array([0.1, np.nan, 0.3, 0.2], np.float32)
+    assert leakage.threshold(few) == np.float32(0.3)
+    assert leakage.threshold(few, 0.5) == np.float32(0.2)
+    assert leakage.threshold(np.full(3, np.nan, np.float32)) is None
+
+
+def test_near_duplicates() -> None:
+    likeness = np.array([[0.9], [0.99], [0.5], [0.95], [0.99]], np.float32)
+    nearest = Neighbours(np.arange(5), np.array([[0], [1], [2], [3], [1]], np.int32), likeness)
+    labels, bank_labels = np.array([0, 1, 0, 2, 0]), np.array([0, 1, 0, -1])
+    found = leakage.near_duplicates(nearest, labels, bank_labels, 0.9)
+    assert found.queries.tolist() == [1, 4, 3]  # not 0: it is not above
+    assert found.rows.tolist() == [1, 1, 3]
+    assert found.same_class.tolist() == [True, False, False]
+    assert not len(leakage.near_duplicates(nearest, labels, bank_labels, None).queries)
+
+
+def test_self_hits_and_rows_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leakage, "TILE", 4)
+    bank, queries = make_embeddings(30), make_embeddings(30).take(np.arange(10))
+    table = search(queries.vectors, bank, 3, queries.ids)
+    assert not len(leakage.self_hits(table, bank.ids))
+    assert not len(leakage.outside(table, 30))
+    for row in (3, 8):
+        table.indices[row, 1] = row
+    assert leakage.self_hits(table, bank.ids).tolist() == queries.ids[[3, 8]].tolist()
+    table.indices[9, 2] = 30
+    assert leakage.outside(table, 30).tolist() == [queries.ids[9]]
+    nobody = Neighbours(queries.ids[:0], table.indices[:0], table.similarities[:0])
+    assert not len(leakage.self_hits(nobody, bank.ids))
+    assert not len(leakage.outside(nobody, 30))
+
+
+def test_histograms_share_their_edges() -> None:
+    one, other = np.array([0.557, 0.8, 1.0000001], np.float32), np.array([0.6, np.nan], np.float32)
+    found = leakage.histograms(9, one=one, other=other)
+    assert found["edges"] == pytest.approx(np.arange(0.55, 1.01, 0.05).tolist())
+    assert found["one"] == [1, 0, 0, 0, 0, 1, 0, 0, 1]
+    assert found["other"] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+    nothing = np.full(2, np.nan, np.float32)
+    found = leakage.histograms(2, none=nothing, same=np.ones(3, np.float32))
+    assert found == {"edges": [0.99, 0.995, 1.0], "none": [0, 0], "same": [0, 3]}
