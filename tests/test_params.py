@@ -28,7 +28,7 @@ def test_committed_file_is_the_preset_digits_and_valid() -> None:
     assert preset == TEXT
     params = load_checked(ROOT / "params.yaml")
     assert params.retrieval.k == 32
-    assert params.train.backbones == ("resnet18", "alexnet", "perceiver")
+    assert params.train.backbones == ("resnet18", "alexnet", "perceiver", "alexnet+noise")
 
 
 def test_every_key_has_a_comment() -> None:
@@ -41,6 +41,10 @@ def test_every_key_has_a_comment() -> None:
     ("old", "new", "told"),
     [
         ("k: 32", "k: 0", "retrieval.k is 0; it must be at least 1"),
+        ("swap_std: [0]", "swap_std: [0.3]", "evaluate.swap_std has 0.3, which is neither 0 nor"),
+        ("poisoned: [0.1, 0.5]", "poisoned: [2]", "evaluate.poisoned[0] is 2; it must be from"),
+        ("prune: 0.02", "prune: 2%", "retrieval.prune is '2%'; it must be a number"),
+        ("alexnet+noise] #", "vgg+noise] #", "train.backbones[3] is 'vgg+noise'; it must be one of"),
         ("k: 32", "k: '32'", "retrieval.k is '32'; it must be a whole number"),
         ("k: 32", "k: true", "retrieval.k is True; it must be a whole number"),
         ("k: 32", "kk: 32", "retrieval.kk is no parameter (did you mean k?)"),
@@ -74,7 +78,7 @@ def test_every_key_has_a_comment() -> None:
         ("encoder: resnet18", "encoder: vgg", "pretrain.encoder is 'vgg'; it must be one of res"),
         ("views: affine", "views: none", "pretrain.views is 'none'; it must be one of affine"),
         ("alexnet, perc", "alex, perc", "train.backbones[1] is 'alex'; it must be one of resnet"),
-        ("[resnet18, alexnet, perceiver]", "[]", "train.backbones is empty"),
+        ("[resnet18, alexnet, perceiver, alexnet+noise]", "[]", "train.backbones is empty"),
         ("[sampled, knn]", "[none, knn]", "'none' is always run"),
         ("[sampled, knn]", "[knn, knn]", "retrieval.strategies is ['knn', 'knn']: a value stands"),
         ("[sampled, knn]", "[knn, near]", "retrieval.strategies[1] is 'near'; it must be one of s"),
@@ -122,7 +126,7 @@ def test_sources_need_distinct_names(tmp_path: Path) -> None:
 def test_variants() -> None:
     params = load(ROOT / "params.yaml")
     names = [v.name for v in variants(params)]
-    assert len(names) == len(set(names)) == 9
+    assert len(names) == len(set(names)) == 12
     assert names[0] == "resnet18-none-s0"
     assert "perceiver-knn-k32-all-s0" in names
 

@@ -24,7 +24,7 @@ from rapipe.params import Params, Variant, load, variant, variants
 from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.pipeline.results import KEYS, rows
-from rapipe.records import SPLITS, Embeddings, Images, Neighbours
+from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
 from rapipe.retrieved import Bank
 from rapipe.store import Store
 
@@ -200,7 +200,7 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
     drawn = [*paths.FIGURES.glob("*.png"), paths.CONTACT_SHEET]
-    assert page.count("data:image/png;base64,") == len(drawn) == 6
+    assert page.count("data:image/png;base64,") == len(drawn) == 17
     for v in variants(in_tiny):
         assert v.backbone in page
     with paths.TABLE.open() as file:
@@ -251,13 +251,99 @@ def test_command_line_runs_a_stage_and_prints_results(own: Params) -> None:
     assert len(table.splitlines()) == 19
 
 
+def test_neighbors_without_a_classifier_are_neighbours_all_the_same(own: Params) -> None:
+    shutil.rmtree(paths.MODELS)
+    found = CliRunner().invoke(app, ["neighbors", "3", "--json"], catch_exceptions=False)
+    assert "no classifier with neighbours is trained" in found.stderr
+    assert set(json.loads(found.stdout)["neighbours"][0]) == {"similarity", "class", "source", "id"}
+
+
+def test_evidence_agrees_with_itself(in_tiny: Params) -> None:
+    """What the swaps say of its own neighbours and of none is what the predictions say."""
+    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10, CPU)
+    for v in variants(in_tiny):
+        run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+        seen = Predictions.read(paths.EVIDENCE / v.name / paths.PREDICTIONS)
+        assert seen.ids.tolist() == test.ids.tolist()
+        assert seen.correct.mean(axis=1).tolist() == [row["top1"] for row in run["rows"]]
+        if v.retrieval == "none":
+            assert "swaps" not in run
+            continue
+        swaps = {row["swap"]: row for row in run["swaps"]}
+        assert (swaps[v.retrieval]["flips"], swaps[v.retrieval]["change"]) == (0, 0)
+        classifier, _ = Classifier.read(paths.MODELS / v.name)
+        none = metrics.top_k(classifier.predict(test.pixels), test.labels, 1)
+        assert swaps["none"]["top1"] == none
+        table = Neighbours.read(paths.table("knn", "test"))
+        near = metrics.top_k(classifier.predict(test.pixels, bank, table.indices), test.labels, 1)
+        assert swaps["knn"]["top1"] == near
+        clean, noisy = run["drift"]
+        assert [clean[k] for k in ("recall", "retrieval_failed", "fusion_failed")] == [1, 0, 0]
+        lost = run["rows"][0]["top1"] - run["rows"][1]["top1"]
+        assert noisy["retrieval_failed"] + noisy["fusion_failed"] == pytest.approx(lost)
+        best = max(run["votes"][:4], key=lambda row: row["validation_top1"])
+        assert seen.voted[0].mean() == best["top1"]
+        with (paths.EVIDENCE / v.name / paths.BLAME).open() as file:
+            rows_ = list(csv.DictReader(file))
+        assert len(rows_) == run["attribution"]["rows"] > run["attribution"]["harmful"] > 0
+        assert sum(int(row["shown"]) for row in rows_) == 20 * 4
+
+
+def test_evaluation_is_the_same_bytes_again(own: Params) -> None:
+    v = knn(own)
+    folders = (paths.RUNS, paths.EVIDENCE)
+    before = [hashes(folder) for folder in folders]
+    evaluate.run(own, v)
+    assert [hashes(folder) for folder in folders] == before
+
+
+def test_heavy_parts_can_be_left_out(own: Params) -> None:
+    text = Path("params.yaml").read_text()
+    for key, value in (("swap_std", "[]"), ("poisoned", "[]"), ("attributed", "0")):
+        text = re.sub(rf"  {key}: .*", f"  {key}: {value}", text)
+    Path("params.yaml").write_text(text)
+    params = load(Path("params.yaml"))
+    for v in variants(params):
+        if v.retrieval != "none":
+            evaluate.run(params, v)
+            run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+            assert run["swaps"] == []
+            assert "attribution" not in run
+    report.run(params)
+    page = paths.PAGE.read_text()
+    assert "Which neighbours matter?" not in page
+    assert "Is the difference more than chance?" in page
+
+
+def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None:
+    card = {
+        name: json.loads((paths.MODELS / name / "card.json").read_text())
+        for name in ("alexnet-none-s0", "alexnet+noise-none-s0")
+    }
+    assert {own["spec"]["backbone"] for own in card.values()} == {"alexnet"}
+    settings = {own["setting"] for own in card.values()}
+    assert len(settings) == 2
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("noise_std: 0.1 ", "noise_std: 0.3 ")
+    )
+    params = load(Path("params.yaml"))
+    for name, changed in (("alexnet", False), ("alexnet+noise", True)):
+        v = variant(params, name, "none", 0)
+        weights = (paths.MODELS / v.name / "weights.safetensors").read_bytes()
+        train.run(params, v)
+        assert ((paths.MODELS / v.name / "weights.safetensors").read_bytes() != weights) == changed
+        found = json.loads((paths.MODELS / v.name / "card.json").read_text())["setting"]
+        assert (found not in settings) == changed
+
+
 def test_neighbors_of_a_test_image_and_of_a_file(own: Params, tmp_path: Path) -> None:
     from PIL import Image
 
     runner = CliRunner()
     test, bank = Images.read(paths.split("test")), Embeddings.read(paths.BANK)
     by_row = runner.invoke(app, ["neighbors", "3", "-k", "4", "--json"], catch_exceptions=False)
-    listed = json.loads(by_row.stdout)
+    told_of = json.loads(by_row.stdout)
+    listed = told_of["neighbours"]
     table = Neighbours.read(paths.table("knn", "test"))
     assert [line["id"] for line in listed] == bank.ids[table.indices[3]].tolist()
     Image.fromarray(test.pixels[3]).save(tmp_path / "x.png")
@@ -270,12 +356,26 @@ def test_neighbors_of_a_test_image_and_of_a_file(own: Params, tmp_path: Path) ->
         str(tmp_path / "p.png"),
     ]
     by_file = runner.invoke(app, command, catch_exceptions=False)
-    assert [line.split()[-1] for line in by_file.stdout.splitlines()] == [
+    assert [line.split()[-1] for line in by_file.stdout.splitlines()[2:]] == [
         str(line["id"]) for line in listed
     ]
+    classifier, _ = Classifier.read(paths.MODELS / told_of["classifier"])
+    there, pixels = Bank(bank, 10, CPU), test.pixels[3:4]
+    chances = metrics.softmax(classifier.predict(pixels, there, table.indices[3:4]))[0]
+    assert told_of["predicted"] == str(chances.argmax())
+    assert told_of["probability"] == pytest.approx(chances.max(), abs=1e-5)
+    for place, line in enumerate(listed):
+        rest = np.delete(table.indices[3:4], place, axis=1)
+        left = metrics.softmax(classifier.predict(pixels, there, rest))[0, chances.argmax()]
+        assert line["effect"] == pytest.approx(chances.max() - left, abs=1e-5)
+    assert sum(line["attention"] for line in listed) == pytest.approx(1, abs=1e-4)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-    for wrong, told in (("1000", "choose from 0 to 999"), ("nothing.png", "no file that can be")):
-        result = runner.invoke(app, ["neighbors", wrong])
+    for wrong, told in (
+        (["1000"], "choose from 0 to 999"),
+        (["nothing.png"], "no file that can be"),
+        (["3", "--classifier", "x"], "--classifier is 'x'; trained ones with neighbours are "),
+    ):
+        result = runner.invoke(app, ["neighbors", *wrong])
         assert result.exit_code == 2
         assert told in result.stderr
 
@@ -284,7 +384,10 @@ def test_mistakes_on_the_command_line(own: Params) -> None:
     runner = CliRunner()
     result = runner.invoke(app, ["train", "--backbone", "vgg"])
     assert result.exit_code == 2
-    assert "backbone is 'vgg'; params.yaml has resnet18, alexnet, perceiver" in result.stderr
+    assert (
+        "backbone is 'vgg'; params.yaml has alexnet, perceiver, alexnet+noise"
+        in result.stderr
+    )
     before = hashes(Path())
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("attend: embedding", "attend: all"))

@@ -3,9 +3,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rapipe import report
+from rapipe.pipeline import claims, swapped, trust
+from rapipe.pipeline.evidence import Evidence, Stack
+from rapipe.report import curves, style, tables
+from rapipe.report.page import page
 
 
 def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) -> dict:
@@ -21,39 +25,49 @@ def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) 
     }
 
 
-def test_table_gives_mean_and_sample_deviation_over_seeds() -> None:
+def cells(table: str) -> list[list[str]]:
+    return [re.findall(r"<t[dh]>(.*?)</t[dh]>", line) for line in table.split("<tr")[1:]]
+
+
+def test_table_gives_mean_and_sample_deviation_over_seeds_under_its_floors() -> None:
     rows = [row("none", 0, 0.5), row("none", 1, 0.6), row("knn", 0, 0.7), row("none", 0, 0.4, 0.1)]
-    found = report.table(rows, {("net", "none", 0, 0): [21.0, 63.0]})
-    lines = [re.findall(r"<t[dh]>(.*?)</t[dh]>", line) for line in found.split("<tr")[1:]]
-    assert lines[0][-2:] == ["clean", "noise 0.1"]
-    assert lines[1][4:] == ["2", "21", "63", "55.0 ± 7.1", "40.0"]
-    assert lines[2][4:] == ["1", "&ndash;", "&ndash;", "70.0", "&ndash;"]
+    measured = {("net", "none", 0, 0): tables.Measured([21.0, 63.0], 0.25, 0.51, 0.59, 0.5)}
+    floor = tables.Floor("knn", "rank", 3, {0.0: 0.45, 0.1: 0.35})
+    lines = cells(tables.table(rows, measured, [floor]))
+    assert lines[0][7:] == [
+        *("area", "clean", "95 % interval", "without lookalikes", "noise 0.1"),
+    ]
+    nothing = "&ndash;"
+    assert lines[1][1:3] == ["knn: rank vote", "3"]
+    assert lines[1][8:] == ["45.0", nothing, nothing, "35.0"]
+    assert lines[2][4:] == ["2", "21", "63", "0.250", "55.0 ± 7.1", "51.0, 59.0", "50.0", "40.0"]
+    assert lines[3][4:] == ["1", *[nothing] * 3, "70.0", *[nothing] * 3]
 
 
 def test_first_step() -> None:
     history = [{"step": s, "test_top1_not_for_selection": a} for s, a in ((5, 0.1), (9, 0.8))]
-    assert report.first_step([history], 0.8) == 9
-    assert report.first_step([history, history[1:]], 0.1) == 7
-    assert report.first_step([history, history[:1]], 0.8) is None
+    assert tables.first_step([history], 0.8) == 9
+    assert tables.first_step([history, history[1:]], 0.1) == 7
+    assert tables.first_step([history, history[:1]], 0.8) is None
 
 
 def test_curves_over_k_only_where_several_were_run() -> None:
     one = [row("none", 0, 0.5), row("knn", 0, 0.6)]
-    assert report.ablation_curves(one, "k") is None
-    assert report.ablation_curves(one[:1], "k") is None
-    figure = report.ablation_curves([*one, row("knn", 0, 0.7, k=8), row("knn", 1, 0.9, k=8)], "k")
+    assert curves.ablation_curves(one, "k") is None
+    assert curves.ablation_curves(one[:1], "k") is None
+    figure = curves.ablation_curves([*one, row("knn", 0, 0.7, k=8), row("knn", 1, 0.9, k=8)], "k")
     assert figure is not None
     line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "knn")
     assert line.get_xdata().tolist() == [4, 8]
     assert line.get_ydata().tolist() == pytest.approx([0.6, 0.8])
-    assert report.ablation_curves([*one, row("knn", 0, 0.7, k=8)], "bank_size") is None
+    assert curves.ablation_curves([*one, row("knn", 0, 0.7, k=8)], "bank_size") is None
 
 
 def test_pictures_are_the_same_bytes_again(tmp_path: Path) -> None:
     def drawn(name: str) -> bytes:
         history = [[{"step": 1.0, "epoch": 1.0, "test_top1_not_for_selection": 0.3}]]
-        figure = report.accuracy_curves({("net", "none"): history}, "step")
-        return report.save(figure, tmp_path / name)
+        figure = curves.accuracy_curves({("net", "none"): history}, "step")
+        return style.save(figure, tmp_path / name)
 
     assert drawn("a.png") == drawn("b.png") == (tmp_path / "a.png").read_bytes()
 
@@ -61,5 +75,118 @@ def test_pictures_are_the_same_bytes_again(tmp_path: Path) -> None:
 def test_names_are_escaped() -> None:
     evil = "<script>alert(1)</script>"
     rows = [{**row("knn", 0, 0.5), "backbone": evil, "retrieval": evil}]
-    page = report.page(evil, [(evil, "", report.table(rows, {})), (evil, "", b"png")])
-    assert "<script" not in page
+    floors = [tables.Floor(evil, "rank", 1, {0.0: 0.1})]
+    made = page(evil, [(evil, "", tables.table(rows, {}, floors)), (evil, "", b"png")])
+    assert "<script" not in made
+
+
+def test_every_line_looks_like_no_other() -> None:
+    look = style.looks(["none", "knn", "sampled", "a", "b", "c"])
+    assert len({own["color"] for own in look.values()}) == len(look)
+    assert len({own["marker"] for own in look.values()}) == len(look)
+
+
+N = 400
+
+
+def evidence(knn: float, vote: float, seeds: int = 1, noisy: bool = False) -> Evidence:
+    """A network right for .5 of the images without neighbours; with knn, and its vote, as given."""
+
+    def right(share: float) -> np.ndarray:
+        own = np.arange(N) < share * N
+        return np.broadcast_to(own, (seeds, 2, N))
+
+    def stack(share: float, looking: bool) -> Stack:
+        certain = np.random.default_rng(0).random((seeds, 2, N)).astype(np.float32)
+        extra = (certain, certain, right(vote)) if looking else (None, None, None)
+        return Stack(right(share), certain, *extra)
+
+    def run(top1: float) -> dict:
+        kept = {"noise_std": 0.0, "change": 0.0, "low": 0.0, "high": 0.0, "flips": 0.0, "kl": 0.0}
+        moved = {"moved": 0.25, "moved_low": 0.2, "moved_high": 0.3, "follows": None}
+        names = ("none", "knn", "another image's")
+        return {
+            "rows": [{"ece": 0.1}, {"ece": 0.2}],
+            "votes": [
+                {"noise_std": std, "vote": "rank", "k": 3, "validation_top1": 0.5, "top1": vote}
+                for std in (0.0, 0.2)
+            ],
+            "swaps": [{"swap": name, "top1": top1, **kept, **moved} for name in names],
+            "drift": [],
+        }
+
+    shares = {"none": 0.5, "knn": knn}
+    stacks = {("net", name): stack(share, name == "knn") for name, share in shares.items()}
+    if noisy:
+        stacks |= {("net+noise", name): stack(0.9, name == "knn") for name in shares}
+    runs = {key: [run(0.5)] * seeds for key in stacks}
+    alike = np.zeros(N, bool)
+    return Evidence((0.0, 0.2), np.arange(N), stacks, runs, {}, alike, 0)
+
+
+def test_a_fusion_that_does_not_beat_the_vote_is_told() -> None:
+    for vote, beaten in ((0.9, True), (0.7, True), (0.2, False)):
+        own = evidence(0.7, vote)
+        said = claims.in_short(own, claims.claims(own))
+        assert ("not shown to beat that vote: clean, noise 0.2" in said) == beaten
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, False), (2, False), (3, True)])
+def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
+    own = evidence(0.7, 0.2, seeds)
+    made = claims.claims(own)
+    assert any(claim.words == "better" for claim in made) == said
+    table = claims.claims_table(made)
+    assert ("<td>better</td>" in table) == said
+    assert "Reliance on its own neighbours (0 to 1): 0.250" in claims.in_short(own, made)
+
+
+def test_no_difference_is_called_one() -> None:
+    own = evidence(0.5, 0.5, 3)
+    made = claims.claims(own)
+    assert {claim.words for claim in made} == {"no difference shown"}
+    assert {claim.verdict.difference for claim in made} == {0}
+
+
+def test_what_is_compared() -> None:
+    own = evidence(0.7, 0.6, noisy=True)
+    made = claims.claims(own)
+    pairs = [(c.backbone, c.first, c.second) for c in made if c.noise_std == 0]
+    assert pairs == [
+        ("net", "knn", "none"),
+        ("net", "none, noise in training", "none"),
+        ("net", "knn", "the best vote of knn"),
+        ("net", "knn", "none, noise in training"),
+        ("net+noise", "knn", "none"),
+        ("net+noise", "knn", "the best vote of knn"),
+    ]
+    against_noise = next(c for c in made if c.second == "none, noise in training")
+    assert against_noise.verdict.difference == pytest.approx(-0.2)
+    assert claims.four_cells(own) is not None
+    assert claims.four_cells(evidence(0.7, 0.6)) is None
+
+
+def test_accuracy_without_lookalikes_leaves_them_out() -> None:
+    own = evidence(0.7, 0.6)
+    own.lookalikes[: N // 2] = True  # of which every one is right
+    low, high, left = claims.without_lookalikes(own)["net", "knn"]
+    assert left == pytest.approx(0.4)
+    assert low < 0.7 < high
+
+
+def test_matrix_and_floors_hold_what_was_measured() -> None:
+    own = evidence(0.7, 0.6)
+    [floor] = claims.floor_lines(own)
+    assert (floor.retrieval, floor.vote, floor.k) == ("knn", "rank", 3)
+    assert floor.top1 == {0.0: 0.6, 0.2: 0.6}
+    figure = swapped.matrix_figure(own)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50.0"] * 4
+
+
+def test_trust_table_has_what_a_score_that_knows_nothing_has() -> None:
+    own = evidence(0.7, 0.6)
+    lines = {(line[1], line[2]): line[3:] for line in cells(trust.trust_table(own))[1:]}
+    assert lines["knn", "errors when all are answered"] == ["0.300", "0.300"]
+    for name in ("softmax", "similarity", "vote entropy"):  # random here
+        assert float(lines["knn", f"AURC by {name}"][0]) == pytest.approx(0.3, abs=0.06)
+    assert ("none", "AURC by similarity") not in lines

@@ -5,7 +5,15 @@ import pytest
 import torch
 from conftest import make_images
 
-from rapipe.views import VIEWS, YIQ, ColourJitter, Normalise, gaussian_noise, to_float
+from rapipe.views import (
+    VIEWS,
+    YIQ,
+    ColourJitter,
+    Normalise,
+    SomeNoise,
+    gaussian_noise,
+    to_float,
+)
 
 
 def grey(n: int = 40, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +44,18 @@ def test_noise_has_the_stated_deviation_and_no_bias(std: float) -> None:
     assert noise.mean() == pytest.approx(0, abs=std / 50)
     channels = noise.reshape(-1, 3)
     assert np.abs(np.corrcoef(channels.T) - np.eye(3)).max() < 0.02
+
+
+def test_noise_in_training_is_on_half_of_the_images() -> None:
+    torch.manual_seed(0)
+    images = torch.full((400, 3, 8, 8), 0.5)
+    made = SomeNoise(0.1)(images)
+    changed = (made != images).any(dim=(1, 2, 3))
+    assert 160 < changed.sum() < 240
+    assert (made - images)[changed].std().item() == pytest.approx(0.1, rel=0.02)
+    assert torch.equal(images, torch.full((400, 3, 8, 8), 0.5))
+    made = SomeNoise(1.0)(images)
+    assert (made.min(), made.max()) == (0, 1)
 
 
 def test_noise_is_clipped_and_rounded_as_in_cifar_10_c() -> None:

@@ -25,15 +25,15 @@ TEMPERATURE = 0.07
 NEAREST = 1e-6
 """Least distance, so that a copy of the query does not weigh infinitely much."""
 TIE = 1e-9
-"""What being nearer is worth between classes that have equally many votes."""
+"""What being the nearest is worth between classes that have equally many votes."""
 KS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Numbers of neighbours to choose from, and all there are."""
 
 
 def plurality(similarities: Similarities) -> Weights:
-    """One neighbour, one vote; equal counts are decided by the nearer neighbours."""
+    """One neighbour, one vote; of equal counts the one with the nearest neighbour wins."""
     _, k = similarities.shape
-    return np.broadcast_to(1 + TIE * np.arange(k, 0, -1), similarities.shape)
+    return np.broadcast_to(1 + TIE * 0.5 ** np.arange(k), similarities.shape)
 
 
 def distance(similarities: Similarities) -> Weights:

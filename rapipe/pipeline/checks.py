@@ -31,7 +31,7 @@ def load_checked(path: Path) -> Params:
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
     method_of(params).check()
     for i, name in enumerate(params.train.backbones):
-        _known(f"train.backbones[{i}]", name.removesuffix(NOISY), BACKBONES)
+        _known(f"train.backbones[{i}]", name, [*BACKBONES, *(own + NOISY for own in BACKBONES)])
     _known("train.augment", params.train.augment, VIEWS)
     return params
 

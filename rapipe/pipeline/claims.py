@@ -45,7 +45,7 @@ class Claim(NamedTuple):
         return statistics.words(self.verdict, self.adjusted_p)
 
 
-VOTE = "its best vote"
+VOTE = "the best vote"
 NOISE = "none, noise in training"
 
 

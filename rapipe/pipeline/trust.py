@@ -110,8 +110,8 @@ def leakage_words(found: Evidence) -> str:
         f"<p>Found, of how many checked: {html.escape(looked)}. {facts['near_duplicates']} of "
         f"{facts['test_images']:,} test images are more like an image of the memory than "
         f"{facts['threshold']:.4f}, {facts['near_duplicates_of_same_class']} of them one of its "
-        f"class. That is as like as {facts['quantile']:.1%} of {facts['validation_images']:,} validation "
-        "images are at most to an image of another class, which cannot be a copy.</p>"
+        f"class. That is as like as {facts['quantile']:.1%} of {facts['validation_images']:,} "
+        "validation images are at most to an image of another class, which cannot be a copy.</p>"
     )
 
 
