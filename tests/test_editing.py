@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from rapipe import paths
 from rapipe.cli import app
-from rapipe.params import Params
+from rapipe.params import Params, load
+from rapipe.pipeline.report import found_by
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
 
 
@@ -60,7 +61,7 @@ def accuracies(**wanted: Any) -> dict[str, float]:
 
 
 def test_a_class_is_removed_and_comes_back(project: Path) -> None:
-    before = (paths.RUNS / "resnet18-knn-k4-all-s0.json").read_bytes()
+    before = (paths.RUNS / "alexnet-knn-k4-all-s0.json").read_bytes()
     whole = Embeddings.read(paths.BANK)
     table = paths.table("knn", "test").read_bytes()
     assert "version 1 is all" in rapipe("store", "tag", "all")
@@ -73,9 +74,9 @@ def test_a_class_is_removed_and_comes_back(project: Path) -> None:
     for split in SPLITS:
         queries = Neighbours.read(paths.table("knn", split)).query_ids
         assert np.array_equal(queries, Images.read(paths.split(split)).ids)
-    rapipe("eval", "--backbone", "resnet18")
-    assert (paths.RUNS / "resnet18-knn-k4-all-s0.json").read_bytes() == before
-    assert set(accuracies(retrieval="knn", backbone="resnet18")) == {"v1", "without-7"}
+    rapipe("eval", "--backbone", "alexnet")
+    assert (paths.RUNS / "alexnet-knn-k4-all-s0.json").read_bytes() == before
+    assert set(accuracies(retrieval="knn", backbone="alexnet")) == {"v1", "without-7"}
     by_class = data("results", "--by-class")
     edited = [row for row in by_class if row["memory"] == "without-7"]
     assert {row["retrieval"] for row in edited} == {"knn", "sampled"}
@@ -89,7 +90,7 @@ def test_a_class_is_removed_and_comes_back(project: Path) -> None:
     rapipe("store", "checkout", "all")
     rapipe("prefetch")
     assert paths.table("knn", "test").read_bytes() == table
-    rapipe("eval", "--backbone", "resnet18", "--retrieval", "knn")
+    rapipe("eval", "--backbone", "alexnet", "--retrieval", "knn")
     assert "is sound" in rapipe("store", "verify")
     only = data("store", "diff", "all", "without-7")
     assert only["only in all"]["by class"] == {"7": 500}
@@ -127,7 +128,7 @@ def test_a_new_class_from_a_folder(project: Path) -> None:
     rapipe("prefetch")
     bank = Embeddings.read(paths.BANK)
     assert len(bank) == 3500 + 5 + 4 + 9
-    for backbone in ("resnet18", "perceiver"):
+    for backbone in ("alexnet", "perceiver"):
         rapipe("eval", "--backbone", backbone)  # which cannot name the new class
     rapipe("report")
     rapipe("neighbors", "more/cross/0.png", "-k", "3", "--picture", "found.png")
@@ -204,9 +205,8 @@ def test_prefetch_by_every_backend(project: Path, backend: str, index: str) -> N
         else:
             assert found.found_by["recall"] >= 0.95
             assert f"knn of {split}: faiss IVF8,Flat (nprobe" in said
-    rapipe("report")
-    page = paths.PAGE.read_text()
-    assert ("of the 4 nearest of 500 queries" in page) == (index == "IVF8,Flat")
+    in_report = found_by(load(paths.PARAMS))
+    assert ("of the 4 nearest of 500 queries" in in_report) == (index == "IVF8,Flat")
 
 
 def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
@@ -241,9 +241,9 @@ def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
 
 
 def test_old_results_without_a_memory_are_stale_not_fatal(project: Path) -> None:
-    path = paths.RUNS / "resnet18-none-s0.json"
+    path = paths.RUNS / "alexnet-none-s0.json"
     run = json.loads(path.read_text())
     del run["edited"], run["by_class"]
     path.write_text(json.dumps(run))
     found = data("results")
-    assert "none" not in {row["retrieval"] for row in found if row["backbone"] == "resnet18"}
+    assert "none" not in {row["retrieval"] for row in found if row["backbone"] == "alexnet"}

@@ -384,10 +384,7 @@ def test_mistakes_on_the_command_line(own: Params) -> None:
     runner = CliRunner()
     result = runner.invoke(app, ["train", "--backbone", "vgg"])
     assert result.exit_code == 2
-    assert (
-        "backbone is 'vgg'; params.yaml has alexnet, perceiver, alexnet+noise"
-        in result.stderr
-    )
+    assert "backbone is 'vgg'; params.yaml has alexnet, perceiver, alexnet+noise" in result.stderr
     before = hashes(Path())
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("attend: embedding", "attend: all"))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import metrics
+from rapipe.evaluation.votes import count
 
 Scores = npt.NDArray[np.floating]  # (N,), higher = surer
 Right = npt.NDArray[np.bool_]  # (N,)
@@ -70,16 +71,14 @@ def aurc(score: Scores, correct: Right) -> float:
     return float(risk_coverage(score, correct)[1].mean())
 
 
-def vote_entropy(labels: npt.NDArray[np.integer], classes: int) -> Floats:
+def vote_entropy(labels: npt.NDArray[np.int64], classes: int) -> Floats:
     """Entropy (Q,), in nats, of the classes among each query's neighbours' labels (Q, K).
 
-    -1 marks a neighbour without a label, which does not vote. Without any vote nothing is
-    known, so the entropy is the largest there is, log(classes).
+    Neighbours without a label (-1), or of a class that the task does not have, do not vote.
+    Without any vote nothing is known, so the entropy is the largest there is, log(classes).
     """
-    votes = np.zeros((len(labels), classes))  # (Q, C)
-    rows, columns = np.nonzero(labels >= 0)
-    np.add.at(votes, (rows, labels[rows, columns]), 1)
-    total = votes.sum(axis=1, keepdims=True)  # (Q, 1)
-    share = np.divide(votes, total, out=np.full_like(votes, 1 / classes), where=total > 0)
+    counted = count(labels, np.ones(labels.shape), classes)  # (Q, C)
+    total = counted.sum(axis=1, keepdims=True)  # (Q, 1)
+    share = np.divide(counted, total, out=np.full_like(counted, 1 / classes), where=total > 0)
     # A share of 0 adds 0: the logarithm is taken of 1 in its place.
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1))).sum(axis=1) + 0.0)
