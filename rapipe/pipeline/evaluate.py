@@ -41,15 +41,15 @@ def run(params: Params, variant: Variant) -> None:
         "k": variant.k,
         "seed": variant.seed,
     }
-    evidence, memory, store, lookup = None, "", "", None
+    examined, memory, store, lookup = None, "", "", None
     if variant.retrieval != "none":
         remembered = bank_card()
         memory, store = remembered["memory"], remembered["store"]
         lookup = lookup_of(params, variant, classifier, remembered, images)
-        evidence = Evidence(params, variant, classifier, lookup, images)
+        examined = Examination(params, variant, classifier, lookup, images)
     edited = bool(lookup) and store != card.get("memory")
-    bank = evidence.bank if evidence else None
-    vote = votes.best(evidence.votes) if evidence else None
+    bank = examined.bank if examined else None
+    vote = votes.best(examined.votes) if examined else None
     noted = Noted(images, lookup.bank if lookup else None, vote)
     rows: list[dict[str, Any]] = []
     by_class: list[float | None] = []
@@ -59,8 +59,8 @@ def run(params: Params, variant: Variant) -> None:
         row = {**keys, **scores(seen, images), "bank_size": len(lookup.bank) if lookup else 0}
         rows.append({**row, "memory": memory})
         by_class = by_class or metrics.by_class(seen.logits, images.labels, len(images.classes))
-        if evidence:
-            evidence.add(seen)
+        if examined:
+            examined.add(seen)
     write_json(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
@@ -71,14 +71,14 @@ def run(params: Params, variant: Variant) -> None:
             "store": store,
             "rows": rows,
             "by_class": dict(zip(images.classes, by_class, strict=True)),
-            **(evidence.found if evidence else {}),
+            **(examined.found if examined else {}),
         },
     )
     if not edited:
         folder = paths.EVIDENCE / variant.name
         noted.predictions().write(folder / paths.PREDICTIONS)
-        if evidence and evidence.blamed:
-            write_csv(folder / paths.BLAME, evidence.blame_rows())
+        if examined and examined.blamed:
+            write_csv(folder / paths.BLAME, examined.blame_rows())
 
 
 def lookup_of(
@@ -109,7 +109,7 @@ def lookup_of(
     )
 
 
-class Evidence:
+class Examination:
     """What a classifier does with what it looks up, gathered level by level.
 
     Whatever is chosen (votes, rows to prune) is chosen on the validation split.
