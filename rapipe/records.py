@@ -278,9 +278,10 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one classifier made of every test image at every noise level.
+    """What one classifier made of every test image at every noise level, and in every swap.
 
-    Letters: L noise levels. Tests, calibration and abstention are computed from this.
+    Letters: L noise levels, W swaps of neighbours. What the report compares, it computes
+    from this.
     """
 
     ids: Ids
@@ -291,42 +292,47 @@ class Predictions:
     similarity: npt.NDArray[np.float32] | None = None  # (L, N), mean over the neighbours
     vote_entropy: npt.NDArray[np.float32] | None = None  # (L, N), nats
     voted: npt.NDArray[np.bool_] | None = None  # (L, N), whether the best vote is right
+    repaired: npt.NDArray[np.bool_] | None = None  # (L, N), right with the clean one's neighbours
+    change: npt.NDArray[np.float32] | None = None  # (W, N), of being right, -1 to 1
+    moved: npt.NDArray[np.float32] | None = None  # (W, N), total variation distance
 
     def __post_init__(self) -> None:
-        shape = (len(self.levels), len(self.ids))
-        for name in PER_IMAGE:
+        for name in (*PER_LEVEL, *PER_SWAP):
             column = getattr(self, name)
-            _require(column is None or column.shape == shape, f"{name} is not (L, N)")
+            if column is not None:
+                rows = len(self.levels) if name in PER_LEVEL else len(column)
+                _require(column.shape == (rows, len(self.ids)), f"{name} has a wrong shape")
         _require(self.levels[0] == 0, "the first level is not clean")
 
     def write(self, path: Path) -> None:
-        """Write one Arrow IPC file: a row an image, a list over levels in each column."""
+        """Write one Arrow IPC file: a row an image, a list over levels or swaps in each column."""
         columns = {"id": pa.array(self.ids)}
-        for name in PER_IMAGE:
+        for name in (*PER_LEVEL, *PER_SWAP):
             own = getattr(self, name)
-            if own is not None:
+            if own is not None and len(own):
                 flat = pa.array(own.T.reshape(-1))
-                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(self.levels))
+                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(own))
         _write_arrow(path, columns, {"levels": list(self.levels)})
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
         """Read what `write` wrote."""
         table, facts = _read_arrow(path)
-        levels = tuple(facts["levels"])
 
         def column(name: str) -> Any:
             if name not in table.column_names:
                 return None
             flat = _column(table, name).flatten().to_numpy(zero_copy_only=False)
-            return flat.reshape(-1, len(levels)).T
+            return flat.reshape(table.num_rows, -1).T
 
-        own = {name: column(name) for name in PER_IMAGE}
-        return cls(_column(table, "id").to_numpy(), levels, **own)
+        own = {name: column(name) for name in (*PER_LEVEL, *PER_SWAP)}
+        return cls(_column(table, "id").to_numpy(), tuple(facts["levels"]), **own)
 
 
-PER_IMAGE = ("correct", "confidence", "similarity", "vote_entropy", "voted")
-"""The columns of `Predictions` that have a value an image and level."""
+PER_LEVEL = ("correct", "confidence", "similarity", "vote_entropy", "voted", "repaired")
+PER_SWAP = ("change", "moved")
+ANOTHER = "another image's"
+"""The swap whose `moved` is the reliance on neighbours."""
 
 
 def _write_arrow(

@@ -18,10 +18,10 @@ from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.evaluation import attribution, drift, votes
 from rapipe.evaluation.lookup import Lookup, nearest_of_class
 from rapipe.evaluation.noise import Noted, Seen
-from rapipe.evaluation.swaps import ANOTHER, Swap, Swaps, examine
+from rapipe.evaluation.swaps import Swap, Swaps, examine
 from rapipe.feed import CPU
 from rapipe.fusion import Fusion
-from rapipe.records import Embeddings, Images, Predictions, RecordError
+from rapipe.records import ANOTHER, Embeddings, Images, Predictions, RecordError
 from rapipe.retrieved import Bank, Retrieved
 from rapipe.search import Keys, Method, search
 
@@ -96,6 +96,20 @@ def test_votes_are_sums_over_labelled_neighbours() -> None:
 def test_classes_the_task_does_not_know_have_no_vote() -> None:
     found = votes.count(np.array([[5, 1]]), np.ones((1, 2)), 2)
     assert found.tolist() == [[0, 1]]
+
+
+def test_neighbours_vote_nearest_first_in_whatever_order_they_come() -> None:
+    similarities = np.array([[0.1, 0.9, 0.5]], np.float32)
+    labels = np.array([[0, 1, 0]])
+    assert votes.Vote("rank", 1, 0.0)(similarities, labels, 2).tolist() == [[0, 0.5]]
+    found = votes.Vote("rank", 3, 0.0)(similarities, labels, 2)
+    np.testing.assert_allclose(found, [[1 / 3 + 1 / 4, 1 / 2]])
+
+
+def test_without_a_class_of_the_task_nobody_votes() -> None:
+    labels = np.array([[-1, 5]])
+    assert votes.chosen(np.ones((1, 2), np.float32), labels, np.array([0]), 2) == []
+    assert votes.best([]) is None
 
 
 def test_equal_counts_go_to_the_nearest() -> None:
@@ -192,6 +206,16 @@ def test_other_swaps_change_what_they_say_and_nothing_else() -> None:
         assert np.array_equal(swap.bank.labels, again[name].bank.labels)
 
 
+def test_poisoned_shares_have_names_of_their_own() -> None:
+    images, lookup, seen = examined()
+    swaps = Swaps(images, lookup, CLASSES, "both", (0.001, 0.004), np.arange(2))
+    names = [swap.name for swap in swaps.of(seen)]
+    assert len(set(names)) == len(names)
+    drawn = lookup.find(seen.queries, "sampled")
+    unsearched = [swap.name for swap in swaps.of(replace(seen, found=drawn))]
+    assert set(names) - set(unsearched) == {"pruned", "pruned at random"}
+
+
 @pytest.mark.parametrize(
     ("attend", "absent"),
     [("embedding", ["shuffled labels", "25% wrong labels"]), ("label", ["25% wrong vectors"])],
@@ -205,20 +229,17 @@ def test_what_a_classifier_cannot_see_is_not_swapped(attend: str, absent: list[s
 def test_who_only_follows_neighbours_is_moved_as_they_are() -> None:
     images, lookup, seen = examined()
     bank = Bank(lookup.bank, CLASSES, CPU)
-    found = {
-        row["swap"]: row
-        for row in examine(Follower(), seen, swaps_of(images, lookup), bank)  # type: ignore[arg-type]
-    }
-    unmoved = found["knn"]
-    assert [unmoved[key] for key in ("change", "low", "high", "flips", "kl", "moved")] == [0] * 6
+    made = examine(Follower(), seen, swaps_of(images, lookup), bank)  # type: ignore[arg-type]
+    found = {row["swap"]: row for row in made.rows}
+    assert [found["knn"][key] for key in ("change", "flips", "kl", "moved")] == [0] * 4
     assert (found["same class"]["top1"], found["same class"]["follows"]) == (1.0, 1.0)
     assert (found["wrong class"]["top1"], found["wrong class"]["follows"]) == (0.0, 1.0)
     assert found["none"]["follows"] is None
     own = metrics.top_k(seen.logits, images.labels, 1)
-    for row in found.values():
-        assert row["change"] == pytest.approx(row["top1"] - own)
-        assert row["low"] <= row["change"] <= row["high"]
-        assert row["moved_low"] <= row["moved"] <= row["moved_high"]
+    for row, change, moved in zip(*made, strict=True):
+        assert row["change"] == pytest.approx(row["top1"] - own) == pytest.approx(change.mean())
+        assert set(change.tolist()) <= {-1, 0, 1}
+        assert row["moved"] == pytest.approx(moved.mean())
     before, after = metrics.softmax(seen.logits), np.eye(CLASSES)[np.zeros(40, int)]
     after = metrics.softmax(after)
     slow = np.mean([(p * np.log(p / q)).sum() for p, q in zip(before, after, strict=True)])
@@ -246,7 +267,9 @@ def test_drift_of_a_hand_placed_neighbourhood() -> None:
     assert found["purity"] == pytest.approx(1 / 2)  # of those with a label
     same = drift.drift(before, before, clean, bank, targets)
     assert (same["recall"], same["rank_correlation"]) == (1, pytest.approx(1))
-    assert np.isnan(drift.purity(np.array([[3]]), bank, targets))
+    assert drift.purity(np.array([[3]]), bank, targets) is None
+    one = search(clean, bank, 1, np.array([9]))
+    assert drift.drift(one, one, clean, bank, targets)["rank_correlation"] is None
 
 
 def test_the_two_failures_sum_to_the_loss() -> None:
@@ -277,9 +300,10 @@ def test_a_planted_bad_row_is_blamed_and_pruned() -> None:
     assert blamed.shown[0] == 20
     assert blamed.effect[0] == pytest.approx(found.effect[:, 0].sum())
     assert blamed.effect[0] < 0 < blamed.effect[-1]
-    assert attribution.worst(blamed, 0.02, len(bank)).tolist() == [0]
-    assert len(attribution.worst(blamed, 1.0, len(bank))) == (blamed.effect < 0).sum()
-    assert not len(attribution.worst(blamed, 0.0, len(bank)))
+    assert attribution.worst(blamed, 0.02, len(bank), 5).tolist() == [0]
+    assert len(attribution.worst(blamed, 1.0, len(bank), 5)) == (blamed.effect < 0).sum()
+    assert not len(attribution.worst(blamed, 0.0, len(bank), 5))
+    assert len(attribution.worst(blamed, 1.0, len(bank), len(bank))) == 0  # k must be left
 
 
 def real(attend: str = "both", backbone: str = "alexnet") -> Classifier:
@@ -354,11 +378,13 @@ def test_predictions_are_noted_and_read_back(tmp_path: Path) -> None:
     noted = Noted(images, lookup.bank, vote)
     noted.add(seen)
     noted.add(replace(seen, noise_std=0.1, logits=-seen.logits))
+    for swap in range(3):  # more swaps than levels
+        noted.note("moved", np.full(len(images), swap, np.float32))
     written = noted.predictions()
     written.write(tmp_path / "p.arrow")
     read = Predictions.read(tmp_path / "p.arrow")
     assert read.levels == (0.0, 0.1)
-    for name in ("ids", "correct", "confidence", "similarity", "vote_entropy", "voted"):
+    for name in ("ids", "correct", "confidence", "similarity", "vote_entropy", "voted", "moved"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name), err_msg=name)
     assert read.correct[0].mean() == metrics.top_k(seen.logits, images.labels, 1)
     labels = lookup.bank.labels[seen.found.indices]
@@ -375,5 +401,5 @@ def test_predictions_check_themselves() -> None:
     right = np.ones((2, 3), bool)
     with pytest.raises(RecordError, match="first level is not clean"):
         Predictions(np.arange(3), (0.1, 0.2), right, right.astype(np.float32))
-    with pytest.raises(RecordError, match="confidence is not"):
+    with pytest.raises(RecordError, match="confidence has a wrong shape"):
         Predictions(np.arange(3), (0.0, 0.2), right, right[:1].astype(np.float32))

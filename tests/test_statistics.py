@@ -17,13 +17,19 @@ def answers(seeds: int, n: int, accuracy: float, rng: int = 0) -> np.ndarray:
 
 
 def by_loop(values: np.ndarray, draws: int = 2000) -> Interval:
-    """The bootstrap spelled out: draw rows, draw columns, average the table they cut out."""
+    """The bootstrap spelled out: draw columns, draw rows, average the table they cut out.
+
+    What the rows add is stretched by scipy's quantiles.
+    """
+    from scipy.stats import norm, t
+
     rng = np.random.default_rng(99)
     s, n = values.shape
-    means = [
-        values[np.ix_(rng.integers(s, size=s), rng.integers(n, size=n))].mean()
-        for _ in range(draws)
-    ]
+    wider = np.sqrt(s / (s - 1)) * t.ppf(0.975, s - 1) / norm.ppf(0.975)
+    means = []
+    for _ in range(draws):
+        table = values[:, rng.integers(n, size=n)]
+        means.append(table.mean() + wider * (table[rng.integers(s, size=s)].mean() - table.mean()))
     return Interval(*np.quantile(means, [0.025, 0.975]).tolist())
 
 
@@ -43,7 +49,7 @@ def test_interval_of_seeds_against_a_loop(kind: str) -> None:
     if kind == "numbers":  # no two images alike
         values = values + np.random.default_rng(1).random(values.shape)
     values = values + np.array([[0], [0.05], [0.1], [0.15]])  # seeds that differ
-    assert statistics.interval_of_mean(values, 0) == pytest.approx(by_loop(values), abs=0.008)
+    assert statistics.interval_of_mean(values, 0) == pytest.approx(by_loop(values), abs=0.03)
 
 
 def test_interval_does_not_depend_on_the_order_of_images_or_on_chunks(
@@ -56,26 +62,66 @@ def test_interval_does_not_depend_on_the_order_of_images_or_on_chunks(
     shuffled = values[:, np.random.default_rng(0).permutation(200)]
     assert statistics.interval_of_mean(shuffled, 5) == whole
     monkeypatch.setattr(statistics, "CHUNK_CELLS", 1000)
-    assert statistics.interval_of_mean(values, 5) == pytest.approx(whole, abs=0.005)
+    assert statistics.interval_of_mean(values, 5) == pytest.approx(whole, abs=0.02)
 
 
-def test_interval_holds_the_truth_19_times_in_20(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "DRAWS", 500)
+@pytest.mark.parametrize(("seeds", "sd"), [(1, 0), (3, 0.01), (3, 0.2), (5, 0.2)])
+def test_interval_holds_the_truth_19_times_in_20(
+    monkeypatch: pytest.MonkeyPatch, seeds: int, sd: float
+) -> None:
+    """Also where trainings differ far more (sd .2) than a choice of images (.03) matters."""
+    monkeypatch.setattr(statistics, "DRAWS", 400)
     rng = np.random.default_rng(0)
     held = 0
     for number in range(300):
         image = rng.normal(0, 0.3, (1, 100))
-        seed = rng.normal(0, 0.01, (4, 1))
-        values = image + seed + rng.normal(0, 0.1, (4, 100))
+        values = image + rng.normal(0, sd, (seeds, 1)) + rng.normal(0, 0.1, (seeds, 100))
         held += not statistics.interval_of_mean(values, number).leaves_out(0)
-    assert 0.92 <= held / 300 <= 0.98
+    assert held / 300 >= 0.92
+    assert held < 300
+
+
+def test_equal_methods_whose_seeds_differ_are_seldom_called_better_or_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With so many images McNemar's test alone would call nearly every pair different."""
+    monkeypatch.setattr(statistics, "DRAWS", 200)
+    rng = np.random.default_rng(0)
+    called = by_mcnemar = 0
+    for number in range(200):
+        accuracy = rng.normal(0.7, 0.05, (2, 3, 1))
+        a, b = rng.random((2, 3, 4000)) < accuracy
+        verdict = statistics.compare(a, b, number)
+        called += statistics.words(verdict, verdict.p) in ("better", "worse")
+        by_mcnemar += statistics.mcnemar(a[0], b[0]) < 0.05
+    assert by_mcnemar > 100
+    assert called <= 14  # 5 % would be 10
+
+
+def test_paired_t_against_scipy() -> None:
+    from scipy.stats import ttest_1samp
+
+    differences = np.array([0.1, 0.15, 0.02, 0.2])
+    assert statistics.paired_t(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert statistics.paired_t(np.array([0.1, 0.1])) == 0
+    assert statistics.paired_t(np.zeros(3)) == 1
+    assert statistics.paired_t(np.array([0.1])) == 0  # of one seed nothing is known
 
 
 def test_interval_sees_seeds_as_well_as_images() -> None:
     always, never = np.ones((1, 50)), np.zeros((1, 50))
     assert statistics.interval_of_mean(always, 0) == (1, 1)
-    # All images agree, so that only the seeds can move the mean.
-    assert statistics.interval_of_mean(np.concatenate([always, never]), 0) == (0, 1)
+    # All images agree, so that only the seeds can move the mean: from 0 to 1, stretched.
+    half = statistics.stretched(2) / 2
+    both = statistics.interval_of_mean(np.concatenate([always, never]), 0)
+    assert both == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_many_kinds_of_image_are_drawn_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((3, 200))
+    images = statistics.interval_of_mean(values, 0)
+    monkeypatch.setattr(statistics, "FEW_KINDS", 1000)
+    assert statistics.interval_of_mean(values, 0) == pytest.approx(images, abs=0.01)
 
 
 def test_paired_interval() -> None:
@@ -141,11 +187,15 @@ def test_holm_rejects_what_stepping_down_rejects() -> None:
 def test_compare_takes_the_largest_p() -> None:
     b = answers(3, 400, 0.6)
     a = b.copy()
-    for row, gained in enumerate((9, 12, 20)):  # in each training, some wrong answers are mended
+    for row, gained in enumerate((9, 10, 12)):  # in each training, some wrong answers are mended
         a[row, np.flatnonzero(~b[row])[:gained]] = True
     verdict = statistics.compare(a, b, 0)
-    assert verdict.difference == pytest.approx(41 / 1200)
-    assert verdict.p == 2 / 2**9
+    assert verdict.difference == pytest.approx(31 / 1200)
+    assert statistics.mcnemar(a[0], b[0]) == 2 / 2**9
+    over_seeds = statistics.paired_t(np.array([9, 10, 12]) / 400)
+    assert verdict.p == pytest.approx(over_seeds)
+    assert over_seeds > 2 / 2**9
+    assert statistics.compare(a[:1], b[:1], 0).p == 2 / 2**9
     assert verdict.seeds == 3
     assert verdict.interval == statistics.paired_interval(a, b, 0)
     assert statistics.words(verdict, verdict.p) == "better"

@@ -99,7 +99,10 @@ def blame(found: Attributed) -> Blame:
     return Blame(rows[order].astype(np.int64), shown[order], effect[order])
 
 
-def worst(blamed: Blame, share: float, bank_size: int) -> npt.NDArray[np.int64]:
-    """The rows that harmed most: at most this share of the memory, and only such as harmed."""
+def worst(blamed: Blame, share: float, bank_size: int, k: int) -> npt.NDArray[np.int64]:
+    """The rows that harmed most: at most this share of the memory, and only such as harmed.
+
+    At least k rows of the memory are left.
+    """
     harmed = blamed.rows[blamed.effect < 0]
-    return np.asarray(harmed[: int(share * bank_size)])
+    return np.asarray(harmed[: max(0, min(int(share * bank_size), bank_size - k))])

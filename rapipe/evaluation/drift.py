@@ -12,18 +12,18 @@ from rapipe.records import Embeddings, Indices, Labels, Neighbours, Vectors
 from rapipe.search import similarities_of
 
 
-def purity(indices: Indices, bank: Embeddings, targets: Labels) -> float:
-    """Share of the labelled neighbours (Q, K) that have the query's class; nan if none has one."""
+def purity(indices: Indices, bank: Embeddings, targets: Labels) -> float | None:
+    """Share of the labelled neighbours (Q, K) that have the query's class; None if none has one."""
     labels = bank.labels[indices]  # (Q, K)
     known = labels >= 0
     if not known.any():
-        return float("nan")
+        return None
     return float((labels == targets[:, None])[known].mean())
 
 
 def drift(
     clean: Neighbours, noisy: Neighbours, vectors: Vectors, bank: Embeddings, targets: Labels
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """How far the neighbours of noisy images are from those of the same images without noise.
 
     Args:
@@ -33,7 +33,8 @@ def drift(
     Returns:
         `recall`: share of the clean images' neighbours that are still found.
         `rank_correlation`: Spearman's, between the similarities that the clean
-        and the noisy image have to the clean one's neighbours; mean over images.
+        and the noisy image have to the clean one's neighbours; mean over images, None
+        where there is but one neighbour.
         `purity`: share of the noisy images' neighbours that have their class.
     """
     now = similarities_of(vectors, bank.vectors, clean.indices)  # (Q, K)
@@ -41,7 +42,7 @@ def drift(
     defined = correlation[~np.isnan(correlation)]
     return {
         "recall": metrics.recall_at_k(noisy.indices, clean.indices),
-        "rank_correlation": float(defined.mean()) if len(defined) else float("nan"),
+        "rank_correlation": float(defined.mean()) if len(defined) else None,
         "purity": purity(noisy.indices, bank, targets),
     }
 

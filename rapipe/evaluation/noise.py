@@ -76,7 +76,7 @@ class Noted:
 
     Args:
         bank: where the neighbours are from; None without retrieval.
-        vote: the best way to let them vote.
+        vote: the best way to let them vote; None where none has a class.
     """
 
     def __init__(self, images: Images, bank: Embeddings | None, vote: Vote | None) -> None:
@@ -91,15 +91,20 @@ class Noted:
             "correct": metrics.hits(seen.logits, targets),
             "confidence": metrics.softmax(seen.logits).max(axis=1).astype(np.float32),
         }
-        if self.bank and self.vote and seen.found:
+        if self.bank and seen.found:
             labels = self.bank.labels[seen.found.indices]  # (N, K)
-            counted = self.vote(seen.found.similarities, labels, classes)
             own["similarity"] = seen.found.similarities.mean(axis=1)
             own["vote_entropy"] = vote_entropy(labels, classes).astype(np.float32)
-            own["voted"] = metrics.hits(counted, targets)
+            if self.vote:
+                counted = self.vote(seen.found.similarities, labels, classes)
+                own["voted"] = metrics.hits(counted, targets)
         self.levels.append(seen.noise_std)
         for name, column in own.items():
-            self.columns.setdefault(name, []).append(column)
+            self.note(name, column)
+
+    def note(self, name: str, column: npt.NDArray) -> None:
+        """Note one value an image: another row of a column of `Predictions`."""
+        self.columns.setdefault(name, []).append(column)
 
     def predictions(self) -> Predictions:
         """All of them, as a record."""

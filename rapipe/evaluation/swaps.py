@@ -20,12 +20,10 @@ from rapipe.classifier import Classifier
 from rapipe.evaluation import votes
 from rapipe.evaluation.lookup import Lookup, nearest_of_class
 from rapipe.evaluation.noise import Seen
-from rapipe.evaluation.statistics import interval_of_mean
 from rapipe.neighbours import STRATEGIES
-from rapipe.records import Embeddings, Images, Indices, Labels
+from rapipe.records import ANOTHER, Embeddings, Images, Indices, Labels
 from rapipe.retrieved import Bank
 
-ANOTHER = "another image's"
 Logits = npt.NDArray[np.float32]  # (Q, C)
 
 
@@ -130,15 +128,21 @@ class Swaps:
             lying = rows[(labels[rows] >= 0) & (labels[rows] < self.classes)]
             turn = rng.integers(1, self.classes, len(lying)) if self.classes > 1 else 0
             labels[lying] = (labels[lying] + turn) % self.classes
-            yield Swap(f"{share:.0%} wrong labels", own, replace(bank, labels=labels))
+            yield Swap(f"{100 * share:g}% wrong labels", own, replace(bank, labels=labels))
         if self.attend != "label":
             vectors = np.array(bank.vectors)
             vectors[rows] = bank.vectors[np.sort(rng.integers(0, len(bank), len(rows)))]
-            yield Swap(f"{share:.0%} wrong vectors", own, replace(bank, vectors=vectors))
+            yield Swap(f"{100 * share:g}% wrong vectors", own, replace(bank, vectors=vectors))
 
     def _prune(self, seen: Seen) -> Iterator[Swap]:
-        """The memory without some rows, and without as many random ones."""
+        """The memory without some rows, and without as many random ones.
+
+        Not where nothing is searched: what is drawn from another memory is another draw.
+        """
         assert seen.queries is not None
+        assert seen.found is not None
+        if "recall" not in seen.found.found_by:
+            return
         bank = self.lookup.bank
         random = self._rng("pruned").permutation(len(bank))[: len(self.pruned)]
         for name, rows in (("pruned", self.pruned), ("pruned at random", random)):
@@ -147,19 +151,26 @@ class Swaps:
                 yield Swap(name, self.lookup.find(seen.queries, bank=left).indices, left)
 
 
-def examine(classifier: Classifier, seen: Seen, swaps: Swaps, on: Bank) -> list[dict[str, object]]:
+class Examined(NamedTuple):
+    """What the swaps do to the predictions: a row a swap, and for each image."""
+
+    rows: list[dict[str, object]]
+    change: list[npt.NDArray[np.float32]]  # (Q,) each: of being right, -1, 0 or 1
+    moved: list[npt.NDArray[np.float32]]  # (Q,) each: total variation distance, 0 to 1
+
+
+def examine(classifier: Classifier, seen: Seen, swaps: Swaps, on: Bank) -> Examined:
     """What each swap does to the predictions.
 
     Args:
         on: the lookup's own bank on the classifier's device.
 
     Returns:
-        Rows with noise_std, swap, top1; `change` of top1, with low and high; `flips`,
-        the share of images whose predicted class changes; `kl` (nats) from the own
-        predictions to these; `moved`, the mean total variation distance between the
-        two (0 = nothing changed, 1 = everything), with moved_low and moved_high;
-        `follows`, the share predicted as the class that most of the neighbours
-        shown have. Intervals are 95 %, over the images.
+        Rows with noise_std, swap, top1; `change` of top1; `flips`, the share of images
+        whose predicted class changes; `kl` (nats) from the own predictions to
+        these; `moved`, the mean total variation distance between the two (0 =
+        nothing changed, 1 = everything); `follows`, the share predicted as the class
+        that most of the neighbours shown have.
 
         `moved` of another image's neighbours is the reliance: how much of a
         prediction hangs on what was looked up for this image. It is what
@@ -168,33 +179,29 @@ def examine(classifier: Classifier, seen: Seen, swaps: Swaps, on: Bank) -> list[
     """
     labels = swaps.images.labels
     before = metrics.softmax(seen.logits)  # (Q, C)
-    right = metrics.hits(seen.logits, labels).astype(np.float64)
-    rows: list[dict[str, object]] = []
+    right = metrics.hits(seen.logits, labels).astype(np.float32)
+    found = Examined([], [], [])
     for swap in swaps.of(seen):
         bank = on if swap.bank is swaps.lookup.bank else _there(swap.bank, classifier)
         shown = (bank, swap.indices) if swap.indices is not None else (None, None)
         logits = classifier.predict(seen.pixels, *shown)
         after = metrics.softmax(logits)
-        change = metrics.hits(logits, labels) - right
-        moved = metrics.total_variation(before, after)
-        spans = [interval_of_mean(own[None], swaps.lookup.seed) for own in (change, moved)]
-        rows.append(
+        found.change.append(metrics.hits(logits, labels) - right)
+        found.moved.append(metrics.total_variation(before, after).astype(np.float32))
+        found.rows.append(
             {
                 "noise_std": seen.noise_std,
                 "swap": swap.name,
                 "top1": metrics.top_k(logits, labels, 1),
-                "change": float(change.mean()),
-                "low": spans[0].low,
-                "high": spans[0].high,
+                "change": float(found.change[-1].mean()),
                 "flips": float((before.argmax(axis=1) != after.argmax(axis=1)).mean()),
                 "kl": float(metrics.kl(before, after).mean()),
-                "moved": float(moved.mean()),
-                "moved_low": spans[1].low,
-                "moved_high": spans[1].high,
+                "moved": float(found.moved[-1].mean()),
                 "follows": follows(logits, swap, swaps.classes),
             }
         )
-    return rows
+        del swap, bank, shown  # a poisoned copy of the memory, before the next one is made
+    return found
 
 
 def _there(bank: Embeddings, classifier: Classifier) -> Bank:

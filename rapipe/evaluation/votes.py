@@ -1,7 +1,8 @@
 """Votes of neighbours: what a neighbour table is worth without any training.
 
 A vote is a function of similarities (Q, K), best first, that gives each
-neighbour's weight (Q, K); the class with the largest sum wins. Adding a vote is
+neighbour's weight (Q, K); the class with the largest sum wins. Neighbours that a
+strategy gives in another order are put in this one first. Adding a vote is
 adding a function and a line in `VOTES`.
 
 Letters: Q queries, K neighbours, C classes.
@@ -82,13 +83,14 @@ class Vote(NamedTuple):
 
     def __call__(self, similarities: Similarities, labels: Labels, classes: int) -> Counted:
         """Votes (Q, C) of the first k of neighbours (Q, K)."""
-        weights = VOTES[self.name](similarities[:, : self.k])
-        return count(labels[:, : self.k], weights, classes)
+        order = np.argsort(-similarities, axis=1, kind="stable")[:, : self.k]
+        near = np.take_along_axis(similarities, order, axis=1)
+        return count(np.take_along_axis(labels, order, axis=1), VOTES[self.name](near), classes)
 
 
-def best(votes: Sequence[Vote]) -> Vote:
+def best(votes: Sequence[Vote]) -> Vote | None:
     """The vote that was best on validation; the first of equals."""
-    return max(votes, key=lambda vote: vote.validation_top1)
+    return max(votes, key=lambda vote: vote.validation_top1, default=None)
 
 
 def chosen(similarities: Similarities, labels: Labels, targets: Labels, classes: int) -> list[Vote]:
@@ -97,7 +99,12 @@ def chosen(similarities: Similarities, labels: Labels, targets: Labels, classes:
     Args:
         similarities, labels: (Q, K) of the neighbours of validation images.
         targets: (Q,) classes of these images.
+
+    Returns:
+        Nothing, where no neighbour has a class of the task.
     """
+    if not ((labels >= 0) & (labels < classes)).any():
+        return []
     _, most = similarities.shape
     found = []
     for name in VOTES:

@@ -6,7 +6,7 @@ Letters: S seeds, L noise levels, N test images.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -15,16 +15,18 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from rapipe.evaluation import statistics
-from rapipe.evaluation.statistics import Verdict
+from rapipe.evaluation.statistics import Interval, Verdict
 from rapipe.params import NOISY
 from rapipe.pipeline.evidence import (
     CONTROL,
     Evidence,
     Key,
+    Run,
+    Swapped,
     interval_words,
     level_words,
-    spread_words,
 )
+from rapipe.records import ANOTHER
 from rapipe.report import evidence as drawn
 from rapipe.report import tables
 from rapipe.report.style import Point, looks
@@ -38,6 +40,8 @@ class Claim(NamedTuple):
     second: str
     noise_std: float
     verdict: Verdict
+    without: float
+    """The difference without lookalikes of the memory; nan if nothing else is left."""
     adjusted_p: float
 
     @property
@@ -63,8 +67,9 @@ def claims(found: Evidence) -> list[Claim]:
             for level in sorted({0, len(found.levels) - 1}):
                 a, b = rights[one][:, level], rights[other][:, level]
                 verdict = statistics.compare(a, b, found.seed)
-                compared.append((backbone, one, other, found.levels[level], verdict))
-    adjusted = statistics.holm([verdict.p for *_, verdict in compared])
+                without = found.without_lookalikes(a) - found.without_lookalikes(b)
+                compared.append((backbone, one, other, found.levels[level], verdict, without))
+    adjusted = statistics.holm([verdict.p for *_, verdict, _ in compared])
     return [Claim(*own, p) for own, p in zip(compared, adjusted, strict=True)]
 
 
@@ -73,8 +78,8 @@ def _rights(found: Evidence, backbone: str) -> dict[str, npt.NDArray[np.bool_]]:
     rights = {name: found.stacks[backbone, name].correct for name in found.strategies(backbone)}
     for name in found.looking_up(backbone):
         voted = found.stacks[backbone, name].voted
-        assert voted is not None
-        rights[f"{VOTE} of {name}"] = voted
+        if voted is not None:
+            rights[f"{VOTE} of {name}"] = voted
     noisy = found.stacks.get((backbone + NOISY, "none"))
     return {**rights, NOISE: noisy.correct} if noisy else rights
 
@@ -97,24 +102,40 @@ def in_short(found: Evidence, made: Sequence[Claim]) -> str:
     for backbone in found.backbones:
         for strategy in found.looking_up(backbone):
             own = [c for c in made if (c.backbone, c.first) == (backbone, strategy)]
-            moved = found.swaps((backbone, strategy)).get("another image's")
+            swaps = found.swaps((backbone, strategy))
             lines = [
                 _compared("Against the same without neighbours", own, "none"),
                 _compared("Against noise in training instead of neighbours", own, NOISE),
                 _voted(found, (backbone, strategy), own),
             ]
-            if moved:
-                how_far = spread_words(moved, "moved")
-                lines.append(f"Reliance on its own neighbours (0 to 1): {how_far}.")
+            if swaps:
+                lines.append(_reliance(found, backbone, swaps))
             name = html.escape(f"{backbone} with {strategy}")
             items = "".join(f"<li>{line}</li>" for line in lines if line)
             said.append(f"<li><b>{name}</b><ul>{items}</ul></li>")
     seeds = len(next(iter(found.runs.values())))
+    if not said:
+        said = ["<li>No classifier here looks anything up: there is nothing to claim.</li>"]
     return (
         f"<ul>{''.join(said)}</ul><p>Differences of accuracy in points, with 95 % intervals. "
         f"“Better” and “worse” are said only of {statistics.MIN_SEEDS} seeds or more; this run "
         f"has {seeds}.</p>"
     )
+
+
+def _reliance(found: Evidence, backbone: str, swaps: Mapping[str, Swapped]) -> str:
+    """How far predictions hang on the neighbours, and what they are worth once trained."""
+    moved = found.interval(swaps[ANOTHER].moved)
+    said = (
+        f"Reliance on its own neighbours (0 to 1): {swaps[ANOTHER].moved.mean():.3f} "
+        f"[{moved.low:.3f}, {moved.high:.3f}]"
+    )
+    control = found.swaps((backbone, CONTROL)) if (backbone, CONTROL) in found.stacks else {}
+    if control:
+        said += f", on random ones {control[ANOTHER].moved.mean():.3f}"
+    change = swaps["none"].change
+    points = f"{100 * change.mean():+.1f} [{interval_words(found.interval(change))}]"
+    return f"{said}. Without neighbours the trained network itself changes by {points}."
 
 
 def _compared(what: str, own: Sequence[Claim], second: str) -> str:
@@ -129,8 +150,11 @@ def _compared(what: str, own: Sequence[Claim], second: str) -> str:
 def _voted(found: Evidence, key: Key, own: Sequence[Claim]) -> str:
     """Whether the learned fusion beats the best vote of the same neighbours."""
     second = f"{VOTE} of {key[1]}"
-    best = max(_votes(found, key), key=lambda row: float(row["validation_top1"]))
-    vote = f"the best vote of its neighbours ({best['vote']}, k = {best['k']}, {best['top1']:.1%})"
+    floors = floors_of(found.runs[key][0])
+    if not floors:
+        return "No neighbour has a class of the task, so there is no vote to beat."
+    best = max(floors, key=lambda floor: floor.chosen_by)
+    vote = f"the best vote of its neighbours ({best.vote}, k = {best.k}, {best.top1[0]:.1%})"
     lost = [
         level_words(c.noise_std)
         for c in own
@@ -157,6 +181,7 @@ def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
             "high": c.verdict.interval.high,
             "p": c.verdict.p,
             "adjusted_p": c.adjusted_p,
+            "without_lookalikes": c.without,
             "seeds": c.verdict.seeds,
             "words": c.words,
         }
@@ -167,7 +192,7 @@ def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
 def claims_table(made: Sequence[Claim]) -> str:
     """A line a comparison."""
     heads = ["classifier", "comparison", "images", "difference, points", "95 % interval"]
-    heads += ["McNemar p, Holm", "seeds", "in words"]
+    heads += ["without lookalikes", "corrected p", "seeds", "in words"]
     lines = [
         [
             html.escape(c.backbone),
@@ -175,6 +200,7 @@ def claims_table(made: Sequence[Claim]) -> str:
             level_words(c.noise_std),
             f"{100 * c.verdict.difference:+.1f}",
             interval_words(c.verdict.interval),
+            f"{100 * c.without:+.1f}",
             "&lt; .001" if c.adjusted_p < 0.001 else f"{c.adjusted_p:.3f}",
             str(c.verdict.seeds),
             c.words,
@@ -184,15 +210,13 @@ def claims_table(made: Sequence[Claim]) -> str:
     return tables.table_of(heads, lines)
 
 
-def _line(
-    values: npt.NDArray[Any], levels: Sequence[float], seed: int, factor: float = 1
-) -> list[Point]:
+def points_of(found: Evidence, values: npt.NDArray[Any], factor: float = 1) -> list[Point]:
     """Means of values (S, L, N) with 95 % intervals, one a level."""
     points = []
-    for place, level in enumerate(levels):
-        own = values[:, place].astype(np.float64)
-        low, high = statistics.interval_of_mean(own, seed)
-        points.append(Point(level, factor * float(own.mean()), factor * low, factor * high))
+    for place, level in enumerate(found.levels):
+        own = values[:, place]
+        ends = (factor * end for end in found.interval(own))
+        points.append(Point(level, factor * float(own.mean()), *ends))
     return points
 
 
@@ -201,11 +225,11 @@ def accuracy_over_noise(found: Evidence) -> Figure:
     look = looks(strategy for _, strategy in found.stacks)
     panels: dict[str, dict[str, drawn.Line]] = {}
     for (backbone, strategy), own in found.stacks.items():
-        points = _line(own.correct, found.levels, found.seed)
+        points = points_of(found, own.correct)
         panel = panels.setdefault(backbone, {})
         panel[strategy] = drawn.Line(points, look[strategy])
         if own.voted is not None and strategy != CONTROL:
-            vote = _line(own.voted[:1], found.levels, found.seed)
+            vote = points_of(found, own.voted[:1])
             panel[f"vote of {strategy}"] = drawn.Line(vote, drawn.VOTE)
     title = "Test accuracy against noise, with 95 % intervals"
     return drawn.curves_over_noise(panels, title, "test accuracy")
@@ -218,7 +242,7 @@ def differences_over_noise(found: Evidence) -> Figure | None:
     for backbone, strategy in found.retrieving():
         plain = found.stacks[backbone, "none"].correct.astype(np.float64)
         added = found.stacks[backbone, strategy].correct - plain
-        points = _line(added, found.levels, found.seed, 100)
+        points = points_of(found, added, 100)
         panels.setdefault(backbone, {})[strategy] = drawn.Line(points, look[strategy])
     title = "Accuracy with neighbours minus without, with 95 % intervals"
     return drawn.curves_over_noise(panels, title, "difference, points", zero=True)
@@ -238,7 +262,7 @@ def four_cells(found: Evidence) -> Figure | None:
             for name, dashes in ((backbone, "-"), (noisy, "--")):
                 own = found.stacks[name, strategy]
                 label = f"{strategy}{', noise in training' if name == noisy else ''}"
-                points = _line(own.correct, found.levels, found.seed)
+                points = points_of(found, own.correct)
                 style = {**look[strategy], "ls": dashes}
                 panels.setdefault(backbone, {})[label] = drawn.Line(points, style)
     if not panels:
@@ -247,32 +271,48 @@ def four_cells(found: Evidence) -> Figure | None:
     return drawn.curves_over_noise(panels, title, "test accuracy")
 
 
-def _votes(found: Evidence, key: Key, level: float = 0.0) -> list[dict[str, Any]]:
-    return [row for row in found.runs[key][0]["votes"] if row["noise_std"] == level]
+def floors_of(run: Run) -> list[tables.Floor]:
+    """Every vote of the neighbours of one evaluation."""
+    found: dict[str, tables.Floor] = {}
+    for row in run["votes"]:
+        new = tables.Floor(
+            run["rows"][0]["retrieval"], row["vote"], row["k"], {}, row["validation_top1"]
+        )
+        floor = found.setdefault(row["vote"], new)
+        found[row["vote"]] = floor._replace(top1={**floor.top1, row["noise_std"]: row["top1"]})
+    return list(found.values())
 
 
 def floor_lines(found: Evidence) -> list[tables.Floor]:
-    """Every vote of every strategy's neighbours, for the table of accuracies."""
-    first = {strategy: key for key in reversed(list(found.retrieving())) for strategy in key[1:]}
-    return [
-        tables.Floor(
-            strategy,
-            row["vote"],
-            row["k"],
-            {level: _votes(found, key, level)[place]["top1"] for level in found.levels},
-        )
-        for strategy, key in reversed(first.items())
-        for place, row in enumerate(_votes(found, key))
-    ]
+    """Every vote of every strategy's neighbours: they are the same for all classifiers."""
+    first: dict[str, Run] = {}
+    for key in found.retrieving():
+        first.setdefault(key[1], found.runs[key][0])
+    return [floor for run in first.values() for floor in floors_of(run)]
 
 
-def without_lookalikes(found: Evidence) -> dict[Key, tuple[float, float, float]]:
-    """The interval of clean accuracy, and clean accuracy without lookalikes of the memory."""
-    left = ~found.lookalikes
-    return {
-        key: (
-            *statistics.interval_of_mean(own.correct[:, 0], found.seed),
-            float(own.correct[:, 0][:, left].mean()) if left.any() else float("nan"),
-        )
-        for key, own in found.stacks.items()
-    }
+def clean_intervals(found: Evidence) -> dict[Key, Interval]:
+    """Of clean accuracy, no further than 0 and 1."""
+    spans = {key: found.interval(own.correct[:, 0]) for key, own in found.stacks.items()}
+    return {key: Interval(max(0, own.low), min(1, own.high)) for key, own in spans.items()}
+
+
+def lookalikes_table(found: Evidence) -> str:
+    """Every accuracy without the test images that are most like the memory; empty if none are."""
+    if not found.lookalikes.any() or found.lookalikes.all():
+        return ""
+    heads = ["classifier", "retrieval", *map(level_words, found.levels)]
+    lines: dict[str, list[str]] = {}
+    for (backbone, strategy), own in found.stacks.items():
+        vote = f"best vote of {strategy}"
+        if own.voted is not None and vote not in lines:
+            lines[vote] = ["no training", vote, *_percents(found, own.voted)]
+        values = _percents(found, own.correct)
+        lines[f"{backbone} {strategy}"] = [backbone, strategy, *values]
+    order = sorted(lines.values(), key=lambda line: line[0] != "no training")
+    return tables.table_of(heads, [[*map(html.escape, line)] for line in order])
+
+
+def _percents(found: Evidence, right: npt.NDArray[np.bool_]) -> list[str]:
+    levels = range(len(found.levels))
+    return [f"{100 * found.without_lookalikes(right[:, place]):.1f}" for place in levels]

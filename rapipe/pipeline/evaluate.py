@@ -53,14 +53,14 @@ def run(params: Params, variant: Variant) -> None:
     noted = Noted(images, lookup.bank if lookup else None, vote)
     rows: list[dict[str, Any]] = []
     by_class: list[float | None] = []
-    levels = (0.0, *params.evaluate.noise_std)
+    levels = (0.0, *sorted(params.evaluate.noise_std))
     for seen in levels_seen(classifier, images, levels, lookup, bank, params.seed):
         noted.add(seen)
         row = {**keys, **scores(seen, images), "bank_size": len(lookup.bank) if lookup else 0}
         rows.append({**row, "memory": memory})
         by_class = by_class or metrics.by_class(seen.logits, images.labels, len(images.classes))
         if examined:
-            examined.add(seen)
+            examined.add(seen, noted)
     write_json(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
@@ -151,7 +151,7 @@ class Examination:
             )
             self.blamed = attribution.blame(found)
             share = self.params.retrieval.prune
-            pruned = attribution.worst(self.blamed, share, len(bank))
+            pruned = attribution.worst(self.blamed, share, len(bank), variant.k)
             rows = self.blame_rows()
             self.found["attribution"] = {
                 **attribution.summary(found, self.params.seed),
@@ -170,7 +170,7 @@ class Examination:
             pruned,
         )
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: Seen, noted: Noted) -> None:
         """Votes, drift and swaps at one noise level; the clean one comes first."""
         assert seen.found is not None
         assert seen.queries is not None
@@ -186,8 +186,13 @@ class Examination:
         repaired = self.classifier.predict(seen.pixels, self.bank, clean.found.indices)
         top1 = [metrics.top_k(own, labels, 1) for own in (clean.logits, seen.logits, repaired)]
         self.found["drift"].append({**level, **moved, **drift.split(*top1)})
+        noted.note("repaired", metrics.hits(repaired, labels))
         if seen.noise_std in self.params.evaluate.swap_std:
-            self.found["swaps"] += examine(self.classifier, seen, self.swaps, self.bank)
+            swapped = examine(self.classifier, seen, self.swaps, self.bank)
+            self.found["swaps"] += swapped.rows
+            for change, distance in zip(swapped.change, swapped.moved, strict=True):
+                noted.note("change", change)
+                noted.note("moved", distance)
 
     def blame_rows(self) -> list[dict[str, object]]:
         """The rows of the memory that validation images looked up, the most harmful first."""

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.evaluation.statistics import Interval
+from rapipe.errors import UserError
+from rapipe.evaluation.statistics import Interval, interval_of_mean
 from rapipe.params import Params, variants
-from rapipe.pipeline.inputs import read_json
+from rapipe.pipeline.inputs import labelled, read_json
 from rapipe.records import Predictions
 
 Key = tuple[str, str]
@@ -35,6 +36,21 @@ class Stack(NamedTuple):
     similarity: npt.NDArray[np.float32] | None
     vote_entropy: npt.NDArray[np.float32] | None
     voted: npt.NDArray[np.bool_] | None
+    repaired: npt.NDArray[np.bool_] | None
+
+
+class Swapped(NamedTuple):
+    """What one swap of neighbours did, in each seed that had it."""
+
+    rows: Sequence[dict[str, Any]]
+    """As `rapipe eval` wrote them."""
+    change: npt.NDArray[np.float32]  # (S, N)
+    moved: npt.NDArray[np.float32]  # (S, N)
+
+    def mean(self, name: str) -> float | None:
+        """Over the seeds where it is known."""
+        known = [row[name] for row in self.rows if row[name] is not None]
+        return float(np.mean(known)) if known else None
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Evidence:
     stacks: Mapping[Key, Stack]
     runs: Mapping[Key, Sequence[Run]]
     """One a seed."""
+    swapped: Mapping[Key, Mapping[tuple[float, str], Swapped]]
+    """By noise level and name of the swap."""
     leakage: dict[str, Any]
     lookalikes: npt.NDArray[np.bool_]  # (N,), test images that the audit lists
     seed: int
@@ -67,40 +85,56 @@ class Evidence:
         """The strategies of a backbone that look something up."""
         return [name for name in self.strategies(backbone) if name not in ("none", CONTROL)]
 
-    def swaps(self, key: Key, level: float = 0.0) -> dict[str, list[dict[str, Any]]]:
-        """What swapped neighbours did: by swap, a row a seed; empty if nothing was swapped."""
-        by_name: dict[str, list[dict[str, Any]]] = {}
-        for run in self.runs[key]:
-            for row in run["swaps"]:
-                if row["noise_std"] == level:
-                    by_name.setdefault(row["swap"], []).append(row)
-        return by_name
+    def swaps(self, key: Key, level: float = 0.0) -> dict[str, Swapped]:
+        """What swapped neighbours did at a noise level; empty if nothing was swapped."""
+        return {name: own for (std, name), own in self.swapped[key].items() if std == level}
 
     def swap_levels(self) -> list[float]:
         """The noise levels at which neighbours were swapped."""
-        rows = [row for key in self.retrieving() for row in self.runs[key][0]["swaps"]]
-        return sorted({row["noise_std"] for row in rows})
+        return sorted({std for own in self.swapped.values() for std, _ in own})
+
+    def without_lookalikes(self, right: npt.NDArray[np.bool_]) -> float:
+        """The mean of what is right (S, N) but for lookalikes; nan if they are all."""
+        left = right[:, ~self.lookalikes]
+        return float(left.mean()) if left.size else float("nan")
+
+    def interval(self, values: npt.NDArray[Any]) -> Interval:
+        """Of the mean of values (S, N), over seeds and images."""
+        return interval_of_mean(values, self.seed)
 
 
 def read(params: Params) -> Evidence:
-    """What `rapipe eval` and `rapipe audit` wrote for the present parameters."""
+    """What `rapipe eval` and `rapipe audit` wrote for the present parameters.
+
+    Raises:
+        UserError: a classifier was evaluated on other images, or with other `evaluate.*`.
+    """
+    images = labelled("test")
+    levels = (0.0, *sorted(params.evaluate.noise_std))
     seeds: dict[Key, list[Predictions]] = {}
     runs: dict[Key, list[Run]] = {}
     for v in variants(params):
-        key = (v.backbone, v.retrieval)
         own = Predictions.read(paths.EVIDENCE / v.name / paths.PREDICTIONS)
-        seeds.setdefault(key, []).append(own)
-        runs.setdefault(key, []).append(read_json(paths.RUNS / f"{v.name}.json", "eval"))
-    first = next(iter(seeds.values()))[0]
+        run = read_json(paths.RUNS / f"{v.name}.json", "eval")
+        swapped_at = {row["noise_std"] for row in run.get("swaps", ())}
+        other_swaps = v.retrieval != "none" and swapped_at != set(params.evaluate.swap_std)
+        if own.levels != levels or other_swaps or not np.array_equal(own.ids, images.ids):
+            raise UserError(
+                f"{v.name} was evaluated with other evaluate.noise_std or evaluate.swap_std than "
+                "params.yaml has now, or on another test split: run rapipe eval, or dvc repro"
+            )
+        seeds.setdefault((v.backbone, v.retrieval), []).append(own)
+        runs.setdefault((v.backbone, v.retrieval), []).append(run)
     with paths.DUPLICATES.open(newline="") as file:
         alike = [int(row["test_id"]) for row in csv.DictReader(file)]
     return Evidence(
-        first.levels,
-        first.ids,
+        levels,
+        images.ids,
         {key: _stack(own) for key, own in seeds.items()},
         runs,
+        {key: _swapped(runs[key], own) for key, own in seeds.items()},
         read_json(paths.LEAKAGE, "audit"),
-        np.isin(first.ids, alike),
+        np.isin(images.ids, alike),
         params.seed,
     )
 
@@ -113,19 +147,25 @@ def _stack(seeds: Sequence[Predictions]) -> Stack:
     return Stack(*(column(name) for name in Stack._fields))
 
 
+def _swapped(runs: Sequence[Run], seeds: Sequence[Predictions]) -> dict[tuple[float, str], Swapped]:
+    """By noise level and name; a seed may lack one, such as pruning where nothing harmed."""
+    parts: dict[tuple[float, str], list[tuple[Any, Any, Any]]] = {}
+    for run, own in zip(runs, seeds, strict=True):
+        if own.change is None or own.moved is None:
+            continue
+        for row, change, moved in zip(run["swaps"], own.change, own.moved, strict=True):
+            parts.setdefault((row["noise_std"], row["swap"]), []).append((row, change, moved))
+    return {
+        name: Swapped([row for row, _, _ in own], *(np.stack([p[i] for p in own]) for i in (1, 2)))
+        for name, own in parts.items()
+    }
+
+
 def level_words(std: float) -> str:
     """A noise level in words."""
     return "clean" if std == 0 else f"noise {std:g}"
 
 
 def interval_words(own: Interval) -> str:
+    """An interval of a difference, in points."""
     return f"{100 * own.low:+.1f}, {100 * own.high:+.1f}"
-
-
-def spread_words(rows: Sequence[Mapping[str, Any]], name: str) -> str:
-    """A mean, with the interval over images of one seed, or the deviation over several."""
-    values = [row[name] for row in rows]
-    if len(rows) > 1:
-        return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-    low, high = (f"{name}_low", f"{name}_high") if name == "moved" else ("low", "high")
-    return f"{values[0]:.3f} [{rows[0][low]:.3f}, {rows[0][high]:.3f}]"

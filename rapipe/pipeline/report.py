@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rapipe import paths
-from rapipe.evaluation.statistics import area_under_accuracy
+from rapipe.evaluation.statistics import Interval
 from rapipe.params import Params, Variant, variants
-from rapipe.pipeline import claims, evidence, swapped, trust
-from rapipe.pipeline.evidence import Evidence
+from rapipe.pipeline import claims, efficiency, evidence, swapped, trust
+from rapipe.pipeline.evidence import CONTROL, Evidence, level_words
 from rapipe.pipeline.inputs import (
     bank_card,
     corpus_card,
@@ -27,7 +27,7 @@ from rapipe.pipeline.inputs import (
     write_json,
 )
 from rapipe.pipeline.memory import told
-from rapipe.pipeline.results import rows
+from rapipe.pipeline.results import rows, runs
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.report import curves, style, tables
 from rapipe.report import pictures as shown
@@ -41,59 +41,72 @@ SHOWN = 8
 
 
 def run(params: Params) -> None:
-    """Write `results/`: figures, `index.html`, `results.csv`, `curves.csv`, `metrics.json`."""
+    """Write `results/`: figures, `index.html`, and what they show as CSV and JSON."""
     found = rows(params)
     histories = {v: read_history(paths.MODELS / v.name / "history.csv") for v in variants(params)}
+    by_strategy = defaultdict(list)
+    for v, history in histories.items():
+        by_strategy[v.backbone, v.retrieval].append(history)
     pretraining = read_history(paths.PRETRAINING / "history.csv")
     seen = evidence.read(params)
-    made = claims.claims(seen)
+    made, swaps = claims.claims(seen), swapped.swap_rows(seen)
+    floors = claims.floor_lines(seen)
     write_csv(paths.TABLE, found)
     write_csv(paths.CURVES, curves_of(histories))
-    write_csv(paths.CLAIMS, claims.claim_rows(made))
-    write_json(paths.METRICS, summary(found, pretraining[-1]))
+    write_table(paths.CLAIMS, claims.claim_rows(made))
+    write_table(paths.SWAPS, swaps)
+    write_json(paths.METRICS, summary(found, pretraining[-1], floors))
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
 
     contents: dict[str, str | bytes] = {
         "setting": setting(params, pretraining[-1]),
         "short": claims.in_short(seen, made),
         "corpus": paths.CONTACT_SHEET.read_bytes(),
-        "table": tables.table(found, measured(seen, histories), claims.floor_lines(seen)),
+        "table": tables.table(present(params, found), intervals(params, seen), floors),
         "claims": claims.claims_table(made),
+        "efficiency": efficiency.table(by_strategy, params.seed),
         "trust": trust.trust_table(seen),
         "leakage": trust.leakage_words(seen),
-        **edits(params),
-        **swapped.tables_of(seen),
+        "without": claims.lookalikes_table(seen),
+        "edits": edits(params),
+        **swapped.tables_of(seen, swaps),
     }
-    for name, figure in figures(params, found, histories, pretraining, seen).items():
+    for name, figure in figures(params, found, by_strategy, pretraining, seen, swaps).items():
         if figure is not None:
             contents[name] = style.save(figure, paths.FIGURES / f"{name}.png")
     sections = [
-        (heading, words, contents[name]) for name, heading, words in SECTIONS if name in contents
+        (heading, words, contents[name]) for name, heading, words in SECTIONS if contents.get(name)
     ]
     paths.PAGE.write_text(page("What is looking things up worth?", sections))
+
+
+def write_table(path: Path, rows_: list[dict[str, Any]]) -> None:
+    """Write a CSV, with nothing in it where there is nothing to say."""
+    if rows_:
+        write_csv(path, rows_)
+    else:
+        path.write_text("")
 
 
 def figures(
     params: Params,
     found: list[dict[str, Any]],
-    histories: dict[Variant, list[dict[str, float]]],
+    histories: efficiency.Histories,
     pretraining: list[dict[str, float]],
     seen: Evidence,
+    swaps: list[dict[str, Any]],
 ) -> dict[str, Figure | None]:
     """Every figure by the name of its file and section; None where there is nothing to draw."""
-    by_strategy = defaultdict(list)
-    for v, history in histories.items():
-        by_strategy[v.backbone, v.retrieval].append(history)
     train, test = Images.read(paths.split("train")), Images.read(paths.split("test"))
     return {
-        "steps": curves.accuracy_curves(by_strategy, "step"),
-        "epochs": curves.accuracy_curves(by_strategy, "epoch"),
+        "steps": curves.accuracy_curves(histories, "step"),
+        "epochs": curves.accuracy_curves(histories, "epoch"),
         "noise": claims.accuracy_over_noise(seen),
         "differences": claims.differences_over_noise(seen),
         "cells": claims.four_cells(seen),
         "k": curves.ablation_curves(found, "k"),
         "bank": curves.ablation_curves(found, "bank_size"),
-        **swapped.figures(seen, train),
+        **swapped.figures(seen, swaps, train),
         "reliability": trust.reliability_figure(seen),
         "risk": trust.risk_figure(seen),
         "likeness": trust.leakage_figure(seen),
@@ -109,11 +122,11 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def edits(params: Params) -> dict[str, str]:
+def edits(params: Params) -> str:
     """The section on edited memories, if any classifier was evaluated with one."""
     every = rows(params, edited=True)
     if len(every) == len(rows(params)):
-        return {}
+        return ""
     several = defaultdict(set)
     for row in every:
         several[row["backbone"], row["retrieval"]].add(row["memory"])
@@ -123,7 +136,17 @@ def edits(params: Params) -> dict[str, str]:
         if row["k"] in (0, params.retrieval.k)
         and len(several[row["backbone"], row["retrieval"]]) > 1
     ]
-    return {"edits": tables.edits_table(shown)}
+    memories = {row["memory"] for row in shown}
+    floors = {
+        run["rows"][0]["memory"]: claims.floors_of(run)
+        for run in runs(params)
+        if run["rows"][0]["retrieval"] not in ("none", CONTROL)
+        and run["rows"][0]["memory"] in memories
+    }
+    best = {
+        name: max(own, key=lambda floor: floor.chosen_by) for name, own in floors.items() if own
+    }
+    return tables.edits_table(shown, best)
 
 
 def curves_of(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -141,40 +164,40 @@ def condition(v: Variant) -> Condition:
     return (row["backbone"], row["retrieval"], row["k"], row["bank_size"])
 
 
-def measured(
-    seen: Evidence, histories: dict[Variant, list[dict[str, float]]]
-) -> dict[Condition, tables.Measured]:
-    """What the table of accuracies says of the present conditions."""
-    seeds: dict[Condition, list[list[dict[str, float]]]] = defaultdict(list)
-    for v, history in histories.items():
-        seeds[condition(v)].append(history)
-    clean = claims.without_lookalikes(seen)
-    return {
-        own: tables.Measured(
-            [tables.first_step(several, target) for target in tables.TARGETS],
-            float(np.mean([area(history) for history in several])),
-            *clean[own[:2]],
-        )
-        for own, several in seeds.items()
-    }
+def present(params: Params, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table: of a present condition only the present seeds.
+
+    So that its mean and its interval are of the same trainings.
+    """
+    now = {condition(v) for v in variants(params)}
+    return [
+        row
+        for row in found
+        if row["seed"] in params.train.seeds
+        or (row["backbone"], row["retrieval"], row["k"], row["bank_size"]) not in now
+    ]
 
 
-def area(history: list[dict[str, float]]) -> float:
-    """Under test accuracy against images seen."""
-    return area_under_accuracy(
-        [row["images_seen"] for row in history],
-        [row["test_top1_not_for_selection"] for row in history],
-    )
+def intervals(params: Params, seen: Evidence) -> dict[Condition, Interval]:
+    """Of clean accuracy, for the present conditions."""
+    spans = claims.clean_intervals(seen)
+    return {condition(v): spans[v.backbone, v.retrieval] for v in variants(params)}
 
 
-def summary(found: list[dict[str, Any]], pretraining: dict[str, float]) -> dict[str, Any]:
-    """Means over seeds, nested for `dvc metrics`: backbone, condition, noise level."""
+def summary(
+    found: list[dict[str, Any]], pretraining: dict[str, float], floors: list[tables.Floor]
+) -> dict[str, Any]:
+    """Means over seeds, nested for `dvc metrics`: backbone, condition, noise level; and floors."""
     nested: dict[str, Any] = {"pretraining": pretraining}
+    for floor in floors:
+        votes = nested.setdefault(f"votes of {floor.retrieval}", {})
+        votes[f"{floor.vote}-k{floor.k}"] = {
+            level_words(std): own for std, own in floor.top1.items()
+        }
     for (backbone, retrieval, k, bank), levels in style.over_seeds(found, "top1").items():
         name = retrieval if retrieval == "none" else f"{retrieval}-k{k}-bank{bank}"
         nested.setdefault(backbone, {})[name] = {
-            "clean" if level == 0 else f"noise {level:g}": round(float(np.mean(values)), 6)
-            for level, values in levels.items()
+            level_words(level): round(float(np.mean(values)), 6) for level, values in levels.items()
         }
     return nested
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from rapipe.evaluation.statistics import Interval
-from rapipe.pipeline.evidence import (
-    CONTROL,
-    Evidence,
-    interval_words,
-    level_words,
-    spread_words,
-)
+from rapipe.pipeline.claims import points_of
+from rapipe.pipeline.evidence import CONTROL, Evidence, Key, interval_words, level_words
 from rapipe.pipeline.inputs import pictures
 from rapipe.records import Images
 from rapipe.report import evidence as drawn
@@ -22,70 +19,84 @@ from rapipe.report import pictures as shown
 from rapipe.report import tables
 from rapipe.report.style import Point, looks
 
+LISTED = 5
+"""Rows of the memory in the table, for each classifier and side."""
 
-def tables_of(found: Evidence) -> dict[str, str]:
-    """The tables that there is something for, by section."""
-    made = {"attribution": attribution_table(found)}
-    made["swaps"] = "".join(
-        f"<h3>{level_words(level)}</h3>{swap_table(found, level)}" for level in found.swap_levels()
-    )
+
+def tables_of(found: Evidence, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The tables that there is something for, by section; `rows` are of the swaps."""
+    made = {
+        "swaps": "".join(
+            f"<h3>{level_words(level)}</h3>{swap_table(rows, level)}"
+            for level in found.swap_levels()
+        ),
+        "attribution": attribution_table(found),
+        "blamed": blame_table(found),
+    }
     return {name: table for name, table in made.items() if table}
 
 
-def figures(found: Evidence, train: Images) -> dict[str, Figure | None]:
-    """The figures that there is something for, by section."""
-    drift, losses = drift_figures(found)
-    made = {"drift": drift, "losses": losses, "blame": blame_figure(found, train)}
+def figures(
+    found: Evidence, rows: Sequence[dict[str, Any]], train: Images
+) -> dict[str, Figure | None]:
+    """The figures that there is something for, by section; `rows` are of the swaps."""
+    made = {
+        "drift": drift_figure(found),
+        "losses": losses_figure(found),
+        "blame": blame_figure(found, train),
+    }
     if found.swap_levels():
-        made["swap-dots"] = swap_figure(found)
+        made["swap-dots"] = swap_figure(found, rows)
     if 0 in found.swap_levels():
         made["matrix"] = matrix_figure(found)
     return made
 
 
-def swap_figure(found: Evidence) -> Figure:
+def swap_rows(found: Evidence) -> list[dict[str, Any]]:
+    """A row a condition, noise level and swap: means over seeds, with 95 % intervals."""
+    rows = []
+    for key in found.retrieving():
+        for (level, name), own in found.swapped[key].items():
+            change, moved = found.interval(own.change), found.interval(own.moved)
+            row: dict[str, Any] = {"backbone": key[0], "retrieval": key[1]}
+            row |= {"noise_std": level, "swap": name, "seeds": len(own.rows)}
+            for column in ("top1", "change", "flips", "kl", "moved", "follows"):
+                row[column] = own.mean(column)
+            row |= {"low": change.low, "high": change.high}
+            rows.append({**row, "moved_low": moved.low, "moved_high": moved.high})
+    return rows
+
+
+def swap_figure(found: Evidence, rows: Sequence[dict[str, Any]]) -> Figure:
     """Accuracy with each swap, by backbone and strategy in training, a row a noise level."""
     panels: dict[str, dict[str, dict[str, Point]]] = {}
-    for level in found.swap_levels():
-        for backbone, strategy in found.retrieving():
-            own = {}
-            for place, (name, rows) in enumerate(found.swaps((backbone, strategy), level).items()):
-                top1, change, low, high = (
-                    float(np.mean([row[key] for row in rows]))
-                    for key in ("top1", "change", "low", "high")
-                )
-                own[name] = Point(place, top1, top1 - change + low, top1 - change + high)
-            panels.setdefault(f"{backbone}, {level_words(level)}", {})[strategy] = own
+    for place, row in enumerate(rows):
+        top1, change = row["top1"], row["change"]
+        span = (top1 - change + row[end] for end in ("low", "high"))
+        panel = panels.setdefault(f"{row['backbone']}, {level_words(row['noise_std'])}", {})
+        panel.setdefault(row["retrieval"], {})[row["swap"]] = Point(place, top1, *span)
     look = looks(strategy for _, strategy in found.stacks)
-    return drawn.swap_dots(panels, look, len(found.swap_levels()))
+    order = sorted(panels, key=lambda name: name.split(", ")[1] != "clean")
+    return drawn.swap_dots({name: panels[name] for name in order}, look, len(found.swap_levels()))
 
 
-def swap_table(found: Evidence, level: float) -> str:
-    """What each swap does to the predictions, for classifiers that look something up."""
+def swap_table(rows: Sequence[dict[str, Any]], level: float) -> str:
+    """What each swap does to the predictions at a noise level."""
     heads = ["classifier", "trained with", "neighbours shown", "accuracy, %", "change [95 %]"]
-    heads += ["flips, %", "KL, nats", "moved", "follows them, %"]
-    lines = []
-    for key in found.retrieving():
-        if key[1] == CONTROL:
-            continue
-        for name, rows in found.swaps(key, level).items():
-            mean = {
-                column: np.mean([row[column] for row in rows])
-                for column in ("top1", "change", "low", "high", "flips", "kl")
-            }
-            span = Interval(float(mean["low"]), float(mean["high"]))
-            follows = [row["follows"] for row in rows if row["follows"] is not None]
-            lines.append(
-                [
-                    *(html.escape(part) for part in (*key, name)),
-                    f"{100 * mean['top1']:.1f}",
-                    f"{100 * mean['change']:+.1f} [{interval_words(span)}]",
-                    f"{100 * mean['flips']:.1f}",
-                    f"{mean['kl']:.3f}",
-                    spread_words(rows, "moved"),
-                    f"{100 * np.mean(follows):.0f}" if follows else tables.NOTHING,
-                ]
-            )
+    heads += ["flips, %", "KL, nats", "moved [95 %]", "follows them, %"]
+    lines = [
+        [
+            *(html.escape(row[name]) for name in ("backbone", "retrieval", "swap")),
+            f"{100 * row['top1']:.1f}",
+            f"{100 * row['change']:+.1f} [{interval_words(Interval(row['low'], row['high']))}]",
+            f"{100 * row['flips']:.1f}",
+            f"{row['kl']:.3f}",
+            f"{row['moved']:.3f} [{row['moved_low']:.3f}, {row['moved_high']:.3f}]",
+            tables.NOTHING if row["follows"] is None else f"{100 * row['follows']:.0f}",
+        ]
+        for row in rows
+        if row["noise_std"] == level
+    ]
     return tables.table_of(heads, lines)
 
 
@@ -102,51 +113,59 @@ def matrix_figure(found: Evidence) -> Figure:
                 continue
             swaps = found.swaps((backbone, strategy))
             for j, other in enumerate(tested):
-                own[i, j] = np.mean([row["top1"] for row in swaps[other]])
+                own[i, j] = swaps[other].mean("top1")
         panels[backbone] = own
     return drawn.matrices(panels, trained, tested)
 
 
-def drift_figures(found: Evidence) -> tuple[Figure, Figure]:
-    """Neighbourhoods under noise, by strategy; and the accuracy lost, by backbone."""
-    drifting = [key for key in found.retrieving() if key[1] != CONTROL] or [*found.retrieving()]
+def drift_figure(found: Evidence) -> Figure | None:
+    """Neighbourhoods under noise, by strategy; they are the same for every classifier."""
     panels: dict[str, dict[str, drawn.Line]] = {}
     names = {
         "recall": "still found",
         "rank_correlation": "rank correlation",
         "purity": "of the image's class",
     }
-    for key in drifting:
-        if key[1] in panels:
+    look = looks(names.values())
+    for key in found.retrieving():
+        if key[1] in (CONTROL, *panels):
             continue
-        rows = found.runs[key][0]["drift"]
-        look = looks(names.values())
-        panels[key[1]] = {
-            label: drawn.Line(
-                [Point(row["noise_std"], row[name], row[name], row[name]) for row in rows],
-                look[label],
-            )
-            for name, label in names.items()
-        }
-    lost = {}
-    for backbone, strategy in drifting:
-        runs = [run["drift"] for run in found.runs[backbone, strategy]]
-        lost[f"{backbone}, {strategy}"] = [
-            (
-                rows[0]["noise_std"],
-                float(np.mean([row["retrieval_failed"] for row in rows])),
-                float(np.mean([row["fusion_failed"] for row in rows])),
-            )
-            for rows in zip(*runs, strict=True)
-            if rows[0]["noise_std"]
-        ]
-    title = "What noise does to the neighbours"
-    return drawn.curves_over_noise(panels, title, "share, or correlation"), drawn.losses(lost)
+        panel = panels.setdefault(key[1], {})
+        for name, label in names.items():
+            rows = [row for row in found.runs[key][0]["drift"] if row[name] is not None]
+            points = [Point(row["noise_std"], *[row[name]] * 3) for row in rows]
+            if points:
+                panel[label] = drawn.Line(points, look[label])
+    title = "What noise does to the neighbours: means over the test images"
+    return drawn.curves_over_noise(panels, title, "share, or correlation") if panels else None
+
+
+def losses_figure(found: Evidence) -> Figure | None:
+    """The accuracy lost to noise, in two parts, with intervals."""
+    panels: dict[str, dict[str, drawn.Line]] = {}
+    look = looks(["retrieval failed", "fusion failed"])
+    for backbone in found.backbones:
+        for strategy in found.looking_up(backbone):
+            own = found.stacks[backbone, strategy]
+            assert own.repaired is not None
+            right, repaired = own.correct.astype(np.float64), own.repaired.astype(np.float64)
+            parts = {
+                "retrieval failed": repaired - right,
+                "fusion failed": right[:, :1] - repaired,
+            }
+            panels[f"{backbone}, {strategy}"] = {
+                name: drawn.Line(points_of(found, part, 100), look[name])
+                for name, part in parts.items()
+            }
+    if not panels:
+        return None
+    title = "Accuracy lost to noise, by what failed, with 95 % intervals"
+    return drawn.curves_over_noise(panels, title, "points lost", zero=True)
 
 
 def attribution_table(found: Evidence) -> str:
     """Attention, its agreement with effect, and what pruning by effect does."""
-    heads = ["classifier", "retrieval", "attention entropy", "agreement [95 %]"]
+    heads = ["classifier", "retrieval", "attention entropy", "agreement"]
     heads += ["largest effect", "rows seen", "that harmed", "pruned", "accuracy, %", "pruned"]
     heads += ["as many at random"]
     lines = []
@@ -157,9 +176,7 @@ def attribution_table(found: Evidence) -> str:
         swaps = found.swaps(key)
         names = (key[1], "pruned", "pruned at random")
         top1 = [
-            f"{100 * np.mean([row['top1'] for row in swaps[name]]):.1f}"
-            if name in swaps
-            else tables.NOTHING
+            f"{100 * (swaps[name].mean('top1') or 0):.1f}" if name in swaps else tables.NOTHING
             for name in names
         ]
         known = [own for own in facts if "agreement" in own]
@@ -167,7 +184,7 @@ def attribution_table(found: Evidence) -> str:
             [
                 *map(html.escape, key),
                 f"{np.mean([own['attention_entropy'] for own in facts]):.3f}",
-                spread_words(known, "agreement") if known else tables.NOTHING,
+                _agreement(known) if known else tables.NOTHING,
                 f"{np.mean([own['largest_effect'] for own in facts]):.3f}",
                 *(
                     f"{np.mean([own[name] for own in facts]):.0f}"
@@ -179,25 +196,55 @@ def attribution_table(found: Evidence) -> str:
     return tables.table_of(heads, lines) if lines else ""
 
 
+def _agreement(facts: Sequence[dict[str, Any]]) -> str:
+    """Its mean, with the interval over images of one seed, or the deviation over several."""
+    values = [own["agreement"] for own in facts]
+    if len(facts) > 1:
+        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} over seeds"
+    return f"{values[0]:.2f} [{facts[0]['low']:.2f}, {facts[0]['high']:.2f}]"
+
+
+def _blamed(found: Evidence) -> Iterator[tuple[Key, str, list[dict[str, Any]]]]:
+    """Of what looks something up, the rows that helped and that harmed, in the first seed."""
+    for backbone in found.backbones:
+        for strategy in found.looking_up(backbone):
+            own = found.runs[backbone, strategy][0].get("attribution", {"help": [], "harm": []})
+            for side, sign in (("help", 1), ("harm", -1)):
+                rows = [row for row in own[side] if sign * row["effect"] > 0]
+                if rows:
+                    yield (backbone, strategy), side, rows
+
+
+def blame_table(found: Evidence) -> str:
+    """The rows of the memory that helped and harmed most."""
+    heads = ["classifier", "retrieval", "", "id", "class", "source", "looked up", "effect"]
+    lines = [
+        [
+            *map(html.escape, (*key, f"{side}ed")),
+            str(row["id"]),
+            html.escape(row["class"] or "?"),
+            html.escape(row["source"]),
+            str(row["shown"]),
+            f"{row['effect']:+.3f}",
+        ]
+        for key, side, rows in _blamed(found)
+        for row in rows[:LISTED]
+    ]
+    return tables.table_of(heads, lines) if lines else ""
+
+
 def blame_figure(found: Evidence, train: Images) -> Figure | None:
-    """The rows of the memory that harmed and helped most, for each backbone."""
-    lines: dict[str, list[shown.Tile]] = {}
-    for key in found.retrieving():
-        run = found.runs[key][0]
-        if key[1] == CONTROL or "attribution" not in run:
-            continue
-        for side in ("help", "harm"):
-            rows = [
-                row for row in run["attribution"][side] if (row["effect"] > 0) == (side == "help")
-            ]
-            if rows:
-                ids = np.array([row["id"] for row in rows])
-                lines[f"{key[0]}\n{key[1]}: {side}"] = [
-                    shown.Tile(
-                        pixels, f"{row['class'] or '?'}  {row['effect']:+.2f}", side == "help"
-                    )
-                    for pixels, row in zip(pictures(train, ids), rows, strict=True)
-                ]
+    """The same as pictures."""
+    lines = {
+        f"{key[0]}\n{key[1]}: {side}": [
+            shown.Tile(pixels, f"{row['class'] or '?'}  {row['effect']:+.3f}", side == "help")
+            for pixels, row in zip(
+                pictures(train, np.array([row["id"] for row in rows])), rows, strict=True
+            )
+        ]
+        for key, side, rows in _blamed(found)
+    }
     if not lines:
         return None
-    return shown.tiles(lines, "Images of the memory that helped and harmed most, on validation")
+    title = "Images of the memory that helped and harmed most, on validation, first seed"
+    return shown.tiles(lines, title)

@@ -82,6 +82,9 @@ def trust_table(found: Evidence) -> str:
             runs = [run["rows"][place]["ece"] for run in found.runs[backbone, strategy]]
             measures.setdefault("ECE", []).append(float(np.mean(runs)))
             measures.setdefault("errors when all are answered", []).append(float(1 - right.mean()))
+            if own.voted is not None:
+                wrong = float(1 - own.voted[:, place].mean())
+                measures.setdefault("errors of the best vote", []).append(wrong)
             for name, said in SCORES.items():
                 if getattr(own, name) is None:
                     continue
@@ -110,9 +113,16 @@ def leakage_words(found: Evidence) -> str:
         f"<p>Found, of how many checked: {html.escape(looked)}. {facts['near_duplicates']} of "
         f"{facts['test_images']:,} test images are more like an image of the memory than "
         f"{facts['threshold']:.4f}, {facts['near_duplicates_of_same_class']} of them one of its "
-        f"class. That is as like as {facts['quantile']:.1%} of {facts['validation_images']:,} "
-        "validation images are at most to an image of another class, which cannot be a copy.</p>"
+        f"class. Of {facts['validation_images']:,} validation images, {_few(facts)} more like an "
+        "image of another class, which is no copy if its label is right: so likeness up to there "
+        "proves nothing, and beyond it an image may be a copy, or merely much alike.</p>"
     )
+
+
+def _few(facts: dict[str, Any]) -> str:
+    """How many validation images may lie above the threshold."""
+    most = int(facts["validation_images"] * (1 - facts["quantile"]) + 1e-9)
+    return f"at most {most} are" if most else "none is"
 
 
 def leakage_figure(found: Evidence) -> Figure | None:

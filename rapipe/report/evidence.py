@@ -86,8 +86,8 @@ def swap_dots(
         rows: of panels, one a noise level.
     """
     names = list(dict.fromkeys(s for own_ in panels.values() for d in own_.values() for s in d))
-    title = "Test accuracy with other neighbours than its own"
-    figure, axes_of = panels_of(list(panels), title, rows)
+    title = "Test accuracy with other neighbours than its own, with 95 % intervals of the change"
+    figure, axes_of = panels_of(list(panels), title, rows, sharex=True)
     figure.set_size_inches(figure.get_figwidth(), rows * (0.9 + 0.3 * len(names)))
     for panel, strategies in panels.items():
         axes = axes_of[panel]
@@ -109,27 +109,6 @@ def swap_dots(
 
 
 @styled
-def losses(panels: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
-    """What noise costs, in two stacked bars a level: (noise, retrieval failed, fusion failed).
-
-    A negative part hangs below zero: it saved something.
-    """
-    figure, axes_of = panels_of(list(panels), "Accuracy lost to noise, by what failed")
-    for name, rows in panels.items():
-        axes, xs = axes_of[name], np.arange(len(rows))
-        fusion = np.array([100 * row[2] for row in rows])
-        retrieval = np.array([100 * row[1] for row in rows])
-        base = np.where(np.sign(fusion) == np.sign(retrieval), fusion, 0)
-        axes.bar(xs, fusion, color=PALETTE[5], label="fusion failed")
-        axes.bar(xs, retrieval, bottom=base, color=PALETTE[0], hatch="//", label="retrieval failed")
-        axes.axhline(0, color=BASELINE, lw=1)
-        axes.set_xticks(xs, [f"{row[0]:g}" for row in rows])
-        axes.set_xlabel(NOISE)
-    finish(axes_of, "accuracy lost, points")
-    return figure
-
-
-@styled
 def reliability_diagrams(
     panels: Mapping[str, Mapping[str, tuple[Sequence[tuple[float, float, int]], Look]]], rows: int
 ) -> Figure:
@@ -137,16 +116,24 @@ def reliability_diagrams(
 
     A point's area grows with its images; below the diagonal a classifier is too sure.
     """
-    figure, axes_of = panels_of(list(panels), "Reliability: accuracy against confidence", rows)
+    figure, axes_of = panels_of(
+        list(panels), "Reliability: accuracy against confidence, with 95 % intervals", rows
+    )
     for name, lines in panels.items():
         axes = axes_of[name]
         axes.plot([0, 1], [0, 1], color=BASELINE, lw=0.8, ls="--")
         for label, (bins, look) in lines.items():
+            if not bins:
+                continue
             confidence, accuracy, images = zip(*bins, strict=True)
             axes.plot(confidence, accuracy, color=look["color"], lw=1)
             areas = 4 + 80 * np.array(images) / sum(images)
             style = {"color": look["color"], "marker": look["marker"], "alpha": 0.75}
             axes.scatter(confidence, accuracy, areas, label=label, lw=0.8, **style)
+            errors = 1.96 * np.sqrt(np.multiply(accuracy, np.subtract(1, accuracy)) / images)
+            axes.errorbar(
+                confidence, accuracy, yerr=errors, fmt="none", color=look["color"], lw=0.8
+            )
         axes.set(xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02))
     finish(axes_of, "accuracy")
     return figure

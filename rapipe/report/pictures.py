@@ -41,6 +41,8 @@ def gallery(examples: Sequence[Neighbourhood]) -> Figure:
         found = zip(example.neighbours, example.labels, example.similarities, strict=True)
         for axes, (image, label, similarity) in zip(axes_row[1:], found, strict=False):
             draw(axes, image, f"{label}  {similarity:.2f}", label == example.label)
+    title = "Test images, and their nearest neighbours in the memory with cosine similarity"
+    figure.suptitle(title, fontsize=11, fontweight="bold", y=0.94)
     figure.subplots_adjust(wspace=0.12, hspace=0.35)
     return figure
 

@@ -18,29 +18,37 @@ SECTIONS = (
         "are floors: votes of the same neighbours without any training, each with the number of "
         "neighbours that was best on validation. Each classifier is the epoch that was best on "
         "validation. Noise is Gaussian on images in [0, 1], clipped and rounded; a noisy image "
-        "looks up neighbours of its noisy self. “Steps to” gives the first measured step with that "
-        "test accuracy, “area” the mean test accuracy over all images seen in training. Lookalikes "
-        "are the test images that the audit below lists as most like the memory: copies or not.",
+        "looks up neighbours of its noisy self. The interval is of clean accuracy, over the choice "
+        "of test images and, where there are several, of seeds.",
     ),
     (
         "claims",
         "Is the difference more than chance?",
         "Each line compares two classifiers, or one with the best vote of its neighbours, on the "
-        "same test images. The interval is a bootstrap over images and seeds; McNemar's test asks "
-        "the same of each training alone, its largest p-value is corrected for the number of "
-        "lines. Words need both.",
+        "same test images: clean ones, and those with the strongest noise. The interval is a "
+        "bootstrap over images and seeds. The p-value is the largest of McNemar's tests, one a "
+        "training, and of a t-test over seeds, corrected for the number of lines (Holm). Words "
+        "need both. “Without lookalikes” leaves out the test images that the audit below lists.",
     ),
     (
         "differences",
         "What neighbours add, as noise grows",
         "Accuracy with neighbours minus that of the same classifier without, on the same test "
-        "images; an interval that holds 0 shows no difference.",
+        "images. Each interval stands for itself: among so many some miss the truth by chance, and "
+        "what may be claimed is in the table above.",
     ),
     (
         "steps",
         "Sample efficiency",
-        "Test accuracy against optimiser steps, on a log scale. No choice was made on these "
-        "measurements.",
+        "Test accuracy against optimiser steps, on a log scale; a band is the standard deviation "
+        "over seeds, and there is none for one seed. No choice was made on these measurements.",
+    ),
+    (
+        "efficiency",
+        "Sample efficiency in numbers",
+        "Area: mean test accuracy from the first to the last measurement, over images seen; what "
+        "it gains over the same classifier without neighbours, seed by seed; and the first "
+        "measured step with a test accuracy.",
     ),
     ("epochs", "Test accuracy by epoch", "The same at the ends of epochs."),
     (
@@ -55,13 +63,16 @@ SECTIONS = (
         "Neighbours, or simply noise in training?",
         "The same classifier in four ways: with neighbours or without, trained on clean images or "
         "with noise on half of them. Robustness that noise in training gives alone is no merit of "
-        "retrieval.",
+        "retrieval. In training with noise, neighbours are still those of the clean image; in the "
+        "test they are those of the noisy one, and worse than it has learned to expect.",
     ),
     (
         "matrix",
         "Trained with one kind of neighbours, tested with another",
-        "A classifier that uses what it looks up loses when it is shown random neighbours or "
-        "none; one without neighbours cannot tell.",
+        "A classifier without neighbours cannot tell. One that was trained with some may lose "
+        "without them because it used what they say, or merely because what it sees is unlike "
+        "what it was trained on: one trained on random neighbours, which say nothing, may lose too "
+        "when it is shown the nearest. The swaps below tell the two apart.",
     ),
     (
         "swap-dots",
@@ -69,8 +80,9 @@ SECTIONS = (
         "The trained classifiers with neighbours that are not theirs: drawn at random, none, those "
         "of another image, the nearest of the right class and of a wrong one (oracles, which know "
         "the answer), the image itself as its nearest neighbour (as if it had leaked), a memory "
-        "whose contents are partly replaced, and one without the rows that harmed most on "
-        "validation. Dashed: with their own.",
+        "in which a share of the rows, found as before, hold the vector or class of another, and "
+        "one without the rows that harmed most on validation. Dashed: with their own. What is "
+        "used shows between the right and the wrong class.",
     ),
     (
         "swaps",
@@ -78,7 +90,7 @@ SECTIONS = (
         "“Flips” are images whose predicted class changes; KL and “moved” (total variation, 0 to "
         "1) say how far the predicted probabilities move; “follows” is the share of images "
         "predicted as the class most of the shown neighbours have. “Moved” by another image's "
-        "neighbours is the reliance.",
+        "neighbours is the reliance. Classifiers trained on random neighbours are the control.",
     ),
     (
         "drift",
@@ -97,7 +109,7 @@ SECTIONS = (
         "Does it know what it knows?",
         "How often a prediction of some confidence is right. On the diagonal confidence is honest; "
         "below it a classifier is too sure of itself. Larger points hold more images; bins of "
-        "fewer than ten are left out.",
+        "fewer than ten are left out. All seeds together.",
     ),
     (
         "risk",
@@ -121,10 +133,16 @@ SECTIONS = (
         "the memory what harmed most, or as many rows at random, and test again.",
     ),
     (
+        "blamed",
+        "Rows of the memory that helped and harmed most",
+        "With how many of the validation images looked them up, and the sum of their effects on "
+        "the probability of the right class, in the first seed. All rows: <code>rows.csv</code> in "
+        "<code>data/evidence</code>.",
+    ),
+    (
         "blame",
         "Images of the memory that helped and harmed most",
-        "With their class and the sum of their effects on the probability of the right class. "
-        "Dashed frames harmed.",
+        "The same as pictures. Dashed frames harmed.",
     ),
     (
         "edits",
@@ -151,6 +169,11 @@ SECTIONS = (
         "The test images most like the memory",
         "Above the image of the memory that each is like, with the similarity. Look: copies, or "
         "only much alike?",
+    ),
+    (
+        "without",
+        "Test accuracy without them",
+        "Percent of the test split without the images listed above, all of them, copies or not.",
     ),
     (
         "pretraining",

@@ -97,13 +97,16 @@ def save(figure: Figure, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def panels_of(names: Sequence[str], title: str, rows: int = 1) -> tuple[Figure, dict[str, Axes]]:
+def panels_of(
+    names: Sequence[str], title: str, rows: int = 1, sharex: bool = False
+) -> tuple[Figure, dict[str, Axes]]:
     """A figure with a panel a name, in so many rows; panels of a row share their y axis."""
     columns = -(-len(names) // rows)
     figure, axes = plt.subplots(
         rows,
         columns,
         figsize=(max(3.2 * columns, 5), 0.4 + 2.9 * rows),
+        sharex=sharex,
         sharey="row",
         squeeze=False,
         layout="constrained",

@@ -12,8 +12,7 @@ import numpy as np
 from rapipe.report.style import Condition, Row, over_seeds, spread
 
 NOTHING = "&ndash;"
-TARGETS = (0.5, 0.8)
-"""Test accuracies whose first steps the table gives."""
+Interval = tuple[float, float]
 
 
 class Floor(NamedTuple):
@@ -24,49 +23,35 @@ class Floor(NamedTuple):
     k: int
     top1: Mapping[float, float]
     """By noise level."""
-
-
-class Measured(NamedTuple):
-    """What the table says of a condition beyond its accuracies."""
-
-    first_steps: Sequence[float | None]
-    """For each of `TARGETS`, the mean first measured step with that test accuracy."""
-    area: float
-    """Under test accuracy against images seen."""
-    low: float
-    high: float
-    """95 % interval of clean accuracy."""
-    without_lookalikes: float
-    """Clean accuracy without the test images that are most like the memory."""
+    chosen_by: float = 0.0
+    """Accuracy on validation, by which the best vote is chosen."""
 
 
 def table(
-    rows: Sequence[Row], measured: Mapping[Condition, Measured], floors: Sequence[Floor]
+    rows: Sequence[Row], intervals: Mapping[Condition, Interval], floors: Sequence[Floor]
 ) -> str:
     """HTML: a line a floor, then a line a condition, accuracy in percent, mean over seeds.
 
-    Several seeds have a standard deviation. What is not `measured` stays empty.
+    Several seeds have a standard deviation.
+
+    Args:
+        intervals: 95 % of clean accuracy, where it is known.
     """
     conditions = over_seeds(rows, "top1")
     levels = sorted({row["noise_std"] for row in rows})
-    heads = ["classifier", "retrieval", "k", "memory", "seeds"]
-    heads += [f"steps to {target:.0%}" for target in TARGETS]
-    heads += ["area", "clean", "95 % interval", "without lookalikes"]
+    heads = ["classifier", "retrieval", "k", "memory", "seeds", "clean", "95 % interval"]
     heads += [f"noise {level:g}" for level in levels if level]
     lines = [
         [
             *("no training", f"{html.escape(floor.retrieval)}: {floor.vote} vote", str(floor.k)),
-            *(NOTHING,) * 5,
-            f"{100 * floor.top1[0]:.1f}",
-            *(NOTHING,) * 2,
-            *(_percent([floor.top1[own]]) if own in floor.top1 else NOTHING for own in levels[1:]),
+            *(NOTHING, NOTHING, _percent([floor.top1[0]]), NOTHING),
+            *(_percent([floor.top1[own]] if own in floor.top1 else []) for own in levels if own),
         ]
         for floor in floors
     ]
     for condition, values in conditions.items():
         backbone, retrieval, k, bank = condition
-        own = measured.get(condition)
-        steps = own.first_steps if own else [None] * len(TARGETS)
+        span = intervals.get(condition)
         lines.append(
             [
                 html.escape(backbone),
@@ -74,19 +59,19 @@ def table(
                 str(k or NOTHING),
                 f"{bank:,}" if bank else NOTHING,
                 str(len(values[0.0])),
-                *(NOTHING if step is None else f"{step:.0f}" for step in steps),
-                f"{own.area:.3f}" if own else NOTHING,
                 _percent(values.get(0.0, [])),
-                f"{100 * own.low:.1f}, {100 * own.high:.1f}" if own else NOTHING,
-                f"{100 * own.without_lookalikes:.1f}" if own else NOTHING,
+                f"{100 * span[0]:.1f}, {100 * span[1]:.1f}" if span else NOTHING,
                 *(_percent(values.get(level, [])) for level in levels if level),
             ]
         )
     return table_of(heads, lines)
 
 
-def edits_table(rows: Sequence[Row]) -> str:
-    """HTML: a line a (classifier, retrieval, memory), larger ones first."""
+def edits_table(rows: Sequence[Row], floors: Mapping[str, Floor]) -> str:
+    """HTML: the best vote of each memory, then a line a (classifier, retrieval, memory).
+
+    Larger memories come first.
+    """
     found: dict[tuple[str, str, str, int], dict[float, list[float]]] = {}
     for row in sorted(rows, key=lambda row: -row["bank_size"]):
         key = (row["backbone"], row["retrieval"], row["memory"], row["bank_size"])
@@ -96,6 +81,14 @@ def edits_table(rows: Sequence[Row]) -> str:
     heads += ["clean" if level == 0 else f"noise {level:g}" for level in levels]
     order = {name: place for place, name in enumerate(dict.fromkeys(r["backbone"] for r in rows))}
     lines = [
+        [
+            *("no training", f"{html.escape(floor.retrieval)}: {floor.vote} vote"),
+            *(html.escape(memory), NOTHING, NOTHING),
+            *(_percent([floor.top1[own]] if own in floor.top1 else []) for own in levels),
+        ]
+        for memory, floor in floors.items()
+    ]
+    lines += [
         [
             *(html.escape(name) for name in key[:3]),
             f"{key[3]:,}",
@@ -123,14 +116,3 @@ def _percent(values: Sequence[float]) -> str:
         return NOTHING
     mean = f"{100 * np.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {100 * spread(values):.1f}"
-
-
-def first_step(histories: Sequence[Sequence[Row]], target: float) -> float | None:
-    """Mean over seeds of the first measured step with test accuracy of at least `target`."""
-    firsts = []
-    for history in histories:
-        reached = [r["step"] for r in history if r["test_top1_not_for_selection"] >= target]
-        if not reached:
-            return None
-        firsts.append(reached[0])
-    return float(np.mean(firsts))
