@@ -315,6 +315,47 @@ def test_heavy_parts_can_be_left_out(own: Params) -> None:
     assert "Is the difference more than chance?" in page
 
 
+def test_several_seeds_levels_and_labels_go_through(own: Params) -> None:
+    text = Path("params.yaml").read_text()
+    for key, value in (
+        ("backbones", "[alexnet]"),
+        ("strategies", "[knn]"),
+        ("attend", "both"),
+        ("seeds", "[0, 1, 2]"),
+        ("swap_std", "[0, 0.1]"),
+    ):
+        text = re.sub(rf"  {key}: .*", f"  {key}: {value}", text)
+    Path("params.yaml").write_text(text)
+    params = load(Path("params.yaml"))
+    for v in variants(params):
+        train.run(params, v)
+        evaluate.run(params, v)
+    report.run(params)
+    with paths.SWAPS.open() as file:
+        swaps = [row for row in csv.DictReader(file) if row["swap"] == "shuffled labels"]
+    assert [(row["noise_std"], row["seeds"]) for row in swaps] == [("0", "3"), ("0.1", "3")]
+    with paths.CLAIMS.open() as file:
+        assert {row["seeds"] for row in csv.DictReader(file)} == {"3"}
+    runs = [json.loads((paths.RUNS / f"{v.name}.json").read_text()) for v in variants(params)]
+    found = [row["top1"] for run in runs for row in run.get("swaps", ()) if row["swap"] == "none"]
+    with paths.SWAPS.open() as file:
+        none = [row for row in csv.DictReader(file) if row["swap"] == "none"]
+    assert float(none[0]["top1"]) == pytest.approx(np.mean(found[::2]), abs=1e-5)
+    assert float(none[0]["low"]) < float(none[0]["change"]) < float(none[0]["high"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("noise_std", "[0.1, 0.2]"), ("swap_std", "[0.1]")])
+def test_evaluations_of_other_levels_are_not_mixed(own: Params, key: str, value: str) -> None:
+    text = re.sub(
+        rf"(evaluate:[^§]*?)  {key}: .*", rf"\1  {key}: {value}", Path("params.yaml").read_text()
+    )
+    Path("params.yaml").write_text(text)
+    params = load(Path("params.yaml"))
+    evaluate.run(params, knn(params))
+    with pytest.raises(UserError, match="was evaluated with other evaluate"):
+        report.run(params)
+
+
 def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None:
     card = {
         name: json.loads((paths.MODELS / name / "card.json").read_text())
