@@ -51,11 +51,13 @@ class Verdict(NamedTuple):
     """Mean over seeds and images, -1 to 1; above 0 where the first is right more often."""
     interval: Interval
     """Of the difference."""
-    p: float
-    """The largest of McNemar's p-values, one a seed, and that of a t-test over the seeds.
+    mcnemar: float
+    """The largest p-value of McNemar's tests, one a training.
 
-    1 where two seeds do not point the same way.
+    1 where two trainings do not point the same way.
     """
+    p: float
+    """The larger of that and the p-value of a t-test over the seeds."""
     seeds: int
 
 
@@ -161,8 +163,8 @@ def compare(a: Right, b: Right, seed: int) -> Verdict:
     by_seed = a.mean(axis=1) - b.mean(axis=1)  # (S,)
     # McNemar's p has no sign: two trainings that contradict each other may both have a small one.
     agree = bool((by_seed > 0).all() or (by_seed < 0).all())
-    p = max(mcnemar(one, other) for one, other in zip(a, b, strict=True)) if agree else 1.0
-    return Verdict(float(by_seed.mean()), interval, max(p, paired_t(by_seed)), len(a))
+    each = max(mcnemar(one, other) for one, other in zip(a, b, strict=True)) if agree else 1.0
+    return Verdict(float(by_seed.mean()), interval, each, max(each, paired_t(by_seed)), len(a))
 
 
 def paired_t(differences: npt.NDArray[np.float64]) -> float:
@@ -181,17 +183,19 @@ def paired_t(differences: npt.NDArray[np.float64]) -> float:
     return float(2 * stdtr(s - 1, -abs(mean) / (deviation / np.sqrt(s))))
 
 
-def words(verdict: Verdict, adjusted_p: float) -> str:
-    """The verdict as a phrase about the first model; `adjusted_p` is `verdict.p` after `holm`.
+def words(verdict: Verdict, adjusted_mcnemar: float, adjusted_p: float) -> str:
+    """The verdict as a phrase about the first model; both p-values after `holm`.
 
-    Only here does the project call a model better or worse than another.
+    Only here does the project call a model better or worse than another: of at least
+    `MIN_SEEDS` trainings, and where seeds have passed a test of their own. Less
+    allows no more than to say what was seen.
     """
-    if not (verdict.interval.leaves_out(0) and adjusted_p < ALPHA):
+    if not (verdict.interval.leaves_out(0) and adjusted_mcnemar < ALPHA):
         return NOTHING
     ahead = verdict.difference > 0
-    if verdict.seeds >= MIN_SEEDS:
+    if verdict.seeds >= MIN_SEEDS and adjusted_p < ALPHA:
         return "better" if ahead else "worse"
-    trainings = "one training" if verdict.seeds == 1 else f"{verdict.seeds} trainings"
+    trainings = "one training" if verdict.seeds == 1 else f"each of {verdict.seeds} trainings"
     return f"right for {'more' if ahead else 'fewer'} of these test images, in {trainings}"
 
 

@@ -42,11 +42,12 @@ class Claim(NamedTuple):
     verdict: Verdict
     without: float
     """The difference without lookalikes of the memory; nan if nothing else is left."""
+    adjusted_mcnemar: float
     adjusted_p: float
 
     @property
     def words(self) -> str:
-        return statistics.words(self.verdict, self.adjusted_p)
+        return statistics.words(self.verdict, self.adjusted_mcnemar, self.adjusted_p)
 
 
 VOTE = "the best vote"
@@ -69,8 +70,10 @@ def claims(found: Evidence) -> list[Claim]:
                 verdict = statistics.compare(a, b, found.seed)
                 without = found.without_lookalikes(a) - found.without_lookalikes(b)
                 compared.append((backbone, one, other, found.levels[level], verdict, without))
-    adjusted = statistics.holm([verdict.p for *_, verdict, _ in compared])
-    return [Claim(*own, p) for own, p in zip(compared, adjusted, strict=True)]
+    verdicts = [verdict for *_, verdict, _ in compared]
+    by_image = statistics.holm([verdict.mcnemar for verdict in verdicts])
+    by_seed = statistics.holm([verdict.p for verdict in verdicts])
+    return [Claim(*own, *ps) for own, *ps in zip(compared, by_image, by_seed, strict=True)]
 
 
 def _rights(found: Evidence, backbone: str) -> dict[str, npt.NDArray[np.bool_]]:
@@ -179,7 +182,9 @@ def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
             "difference": c.verdict.difference,
             "low": c.verdict.interval.low,
             "high": c.verdict.interval.high,
+            "mcnemar": c.verdict.mcnemar,
             "p": c.verdict.p,
+            "adjusted_mcnemar": c.adjusted_mcnemar,
             "adjusted_p": c.adjusted_p,
             "without_lookalikes": c.without,
             "seeds": c.verdict.seeds,
@@ -192,7 +197,7 @@ def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
 def claims_table(made: Sequence[Claim]) -> str:
     """A line a comparison."""
     heads = ["classifier", "comparison", "images", "difference, points", "95 % interval"]
-    heads += ["without lookalikes", "corrected p", "seeds", "in words"]
+    heads += ["without lookalikes", "seeds", "p, McNemar", "p, seeds too", "in words"]
     lines = [
         [
             html.escape(c.backbone),
@@ -201,8 +206,8 @@ def claims_table(made: Sequence[Claim]) -> str:
             f"{100 * c.verdict.difference:+.1f}",
             interval_words(c.verdict.interval),
             f"{100 * c.without:+.1f}",
-            "&lt; .001" if c.adjusted_p < 0.001 else f"{c.adjusted_p:.3f}",
             str(c.verdict.seeds),
+            *("&lt; .001" if p < 0.001 else f"{p:.3f}" for p in (c.adjusted_mcnemar, c.adjusted_p)),
             c.words,
         ]
         for c in made

@@ -26,9 +26,10 @@ SECTIONS = (
         "Is the difference more than chance?",
         "Each line compares two classifiers, or one with the best vote of its neighbours, on the "
         "same test images: clean ones, and those with the strongest noise. The interval is a "
-        "bootstrap over images and seeds. The p-value is the largest of McNemar's tests, one a "
-        "training, and of a t-test over seeds, corrected for the number of lines (Holm). Words "
-        "need both. “Without lookalikes” leaves out the test images that the audit below lists.",
+        "bootstrap over images and seeds. The first p-value is the largest of McNemar's tests, one "
+        "a training, the second also of a t-test over seeds; both are corrected for the number of "
+        "lines (Holm). “Better” needs all of them; interval and McNemar's tests alone allow to "
+        "say what was seen. “Without lookalikes” leaves out the test images that the audit lists.",
     ),
     (
         "differences",
