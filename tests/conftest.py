@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
             evaluate.run(params, variant)
         report.run(params)
     return folder, params
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and thrown away: to draw them takes most of a report's time."""
+    from matplotlib import pyplot
+
+    def thrown_away(figure: Any, path: Path) -> bytes:
+        pyplot.close(figure)
+        return b"picture"
+
+    monkeypatch.setattr("rapipe.report.style.save", thrown_away)
 
 
 @pytest.fixture
