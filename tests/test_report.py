@@ -261,3 +261,15 @@ def test_trust_table_has_what_a_score_that_knows_nothing_has() -> None:
     for name in ("softmax", "similarity", "vote entropy"):  # random here
         assert float(lines["knn", f"AURC by {name}"][0]) == pytest.approx(0.3, abs=0.06)
     assert ("none", "AURC by similarity") not in lines
+
+
+def test_swaps_have_a_row_of_panels_for_each_noise_level() -> None:
+    kept = {"retrieval": "knn", "swap": "knn", "top1": 0.5, "change": 0.0, "low": 0.0, "high": 0.0}
+    rows = [
+        {"backbone": name, "noise_std": std, **kept} for name in ("a", "b") for std in (0.0, 0.2)
+    ]
+    own = evidence(0.7, 0.6)
+    own.swapped["net", "knn"][0.2, "knn"] = own.swapped["net", "knn"][0.0, "knn"]
+    figure = swapped.swap_figure(own, rows)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["a, clean", "b, clean", "a, noise 0.2", "b, noise 0.2"]

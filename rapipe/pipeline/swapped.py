@@ -70,14 +70,13 @@ def swap_rows(found: Evidence) -> list[dict[str, Any]]:
 def swap_figure(found: Evidence, rows: Sequence[dict[str, Any]]) -> Figure:
     """Accuracy with each swap, by backbone and strategy in training, a row a noise level."""
     panels: dict[str, dict[str, dict[str, Point]]] = {}
-    for place, row in enumerate(rows):
+    for place, row in enumerate(sorted(rows, key=lambda row: row["noise_std"])):
         top1, change = row["top1"], row["change"]
         span = (top1 - change + row[end] for end in ("low", "high"))
         panel = panels.setdefault(f"{row['backbone']}, {level_words(row['noise_std'])}", {})
         panel.setdefault(row["retrieval"], {})[row["swap"]] = Point(place, top1, *span)
     look = looks(strategy for _, strategy in found.stacks)
-    order = sorted(panels, key=lambda name: name.split(", ")[1] != "clean")
-    return drawn.swap_dots({name: panels[name] for name in order}, look, len(found.swap_levels()))
+    return drawn.swap_dots(panels, look, len(found.swap_levels()))
 
 
 def swap_table(rows: Sequence[dict[str, Any]], level: float) -> str:
