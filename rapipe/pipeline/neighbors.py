@@ -76,8 +76,9 @@ def run(
         from rapipe.report import style
 
         shown = pictures(train, bank.ids[found.indices[0]])
-        title = _title(_facts(asked, answer))
-        figure = drawn.looked_up(asked.pixels, title, shown, rows, _classes(asked.label))
+        facts, label = _facts(asked, answer), _classes(asked.label)
+        same = label if asked.label >= 0 else facts.get("predicted", label)
+        figure = drawn.looked_up(asked.pixels, _title(facts), shown, rows, label, same)
         style.save(figure, picture)
 
 

@@ -49,7 +49,7 @@ def gallery(examples: Sequence[Neighbourhood]) -> Figure:
 
 @styled
 def looked_up(
-    image: Pixels, title: str, neighbours: Pixels, rows: Sequence[Row], label: str
+    image: Pixels, title: str, neighbours: Pixels, rows: Sequence[Row], label: str, same: str
 ) -> Figure:
     """One image and its neighbours, with similarity, attention and effect under each.
 
@@ -57,6 +57,7 @@ def looked_up(
         neighbours: (K, H, W, 3).
         rows: K of them, with similarity and class; attention and effect where known.
         label: class of the image; `?` if nobody knows.
+        same: the class whose neighbours have a solid frame.
     """
     columns = min(len(rows), 8)
     lines = -(-len(rows) // columns)
@@ -68,9 +69,9 @@ def looked_up(
     grid[0, 0].imshow(image)
     grid[0, 0].set_title(f"asked: {label}", fontsize=7, fontweight="bold", pad=3)
     for axes, own, row in zip(grid[:, 1:].flat, neighbours, rows, strict=False):
-        draw(axes, own, f"{row['class']}  {row['similarity']:.3f}", row["class"] == label)
+        draw(axes, own, f"{row['class']}  {row['similarity']:.3f}", row["class"] == same)
         if "attention" in row:
-            said = f"attention {row['attention']:.3f}\neffect {row['effect']:+.3f}"
+            said = f"attention {row['attention']:.3f}\neffect {row['effect']:+.4f}"
             axes.text(
                 0.5, -0.06, said, transform=axes.transAxes, ha="center", va="top", fontsize=6.5
             )
