@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from rapipe.pipeline import claims, efficiency, swapped, trust
 from rapipe.pipeline.evidence import Evidence, Stack, Swapped
 from rapipe.records import ANOTHER
 from rapipe.report import curves, style, tables
 from rapipe.report.page import page
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No figure stays open for the tests to come."""
+    yield
+    pyplot.close("all")
 
 
 def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) -> dict:

@@ -67,7 +67,7 @@ def summary(found: Attributed, seed: int) -> dict[str, float]:
         over images of the largest effect of one neighbour, in probability.
     """
     _, k = found.indices.shape
-    shares = np.maximum(found.attention.astype(np.float64), 1e-12)
+    shares = np.maximum(found.attention.astype(np.float64), metrics.FLOOR)
     entropy = -(shares * np.log(shares)).sum(axis=1)
     agreement = metrics.rank_correlation(found.attention, np.abs(found.effect))
     defined = agreement[~np.isnan(agreement)]

@@ -59,7 +59,9 @@ class Swaps:
         assert seen.queries is not None
         own, bank = seen.found.indices, self.lookup.bank
         for strategy in STRATEGIES:
-            yield Swap(strategy, self.lookup.find(seen.queries, strategy).indices, bank)
+            again = strategy == self.lookup.strategy
+            found = seen.found if again else self.lookup.find(seen.queries, strategy)
+            yield Swap(strategy, found.indices, bank)
         yield Swap("none", None, bank)
         yield Swap(ANOTHER, own[self._others(len(own))], bank)
         yield from self._oracles(seen)
@@ -93,8 +95,10 @@ class Swaps:
         missing = known[np.minimum(place, len(known) - 1)] != own
         drawn = self._rng("wrong class").integers(1, len(known) + missing)
         wrong = known[(place + drawn - missing) % len(known)]
-        for name, targets, kept in (("same class", own, missing), ("wrong class", wrong, None)):
-            some = np.flatnonzero(~kept) if kept is not None else np.arange(len(own))
+        for name, targets, some in (
+            ("same class", own, np.flatnonzero(~missing)),
+            ("wrong class", wrong, np.arange(len(own))),
+        ):
             asking = seen.queries._replace(
                 ids=seen.queries.ids[some], vectors=seen.queries.vectors[some]
             )

@@ -162,8 +162,4 @@ def _write(alike: leakage.Alike, test_ids: Ids, test_rows: np.ndarray, bank_ids:
         alike.same_class.astype(int).tolist(),
     )
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
-    if rows:
-        write_csv(paths.DUPLICATES, rows)
-    else:
-        paths.DUPLICATES.parent.mkdir(parents=True, exist_ok=True)
-        paths.DUPLICATES.write_text(",".join(COLUMNS) + "\n", newline="\n")
+    write_csv(paths.DUPLICATES, rows, COLUMNS)

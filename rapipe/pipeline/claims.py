@@ -65,7 +65,7 @@ def claims(found: Evidence) -> list[Claim]:
     for backbone in found.backbones:
         rights = _rights(found, backbone)
         for one, other in _pairs(list(rights)):
-            for level in sorted({0, len(found.levels) - 1}):
+            for level in found.ends:
                 a, b = rights[one][:, level], rights[other][:, level]
                 verdict = statistics.compare(a, b, found.seed)
                 without = found.without_lookalikes(a) - found.without_lookalikes(b)
@@ -153,10 +153,9 @@ def _compared(what: str, own: Sequence[Claim], second: str) -> str:
 def _voted(found: Evidence, key: Key, own: Sequence[Claim]) -> str:
     """Whether the learned fusion beats the best vote of the same neighbours."""
     second = f"{VOTE} of {key[1]}"
-    floors = floors_of(found.runs[key][0])
-    if not floors:
+    best = best_floor(floors_of(found.runs[key][0]))
+    if best is None:
         return "No neighbour has a class of the task, so there is no vote to beat."
-    best = max(floors, key=lambda floor: floor.chosen_by)
     vote = f"the best vote of its neighbours ({best.vote}, k = {best.k}, {best.top1[0]:.1%})"
     lost = [
         level_words(c.noise_std)
@@ -286,6 +285,11 @@ def floors_of(run: Run) -> list[tables.Floor]:
         floor = found.setdefault(row["vote"], new)
         found[row["vote"]] = floor._replace(top1={**floor.top1, row["noise_std"]: row["top1"]})
     return list(found.values())
+
+
+def best_floor(floors: Sequence[tables.Floor]) -> tables.Floor | None:
+    """The vote that was best on validation; None where nobody votes."""
+    return max(floors, key=lambda floor: floor.chosen_by, default=None)
 
 
 def floor_lines(found: Evidence) -> list[tables.Floor]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rapipe.evaluation.statistics import area_under_accuracy, interval_of_mean
 from rapipe.report import tables
-from rapipe.report.style import Row
+from rapipe.report.style import Row, spread
 
 TARGETS = (0.5, 0.8)
 """Test accuracies whose first steps are given."""
@@ -53,7 +53,7 @@ def table(histories: Histories, seed: int) -> str:
 
 
 def _with_spread(values: np.ndarray) -> str:
-    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+    return f"{values.mean():.3f}" + (f" ± {spread(values.tolist()):.3f}" if len(values) > 1 else "")
 
 
 def _gain(differences: np.ndarray, seed: int) -> str:

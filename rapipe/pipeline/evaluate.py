@@ -183,7 +183,9 @@ class Examination:
         clean = self.clean = self.clean or seen
         assert clean.found is not None
         moved = drift.drift(clean.found, seen.found, seen.queries.vectors, bank, labels)
-        repaired = self.classifier.predict(seen.pixels, self.bank, clean.found.indices)
+        repaired = seen.logits
+        if seen is not clean:
+            repaired = self.classifier.predict(seen.pixels, self.bank, clean.found.indices)
         top1 = [metrics.top_k(own, labels, 1) for own in (clean.logits, seen.logits, repaired)]
         self.found["drift"].append({**level, **moved, **drift.split(*top1)})
         noted.note("repaired", metrics.hits(repaired, labels))

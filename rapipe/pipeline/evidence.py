@@ -73,6 +73,11 @@ class Evidence:
         """In the order of the parameters."""
         return list(dict.fromkeys(backbone for backbone, _ in self.stacks))
 
+    @property
+    def ends(self) -> list[int]:
+        """Where in `levels` clean images and the strongest noise are; one place if both are."""
+        return sorted({0, len(self.levels) - 1})
+
     def retrieving(self) -> Iterator[Key]:
         """The conditions that look something up, or pretend to."""
         return (key for key in self.stacks if key[1] != "none")

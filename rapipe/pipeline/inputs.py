@@ -75,13 +75,21 @@ def write_json(path: Path, content: object) -> None:
     partial.replace(path)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows with the same keys, floats to 6 digits."""
+def write_csv(
+    path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
+) -> None:
+    """Write rows with the same keys, floats to 6 digits.
+
+    Args:
+        columns: the keys, where there may be no row; without either the file is empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
+        names = columns or (list(rows[0]) if rows else ())
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        if names:
+            writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     partial.replace(path)

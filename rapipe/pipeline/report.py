@@ -6,6 +6,7 @@ import csv
 import html
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rapipe.report import curves, style, tables
 from rapipe.report import pictures as shown
 from rapipe.report.page import page
 from rapipe.report.sections import SECTIONS
-from rapipe.report.style import Condition
+from rapipe.report.style import Condition, condition_of
 
 EXAMPLES = 6
 SHOWN = 8
@@ -53,8 +54,8 @@ def run(params: Params) -> None:
     floors = claims.floor_lines(seen)
     write_csv(paths.TABLE, found)
     write_csv(paths.CURVES, curves_of(histories))
-    write_table(paths.CLAIMS, claims.claim_rows(made))
-    write_table(paths.SWAPS, swaps)
+    write_csv(paths.CLAIMS, claims.claim_rows(made))
+    write_csv(paths.SWAPS, swaps)
     write_json(paths.METRICS, summary(found, pretraining[-1], floors))
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
 
@@ -71,21 +72,13 @@ def run(params: Params) -> None:
         "edits": edits(params),
         **swapped.tables_of(seen, swaps),
     }
-    for name, figure in figures(params, found, by_strategy, pretraining, seen, swaps).items():
+    for name, figure in figures(params, found, by_strategy, pretraining, seen, swaps):
         if figure is not None:
             contents[name] = style.save(figure, paths.FIGURES / f"{name}.png")
     sections = [
         (heading, words, contents[name]) for name, heading, words in SECTIONS if contents.get(name)
     ]
     paths.PAGE.write_text(page("What is looking things up worth?", sections))
-
-
-def write_table(path: Path, rows_: list[dict[str, Any]]) -> None:
-    """Write a CSV, with nothing in it where there is nothing to say."""
-    if rows_:
-        write_csv(path, rows_)
-    else:
-        path.write_text("")
 
 
 def figures(
@@ -95,25 +88,26 @@ def figures(
     pretraining: list[dict[str, float]],
     seen: Evidence,
     swaps: list[dict[str, Any]],
-) -> dict[str, Figure | None]:
-    """Every figure by the name of its file and section; None where there is nothing to draw."""
+) -> Iterator[tuple[str, Figure | None]]:
+    """Each figure with the name of its file and section; None where there is nothing to draw.
+
+    One after the other, so that no two need be open at once.
+    """
     train, test = Images.read(paths.split("train")), Images.read(paths.split("test"))
-    return {
-        "steps": curves.accuracy_curves(histories, "step"),
-        "epochs": curves.accuracy_curves(histories, "epoch"),
-        "noise": claims.accuracy_over_noise(seen),
-        "differences": claims.differences_over_noise(seen),
-        "cells": claims.four_cells(seen),
-        "k": curves.ablation_curves(found, "k"),
-        "bank": curves.ablation_curves(found, "bank_size"),
-        **swapped.figures(seen, swaps, train),
-        "reliability": trust.reliability_figure(seen),
-        "risk": trust.risk_figure(seen),
-        "likeness": trust.leakage_figure(seen),
-        "lookalikes": trust.lookalikes_figure(train, test),
-        "pretraining": curves.pretraining_curves(pretraining),
-        "gallery": shown.gallery(neighbourhoods(params)),
-    }
+    yield "steps", curves.accuracy_curves(histories, "step")
+    yield "epochs", curves.accuracy_curves(histories, "epoch")
+    yield "noise", claims.accuracy_over_noise(seen)
+    yield "differences", claims.differences_over_noise(seen)
+    yield "cells", claims.four_cells(seen)
+    yield "k", curves.ablation_curves(found, "k")
+    yield "bank", curves.ablation_curves(found, "bank_size")
+    yield from swapped.figures(seen, swaps, train)
+    yield "reliability", trust.reliability_figure(seen)
+    yield "risk", trust.risk_figure(seen)
+    yield "likeness", trust.leakage_figure(seen)
+    yield "lookalikes", trust.lookalikes_figure(train, test)
+    yield "pretraining", curves.pretraining_curves(pretraining)
+    yield "gallery", shown.gallery(neighbourhoods(params))
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -138,15 +132,12 @@ def edits(params: Params) -> str:
     ]
     memories = {row["memory"] for row in shown}
     floors = {
-        run["rows"][0]["memory"]: claims.floors_of(run)
+        run["rows"][0]["memory"]: claims.best_floor(claims.floors_of(run))
         for run in runs(params)
         if run["rows"][0]["retrieval"] not in ("none", CONTROL)
         and run["rows"][0]["memory"] in memories
     }
-    best = {
-        name: max(own, key=lambda floor: floor.chosen_by) for name, own in floors.items() if own
-    }
-    return tables.edits_table(shown, best)
+    return tables.edits_table(shown, {name: best for name, best in floors.items() if best})
 
 
 def curves_of(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -160,8 +151,7 @@ def curves_of(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str
 
 def condition(v: Variant) -> Condition:
     """The condition that a variant is one seed of."""
-    row = read_json(paths.RUNS / f"{v.name}.json", "eval")["rows"][0]
-    return (row["backbone"], row["retrieval"], row["k"], row["bank_size"])
+    return condition_of(read_json(paths.RUNS / f"{v.name}.json", "eval")["rows"][0])
 
 
 def present(params: Params, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -171,10 +161,7 @@ def present(params: Params, found: list[dict[str, Any]]) -> list[dict[str, Any]]
     """
     now = {condition(v) for v in variants(params)}
     return [
-        row
-        for row in found
-        if row["seed"] in params.train.seeds
-        or (row["backbone"], row["retrieval"], row["k"], row["bank_size"]) not in now
+        row for row in found if row["seed"] in params.train.seeds or condition_of(row) not in now
     ]
 
 

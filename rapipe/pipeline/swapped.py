@@ -17,7 +17,7 @@ from rapipe.records import Images
 from rapipe.report import evidence as drawn
 from rapipe.report import pictures as shown
 from rapipe.report import tables
-from rapipe.report.style import Point, looks
+from rapipe.report.style import Point, looks, spread
 
 LISTED = 5
 """Rows of the memory in the table, for each classifier and side."""
@@ -38,18 +38,15 @@ def tables_of(found: Evidence, rows: Sequence[dict[str, Any]]) -> dict[str, str]
 
 def figures(
     found: Evidence, rows: Sequence[dict[str, Any]], train: Images
-) -> dict[str, Figure | None]:
-    """The figures that there is something for, by section; `rows` are of the swaps."""
-    made = {
-        "drift": drift_figure(found),
-        "losses": losses_figure(found),
-        "blame": blame_figure(found, train),
-    }
+) -> Iterator[tuple[str, Figure | None]]:
+    """Each figure with its section; None where there is nothing. `rows` are of the swaps."""
+    yield "drift", drift_figure(found)
+    yield "losses", losses_figure(found)
+    yield "blame", blame_figure(found, train)
     if found.swap_levels():
-        made["swap-dots"] = swap_figure(found, rows)
+        yield "swap-dots", swap_figure(found, rows)
     if 0 in found.swap_levels():
-        made["matrix"] = matrix_figure(found)
-    return made
+        yield "matrix", matrix_figure(found)
 
 
 def swap_rows(found: Evidence) -> list[dict[str, Any]]:
@@ -199,7 +196,7 @@ def _agreement(facts: Sequence[dict[str, Any]]) -> str:
     """Its mean, with the interval over images of one seed, or the deviation over several."""
     values = [own["agreement"] for own in facts]
     if len(facts) > 1:
-        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} over seeds"
+        return f"{np.mean(values):.2f} ± {spread(values):.2f} over seeds"
     return f"{values[0]:.2f} [{facts[0]['low']:.2f}, {facts[0]['high']:.2f}]"
 
 

@@ -28,15 +28,14 @@ def reliability_figure(found: Evidence) -> Figure:
     """Accuracy against confidence, clean above the strongest noise."""
     look = looks(strategy for _, strategy in found.stacks)
     panels: dict[str, dict[str, Any]] = {}
-    levels = sorted({0, len(found.levels) - 1})
-    for level in levels:
+    for level in found.ends:
         for (backbone, strategy), own in found.stacks.items():
             bins = calibration.reliability(
                 own.confidence[:, level].reshape(-1), own.correct[:, level].reshape(-1)
             )
             panel = panels.setdefault(f"{backbone}, {level_words(found.levels[level])}", {})
             panel[strategy] = ([b for b in bins if b.samples >= FEWEST], look[strategy])
-    return drawn.reliability_diagrams(panels, len(levels))
+    return drawn.reliability_diagrams(panels, len(found.ends))
 
 
 SCORES = {"confidence": "softmax", "similarity": "similarity", "vote_entropy": "vote entropy"}
@@ -55,8 +54,7 @@ def risk_figure(found: Evidence) -> Figure:
     """Risk against coverage of what looks something up, by each score; and of none, by softmax."""
     look = looks(SCORES.values())
     panels: dict[str, dict[str, Any]] = {}
-    levels = sorted({0, len(found.levels) - 1})
-    for level in levels:
+    for level in found.ends:
         for (backbone, strategy), own in found.stacks.items():
             if strategy == CONTROL:
                 continue
@@ -68,7 +66,7 @@ def risk_figure(found: Evidence) -> Figure:
                 curve = calibration.risk_coverage(score, own.correct[0, level])
                 style = {"color": BASELINE, "ls": "--"} if strategy == "none" else look[said]
                 panel[f"{strategy}: {said}"] = (*curve, style)
-    return drawn.risk_coverage_curves(panels, len(levels))
+    return drawn.risk_coverage_curves(panels, len(found.ends))
 
 
 def trust_table(found: Evidence) -> str:

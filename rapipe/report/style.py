@@ -72,12 +72,16 @@ def looks(strategies: Iterable[str]) -> dict[str, Look]:
     return {"none": plain, **{name: drawn[i % len(drawn)] for i, name in enumerate(others)}}
 
 
+def condition_of(row: Row) -> Condition:
+    """The condition that a row is one seed and noise level of."""
+    return row["backbone"], row["retrieval"], row["k"], row["bank_size"]
+
+
 def over_seeds(rows: Iterable[Row], value: str) -> dict[Condition, dict[float, list[float]]]:
     """Values by condition and noise level, one a seed."""
     found: dict[Condition, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        condition = (row["backbone"], row["retrieval"], row["k"], row["bank_size"])
-        found[condition][row["noise_std"]].append(row[value])
+        found[condition_of(row)][row["noise_std"]].append(row[value])
     return found
 
 
