@@ -236,6 +236,13 @@ def test_accuracy_without_lookalikes_leaves_them_out() -> None:
     assert claim.verdict.difference == pytest.approx(0.2)
 
 
+def test_where_every_test_image_has_a_lookalike_nothing_is_said_of_the_rest() -> None:
+    own = evidence(0.7, 0.6)
+    own.lookalikes[:] = True
+    assert claims.lookalikes_table(own) == ""
+    assert "nan" not in claims.claims_table(claims.claims(own))
+
+
 def test_where_nobody_votes_there_is_no_floor() -> None:
     own = evidence(0.7, 0.6)
     own.stacks["net", "knn"] = own.stacks["net", "knn"]._replace(voted=None)

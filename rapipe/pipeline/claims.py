@@ -204,7 +204,7 @@ def claims_table(made: Sequence[Claim]) -> str:
             level_words(c.noise_std),
             f"{100 * c.verdict.difference:+.1f}",
             interval_words(c.verdict.interval),
-            f"{100 * c.without:+.1f}",
+            tables.NOTHING if np.isnan(c.without) else f"{100 * c.without:+.1f}",
             str(c.verdict.seeds),
             *("&lt; .001" if p < 0.001 else f"{p:.3f}" for p in (c.adjusted_mcnemar, c.adjusted_p)),
             c.words,
