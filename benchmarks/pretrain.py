@@ -156,7 +156,7 @@ class Peers:
         from rapipe.backbones import build
         from rapipe.fitting.base import Schedule
         from rapipe.fitting.pretraining import Pretraining
-        from rapipe.objectives import OBJECTIVES
+        from rapipe.objectives import OBJECTIVES, Recipe
         from rapipe.records import Images
         from rapipe.views import VIEWS, Normalise
 
@@ -166,12 +166,15 @@ class Peers:
             np.arange(n), self.pixels, np.zeros(n, np.int64), np.array(["x"] * n), ("x",)
         )
         return Pretraining(
-            OBJECTIVES["byol"](build("resnet18", self.width, self.stem, SIDE)),
+            OBJECTIVES["byol"](
+                build("resnet18", self.width, self.stem, SIDE), Recipe(SIDE, 1, (), 0.0)
+            ),
             VIEWS["crop"](SIDE),
             Normalise(MEAN, STD),
             images,
             Schedule(1, self.batch, 0.06, 0),
             np.ones(n),
+            "sgd",
         )
 
     def ours(self, precision: Any) -> float:
@@ -234,6 +237,7 @@ class Peers:
 
         from rapipe.device import autocast, device
 
+        labels = torch.zeros(self.batch, dtype=torch.int64, device=device())
         plain = {"input_size": SIDE, "cj_strength": 0.5, "gaussian_blur": 0.0}
         transform = BYOLTransform(
             BYOLView1Transform(**plain), BYOLView2Transform(**plain, solarization_prob=0.0)
@@ -264,7 +268,7 @@ class Peers:
                 for view in (first, second)
             ]
             with autocast(device(), precision):
-                loss = module.network(*views)
+                loss = module.network(tuple(views), labels)
             yield loss
 
     def bare(self, precision: Any) -> float:
@@ -275,12 +279,13 @@ class Peers:
 
         network = self.module().network.to(device())
         views = torch.rand(2, self.batch, 3, SIDE, SIDE, device=device())
+        labels = torch.zeros(self.batch, dtype=torch.int64, device=device())
         first, second = (v.contiguous(memory_format=torch.channels_last) for v in views)
 
         def step(_: int) -> None:
             network.zero_grad()
             with autocast(device(), precision):
-                loss = network(first, second)
+                loss = network((first, second), labels)
             loss.backward()
 
         return each(step, WARM_UP)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rapipe import weights
-from rapipe.backbones import build, keep
+from rapipe.backbones import Fuse, build, keep
 from rapipe.feed import Column, Feed, Part
 from rapipe.fusion import Fusion
+from rapipe.heads import HEADS
 from rapipe.records import Indices, Pixels
 from rapipe.retrieved import Bank, Neighbourhood, Retrieved
 from rapipe.views import Normalise, to_float
@@ -40,42 +41,67 @@ class ClassifierSpec:
     dimension: int
     """D of the neighbours' vectors; 0 without retrieval."""
     attend: str
+    head: str = "linear"
+    """Its name in the table of heads."""
+    frozen: bool = False
+    """The backbone stays as it is; what is put onto it learns: the head, and the fusion."""
 
 
 class Classifier(nn.Module):
-    """A backbone and a linear head; with retrieval, a `Fusion` at each place of the backbone."""
+    """A backbone and a head; with retrieval, a `Fusion` at each place of the backbone."""
 
     def __init__(self, spec: ClassifierSpec) -> None:
         super().__init__()
         self.spec = spec
         self.normalise = Normalise(spec.mean, spec.std)
         self.backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
-        self.head = nn.Linear(self.backbone.features, spec.classes)
+        self.head = HEADS[spec.head](self.backbone.widths[-1], self.backbone.features, spec.classes)
         widths = self.backbone.widths if spec.retrieval != "none" else ()
         self.fusions = nn.ModuleList(
             Fusion(width, spec.dimension, spec.classes, spec.attend) for width in widths
         )
+        if spec.frozen:
+            self.backbone.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.normalise.scale.device
+
+    def train(self, mode: bool = True) -> Classifier:
+        """A frozen backbone stays in evaluation mode: no dropout, and its BatchNorm never moves."""
+        super().train(mode)
+        if self.spec.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor, retrieved: Retrieved | None = None) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], and their neighbours -> logits (B, classes)."""
-        if retrieved is None:
-            fuse = keep
-        else:
-            known = retrieved
+        fuse = keep if retrieved is None else self._fused(retrieved)
+        last: list[Tensor] = []
 
-            def fuse(place: int, tokens: Tensor) -> Tensor:
-                fused: Tensor = self.fusions[place](tokens, known)
-                return fused
+        def note(place: int, tokens: Tensor) -> Tensor:
+            last[:] = [fuse(place, tokens)]
+            return last[0]
 
-        logits: Tensor = self.head(self.backbone(self.normalise(images), fuse))
+        wanted = self.head.wants_tokens  # else no map need become tokens where nothing is fused
+        features = self.backbone(self.normalise(images), note if wanted else fuse)
+        logits: Tensor = self.head(features, *last)
         return logits
+
+    def _fused(self, retrieved: Retrieved) -> Fuse:
+        def fuse(place: int, tokens: Tensor) -> Tensor:
+            fused: Tensor = self.fusions[place](tokens, retrieved)
+            return fused
+
+        return fuse
 
     @torch.inference_mode()
     def predict(
         self, pixels: Pixels, bank: Bank | None = None, indices: Indices | None = None
     ) -> np.ndarray:
         """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode."""
-        was_training, device = self.training, self.head.weight.device
+        was_training, device = self.training, self.device
         self.eval()
         parts: list[Part] = [Column(pixels, device, stay=False)]
         if bank is not None and indices is not None:

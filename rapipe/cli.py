@@ -100,6 +100,15 @@ def audit() -> None:
 
 
 @app.command()
+def initialise() -> None:
+    """Get ready what classifiers start from: from scratch, pretrained here, or elsewhere."""
+    from rapipe.pipeline import initialise
+    from rapipe.pipeline.entry import stage
+
+    stage(initialise.run)
+
+
+@app.command()
 def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Train the classifiers, all or some."""
     from rapipe.pipeline import train
@@ -153,6 +162,24 @@ def costs(as_json: AsJson = False) -> None:
 
     with told():
         show(costs.rows(), as_json)
+
+
+@app.command()
+def methods(
+    kind: Annotated[str, typer.Argument(help="Only of this kind; without it all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List every method that params.yaml can name, with a line of explanation and its source."""
+    from rapipe.pipeline import methods
+    from rapipe.pipeline.told import told
+
+    with told():
+        found = methods.rows(kind)
+    if as_json:
+        show(found, as_json)
+        return
+    for row in found:
+        print(f"{row['parameter']}: {row['name']}\n    {row['about']}\n    {row['source']}")
 
 
 def show(rows: Any, as_json: bool) -> None:

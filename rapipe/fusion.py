@@ -5,6 +5,8 @@ Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from rapipe.retrieved import Retrieved
 
 HEADS = 4
+"""Of attention; fewer where channels cannot be split among as many."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -43,6 +46,7 @@ class Fusion(nn.Module):
     def __init__(self, channels: int, dimension: int, classes: int, attend: str) -> None:
         super().__init__()
         self.attend = attend
+        self.heads = math.gcd(channels, HEADS)
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels, bias=False)
         if attend != "label":
@@ -88,8 +92,7 @@ class Fusion(nn.Module):
         memory: Tensor = sum(parts[1:], parts[0])
         return memory
 
-    @staticmethod
-    def _split(x: Tensor) -> Tensor:
+    def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, C/H)."""
         b, n, c = x.shape
-        return x.view(b, n, HEADS, c // HEADS).transpose(1, 2)
+        return x.view(b, n, self.heads, c // self.heads).transpose(1, 2)

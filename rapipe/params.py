@@ -69,8 +69,11 @@ NoiseStd = Annotated[float, Range(0, 1, above=True)]
 ImageSize = Annotated[int, Range(8, 512)]
 Width = Annotated[int, Range(4, 512, step=4)]
 Stem = Annotated[str, Choices(("cifar", "half", "imagenet"))]
-NOISY = "+noise"
-"""Behind the name of a backbone that is to be trained on noisy images too."""
+STARTS = ("corpus", "elsewhere")
+"""Words behind a backbone's name: where it was pretrained; without one it starts from scratch."""
+FROZEN, DISTILLED, NOISE = "frozen", "distilled", "noise"
+"""Words behind a backbone's name: its weights stay; it has a teacher; it sees noisy images too."""
+NOISY = "+" + NOISE
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,11 @@ class PretrainParams:
     """Channels of the first stage; 64 is the full-size network."""
     stem: Stem
     views: str
+    head: tuple[Count, ...]
+    """Widths of the projection head's layers, the last its output; empty = the objective's own."""
+    temperature: Annotated[float, Range(0, 100)]
+    """Of NT-Xent, for simclr and moco; 0 = the objective's own."""
+    optimiser: str
     epochs: Count
     batch_size: Annotated[int, Range(2, math.inf)]
     learning_rate: Annotated[float, Range(0, 100, above=True)]
@@ -159,6 +167,10 @@ class PretrainParams:
 class RetrievalParams:
     strategies: tuple[str, ...]
     k: Count
+    diversity: Probability
+    """Of `diverse`: weight of the unlikeness among neighbours against the likeness to the query."""
+    replay: Count
+    """Of `replay`: rows of its first-in-first-out memory."""
     bank: int | str
     """`all`, a number of images, or names of sources joined by `+`."""
     backend: Annotated[str, Choices(("torch", "faiss", "lance", "auto"))]
@@ -186,25 +198,111 @@ class RetrievalParams:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What a name in `train.backbones` says: NAME[+START][+frozen][+HEAD][+distilled][+noise]."""
+
+    network: str
+    """The backbone's name in the table of backbones."""
+    start: str
+    """`scratch`, or one of STARTS."""
+    frozen: bool
+    """Only what is put onto the backbone learns: its head, and the fusion with neighbours."""
+    head: str
+    """Its name in the table of heads."""
+    distilled: bool
+    """It learns from what the teacher of `train.distill` says, on all images."""
+    noisy: bool
+    """It is trained on noisy images too."""
+
+
+def entry(text: str) -> Entry:
+    """Read a name of `train.backbones`; `UserError` if its words are not in their order."""
+    network, *words = text.split("+")
+    left = list(words)
+
+    def taken(*known: str) -> str:
+        return left.pop(0) if left and left[0] in known else ""
+
+    start, frozen = taken(*STARTS), taken(FROZEN)
+    head = left.pop(0) if left and left[0] not in (DISTILLED, NOISE) else ""
+    distilled, noisy = taken(DISTILLED), taken(NOISE)
+    if left or head in (*STARTS, FROZEN, "linear") or "" in (network, *words):
+        raise UserError(
+            f"train.backbones has {text!r}; write NAME[+{'|'.join(STARTS)}][+{FROZEN}]"
+            f"[+HEAD][+{DISTILLED}][+{NOISE}], in this order"
+        )
+    return Entry(
+        network, start or "scratch", bool(frozen), head or "linear", bool(distilled), bool(noisy)
+    )
+
+
+@dataclass(frozen=True)
 class TrainParams:
     backbones: tuple[str, ...]
-    """`NAME`, or `NAME+noise` for one that is trained on noisy images too."""
+    """Classifiers to train; `Entry` has the grammar."""
+    init: str
+    """What `NAME+elsewhere` starts from: a checkpoint, or `hub:NAME`."""
+    label_fraction: Rate
+    """Share of the training images of each class whose labels are known."""
+    distill: str
+    """The teacher of `NAME+distilled`, written as in `backbones`."""
+    distill_temperature: Annotated[float, Range(0, 100, above=True)]
     noise_std: NoiseStd
     """Standard deviation of the noise on half of the training images of `NAME+noise`."""
     seeds: tuple[Seed, ...]
     width: Width
     stem: Stem
     augment: str
+    mixup: Annotated[float, Range(0, 100)]
+    """Alpha of the Beta distribution that images are mixed by; 0 = not at all."""
+    label_smoothing: Annotated[float, Range(0, 0.9)]
     epochs: Count
     batch_size: Annotated[int, Range(2, math.inf)]
+    accumulate: Count
+    """Batches whose gradients are added up before a step."""
     learning_rate: Rate
+    schedule: str
+    warmup: Probability
+    """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Range(0, 1)]
+    clip: Annotated[float, Range(0, math.inf)]
+    """Largest norm of the gradient; 0 = any."""
+    average: str
+    """Of the weights over the steps."""
+    patience: Annotated[int, Range(0, math.inf)]
+    """Epochs without a better validation accuracy after which training stops; 0 = never."""
+    tune: tuple[str, ...]
+    """What is looked for before the training."""
+    loggers: tuple[str, ...]
+    """Who records the curves, beside `history.csv`."""
     probe_every: Annotated[int, Range(0, math.inf)]
     """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
     precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]
     """Of pretraining too; `auto` is bf16 where that is faster."""
     compile: bool
     """Let torch compile the networks, of pretraining too."""
+
+    def __post_init__(self) -> None:
+        entries = [entry(name) for name in self.backbones]
+        starts = {own.start for own in entries}
+        if any(own.distilled for own in entries):
+            if not self.distill:
+                raise UserError(
+                    f"train.backbones has {DISTILLED!r}, but train.distill names no teacher: "
+                    "write it as in train.backbones, such as resnet18+corpus"
+                )
+            teacher = entry(self.distill)
+            if teacher.distilled:
+                raise UserError(
+                    f"train.distill is {self.distill!r}; a teacher learns from labels, so leave "
+                    f"+{DISTILLED} out"
+                )
+            starts.add(teacher.start)
+        if "elsewhere" in starts and not self.init:
+            raise UserError(
+                "train.backbones has 'elsewhere', but train.init is empty: name a checkpoint file, "
+                "or hub:NAME for one of timm's"
+            )
 
 
 @dataclass(frozen=True)
@@ -236,6 +334,8 @@ class Params:
             "evaluate.noise_std",
             "evaluate.swap_std",
             "evaluate.poisoned",
+            "train.tune",
+            "train.loggers",
         ):
             group, name = key.split(".")
             values = getattr(getattr(self, group), name)
@@ -251,6 +351,12 @@ class Params:
                     f"evaluate.swap_std has {std:g}, which is neither 0 nor in evaluate.noise_std: "
                     f"choose from 0, {', '.join(f'{own:g}' for own in self.evaluate.noise_std)}"
                 )
+        if self.pretrain.objective == "supervised" and self.train.label_fraction < 1:
+            raise UserError(
+                "pretrain.objective is 'supervised', which sees every label, but "
+                f"train.label_fraction is {self.train.label_fraction:g}: choose another objective, "
+                "or 1"
+            )
         bank = self.retrieval.bank
         sources = {source.name for source in self.corpus.sources}
         if isinstance(bank, str) and bank != "all":
@@ -264,7 +370,7 @@ class Params:
 
 @dataclass(frozen=True)
 class Variant:
-    """One classifier to train: a backbone and its training data, how it retrieves, and a seed."""
+    """One classifier to train: a name of `train.backbones`, how it retrieves, and a seed."""
 
     backbone: str
     retrieval: str
@@ -273,14 +379,9 @@ class Variant:
     seed: int
 
     @property
-    def network(self) -> str:
-        """The backbone's name in the table of backbones."""
-        return self.backbone.removesuffix(NOISY)
-
-    @property
-    def noisy(self) -> bool:
-        """Whether it is trained on noisy images too."""
-        return self.backbone.endswith(NOISY)
+    def entry(self) -> Entry:
+        """What its name in `train.backbones` says."""
+        return entry(self.backbone)
 
     @property
     def name(self) -> str:

@@ -20,6 +20,12 @@ NEIGHBOURS_PART = Path("data/neighbours.part")
 """Where neighbours are written until all of them are."""
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
+START = Path("data/start")
+"""For each name in `train.backbones` the weights that it starts from, if it has any."""
+TEACHER = "teacher"
+"""Folder of the same in that of a name that has a teacher."""
+LOGS = Path("data/logs")
+"""What loggers write; not an output, since what is logged has times in it."""
 MODELS = Path("data/models")
 EVIDENCE = Path("data/evidence")
 """For each classifier, what it made of every test image, and what each row of memory did."""

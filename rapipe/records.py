@@ -245,6 +245,12 @@ class Neighbours:
         _require((self.indices >= 0).all(), "an index is negative")
         _require(np.isfinite(self.similarities).all(), "a similarity is not finite")
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Neighbours:
+        """The neighbours of these queries, in their order."""
+        return Neighbours(
+            self.query_ids[rows], self.indices[rows], self.similarities[rows], self.found_by
+        )
+
     def check_against(self, bank_ids: Ids) -> None:
         """Raise `RecordError` if a query retrieves itself, or a row that is not in the bank."""
         _require((self.indices < len(bank_ids)).all(), "an index is outside the bank")

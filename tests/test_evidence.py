@@ -21,6 +21,7 @@ from rapipe.evaluation.noise import Noted, Seen
 from rapipe.evaluation.swaps import Swap, Swaps, examine
 from rapipe.feed import CPU
 from rapipe.fusion import Fusion
+from rapipe.neighbours import STRATEGIES, Ask
 from rapipe.records import ANOTHER, Embeddings, Images, Predictions, RecordError
 from rapipe.retrieved import Bank, Retrieved
 from rapipe.search import Keys, Method, search
@@ -32,7 +33,7 @@ class Follower:
     """A classifier that says what most of its neighbours are, and class 0 without any."""
 
     spec = SimpleNamespace(classes=CLASSES, attend="both")
-    head = SimpleNamespace(weight=torch.zeros(1))
+    device = CPU
 
     def predict(
         self, pixels: np.ndarray, bank: Bank | None = None, indices: np.ndarray | None = None
@@ -51,7 +52,7 @@ def examined(n: int = 40, rows: int = 120) -> tuple[Images, Lookup, Seen]:
     """Images whose neighbours were found by a `Follower`, and what it made of them."""
     images, bank = make_images(n, seed=1), make_embeddings(rows, seed=2)
     vectors = make_embeddings(n, seed=3).vectors
-    lookup = Lookup(None, bank, "knn", K, 0, Method())  # type: ignore[arg-type]
+    lookup = Lookup(None, bank, "knn", Ask(K, 0, Method()))  # type: ignore[arg-type]
     queries = Keys(images.ids, vectors)
     found = lookup.find(queries)
     logits = Follower().predict(images.pixels, Bank(bank, CLASSES, CPU), found.indices)
@@ -204,6 +205,16 @@ def test_other_swaps_change_what_they_say_and_nothing_else() -> None:
         assert np.array_equal(swap.indices, again[name].indices) or swap.indices is None
         assert np.array_equal(swap.bank.vectors, again[name].bank.vectors)
         assert np.array_equal(swap.bank.labels, again[name].bank.labels)
+
+
+def test_strategies_that_the_memory_cannot_serve_are_no_swaps() -> None:
+    images, lookup, seen = examined()
+    whole = by_name(swaps_of(images, lookup, pruned=7), seen)
+    assert set(STRATEGIES) <= set(whole)
+    one = replace(lookup, bank=replace(lookup.bank, labels=np.zeros(len(lookup.bank), int)))
+    served = by_name(swaps_of(images, one, pruned=7), seen)
+    assert set(STRATEGIES) - set(served) == {"hard"}
+    assert {"pruned", "none"} <= set(served)
 
 
 def test_poisoned_shares_have_names_of_their_own() -> None:

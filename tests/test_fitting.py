@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from rapipe.feed import CPU, Column, Feed
 from rapipe.fitting.base import Best, Epoch, History, Schedule, epoch_rows, fit
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.training import Training
-from rapipe.objectives import OBJECTIVES
-from rapipe.objectives.byol import BYOL
+from rapipe.fitting.tricks import Tricks
+from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.pipeline.pretrain import refuse_collapse
 from rapipe.records import Neighbours
 from rapipe.retrieved import Bank, Neighbourhood
@@ -32,10 +33,10 @@ def pretraining(
     epochs: int = 3, rate: float = 0.1, seed: int = 0, weight: float = 1.0
 ) -> Pretraining:
     torch.manual_seed(0)
-    objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16))
+    objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16), Recipe(16, 3, (), 0))
     schedule = Schedule(epochs, 16, rate, seed)
     views, normalise, weights = VIEWS["affine"](16), Normalise(MEAN, STD), np.full(40, weight)
-    return Pretraining(objective, views, normalise, make_images(40), schedule, weights)
+    return Pretraining(objective, views, normalise, make_images(40), schedule, weights, "sgd")
 
 
 def training(
@@ -45,6 +46,7 @@ def training(
     dropout: float = 0.5,
     n: int = 40,
     backbone: str = "alexnet",
+    tricks: Tricks = Tricks(),  # noqa: B008
 ) -> Training:
     torch.manual_seed(0)
     spec = ClassifierSpec(backbone, 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
@@ -53,7 +55,18 @@ def training(
     table = Neighbours(images.ids, indices, np.zeros((n, 4), np.float32))
     classifier, bank = Classifier(spec), Bank(make_embeddings(20), 3, CPU)
     schedule = Schedule(epochs, 16, rate, seed)
-    return Training(classifier, VIEWS["flip"](16), images, table, bank, schedule, 0.01, dropout)
+    augment = VIEWS["flip"](16)
+    return Training(classifier, augment, images, table, bank, schedule, 0.01, dropout, tricks)
+
+
+def averaged() -> Training:
+    """A training with every trick but those that find something, and a mean of weights."""
+    tricks = Tricks(2, 0.5, "ema", 9, (), "linear", 0.5, 0.1, 0.4)
+    return training(n=70, backbone="resnet18", tricks=tricks)
+
+
+def swa() -> Training:
+    return training(epochs=4, backbone="resnet18", tricks=Tricks(average="swa", schedule="step"))
 
 
 def measure(module: Any) -> dict[str, float]:
@@ -82,21 +95,22 @@ def run(module: Any, folder: Path, stop: int | None = None) -> tuple[History, Be
     return history, best
 
 
-@pytest.mark.parametrize("make", [pretraining, training])
+@pytest.mark.parametrize("make", [pretraining, training, averaged, swa])
 def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
     whole = make()
     history, best = run(whole, tmp_path / "whole")
     assert not (tmp_path / "whole").exists()
+    epochs = whole.schedule.epochs
     run(make(), tmp_path / "cut", stop=1)
     assert (tmp_path / "cut/last.ckpt").exists()
-    run(make(), tmp_path / "cut", stop=2)
+    run(make(), tmp_path / "cut", stop=epochs - 1)
     resumed = make()
     again, best_again = run(resumed, tmp_path / "cut")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert again.rows == history.rows
     assert best_again.kept["row"] == best.kept["row"]
-    assert len(history.rows) == 2 + 2 + 1
+    assert len(history.rows) == 2 + 2 + (epochs - 2)
 
 
 @pytest.mark.parametrize("make", [pretraining, training])
@@ -204,34 +218,6 @@ def test_best_keeps_the_first_of_equal_epochs() -> None:
     for value, score in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.9), (4.0, 0.7)):
         torch.nn.init.constant_(network.weight, value)
         history.rows.append({"score": score, "epoch": value})
-        best.on_train_epoch_end(None, None)  # type: ignore[arg-type]
+        best.on_train_epoch_end(SimpleNamespace(callbacks=[]), None)  # type: ignore[arg-type]
     assert best.restore()["epoch"] == 2
     assert network.weight.item() == 2
-
-
-def test_byol_is_two_summed_terms_with_a_slow_teacher() -> None:
-    torch.manual_seed(0)
-    byol = BYOL(BACKBONES["resnet18"](4, "half", 16))
-    a, b = torch.rand(8, 3, 16, 16), torch.rand(8, 3, 16, 16)
-    loss = byol(a, b)
-
-    def side(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        p, z = (
-            byol.predictor(byol.projector(byol.encoder(x))),
-            byol.slow_projector(byol.slow_encoder(y)),
-        )
-        return -(torch.nn.functional.normalize(p) * torch.nn.functional.normalize(z)).sum(1).mean()
-
-    torch.testing.assert_close(loss, side(a, b) + side(b, a))
-    loss.backward()
-    assert all(p.grad is None for p in byol.slow_encoder.parameters())
-    assert all(p.grad is not None for p in byol.encoder.parameters())
-    slow = next(byol.slow_encoder.parameters())
-    before, target = slow.clone(), next(byol.encoder.parameters())
-    torch.nn.init.zeros_(target)
-    byol.before_step(0, 10)
-    from rapipe.objectives.byol import MOMENTUM
-
-    torch.testing.assert_close(slow, MOMENTUM * before)
-    byol.before_step(9, 10)
-    torch.testing.assert_close(slow, MOMENTUM * before)

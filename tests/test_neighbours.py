@@ -1,4 +1,11 @@
+"""Strategies against slow, obvious references; and which embeddings become the bank."""
+
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +13,62 @@ from conftest import make_embeddings
 
 from rapipe.bank import bank_of
 from rapipe.errors import UserError
-from rapipe.neighbours import STRATEGIES
-from rapipe.records import Embeddings
-from rapipe.search import Keys, Method, search
+from rapipe.neighbours import STRATEGIES, Ask, NotServedError
+from rapipe.neighbours.hard import plurality
+from rapipe.neighbours.replay import SEGMENT, stream_of
+from rapipe.records import Embeddings, Neighbours
+from rapipe.search import Keys, Method, search, similarities_of
+
+RANKED = [name for name in STRATEGIES if name != "sampled"]
+Order = list[int]
+"""Bank rows by falling similarity to one query, its own left out."""
+
+
+def asked(k: int, **other: object) -> Ask:
+    return replace(Ask(k, 0, Method()), **other)  # type: ignore[arg-type]
+
+
+def uneven(n: int = 60, seed: int = 0) -> tuple[Embeddings, Keys]:
+    """A bank of uneven classes and rows without label, and queries inside it and outside.
+
+    Two rows in three stand alone; of the others some share their id, and some but their vector.
+    """
+    rng = np.random.default_rng(seed)
+    own = make_embeddings(n, seed=seed)
+    rows = np.concatenate([np.arange(n), np.arange(n // 6), np.arange(n // 6)])
+    bank = own.take(rows)
+    bank.ids[n + n // 6 :] = 10**6 + rng.permutation(n // 6)  # the last are other images
+    labels = rng.choice([-1, 0, 1, 2, 7], len(bank), p=[0.1, 0.5, 0.25, 0.1, 0.05])
+    bank = replace(bank, labels=labels).take(rng.permutation(len(bank)))
+    other = make_embeddings(12, seed=seed + 100)
+    inside = rng.permutation(len(bank))[:20]
+    ids = np.concatenate([bank.ids[inside], other.ids + 10**7])
+    return bank, Keys(ids, np.concatenate([bank.vectors[inside], other.vectors]))
+
+
+def to_all(vectors: np.ndarray, bank: Embeddings) -> np.ndarray:
+    """Similarities (Q, N) to every row of the bank."""
+    every = np.tile(np.arange(len(bank), dtype=np.int32), (len(vectors), 1))
+    return similarities_of(vectors, bank.vectors, every).astype(np.float64)
+
+
+def orders(queries: Keys, bank: Embeddings) -> list[Order]:
+    """For each query every bank row but its own, by the one rule."""
+    return [
+        sorted(
+            np.flatnonzero(bank.ids != query).tolist(),
+            key=lambda row: (-near[row], bank.ids[row], row),
+        )
+        for query, near in zip(queries.ids, to_all(queries.vectors, bank), strict=True)
+    ]
+
+
+def check(found: Neighbours, expected: list[Order], queries: Keys, bank: Embeddings) -> None:
+    """Same rows in the same order, with their similarities."""
+    found.check_against(bank.ids)
+    assert found.indices.tolist() == expected
+    exact = similarities_of(queries.vectors, bank.vectors, found.indices)
+    assert np.array_equal(found.similarities, exact)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -16,37 +76,320 @@ def test_every_strategy_leaves_the_query_out_even_with_duplicates(name: str) -> 
     bank = make_embeddings(30)
     bank = bank.take(np.concatenate([np.arange(30), np.arange(30), np.arange(10)]))
     queries = Keys(bank.ids, bank.vectors)
-    found = STRATEGIES[name](queries, bank, 20, 0, Method())
+    found = STRATEGIES[name](queries, bank, asked(20))
     found.check_against(bank.ids)
     assert all(len(set(row)) == 20 for row in found.indices.tolist())
     exact = np.einsum("qd,qkd->qk", bank.vectors, bank.vectors[found.indices])
     assert np.allclose(found.similarities, exact, atol=1e-6)
-    again = STRATEGIES[name](queries, bank, 20, 0, Method())
+    again = STRATEGIES[name](queries, bank, asked(20))
     assert np.array_equal(found.indices, again.indices)
     with pytest.raises(UserError, match=r"retrieval\.k is 68"):
-        STRATEGIES[name](queries, bank, 68, 0, Method())
+        STRATEGIES[name](queries, bank, asked(68))
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 76])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_a_query_finds_depends_on_no_other_query(name: str, k: int) -> None:
+    """76 are all that a query inside the bank may find; one outside of it may find 80."""
+    bank, queries = uneven()
+    if (name, k) == ("hard", 76):
+        k = 28
+    ask = asked(k, replay=77 if k == 76 else 30)
+    whole = STRATEGIES[name](queries, bank, ask)
+    turned = np.random.default_rng(1).permutation(len(queries.ids))
+    for some in (turned, turned[:7], turned[7:8], np.arange(20, 32)):
+        part = STRATEGIES[name](Keys(queries.ids[some], queries.vectors[some]), bank, ask)
+        assert np.array_equal(part.indices, whole.indices[some])
+        assert np.array_equal(part.similarities, whole.similarities[some])
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_neighbours_come_by_falling_similarity_then_by_id(name: str) -> None:
+    bank, queries = uneven()
+    found = STRATEGIES[name](queries, bank, asked(15))
+    found.check_against(bank.ids)
+    ids = bank.ids[found.indices]
+    steps = found.similarities[:, 1:] - found.similarities[:, :-1]
+    assert (steps <= 0).all()
+    assert (np.diff(ids)[steps == 0] >= 0).all()
+    assert (steps == 0).any()  # the bank has equal vectors
+    assert found.found_by["recall"] == 1.0
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_a_bank_on_disk_gives_the_same(name: str, tmp_path: Path) -> None:
+    bank, queries = uneven()
+    bank.write(tmp_path)
+    found = STRATEGIES[name](queries, Embeddings.read(tmp_path), asked(6, replay=20))
+    assert np.array_equal(
+        found.indices, STRATEGIES[name](queries, bank, asked(6, replay=20)).indices
+    )
+
+
+@pytest.mark.parametrize("name", ["knn", "diverse", "hard"])
+def test_an_index_is_used_where_the_whole_bank_is_searched(name: str) -> None:
+    bank, queries = make_embeddings(300), make_embeddings(40, seed=1)
+    keys = Keys(queries.ids + 10**6, queries.vectors)
+    found = STRATEGIES[name](keys, bank, asked(4, method=Method("faiss", "IVF4,Flat", 0.5)))
+    assert found.found_by["index"] == "IVF4,Flat"
+    assert found.found_by["sample"] == 20
 
 
 def test_knn_is_search() -> None:
     bank, own = make_embeddings(50), make_embeddings(9, seed=1)
     queries = Keys(own.ids + 1000, own.vectors)
-    found = STRATEGIES["knn"](queries, bank, 5, 0, Method())
+    found = STRATEGIES["knn"](queries, bank, asked(5))
     assert np.array_equal(found.indices, search(own.vectors, bank, 5, queries.ids).indices)
+    bank, queries = uneven()
+    found = STRATEGIES["knn"](queries, bank, asked(7))
+    check(found, [own[:7] for own in orders(queries, bank)], queries, bank)
 
 
 def test_sampled_is_uniform_and_depends_on_seed_and_id_alone() -> None:
     bank = make_embeddings(20)
     queries = Keys(np.arange(10**6, 10**6 + 6000), np.tile(bank.vectors[:1], (6000, 1)))
-    found = STRATEGIES["sampled"](queries, bank, 5, 0, Method()).indices
+    found = STRATEGIES["sampled"](queries, bank, asked(5)).indices
     counts = np.bincount(found.reshape(-1), minlength=20)
     expected = 6000 * 5 / 20
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert chi_square < 43.8  # 99.9 % of chi-square with 19 degrees of freedom
     part = Keys(queries.ids[100:110], queries.vectors[100:110])
-    assert np.array_equal(STRATEGIES["sampled"](part, bank, 5, 0, Method()).indices, found[100:110])
-    assert not np.array_equal(
-        STRATEGIES["sampled"](part, bank, 5, 1, Method()).indices, found[100:110]
+    again = STRATEGIES["sampled"](part, bank, asked(5)).indices
+    assert np.array_equal(again, found[100:110])
+    other = STRATEGIES["sampled"](part, bank, asked(5, seed=1)).indices
+    assert not np.array_equal(other, found[100:110])
+
+
+# class-balanced
+
+
+def balanced(order: Order, labels: np.ndarray, k: int) -> Order:
+    """Round after round, each class gives its nearest; then those without label."""
+    left = {label: [row for row in order if labels[row] == label] for label in np.unique(labels)}
+    unlabelled, taken = left.pop(-1, []), []
+    while len(taken) < k and any(left.values()):
+        heads = sorted((rows.pop(0) for rows in left.values() if rows), key=order.index)
+        taken += heads[: k - len(taken)]
+    return sorted([*taken, *unlabelled[: k - len(taken)]], key=order.index)
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 6, 16, 50, 75, 76])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_class_balanced_is_a_round_of_all_classes_after_the_other(k: int, seed: int) -> None:
+    bank, queries = uneven(seed=seed)
+    found = STRATEGIES["class-balanced"](queries, bank, asked(k))
+    expected = [balanced(order, bank.labels, k) for order in orders(queries, bank)]
+    check(found, expected, queries, bank)
+
+
+def test_class_balanced_takes_as_many_of_each_class() -> None:
+    bank = make_embeddings(60)  # 20 of each of 3 classes
+    queries = Keys(np.arange(10**6, 10**6 + 9), make_embeddings(9, seed=1).vectors)
+    found = STRATEGIES["class-balanced"](queries, bank, asked(11)).indices
+    for row, order in zip(found, orders(queries, bank), strict=True):
+        counts = Counter(bank.labels[row].tolist())
+        assert sorted(counts.values()) == [3, 4, 4]
+        fourth = {c: [r for r in order if bank.labels[r] == c][3] for c in range(3)}
+        last = max(fourth, key=lambda c: order.index(fourth[c]))
+        assert counts[last] == 3  # its next row is the furthest
+
+
+def test_class_balanced_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = uneven()
+    whole = STRATEGIES["class-balanced"](queries, bank, asked(9)).indices
+    monkeypatch.setattr(import_module("rapipe.neighbours.class_balanced"), "CANDIDATES", 70)
+    assert np.array_equal(STRATEGIES["class-balanced"](queries, bank, asked(9)).indices, whole)
+
+
+def test_class_balanced_needs_a_label() -> None:
+    bank, queries = uneven()
+    blank = replace(bank, labels=np.full(len(bank), -1))
+    with pytest.raises(NotServedError, match=r"'class-balanced', but no image .* has a label"):
+        STRATEGIES["class-balanced"](queries, blank, asked(3))
+
+
+# diverse
+
+
+def relevant(order: Order, near: np.ndarray, alike: np.ndarray, ask: Ask) -> Order:
+    """Maximal marginal relevance, one row and one pair at a time."""
+    pool, taken = order[: 4 * ask.k], []
+
+    def score(row: int) -> float:
+        closest = max((alike[other, row] for other in taken), default=0.0)
+        return (1 - ask.diversity) * near[row] - ask.diversity * closest
+
+    while len(taken) < ask.k:
+        taken.append(max((row for row in pool if row not in taken), key=score))  # first of equals
+    return sorted(taken, key=order.index)
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 19])
+def test_diverse_is_maximal_marginal_relevance(k: int, diversity: float) -> None:
+    bank, queries = uneven()
+    some = np.arange(14, 26)  # inside and outside
+    queries, ask = Keys(queries.ids[some], queries.vectors[some]), asked(k, diversity=diversity)
+    alike = to_all(bank.vectors, bank)
+    expected = [
+        relevant(order, near, alike, ask)
+        for order, near in zip(orders(queries, bank), to_all(queries.vectors, bank), strict=True)
+    ]
+    check(STRATEGIES["diverse"](queries, bank, ask), expected, queries, bank)
+
+
+@pytest.mark.parametrize("k", [1, 7, 76])
+def test_diverse_without_diversity_is_knn(k: int) -> None:
+    bank, queries = uneven()
+    found = STRATEGIES["diverse"](queries, bank, asked(k, diversity=0.0))
+    near = STRATEGIES["knn"](queries, bank, asked(k))
+    assert np.array_equal(found.indices, near.indices)
+    assert np.array_equal(found.similarities, near.similarities)
+
+
+def test_diverse_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = uneven()
+    whole = STRATEGIES["diverse"](queries, bank, asked(9)).indices
+    monkeypatch.setattr(import_module("rapipe.neighbours.diverse"), "POOLED_BYTES", 50_000)
+    assert np.array_equal(STRATEGIES["diverse"](queries, bank, asked(9)).indices, whole)
+
+
+def test_diverse_takes_one_of_equal_rows_and_then_something_else() -> None:
+    angles = np.array([0.0, 0.0, 0.0, 0.5, -0.6])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    own = make_embeddings(5, d=2)
+    bank = replace(own, ids=np.array([9, 4, 6, 1, 2]), vectors=vectors)
+    query = Keys(np.array([77]), np.array([[1, 0]], np.float32))
+    near = STRATEGIES["diverse"](query, bank, asked(3, diversity=0.0)).indices
+    apart = STRATEGIES["diverse"](query, bank, asked(3, diversity=0.6)).indices
+    assert near.tolist() == [[1, 2, 0]]
+    assert apart.tolist() == [[1, 3, 4]]
+
+
+# hard
+
+
+def misleading(order: Order, labels: np.ndarray, k: int) -> Order:
+    """The nearest of other classes than the k nearest vote for."""
+    near = [int(labels[row]) for row in order[:k] if labels[row] >= 0]
+    near = near or [next(int(labels[row]) for row in order if labels[row] >= 0)]
+    counts = Counter(near)
+    seeming = next(label for label in near if counts[label] == max(counts.values()))
+    return [row for row in order if labels[row] not in (-1, seeming)][:k]
+
+
+@pytest.mark.parametrize("k", [1, 2, 6, 20])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hard_is_the_nearest_of_other_classes(k: int, seed: int) -> None:
+    bank, queries = uneven(seed=seed)
+    found = STRATEGIES["hard"](queries, bank, asked(k))
+    expected = [misleading(order, bank.labels, k) for order in orders(queries, bank)]
+    check(found, expected, queries, bank)
+
+
+def test_hard_where_few_have_a_label() -> None:
+    bank, queries = uneven()
+    labels = np.full(len(bank), -1)
+    labels[[3, 11, 20, 21, 35, 50]] = [0, 1, 1, 0, 2, 2]
+    bank = replace(bank, labels=labels)
+    expected = [misleading(order, labels, 2) for order in orders(queries, bank)]
+    check(STRATEGIES["hard"](queries, bank, asked(2)), expected, queries, bank)
+
+
+def test_hard_knows_nothing_of_the_label_of_the_query() -> None:
+    """Inside the bank, too: to tell another label of the query's own rows changes nothing."""
+    bank, queries = uneven()
+    asks = Keys(queries.ids[:1], queries.vectors[:1])
+    own = bank.ids == asks.ids[0]
+    relabelled = replace(bank, labels=np.where(own, 7 - bank.labels, bank.labels))
+    one, other = (STRATEGIES["hard"](asks, rows, asked(5)) for rows in (bank, relabelled))
+    assert np.array_equal(one.indices, other.indices)
+
+
+def test_plurality() -> None:
+    labels = np.array([[2, 1, 1, 0], [2, 1, 1, 2], [-1, 3, -1, -1], [-1, -1, -1, -1]])
+    assert plurality(labels).tolist() == [1, 2, 3, -1]
+
+
+def test_hard_needs_two_classes_and_enough_of_others() -> None:
+    bank, queries = uneven()
+    one = replace(bank, labels=np.where(bank.labels == 1, 1, -1))
+    with pytest.raises(NotServedError, match=r"'hard', which needs .* has them of 1;"):
+        STRATEGIES["hard"](queries, one, asked(3))
+    with pytest.raises(NotServedError, match=r"retrieval\.k is 40, but for 'hard'"):
+        STRATEGIES["hard"](queries, bank, asked(40))
+
+
+# replay
+
+
+def replayed(query: int, order: Order, bank: Embeddings, ask: Ask) -> Order:
+    """The nearest of a window that is listed row by row."""
+    stream = stream_of(bank.ids, ask.seed).tolist()
+    at = [place for place, row in enumerate(stream) if bank.ids[row] == query]
+    end = at[0] if at else len(stream)
+    size = min(ask.replay, len(stream) - 1 if at else len(stream))
+    window = {stream[place % len(stream)] for place in range(end - size, end)}
+    return [row for row in order if row in window][: ask.k]
+
+
+@pytest.mark.parametrize(
+    ("k", "size"), [(1, 1), (1, 2), (3, 3), (5, 20), (20, 30), (5, 76), (5, 79), (76, 80), (9, 999)]
+)
+def test_replay_is_the_nearest_of_what_came_just_before(k: int, size: int) -> None:
+    bank, queries = uneven()
+    every = np.arange(len(bank))
+    queries = Keys(
+        np.concatenate([queries.ids[20:], bank.ids[every]]),
+        np.concatenate([queries.vectors[20:], bank.vectors[every]]),
     )
+    ask = asked(k, replay=size)
+    found = STRATEGIES["replay"](queries, bank, ask)
+    expected = [
+        replayed(query, order, bank, ask)
+        for query, order in zip(queries.ids.tolist(), orders(queries, bank), strict=True)
+    ]
+    check(found, expected, queries, bank)
+
+
+@pytest.mark.parametrize("size", [SEGMENT - 1, 300, 640, 699])
+def test_replay_across_segments(size: int) -> None:
+    bank = make_embeddings(700)
+    queries, ask = Keys(bank.ids, bank.vectors), asked(4, replay=size, seed=3)
+    found = STRATEGIES["replay"](queries, bank, ask)
+    expected = [
+        replayed(query, order, bank, ask)
+        for query, order in zip(queries.ids.tolist(), orders(queries, bank), strict=True)
+    ]
+    check(found, expected, queries, bank)
+
+
+def test_replay_of_everything_is_knn() -> None:
+    bank, queries = uneven()
+    found = STRATEGIES["replay"](queries, bank, asked(9, replay=len(bank)))
+    assert np.array_equal(found.indices, STRATEGIES["knn"](queries, bank, asked(9)).indices)
+
+
+def test_the_stream_is_drawn_and_keeps_its_order_without_some_rows() -> None:
+    ids = np.concatenate([np.arange(500), [17]])
+    stream = ids[stream_of(ids, 0)]
+    assert sorted(stream) == sorted(ids)
+    assert np.flatnonzero(np.diff(stream) == 0).size == 1  # copies come together
+    assert not np.array_equal(stream, ids[stream_of(ids, 1)])
+    assert abs(np.corrcoef(stream, np.arange(501))[0, 1]) < 0.15
+    left = ids[100:500]
+    assert np.array_equal(left[stream_of(left, 0)], stream[np.isin(stream, left) & (stream != 17)])
+    turned = ids[::-1]
+    assert np.array_equal(turned[stream_of(turned, 0)], stream)
+
+
+def test_replay_needs_room_for_k() -> None:
+    bank, queries = uneven()
+    with pytest.raises(NotServedError, match=r"retrieval\.replay is 5, but retrieval\.k is 6;"):
+        STRATEGIES["replay"](queries, bank, asked(6, replay=5))
+
+
+# The bank
 
 
 def memory() -> Embeddings:

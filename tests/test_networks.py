@@ -1,4 +1,4 @@
-"""Backbones, fusion and classifiers: what must hold whatever their weights."""
+"""Fusion, classifiers and encoders: what must hold whatever their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import make_embeddings, make_images
 
-from rapipe.backbones import BACKBONES, keep
+from rapipe.backbones import BACKBONES
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
@@ -29,62 +29,6 @@ def retrieved(b: int = 5, k: int = 6, d: int = 8) -> Retrieved:
 
 def spec(backbone: str, retrieval: str = "knn", attend: str = "both") -> ClassifierSpec:
     return ClassifierSpec(backbone, 8, "half", 16, 3, *PLAIN, retrieval, 8, attend)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("size", [16, 32, 64])
-@pytest.mark.parametrize("stem", ["cifar", "half", "imagenet"])
-def test_backbones_show_their_tokens_at_each_place(name: str, size: int, stem: str) -> None:
-    backbone = BACKBONES[name](8, stem, size).eval()
-    seen: list[tuple[int, torch.Size]] = []
-
-    def look(place: int, tokens: torch.Tensor) -> torch.Tensor:
-        seen.append((place, tokens.shape))
-        return tokens
-
-    images = torch.randn(2, 3, size, size)
-    features = backbone(images, look)
-    assert features.shape == (2, backbone.features)
-    assert [place for place, _ in seen] == list(range(len(backbone.widths)))
-    assert [shape[2] for _, shape in seen] == list(backbone.widths)
-    assert all(shape[0] == 2 for _, shape in seen)
-    torch.testing.assert_close(features, backbone(images, keep))
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_fused_tokens_reach_the_features(name: str) -> None:
-    """What is written at any one place changes the output, and gets gradients."""
-    backbone = BACKBONES[name](8, "half", 32).eval()
-    images = torch.randn(2, 3, 32, 32)
-    for target in range(len(backbone.widths)):
-        shift = torch.zeros(backbone.widths[target], requires_grad=True)
-
-        def add(place: int, tokens: torch.Tensor) -> torch.Tensor:
-            return tokens + shift if place == target else tokens  # noqa: B023
-
-        backbone(images, add).square().sum().backward()
-        assert shift.grad is not None
-        assert shift.grad.abs().sum() > 0
-
-
-def test_token_order_is_that_of_positions() -> None:
-    """A change to the token of one position stays at that position of the map."""
-    from rapipe.backbones.base import fuse_map
-
-    def mark(place: int, tokens: torch.Tensor) -> torch.Tensor:
-        changed = tokens.clone()
-        changed[:, 1 * 4 + 2] = 7
-        return changed
-
-    marked = fuse_map(mark, 0, torch.zeros(1, 5, 3, 4))
-    assert (marked[0, :, 1, 2] == 7).all()
-    assert marked.sum() == 5 * 7
-
-
-def test_perceiver_knows_where_pixels_stand() -> None:
-    backbone = BACKBONES["perceiver"](8, "half", 16).eval()
-    images = torch.randn(2, 3, 16, 16)
-    assert (backbone(images) - backbone(images.flip(3))).abs().max() > 1e-4
 
 
 def test_attention_is_torchs() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
+from rapipe.neighbours import STRATEGIES
 from rapipe.pipeline import claims, efficiency, swapped, trust
 from rapipe.pipeline.evidence import Evidence, Stack, Swapped
 from rapipe.records import ANOTHER
@@ -107,10 +108,25 @@ def test_names_are_escaped() -> None:
     assert "<script" not in made
 
 
-def test_every_line_looks_like_no_other() -> None:
-    look = style.looks(["none", "knn", "sampled", "a", "b", "c"])
+@pytest.mark.parametrize("names", [["knn", "sampled", "a", "b", "c"], STRATEGIES, "abcdef"])
+def test_every_line_looks_like_no_other(names: Iterable[str]) -> None:
+    look = style.looks(["none", *names])
     assert len({own["color"] for own in look.values()}) == len(look)
     assert len({own["marker"] for own in look.values()}) == len(look)
+
+
+def test_a_strategy_looks_the_same_in_every_report() -> None:
+    assert tuple(STRATEGIES) == style.PLACES
+    whole = style.looks(STRATEGIES)
+    for name in STRATEGIES:
+        assert style.looks(["other", name, "another"])[name] == whole[name]
+
+
+@pytest.mark.parametrize("names", [["sampled", "knn", "hard"], ["hard", "knn", "sampled"]])
+def test_every_strategy_is_compared_with_the_control_in_whatever_order(names: list[str]) -> None:
+    pairs = set(claims._pairs(["none", *names]))
+    expected = {(name, "none") for name in names}
+    assert pairs == expected | {("knn", "sampled"), ("hard", "sampled")}
 
 
 N = 400

@@ -10,6 +10,7 @@ from rapipe.views import (
     YIQ,
     ColourJitter,
     Normalise,
+    RandAugment,
     SomeNoise,
     gaussian_noise,
     to_float,
@@ -100,6 +101,28 @@ def test_views_differ_from_image_to_image(name: str) -> None:
     assert len(torch.unique((seen * 1000).round(), dim=0)) > 6
 
 
+@pytest.mark.parametrize("size", [16, 28, 96])
+def test_randaugment_takes_each_image_its_own_steps(size: int) -> None:
+    torch.manual_seed(0)
+    ramp = torch.linspace(0.1, 0.7, size).repeat(3, size, 1)[None].repeat(200, 1, 1, 1)
+    views = VIEWS["randaugment"](size)
+    seen = views(ramp)
+    assert seen.shape == ramp.shape
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    assert len(torch.unique((seen.reshape(200, -1) * 1000).round(), dim=0)) > 60
+    assert torch.equal(ramp[0], ramp[1]), "what is given stays as it is"
+    assert not any(p.requires_grad for p in views.parameters())
+
+
+def test_each_step_of_randaugment_is_kornias() -> None:
+    """One step that needs no random number, taken by all images."""
+    views = RandAugment(1, 9)
+    images = torch.rand(5, 3, 16, 16)
+    views.choices = views.choices[2:3]  # invert
+    torch.testing.assert_close(views(images), 1 - images)
+
+
 def jitter() -> ColourJitter:
     return ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8, grey=0.2)
 
@@ -145,7 +168,7 @@ def test_what_views_draw_does_not_move_with_them(name: str) -> None:
     views = VIEWS[name](32).to(torch.float64)
     drawn = {
         (str(step.device), step.dtype)
-        for step in views
+        for step in views.modules()
         if hasattr(step, "set_rng_device_and_dtype")
     }
     assert drawn == {("cpu", torch.float32)}

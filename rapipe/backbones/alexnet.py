@@ -60,5 +60,9 @@ def _block(channels: int, out: int, stride: int = 1) -> nn.Module:
 
 
 def alexnet(width: int, stem: str, image_size: int) -> Backbone:
-    """AlexNet; width 64 is the published size."""
+    """AlexNet: five convolutions and two wide layers; width 64 is the published size.
+
+    Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks",
+    NeurIPS 2012.
+    """
     return AlexNet(width, stem)

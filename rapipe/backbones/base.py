@@ -34,6 +34,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+Make = Callable[[int, str, int], Backbone]
+"""Makes a backbone of (width, stem, image_size)."""
+
+
 def fuse_map(fuse: Fuse, place: int, x: Tensor) -> Tensor:
     """Apply `fuse` to a feature map (B, C, H, W), its positions as tokens."""
     if fuse is keep:

@@ -1,12 +1,12 @@
-"""Perceiver (Jaegle et al., ICML 2021) of perceiver-pytorch's layers.
+"""Perceivers (Jaegle et al., ICML 2021) of perceiver-pytorch's layers.
 
 Latents attend to the image and then to themselves, `DEPTH` times; neighbours
-enter after every attention to the image. The image is a set of patches (of one
-pixel with the stem `cifar`) that carry Fourier features of their position:
-without them the network would ignore where a patch stands.
+enter after every attention to the image. `perceiver` is the network of this
+project's first studies. The sizes m, l and xl double their channels from one to
+the next, and their self-attention is twice as wide as that of `perceiver`
+(eight heads in place of four), so no two names make the same network.
 
-Letters: B batch, T tokens (patches), L latents, C channels, P side of a patch,
-S side of the image in patches.
+Letters: B batch, T patches, L latents, C channels.
 """
 
 from __future__ import annotations
@@ -15,42 +15,38 @@ from typing import Any
 
 import torch
 from perceiver_pytorch import PerceiverBlock
-from perceiver_pytorch.perceiver_pytorch import fourier_encode
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rapipe.backbones.base import Backbone, Fuse, keep
+from rapipe.backbones.patches import Patches
 
 DEPTH = 2
 LATENTS = 32
 SELF_ATTENTIONS = 1
-BANDS = 6
-HEADS = 4
-PATCH = {"cifar": 1, "half": 2, "imagenet": 4}
-"""Side of a patch by stem: the image shrinks as much as in the convolutional backbones."""
 
 
 class Perceiver(Backbone):
-    """Latents have 4 * `width` channels; an image that patches do not fill is padded with 0."""
+    """A Perceiver whose result is the mean of its latents.
 
-    positions: Tensor
+    Args:
+        channels: C of the latents, a multiple of 4.
+        heads: of the self-attention, C / 4 wide each.
+        stem: sets the side of the patches: `cifar` 1, `half` 2, `imagenet` 4.
+        image_size: side of the images in pixels.
+    """
 
-    def __init__(self, width: int, stem: str, image_size: int) -> None:
+    def __init__(self, channels: int, heads: int, stem: str, image_size: int) -> None:
         super().__init__()
-        channels = 4 * width
-        self.patch = PATCH[stem]
-        self.padding = -image_size % self.patch
-        side = (image_size + self.padding) // self.patch
-        self.register_buffer("positions", _positions(side), persistent=False)
+        self.patches = Patches(stem, image_size)
         self.latents = nn.Parameter(torch.randn(LATENTS, channels) * 0.02)
         self.blocks = nn.ModuleList(
             PerceiverBlock(
                 dim=channels,
-                context_dim=3 * self.patch**2 + self.positions.shape[1],
+                context_dim=self.patches.features,
                 cross_heads=1,
                 cross_dim_head=channels,
-                latent_heads=HEADS,
-                latent_dim_head=channels // HEADS,
+                latent_heads=heads,
+                latent_dim_head=channels // 4,
                 self_per_cross_attn=SELF_ATTENTIONS,
             )
             for _ in range(DEPTH)
@@ -60,10 +56,7 @@ class Perceiver(Backbone):
         self.features = channels
 
     def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
-        padded = F.pad(images, (0, self.padding, 0, self.padding))
-        patches = F.pixel_unshuffle(padded, self.patch).flatten(2).transpose(1, 2)  # (B, T, 3PP)
-        where = self.positions.to(patches.dtype).expand(len(images), -1, -1)
-        context = torch.cat((patches, where), dim=2)  # (B, T, 3PP + 2 (2 BANDS + 1))
+        context = self.patches(images)  # (B, T, patches.features)
         x = self.latents.expand(len(images), -1, -1)  # (B, L, C)
         for place in range(DEPTH):
             block: Any = self.blocks[place]
@@ -77,14 +70,33 @@ class Perceiver(Backbone):
         return features
 
 
-def _positions(side: int) -> Tensor:
-    """Fourier features (S * S, 2 (2 BANDS + 1)) of the patches' positions."""
-    axis = torch.linspace(-1, 1, side)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)  # (S, S, 2)
-    encoded: Tensor = fourier_encode(grid, max_freq=float(side), num_bands=BANDS)
-    return encoded.reshape(side * side, -1)
-
-
 def perceiver(width: int, stem: str, image_size: int) -> Backbone:
-    """Perceiver of depth 2 with 32 latents; width 64 gives them 256 channels."""
-    return Perceiver(width, stem, image_size)
+    """Perceiver of depth 2 with 32 latents; width 64 gives them 256 channels.
+
+    Source: Jaegle et al., "Perceiver: General Perception with Iterative Attention", ICML 2021.
+    """
+    return Perceiver(4 * width, 4, stem, image_size)
+
+
+def perceiver_m(width: int, stem: str, image_size: int) -> Backbone:
+    """Perceiver with latents of 1 * width channels and 8 heads; 0.29 million weights at width 64.
+
+    Source: Jaegle et al., "Perceiver: General Perception with Iterative Attention", ICML 2021.
+    """
+    return Perceiver(width, 8, stem, image_size)
+
+
+def perceiver_l(width: int, stem: str, image_size: int) -> Backbone:
+    """Perceiver with latents of 2 * width channels and 8 heads; 1.1 million weights at width 64.
+
+    Source: Jaegle et al., "Perceiver: General Perception with Iterative Attention", ICML 2021.
+    """
+    return Perceiver(2 * width, 8, stem, image_size)
+
+
+def perceiver_xl(width: int, stem: str, image_size: int) -> Backbone:
+    """Perceiver with latents of 4 * width channels and 8 heads; 4.5 million weights at width 64.
+
+    Source: Jaegle et al., "Perceiver: General Perception with Iterative Attention", ICML 2021.
+    """
+    return Perceiver(4 * width, 8, stem, image_size)

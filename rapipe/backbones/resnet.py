@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al., CVPR 2016) of timm's layers; neighbours enter after each stage."""
+"""ResNets (He et al., CVPR 2016) of timm's layers; neighbours enter after each stage."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ class ResNetBackbone(Backbone):
     """timm's ResNet, its stem chosen for the size of the images.
 
     Args:
-        blocks: basic blocks in each of the four stages.
-        width: channels of the first stage; each later stage doubles them.
+        blocks: how many in each of the four stages.
+        width: channels of the first stage, which each later stage doubles; of the
+            narrow layers inside if blocks are bottlenecks, whose ends are 4 times as wide.
         stem: `cifar` (3x3, stride 1), `half` (3x3, stride 2), or `imagenet`
             (7x7, stride 2, then max-pooling of stride 2).
+        bottleneck: blocks of three convolutions in place of the basic ones of two.
     """
 
-    def __init__(self, blocks: tuple[int, ...], width: int, stem: str) -> None:
-        from timm.models.resnet import BasicBlock, ResNet  # seconds: only for those who use it
+    def __init__(
+        self, blocks: tuple[int, ...], width: int, stem: str, bottleneck: bool = False
+    ) -> None:
+        from timm.models import resnet  # seconds: only for those who use it
 
         super().__init__()
-        self.widths = tuple(width * 2**stage for stage in range(len(blocks)))
+        block = resnet.Bottleneck if bottleneck else resnet.BasicBlock
+        channels = tuple(width * 2**stage for stage in range(len(blocks)))
+        self.widths = tuple(block.expansion * inner for inner in channels)
         self.features = self.widths[-1]
-        net = ResNet(BasicBlock, list(blocks), num_classes=0, channels=self.widths)
+        net = resnet.ResNet(block, list(blocks), num_classes=0, channels=channels)
         if stem != "imagenet":
             stride = 1 if stem == "cifar" else 2
             net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, stride, 1, bias=False)
@@ -41,5 +47,24 @@ class ResNetBackbone(Backbone):
 
 
 def resnet18(width: int, stem: str, image_size: int) -> Backbone:
-    """ResNet-18; width 64 is the published size."""
+    """ResNet-18: 18 layers of basic blocks; width 64 is the published size.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
     return ResNetBackbone((2, 2, 2, 2), width, stem)
+
+
+def resnet34(width: int, stem: str, image_size: int) -> Backbone:
+    """ResNet-34: 34 layers of basic blocks; width 64 is the published size.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
+    return ResNetBackbone((3, 4, 6, 3), width, stem)
+
+
+def resnet50(width: int, stem: str, image_size: int) -> Backbone:
+    """ResNet-50: 50 layers of bottleneck blocks; width 64 is the published size.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
+    return ResNetBackbone((3, 4, 6, 3), width, stem, bottleneck=True)

@@ -5,6 +5,8 @@ Letters: Q queries, K neighbours, N bank rows, C classes.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from rapipe import metrics
@@ -16,6 +18,9 @@ K = 20
 TEMPERATURE = 0.1
 SPECTRUM_ROWS = 2048
 """Rows from which the effective rank is computed."""
+LINEAR_ROWS = 50_000
+"""Training images that a linear classifier of features learns from, at most."""
+LINEAR_STEPS = 300
 
 
 def knn_accuracy(
@@ -30,6 +35,30 @@ def knn_accuracy(
     weights = votes.softmax(found.similarities, TEMPERATURE)
     counted = votes.count(train.labels[found.indices], weights, len(train.classes))
     return metrics.top_k(counted, queries.labels, 1)
+
+
+def linear_accuracy(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> float:
+    """Top-1 accuracy (0 to 1) of a linear classifier of frozen features: multinomial regression.
+
+    On standardised features, with scikit-learn's L2 penalty as it comes (C = 1). Of many
+    training images, LINEAR_ROWS are drawn.
+
+    Source: Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # seconds: only for those who use it
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:LINEAR_ROWS])
+    rows = rows[~np.isin(train.ids[rows], queries.ids)]
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step counts
+        model.fit(train_vectors[rows], train.labels[rows])
+    return float(model.score(query_vectors, queries.labels))
 
 
 def describe(

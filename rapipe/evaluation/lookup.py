@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rapipe.encoder import Encoder
-from rapipe.neighbours import STRATEGIES
+from rapipe.neighbours import STRATEGIES, Ask
 from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels
 from rapipe.search import Keys, Method, search
 
@@ -22,9 +22,7 @@ class Lookup:
     encoder: Encoder
     bank: Embeddings
     strategy: str
-    k: int
-    seed: int
-    method: Method
+    ask: Ask
 
     def queries(self, images: Images, pixels: Pixels) -> Keys:
         """What `images`, seen as `pixels`, ask the memory."""
@@ -37,10 +35,12 @@ class Lookup:
 
         No query finds its own id. Another memory is searched exactly: an index of
         it would be made for nothing else.
+
+        Raises:
+            NotServedError: the memory cannot serve the strategy.
         """
-        find = STRATEGIES[strategy or self.strategy]
-        method = Method() if bank else self.method
-        return find(queries, bank or self.bank, self.k, self.seed, method)
+        ask = replace(self.ask, method=Method()) if bank else self.ask
+        return STRATEGIES[strategy or self.strategy](queries, bank or self.bank, ask)
 
 
 def nearest_of_class(queries: Keys, bank: Embeddings, targets: Labels, k: int) -> Indices:

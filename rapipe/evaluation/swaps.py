@@ -9,6 +9,7 @@ Letters: Q queries, K neighbours, N bank rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,11 +21,13 @@ from rapipe.classifier import Classifier
 from rapipe.evaluation import votes
 from rapipe.evaluation.lookup import Lookup, nearest_of_class
 from rapipe.evaluation.noise import Seen
-from rapipe.neighbours import STRATEGIES
+from rapipe.neighbours import NotServedError
 from rapipe.records import ANOTHER, Embeddings, Images, Indices, Labels
 from rapipe.retrieved import Bank
 
 Logits = npt.NDArray[np.float32]  # (Q, C)
+ALWAYS = ("sampled", "knn")
+"""Strategies whose neighbours every classifier is shown."""
 
 
 class Swap(NamedTuple):
@@ -44,6 +47,7 @@ class Swaps:
         attend: what neighbours are to the classifier; what it cannot see is not swapped.
         poisoned: shares of the memory, 0 to 1, whose contents are replaced.
         pruned: rows to leave out of the memory; empty for none.
+        strategies: whose neighbours are shown, beside ALWAYS.
     """
 
     images: Images
@@ -52,16 +56,21 @@ class Swaps:
     attend: str
     poisoned: Sequence[float]
     pruned: npt.NDArray[np.int64]
+    strategies: tuple[str, ...] = ()
 
     def of(self, seen: Seen) -> Iterator[Swap]:
-        """Every swap, each drawn from the seed and its own name alone."""
+        """Every swap, each drawn from the seed and its own name alone.
+
+        A strategy that the memory cannot serve is left out.
+        """
         assert seen.found is not None
         assert seen.queries is not None
         own, bank = seen.found.indices, self.lookup.bank
-        for strategy in STRATEGIES:
+        for strategy in dict.fromkeys((*ALWAYS, *self.strategies)):
             again = strategy == self.lookup.strategy
-            found = seen.found if again else self.lookup.find(seen.queries, strategy)
-            yield Swap(strategy, found.indices, bank)
+            with suppress(NotServedError):
+                found = seen.found if again else self.lookup.find(seen.queries, strategy)
+                yield Swap(strategy, found.indices, bank)
         yield Swap("none", None, bank)
         yield Swap(ANOTHER, own[self._others(len(own))], bank)
         yield from self._oracles(seen)
@@ -74,7 +83,7 @@ class Swaps:
         yield from self._prune(seen)
 
     def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.lookup.seed, *name.encode()])
+        return np.random.default_rng([self.lookup.ask.seed, *name.encode()])
 
     def _others(self, count: int) -> npt.NDArray[np.int64]:
         """For each image another one: the next in a random circle."""
@@ -152,7 +161,8 @@ class Swaps:
         for name, rows in (("pruned", self.pruned), ("pruned at random", random)):
             if len(rows):
                 left = bank.take(np.delete(np.arange(len(bank)), rows))
-                yield Swap(name, self.lookup.find(seen.queries, bank=left).indices, left)
+                with suppress(NotServedError):
+                    yield Swap(name, self.lookup.find(seen.queries, bank=left).indices, left)
 
 
 class Examined(NamedTuple):
@@ -209,7 +219,7 @@ def examine(classifier: Classifier, seen: Seen, swaps: Swaps, on: Bank) -> Exami
 
 
 def _there(bank: Embeddings, classifier: Classifier) -> Bank:
-    return Bank(bank, classifier.spec.classes, classifier.head.weight.device)
+    return Bank(bank, classifier.spec.classes, classifier.device)
 
 
 def follows(logits: Logits, swap: Swap, classes: int) -> float | None:

@@ -4,7 +4,8 @@ A batch is a slice of a permutation that depends on (seed, epoch) alone. Every
 epoch starts from a random state that also depends on (seed, epoch) alone, so a
 run that is killed and resumed from its last epoch ends with the weights of one
 that was not (on a GPU: but for the order of sums in its backward passes). Losses stay
-on the device until they are measured.
+on the device until they are measured. Where weights are averaged, the averaged ones
+are measured and kept.
 
 Letters: N images.
 """
@@ -17,9 +18,12 @@ import math
 import shutil
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +31,15 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor, nn
 
 from rapipe.device import Precision, device
 from rapipe.errors import UserError
 from rapipe.feed import Feed
+from rapipe.fitting.finders import find
+from rapipe.fitting.loggers import close
+from rapipe.fitting.tricks import AVERAGES, Averaging, Patience, Tricks, accumulation, clipping
 from rapipe.progress import say, watched
 
 Row = dict[str, float]
@@ -40,6 +48,7 @@ Weights = npt.NDArray[np.float64]
 HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
     r"Checkpoint directory .* exists and is not empty",  # we resume from it
+    r"Found \d+ module\(s\) in eval mode",  # frozen backbones, and slow copies of networks
 )
 """Warnings of Lightning that tell a user nothing."""
 PLUGIN: dict[Precision, Literal["bf16-mixed", "32-true"]] = {
@@ -106,14 +115,23 @@ class Fit(pl.LightningModule):
             must be in its `forward`.
         feed: the batches' parts, of N rows.
         weights: (N,) how often an epoch sees each row.
+        tricks: `fit` may set others.
     """
 
-    def __init__(self, network: nn.Module, feed: Feed, schedule: Schedule, weights: Weights):
+    def __init__(
+        self,
+        network: nn.Module,
+        feed: Feed,
+        schedule: Schedule,
+        weights: Weights,
+        tricks: Tricks | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.feed = feed
         self.schedule = schedule
         self.weights = weights
+        self.tricks = tricks or Tricks()
         self.epoch_size = len(epoch_rows(self.weights, _rng(schedule.seed, 0)))
         if not self.epoch_size:
             raise UserError("corpus.sources: the weights are so low that an epoch has no image")
@@ -121,7 +139,8 @@ class Fit(pl.LightningModule):
 
     def train_dataloader(self) -> Epoch:
         rng = _rng(self.schedule.seed, self.current_epoch)
-        return Epoch(self.feed, epoch_rows(self.weights, rng), self.batch_size)
+        order = epoch_rows(self.weights, rng)[: self.batches_an_epoch * self.batch_size]
+        return Epoch(self.feed, order, self.batch_size)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -130,15 +149,45 @@ class Fit(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(_rng(self.schedule.seed, self.current_epoch).integers(2**63)))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's own refuses in mixed precision, since a fused optimiser might scale
+        gradients back after it; but those of bfloat16 are not scaled."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, as of averaged weights, has no data of its own."""
+        return {**super().__getstate__(), "feed": None}
+
     @property
     def batch_size(self) -> int:
-        """Images a step: the schedule's, or all there are."""
+        """Images a batch: the schedule's, or all there are."""
         return min(self.schedule.batch_size, self.epoch_size)
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        """For Lightning's batch-size finder."""
+        self.schedule = replace(self.schedule, batch_size=size)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches a step: the tricks', or all there are."""
+        return min(self.tricks.accumulate, self.epoch_size // self.batch_size)
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """Whole steps only, so that each is of as many images."""
+        return self.steps_an_epoch * self.accumulate
 
     @property
     def steps_an_epoch(self) -> int:
         """Optimiser steps of one epoch."""
-        return self.epoch_size // self.batch_size
+        return self.epoch_size // self.batch_size // self.accumulate
 
     @property
     def steps(self) -> int:
@@ -146,9 +195,16 @@ class Fit(pl.LightningModule):
         return self.schedule.epochs * self.steps_an_epoch
 
     def take(self, name: str) -> float:
-        """Mean of what the steps since the last call put into `seen`."""
+        """Mean of what the steps since the last call put into `seen`.
+
+        What is not a number is left out, as that of an image without a label; but a loss.
+        """
         values = self.seen.pop(name, [])
-        return float(torch.stack(values).mean()) if values else math.nan
+        if not values:
+            return math.nan
+        stacked = torch.stack(values)
+        mean = float(stacked.mean())
+        return float(stacked.nanmean()) if math.isnan(mean) and name != "loss" else mean
 
     def take_loss(self) -> float:
         """Mean loss since the last call.
@@ -184,12 +240,20 @@ class History(Callback):
     ) -> None:
         if not self.every or trainer.current_epoch >= PROBED_EPOCHS:
             return
-        last = batch_idx + 1 == module.steps_an_epoch
-        if not last and trainer.global_step % self.every == 0:
+        last = batch_idx + 1 == module.batches_an_epoch
+        stepped = (batch_idx + 1) % module.accumulate == 0
+        if stepped and not last and trainer.global_step % self.every == 0:
             self._record(trainer, module)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):  # whose file begins anew; the others go on in theirs
+                for row in self.rows:
+                    _log(logger, row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self._record(trainer, module)
+        module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `Patience`
         if not watched():
             facts = " ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items())
             say(facts)
@@ -199,16 +263,30 @@ class History(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": step,
-            "images_seen": step * module.batch_size,
+            "images_seen": step * module.batch_size * module.accumulate,
             "loss": module.take_loss(),
         }
-        self.rows.append({**row, **self.measure(module)})
+        with averaged(trainer, module):
+            self.rows.append({**row, **self.measure(module)})
+        for logger in trainer.loggers:
+            _log(logger, self.rows[-1])
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+
+
+def _log(logger: Logger, row: Row) -> None:
+    named = {name: value for name, value in row.items() if name != "step"}
+    logger.log_metrics(named, step=int(row["step"]))
+
+
+def averaged(trainer: pl.Trainer, module: Any) -> AbstractContextManager[None]:
+    """Within it the module has the averaged weights, where they are averaged."""
+    own = [each for each in trainer.callbacks if isinstance(each, Averaging)]  # type: ignore[attr-defined]
+    return own[0].within(module) if own else nullcontext()
 
 
 class Best(Callback):
@@ -223,7 +301,8 @@ class Best(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         row = self.history.rows[-1]
         if not self.kept or row[self.score] > self.kept["row"][self.score]:
-            self.kept = {"row": row, "weights": copy.deepcopy(self.network.state_dict())}
+            with averaged(trainer, module):
+                self.kept = {"row": row, "weights": copy.deepcopy(self.network.state_dict())}
 
     def restore(self) -> Row:
         """Put the kept weights back into the network; returns the row of that epoch."""
@@ -239,37 +318,96 @@ class Best(Callback):
 
 
 def fit(
-    module: Fit, callbacks: list[Callback], checkpoints: Path, precision: Precision = "fp32"
-) -> None:
+    module: Fit,
+    callbacks: list[Callback],
+    checkpoints: Path,
+    precision: Precision = "fp32",
+    tricks: Tricks | None = None,
+    loggers: Sequence[Logger] = (),
+) -> dict[str, float]:
     """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
     goes in); it is removed at the end. Checkpoints are read with
     `weights_only`: nothing in them can run code.
+
+    Args:
+        callbacks: with a `Best` if `tricks.patience` is set: it is its score that is waited for.
+        tricks: the module's own if not given.
+        loggers: get each row of the history (see `rapipe.fitting.loggers`).
+
+    Returns:
+        What `tricks.tune` found, by its name.
     """
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    module.tricks = tricks or module.tricks
     last = checkpoints / "last.ckpt"
     if last.exists():
         say(f"resuming from {last}")
-    bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
-    keep = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
-    trainer = pl.Trainer(
-        accelerator="gpu" if device().type == "cuda" else "cpu",
-        devices=1,
-        precision=PLUGIN[precision],
-        max_epochs=module.schedule.epochs,
-        callbacks=[*callbacks, *bars, keep],
-        logger=False,
-        enable_model_summary=False,
-        enable_progress_bar=watched(),
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-    )
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
-        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        found = _found(module, checkpoints / "found.json", precision)
+        bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
+        keep = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+        trainer = _trainer(
+            module,
+            precision,
+            max_epochs=module.schedule.epochs,
+            callbacks=[*_with_tricks(module, callbacks), *bars, keep],
+            logger=list(loggers) or False,
+            log_every_n_steps=1,  # nothing is logged by step but by `History`
+            enable_progress_bar=watched(),
+        )
+        try:
+            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        finally:
+            close(loggers)
     if trainer.interrupted:
         raise KeyboardInterrupt
     shutil.rmtree(checkpoints)
+    return found
+
+
+def _trainer(module: Fit, precision: Precision, **more: Any) -> pl.Trainer:
+    shared: dict[str, Any] = {
+        **accumulation(module.accumulate),
+        **clipping(module.tricks.clip),
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "reload_dataloaders_every_n_epochs": 1,
+    }
+    return pl.Trainer(
+        accelerator="gpu" if device().type == "cuda" else "cpu",
+        devices=1,
+        precision=PLUGIN[precision],
+        **{**shared, **more},
+    )
+
+
+def _with_tricks(module: Fit, callbacks: list[Callback]) -> list[Callback]:
+    """The average comes before what measures it, and patience after."""
+    tricks = module.tricks
+    average = AVERAGES[tricks.average](module.schedule.epochs)
+    scores = [each.score for each in callbacks if isinstance(each, Best)]
+    if tricks.patience and not scores:
+        raise ValueError("patience needs a Best among the callbacks")
+    patience = [Patience(scores[0], tricks.patience)] if tricks.patience else []
+    return [*([average] if average else []), *callbacks, *patience]
+
+
+def _found(module: Fit, stored: Path, precision: Precision) -> dict[str, float]:
+    """What `tricks.tune` finds, by Trainers that leave nothing behind."""
+    with TemporaryDirectory() as scratch:
+        trainer = partial(
+            _trainer,
+            module,
+            precision,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=scratch,
+        )
+        return find(module, module.tricks.tune, trainer, stored)

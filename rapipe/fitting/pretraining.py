@@ -1,6 +1,6 @@
 """Pretraining as a Lightning module.
 
-Letters: B batch.
+Letters: B batch, V views of an image.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from torch import Tensor, nn
 from rapipe.device import device
 from rapipe.feed import Column, Feed
 from rapipe.fitting.base import Fit, Schedule, Weights
+from rapipe.fitting.optimisers import OPTIMISERS
 from rapipe.objectives import Objective
 from rapipe.records import Images
 from rapipe.views import Normalise, to_float
 
 
 class Pretraining(Fit):
-    """An objective on two views of unlabelled images; SGD with one learning-rate cycle."""
+    """An objective on views of images, with one learning-rate cycle.
+
+    Labels are fed too, for objectives that want them. Whoever starts it should say
+    `objective.caution`: this does not.
+
+    Args:
+        optimiser: a name in `OPTIMISERS`.
+    """
 
     network: Objective
 
@@ -31,33 +39,38 @@ class Pretraining(Fit):
         images: Images,
         schedule: Schedule,
         weights: Weights,
+        optimiser: str,
     ) -> None:
-        feed = Feed(device(), Column(images.pixels, device()))
+        on = device()
+        feed = Feed(on, Column(images.pixels, on), Column(images.labels, on))
         super().__init__(objective, feed, schedule, weights)
         self.views = views
         self.normalise = normalise
+        self.optimiser = optimiser
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.network.before_step(self.global_step, self.steps)
 
-    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
-        images = to_float(batch[0])  # (B, 3, H, W)
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = to_float(batch[0]), batch[1]  # (B, 3, H, W), (B,)
+        v = self.network.views
         with torch.autocast(images.device.type, enabled=False):
-            both = self.normalise(self.views(images.repeat(2, 1, 1, 1)))  # (2B, 3, H, W)
-        loss: Tensor = self.network(*both.chunk(2))
+            views = self.normalise(self.views(images.repeat(v, 1, 1, 1)))  # (VB, 3, H, W)
+        loss: Tensor = self.network(views.chunk(v), labels)
         self.seen["loss"].append(loss.detach())
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimiser = torch.optim.SGD(
+        optimiser = OPTIMISERS[self.optimiser](
             [p for p in self.network.parameters() if p.requires_grad],
             self.schedule.learning_rate,
-            momentum=0.9,
-            weight_decay=5e-4,
-            fused=True,
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.schedule.learning_rate, total_steps=self.steps
+            optimiser,
+            self.schedule.learning_rate,
+            total_steps=self.steps,
+            # The others' momentum is what their docstrings say; of AdamW it would be a beta.
+            cycle_momentum=self.optimiser == "sgd",
         )
         return {
             "optimizer": optimiser,

@@ -8,24 +8,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rapipe.classifier import Classifier
 from rapipe.device import device
 from rapipe.feed import Column, Feed, Part
 from rapipe.fitting.base import Fit, Schedule
+from rapipe.fitting.tricks import Tricks, label_smoothing, mixup, scheduler
 from rapipe.records import Images, Neighbours
 from rapipe.retrieved import Bank, Neighbourhood
 from rapipe.views import to_float
 
 
 class Training(Fit):
-    """A classifier on labelled images and their prefetched neighbours; AdamW, cosine to zero.
+    """A classifier on labelled images and their prefetched neighbours; AdamW.
+
+    With `soft`, it learns what a teacher says of the images rather than their labels, as
+    in Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners",
+    NeurIPS 2020, equation 2.
 
     Args:
         dropout: probability that an image sees none of its neighbours in a step.
+        soft: (N, classes) logits of a teacher; labels may then be -1, and are only compared with.
+        temperature: what its logits, and the classifier's, are divided by.
     """
 
     def __init__(
@@ -38,40 +45,62 @@ class Training(Fit):
         schedule: Schedule,
         weight_decay: float,
         dropout: float,
+        tricks: Tricks = Tricks(),  # noqa: B008
+        soft: npt.NDArray[np.float32] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         here = device()
         parts: list[Part] = [Column(images.pixels, here), Column(images.labels, here)]
         if neighbours is not None and bank is not None:
             parts.append(Neighbourhood(neighbours.indices, bank))
-        super().__init__(classifier, Feed(here, *parts), schedule, np.ones(len(images)))
+        if soft is not None:
+            parts.append(Column(soft, here))
+        super().__init__(classifier, Feed(here, *parts), schedule, np.ones(len(images)), tricks)
+        self.soft = soft is not None
+        self.temperature = temperature
         self.augment = augment
         self.weight_decay = weight_decay
         self.dropout = dropout
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
         pixels, labels, *rest = batch
+        teacher = rest.pop() if self.soft else None
         images = to_float(pixels)  # (B, 3, H, W)
+        others, own = None, 1.0
         with torch.autocast(images.device.type, enabled=False):
             images = self.augment(images)
+            if self.tricks.mixup:
+                images, others, own = mixup(images, self.tricks.mixup)
         retrieved = None
         if rest:
             present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
             retrieved = rest[0]._replace(present=present.to(labels.device, non_blocking=True))
         logits = self.network(images, retrieved)  # (B, classes)
-        loss = F.cross_entropy(logits, labels)
+        self._note_correct(logits, labels)
+        targets = labels
+        if teacher is not None:
+            targets = (teacher / self.temperature).softmax(1)  # (B, classes)
+            logits = logits.float() / self.temperature
+        loss = label_smoothing(logits, targets, self.tricks.label_smoothing)
+        if others is not None:
+            other = label_smoothing(logits, targets[others], self.tricks.label_smoothing)
+            loss = own * loss + (1 - own) * other
         self.seen["loss"].append(loss.detach())
-        self.seen["correct"].append((logits.detach().argmax(1) == labels).float().mean())
         return loss
+
+    def _note_correct(self, logits: Tensor, labels: Tensor) -> None:
+        """Whether the label is predicted: of a mixed image the one that weighs more, its own."""
+        right = (logits.detach().argmax(1) == labels).float()  # (B,)
+        if self.soft:  # rows without a label are left out where the mean is taken
+            right = right.where(labels >= 0, torch.nan)
+        self.seen["correct"].append(right if self.soft else right.mean())
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            [p for p in self.network.parameters() if p.requires_grad],
             self.schedule.learning_rate,
             weight_decay=self.weight_decay,
             fused=True,
         )
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
-        return {
-            "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": cosine, "interval": "step"},
-        }
+        rate = scheduler(optimiser, self.steps, self.tricks)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

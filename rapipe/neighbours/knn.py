@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from rapipe.neighbours.base import Ask
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Keys, Method, search
+from rapipe.search import Keys, search
 
 
-def knn(queries: Keys, bank: Embeddings, k: int, seed: int, method: Method) -> Neighbours:
-    """Neighbours by any method of search; `seed` plays no part."""
-    return search(queries.vectors, bank, k, queries.ids, method)
+def knn(queries: Keys, bank: Embeddings, ask: Ask) -> Neighbours:
+    """The k images whose embeddings are most similar, by any method of search.
+
+    Source: Cover and Hart, "Nearest Neighbor Pattern Classification", IEEE Transactions on
+    Information Theory 1967.
+    """
+    return search(queries.vectors, bank, ask.k, queries.ids, ask.method)

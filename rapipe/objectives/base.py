@@ -1,10 +1,31 @@
-"""What every self-supervised objective is: a loss on two views, around a backbone."""
+"""What every objective is: a loss on views of the same images, around a backbone.
+
+Letters: B batch, H height, W width.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from rapipe.backbones import Backbone
+from rapipe.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an objective is told about the images, and how it is to be changed."""
+
+    image_size: int
+    """H = W of the images, in pixels."""
+    classes: int
+    """Of the labels."""
+    head: tuple[int, ...]
+    """Widths of the projection head's layers, the last its output; `(128,)` is a linear head,
+    `()` the objective's own."""
+    temperature: float
+    """tau of NT-Xent; 0 is the objective's own."""
 
 
 class Objective(nn.Module):
@@ -12,12 +33,38 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: the backbone that is kept after pretraining.
+        views: how many views of each image `forward` wants.
+        caution: one sentence for whoever uses these features; empty if there is none.
+        may_collapse: whether features that hardly differ between images are a failure;
+            what reconstructs images learns though its features lie close together.
+        ignores: parts of a recipe that this objective has no use for, so that to
+            change them is a mistake.
     """
 
     encoder: Backbone
+    views: int = 2
+    caution: str = ""
+    may_collapse: bool = True
+    ignores: tuple[str, ...] = ("temperature",)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Scalar loss of two views (B, 3, H, W) of the same images, normalised."""
+    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+        super().__init__()
+        for name in self.ignores:
+            if given := getattr(recipe, name):
+                nothing, shown = ("[]", list(given)) if name == "head" else ("0", given)
+                raise UserError(
+                    f"pretrain.{name} is {shown}, but pretrain.objective is one that has no "
+                    f"{name} ({type(self).__name__}): set it to {nothing}"
+                )
+        self.encoder = encoder
+
+    def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """Scalar loss.
+
+        Args:
+            views: each (B, 3, H, W), normalised, of the same images in the same order.
+            labels: (B,), -1 where there is none.
+        """
         raise NotImplementedError
 
     def before_step(self, step: int, steps: int) -> None:

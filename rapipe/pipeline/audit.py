@@ -14,7 +14,14 @@ from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation import leakage
 from rapipe.params import Params
-from rapipe.pipeline.inputs import bank_card, labelled, write_csv, write_json
+from rapipe.pipeline.inputs import (
+    asking,
+    bank_card,
+    labelled,
+    withheld,
+    write_csv,
+    write_json,
+)
 from rapipe.pipeline.memory import check_encoder
 from rapipe.progress import say
 from rapipe.records import SPLITS, Embeddings, Ids, Images, Neighbours, RecordError, Vectors
@@ -38,7 +45,8 @@ def run(params: Params) -> None:
     checks = {
         "split_overlap": check_splits(splits),
         "held_out_in_bank": check_bank(bank, splits),
-        **check_tables(params, bank.ids, splits),
+        "withheld_labels": check_labels(bank, withheld(splits["train"], params)),
+        **check_tables(params, bank.ids),
     }
     write_json(
         paths.LEAKAGE,
@@ -66,17 +74,24 @@ def check_bank(bank: Embeddings, splits: dict[str, Images]) -> int:
     return len(bank)
 
 
-def check_tables(params: Params, bank_ids: Ids, splits: dict[str, Images]) -> dict[str, int]:
+def check_labels(bank: Embeddings, unknown: Ids) -> int:
+    """Raise `UserError` if the bank knows a withheld label, else count the withheld ones."""
+    found = leakage.shared(unknown, bank.ids[bank.labels >= 0])
+    _refuse(found, paths.BANK, "labels that train.label_fraction withholds", REMAKE)
+    return len(unknown)
+
+
+def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
     """Raise `UserError` if a query finds itself or no row, else count the queries of all tables."""
     n = 0
     for strategy in params.retrieval.strategies:
-        for split, images in splits.items():
+        for split in SPLITS:
             path = paths.table(strategy, split)
             try:
                 table = Neighbours.read(path)
             except RecordError as error:
                 raise UserError(f"{path} contradicts itself ({error}): {REMAKE}") from None
-            strangers = np.setdiff1d(table.query_ids, images.ids[images.labels >= 0])
+            strangers = np.setdiff1d(table.query_ids, asking(split, params).ids)
             _refuse(strangers, path, f"queries that are no labelled images of {split}", REMAKE)
             absent = leakage.outside(table, len(bank_ids))
             told = f"queries with a row outside the bank of {len(bank_ids):,} rows"

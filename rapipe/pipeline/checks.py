@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rapipe.backbones import BACKBONES
+import torch
+
+from rapipe import backbones
 from rapipe.errors import UserError
+from rapipe.fitting.optimisers import OPTIMISERS
+from rapipe.heads import HEADS
 from rapipe.neighbours import STRATEGIES
 from rapipe.objectives import OBJECTIVES
-from rapipe.params import NOISY, Params, load
+from rapipe.params import DISTILLED, FROZEN, NOISE, STARTS, Params, TrainParams, entry, load
 from rapipe.pipeline.memory import method_of
 from rapipe.sources import SOURCES
 from rapipe.views import VIEWS
@@ -22,18 +26,64 @@ from rapipe.views import VIEWS
 def load_checked(path: Path) -> Params:
     """Parameters whose every name is known; `UserError` names the key, value and choices."""
     params = load(path)
+    check(params)
+    return params
+
+
+def check(params: Params) -> None:
+    """Raise `UserError` if a name in the parameters is not known."""
     for i, source in enumerate(params.corpus.sources):
         _known(f"corpus.sources[{i}].kind", source.kind, SOURCES)
     _known("pretrain.objective", params.pretrain.objective, OBJECTIVES)
-    _known("pretrain.encoder", params.pretrain.encoder, BACKBONES)
+    recipe = params.pretrain
+    _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
     _known("pretrain.views", params.pretrain.views, [name for name in VIEWS if name != "none"])
+    _known("pretrain.optimiser", params.pretrain.optimiser, OPTIMISERS)
     for i, name in enumerate(params.retrieval.strategies):
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
     method_of(params).check()
     for i, name in enumerate(params.train.backbones):
-        _known(f"train.backbones[{i}]", name, [*BACKBONES, *(own + NOISY for own in BACKBONES)])
+        _entry(params, f"train.backbones[{i}]", name)
+    if params.train.distill:
+        _entry(params, "train.distill", params.train.distill)
     _known("train.augment", params.train.augment, VIEWS)
-    return params
+    _tricks(params.train)
+
+
+def _tricks(train: TrainParams) -> None:
+    """Their tables import Lightning, which takes seconds: not for the names of the default."""
+    if (train.schedule, train.average, train.tune, train.loggers) == ("cosine", "none", (), ()):
+        return
+    from rapipe.fitting.loggers import LOGGERS
+    from rapipe.fitting.tricks import AVERAGES, SCHEDULES, TUNED
+
+    _known("train.schedule", train.schedule, SCHEDULES)
+    _known("train.average", train.average, AVERAGES)
+    for i, name in enumerate(train.tune):
+        _known(f"train.tune[{i}]", name, TUNED)
+    for i, name in enumerate(train.loggers):
+        _known(f"train.loggers[{i}]", name, LOGGERS)
+
+
+def _entry(params: Params, key: str, name: str) -> None:
+    """Raise `UserError` unless a name of `train.backbones` has a known backbone and head."""
+    own = entry(name)
+    _backbone(params, key, own.network, params.train.width, params.train.stem)
+    if own.head not in HEADS:
+        heads = [head for head in HEADS if head != "linear"]
+        words = ", ".join((*STARTS, FROZEN, *heads, DISTILLED, NOISE))
+        raise UserError(f"{key} is {name!r}; behind + must stand one of {words}")
+
+
+def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> None:
+    """Raise `UserError` unless there is such a backbone, for images of this size."""
+    try:
+        if name in backbones.BACKBONES:  # these take every size
+            return
+        with torch.device("meta"):  # no weights: to try costs nothing
+            backbones.build(name, width, stem, params.corpus.image_size)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _known(key: str, name: str, table: Iterable[str]) -> None:

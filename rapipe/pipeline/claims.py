@@ -91,8 +91,11 @@ def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What is compared with what."""
     for other, one in combinations(names, 2):
         vote = other.startswith(VOTE) or one.startswith(VOTE)
-        if not vote and NOISE not in (one, other) and other in ("none", CONTROL):
-            yield one, other
+        if not vote and NOISE not in (one, other):
+            if other in ("none", CONTROL):
+                yield one, other
+            elif one == CONTROL:  # whichever of the two the parameters name first
+                yield other, one
         if one == f"{VOTE} of {other}":
             yield other, one
         if one == NOISE and not vote and other != CONTROL:
@@ -234,7 +237,8 @@ def accuracy_over_noise(found: Evidence) -> Figure:
         panel[strategy] = drawn.Line(points, look[strategy])
         if own.voted is not None and strategy != CONTROL:
             vote = points_of(found, own.voted[:1])
-            panel[f"vote of {strategy}"] = drawn.Line(vote, drawn.VOTE)
+            colour = {"color": look[strategy]["color"]}
+            panel[f"vote of {strategy}"] = drawn.Line(vote, {**drawn.VOTE, **colour})
     title = "Test accuracy against noise, with 95 % intervals"
     return drawn.curves_over_noise(panels, title, "test accuracy")
 

@@ -17,8 +17,9 @@ from rapipe.evaluation.lookup import Lookup
 from rapipe.evaluation.noise import Noted, Seen, levels_seen, scores
 from rapipe.evaluation.swaps import Swaps, examine
 from rapipe.params import Params, Variant
+from rapipe.pipeline.ask import ask_of
 from rapipe.pipeline.inputs import bank_card, labelled, neighbours_of, write_csv, write_json
-from rapipe.pipeline.memory import check_encoder, method_of
+from rapipe.pipeline.memory import check_encoder
 from rapipe.records import Embeddings, Images
 from rapipe.retrieved import Bank
 
@@ -103,9 +104,7 @@ def lookup_of(
         Encoder.read(paths.ENCODER).to(device()),
         bank,
         variant.retrieval,
-        variant.k,
-        params.seed,
-        method_of(params),
+        ask_of(params),
     )
 
 
@@ -168,6 +167,7 @@ class Examination:
             self.classifier.spec.attend,
             self.params.evaluate.poisoned,
             pruned,
+            self.params.retrieval.strategies,
         )
 
     def add(self, seen: Seen, noted: Noted) -> None:

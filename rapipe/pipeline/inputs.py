@@ -13,7 +13,8 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.errors import UserError
-from rapipe.params import Variant
+from rapipe.labels import known
+from rapipe.params import Params, Variant
 from rapipe.records import Ids, Images, Neighbours, Pixels
 
 
@@ -25,8 +26,32 @@ def labelled(split: str) -> Images:
     return images.take(np.flatnonzero(images.labels >= 0))
 
 
+def asking(split: str, params: Params) -> Images:
+    """The images of a split that look up neighbours, labelled or not.
+
+    They are the labelled ones, and what a teacher is to label: with `train.distill` also the
+    unlabelled training images, but for those of sources that are memory only.
+    """
+    images = Images.read(paths.split(split))
+    asks = images.labels >= 0
+    if split == "train" and params.train.distill:
+        task = [source.name for source in params.corpus.sources if source.role == "task"]
+        asks |= np.isin(images.sources, task)
+    return images if asks.all() else images.take(np.flatnonzero(asks))
+
+
+def withheld(train: Images, params: Params) -> Ids:
+    """Ids of the training images whose labels `train.label_fraction` keeps from everyone."""
+    kept = known(train.ids, train.labels, params.train.label_fraction, params.seed)
+    return train.ids[(train.labels >= 0) & ~kept]
+
+
 def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
-    """The prefetched table of a split; `UserError` if it belongs to other images or another k."""
+    """The prefetched table of the images of a split that ask.
+
+    Raises:
+        UserError: it belongs to other images or another k.
+    """
     table = Neighbours.read(paths.table(variant.retrieval, split))
     if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
         raise UserError(

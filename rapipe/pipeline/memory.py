@@ -36,10 +36,11 @@ def method_of(params: Params) -> Method:
 
 
 def told(found_by: dict[str, Any], k: int) -> str:
-    """How a table was found, in words."""
+    """How a table of k neighbours was found, in words."""
     if not found_by["sample"]:
         return f"{found_by['backend']}, exact"
+    searched = found_by.get("pool", k)  # what k were chosen from
     return (
         f"{found_by['backend']} {found_by['index']} ({found_by['effort']}), which finds "
-        f"{found_by['recall']:.1%} of the {k} nearest of {found_by['sample']} queries"
+        f"{found_by['recall']:.1%} of the {searched} nearest of {found_by['sample']} queries"
     )

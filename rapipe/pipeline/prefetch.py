@@ -17,10 +17,11 @@ from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.neighbours import STRATEGIES
 from rapipe.params import Params
-from rapipe.pipeline.inputs import write_json
-from rapipe.pipeline.memory import check_encoder, method_of, told
+from rapipe.pipeline.ask import ask_of
+from rapipe.pipeline.inputs import asking, withheld, write_json
+from rapipe.pipeline.memory import check_encoder, told
 from rapipe.progress import say
-from rapipe.records import SPLITS, Embeddings, Ids, Images, Vectors
+from rapipe.records import SPLITS, UNLABELLED, Embeddings, Ids, Images, Vectors
 from rapipe.search import Keys
 from rapipe.store import Rows, Store
 
@@ -47,14 +48,13 @@ def run(params: Params) -> None:
     vectors, rows = store.vectors(PART / ALL), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
-    write_bank(store, order, vectors, held_out, params)
+    write_bank(store, order, vectors, held_out, withheld(splits["train"], params), params)
     bank = Embeddings.read(at(paths.BANK))
     cards: dict[str, dict[str, Any]] = {own: {} for own in params.retrieval.strategies}
-    for split, images in splits.items():
-        queries = queries_of(images, rows, order, vectors)
+    for split in splits:
+        queries = queries_of(asking(split, params), rows, order, vectors)
         for strategy, card in cards.items():
-            find = STRATEGIES[strategy]
-            found = find(queries, bank, params.retrieval.k, params.seed, method_of(params))
+            found = STRATEGIES[strategy](queries, bank, ask_of(params))
             found.check_against(bank.ids)
             found.write(at(paths.table(strategy, split)))
             card[split] = {"queries": len(queries.ids), **found.found_by}
@@ -78,14 +78,21 @@ def write_bank(
     order: npt.NDArray[np.int64],
     vectors: Vectors,
     held_out: Ids,
+    unknown: Ids,
     params: Params,
 ) -> None:
-    """Write `data/neighbours/bank/`, and a card that says which memory it is."""
+    """Write `data/neighbours/bank/`, and a card that says which memory it is.
+
+    Args:
+        held_out: ids of images that are left out.
+        unknown: ids of images that are there without their labels.
+    """
     rows, limit = store.rows.take(order), params.retrieval.bank
     chosen = bank_of(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
     bank = rows.take(chosen)
+    labels = np.where(np.isin(bank.ids, unknown), UNLABELLED, bank.labels)
     Embeddings(
-        bank.ids, mapped.gathered(vectors, order[chosen]), bank.labels, bank.sources, bank.splits
+        bank.ids, mapped.gathered(vectors, order[chosen]), labels, bank.sources, bank.splits
     ).write(at(paths.BANK))
     manifest = store.manifest
     names = [tag for tag, own in store.history.tags().items() if own == manifest.version]
@@ -102,12 +109,11 @@ def write_bank(
 
 
 def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors: Vectors) -> Keys:
-    """Ids and vectors of the labelled images; those that the store lacks are embedded now.
+    """Ids and vectors of the images; those that the store lacks are embedded now.
 
     The corpus says who asks: an image that was removed from the memory still learns.
     """
-    labelled = np.flatnonzero(images.labels >= 0)
-    ids = images.ids[labelled]
+    ids = images.ids
     place = np.minimum(np.searchsorted(rows.ids[order], ids), len(order) - 1)
     row = order[place]
     missing = np.flatnonzero(rows.ids[row] != ids)
@@ -122,7 +128,7 @@ def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors
             block = vectors[row[part]]
             own = missing[(missing >= start) & (missing < start + BLOCK)]
             if len(own):
-                block[own - start] = encoder.embed(images.pixels[labelled[own]])
+                block[own - start] = encoder.embed(images.pixels[own])
             yield block
 
     path = PART / ASKING

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from rapipe.backbones import build
 from rapipe.device import device
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
-from rapipe.evaluation.features import describe, knn_accuracy, raw_pixels
+from rapipe.evaluation.features import describe, knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.fitting.base import History, Row, Schedule, fit
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.speed import compile_network, precision_of
-from rapipe.objectives import OBJECTIVES
+from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import Params
 from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
+from rapipe.progress import say
 from rapipe.records import Images
 from rapipe.views import VIEWS, Normalise
 
@@ -28,20 +30,51 @@ COLLAPSED_RANK = 1.5
 
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
-    recipe, card = params.pretrain, corpus_card()
-    weight_of = {source.name: source.weight for source in params.corpus.sources}
+    recipe = params.pretrain
+    made = pretrained(params, spec_of(params, recipe.encoder, recipe.width, recipe.stem))
+    made.encoder.write(paths.ENCODER, {**made.facts, "scores": made.scores})
+    write_csv(paths.PRETRAINING / "history.csv", made.history)
+    write_json(paths.PRETRAINING / "scores.json", {**made.history[-1], **made.scores})
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder, how it was made, and how good it is."""
+
+    encoder: Encoder
+    facts: dict[str, Any]
+    """All that decides what its weights are, but the spec."""
+    scores: Row
+    history: list[Row]
+    """A row an epoch, with the floors."""
+
+
+def spec_of(params: Params, backbone: str, width: int, stem: str) -> EncoderSpec:
+    """The spec of an encoder of the present corpus."""
+    card = corpus_card()
+    mean, std = tuple(card["mean"]), tuple(card["std"])
+    return EncoderSpec(backbone, width, stem, params.corpus.image_size, mean, std)
+
+
+def facts_of(params: Params, spec: EncoderSpec, precision: str) -> dict[str, Any]:
+    """All that decides what pretraining makes, but the spec."""
+    own = {"encoder": spec.backbone, "width": spec.width, "stem": spec.stem}
+    return {
+        "recipe": {**asdict(params.pretrain), **own},
+        "corpus": corpus_card()["hash"],
+        "weights": {source.name: source.weight for source in params.corpus.sources},
+        "seed": params.seed,
+        "precision": precision,
+    }
+
+
+def pretrained(params: Params, spec: EncoderSpec) -> Pretrained:
+    """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
+    recipe, classes = params.pretrain, tuple(corpus_card()["classes"])
     images, train, validation = (
         Images.read(paths.split("train")),
         labelled("train"),
         labelled("validation"),
-    )
-    spec = EncoderSpec(
-        recipe.encoder,
-        recipe.width,
-        recipe.stem,
-        params.corpus.image_size,
-        tuple(card["mean"]),
-        tuple(card["std"]),
     )
     torch.manual_seed(params.seed)
     encoder = Encoder(spec).to(device())
@@ -58,36 +91,38 @@ def run(params: Params) -> None:
         online = Encoder(spec)
         online.backbone.load_state_dict(module.network.encoder.state_dict())
         row = scores(online.to(device()), train, validation)
-        refuse_collapse(row, module.current_epoch + 1)
+        if module.network.may_collapse:
+            refuse_collapse(row, module.current_epoch + 1)
         return row
 
+    precision = precision_of(params.train.precision, paths.PRECISION)
+    facts = facts_of(params, spec, precision)
+    objective = OBJECTIVES[recipe.objective](
+        backbone, Recipe(spec.image_size, len(classes), recipe.head, recipe.temperature)
+    )
+    if objective.caution:
+        say(f"{recipe.objective}: {objective.caution}")
     module = Pretraining(
-        OBJECTIVES[recipe.objective](backbone),
+        objective,
         VIEWS[recipe.views](spec.image_size),
         Normalise(spec.mean, spec.std),
         images,
         Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, params.seed),
-        np.array([weight_of[name] for name in images.sources.tolist()]),
+        np.array([facts["weights"][name] for name in images.sources.tolist()]),
+        recipe.optimiser,
     )
-    precision = precision_of(params.train.precision, paths.PRECISION)
     if params.train.compile:
         compile_network(module, precision)
     history = History(measure)
-    facts = {
-        "recipe": asdict(recipe),
-        "corpus": card["hash"],
-        "weights": weight_of,
-        "seed": params.seed,
-        "precision": precision,
-    }
-    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{fingerprint(facts)}", precision)
-
+    unique = fingerprint([asdict(spec), facts])
+    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{unique}", precision)
     trained = Encoder(spec, module.network.encoder.cpu())
-    final = {**history.rows[-1], **floors}
-    measured = {name: final[name] for name in ("knn_top1", *floors)}
-    trained.write(paths.ENCODER, {**facts, "scores": measured})
-    write_csv(paths.PRETRAINING / "history.csv", [{**row, **floors} for row in history.rows])
-    write_json(paths.PRETRAINING / "scores.json", final)
+    return Pretrained(
+        trained,
+        facts,
+        {**final(trained, history.rows[-1], train, validation), **floors},
+        [{**row, **floors} for row in history.rows],
+    )
 
 
 def scores(encoder: Encoder, train: Images, validation: Images) -> Row:
@@ -95,6 +130,16 @@ def scores(encoder: Encoder, train: Images, validation: Images) -> Row:
     return describe(
         train, encoder.embed(train.pixels), validation, encoder.embed(validation.pixels)
     )
+
+
+def final(encoder: Encoder, last: Row, train: Images, validation: Images) -> Row:
+    """Accuracy on validation of the neighbours' vote, and of a linear classifier."""
+    here = encoder.to(device())
+    linear = linear_accuracy(
+        train, here.embed(train.pixels), validation, here.embed(validation.pixels)
+    )
+    encoder.cpu()
+    return {"knn_top1": last["knn_top1"], "linear_top1": linear}
 
 
 def refuse_collapse(row: Row, epoch: int) -> None:

@@ -210,18 +210,20 @@ def setting(params: Params, pretraining: dict[str, float]) -> str:
 
 
 def found_by(params: Params) -> str:
-    """How the neighbours of the test split were found, and with what recall."""
+    """How the neighbours of the test split were found, each way once, and with what recall."""
     searched = [
         told(facts, params.retrieval.k)
         for strategy in params.retrieval.strategies
         if "recall" in (facts := read_json(paths.table_card(strategy), "prefetch")["test"])
     ]
-    return html.escape(searched[0] if searched else "chance")
+    return html.escape("; ".join(dict.fromkeys(searched)) or "chance")
 
 
 def neighbourhoods(params: Params) -> list[shown.Neighbourhood]:
     """Test images, of as many classes as there is room for, with their prefetched neighbours."""
-    strategy = "knn" if "knn" in params.retrieval.strategies else params.retrieval.strategies[0]
+    named = params.retrieval.strategies
+    order = ("knn", *(name for name in named if name != CONTROL), *named)
+    strategy = next(name for name in order if name in named)
     train, test = Images.read(paths.split("train")), labelled("test")
     bank, found = Embeddings.read(paths.BANK), Neighbours.read(paths.table(strategy, "test"))
     classes = bank_card()["classes"]

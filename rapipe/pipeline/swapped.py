@@ -109,7 +109,8 @@ def matrix_figure(found: Evidence) -> Figure:
                 continue
             swaps = found.swaps((backbone, strategy))
             for j, other in enumerate(tested):
-                own[i, j] = swaps[other].mean("top1")
+                if other in swaps:  # else the memory could not serve it
+                    own[i, j] = swaps[other].mean("top1")
         panels[backbone] = own
     return drawn.matrices(panels, trained, tested)
 
@@ -156,7 +157,9 @@ def losses_figure(found: Evidence) -> Figure | None:
     if not panels:
         return None
     title = "Accuracy lost to noise, by what failed, with 95 % intervals"
-    return drawn.curves_over_noise(panels, title, "points lost", zero=True)
+    several = len(panels) > len(found.backbones)  # strategies: a row a backbone
+    rows = len(found.backbones) if several else 1
+    return drawn.curves_over_noise(panels, title, "points lost", zero=True, rows=rows)
 
 
 def attribution_table(found: Evidence) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,10 +16,15 @@ from rapipe import metrics, paths
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import device
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
+from rapipe.fitting.loggers import loggers
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.fitting.training import Training
-from rapipe.params import Params, Variant
+from rapipe.fitting.tricks import Tricks
+from rapipe.labels import known
+from rapipe.params import Entry, Params, Variant, entry
+from rapipe.pipeline.initialise import started
 from rapipe.pipeline.inputs import (
+    asking,
     bank_card,
     corpus_card,
     fingerprint,
@@ -24,24 +32,191 @@ from rapipe.pipeline.inputs import (
     neighbours_of,
     write_csv,
 )
-from rapipe.records import SPLITS, Embeddings
+from rapipe.progress import say
+from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.retrieved import Bank
 from rapipe.views import VIEWS, SomeNoise
 
 
 def run(params: Params, variant: Variant) -> None:
     """Write `data/models/<variant>/`: weights, card and history."""
-    recipe, card = params.train, corpus_card()
-    splits = {name: labelled(name) for name in SPLITS}
-    memory = Embeddings.read(paths.BANK) if variant.retrieval != "none" else None
-    tables = {
-        name: neighbours_of(images, variant, name) if memory else None
-        for name, images in splits.items()
+    material, own = Material.of(params, variant), variant.entry
+    start, facts = paths.START / variant.backbone, facts_of(params, variant, material)
+    if own.distilled:
+        facts["teacher"] = params.train.distill
+        place = paths.CHECKPOINTS / f"{variant.name}-teacher-{fingerprint(facts)}"
+        taught = teacher_of(params, variant, material, place, {**facts, "role": "teacher"})
+        soft = taught.predict(material.train.pixels, material.bank, material.rows("train"))
+        made = trained(params, variant, own, start, material, facts, soft)
+        shutil.rmtree(place)
+    else:
+        made = trained(params, variant, own, start, material.labelled(), facts)
+    folder = paths.MODELS / variant.name
+    made.classifier.write(folder, made.facts)
+    write_csv(folder / "history.csv", made.history)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a classifier learns from, and is measured on while it does."""
+
+    train: Images
+    validation: Images
+    test: Images
+    tables: dict[str, Neighbours]
+    """By split; empty without retrieval."""
+    memory: Embeddings | None
+    bank: Bank | None
+    known: np.ndarray
+    """Which training images' labels are known."""
+
+    @classmethod
+    def of(cls, params: Params, variant: Variant) -> Material:
+        """What is on the disk for this variant."""
+        splits = {"train": asking("train", params)}
+        splits.update({name: labelled(name) for name in ("validation", "test")})
+        tables, memory, bank = {}, None, None
+        if variant.retrieval != "none":
+            memory = Embeddings.read(paths.BANK)
+            bank = Bank(memory, len(corpus_card()["classes"]), device())
+            tables = {name: neighbours_of(own, variant, name) for name, own in splits.items()}
+        train = splits["train"]
+        kept = known(train.ids, train.labels, params.train.label_fraction, params.seed)
+        return cls(**splits, tables=tables, memory=memory, bank=bank, known=kept)
+
+    def labelled(self) -> Material:
+        """The same, of the training images whose labels are known."""
+        if self.known.all():
+            return self
+        rows = np.flatnonzero(self.known)
+        tables = dict(self.tables)
+        if tables:
+            tables["train"] = tables["train"].take(rows)
+        return replace(
+            self, train=self.train.take(rows), tables=tables, known=self.known[self.known]
+        )
+
+    def rows(self, split: str) -> Any:
+        """The neighbours' rows of the bank (Q, K), or None without retrieval."""
+        return self.tables[split].indices if self.tables else None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier with the weights of its best epoch, and how it got them."""
+
+    classifier: Classifier
+    facts: dict[str, Any]
+    history: list[Row]
+
+
+def trained(
+    params: Params,
+    variant: Variant,
+    own: Entry,
+    start: Path,
+    material: Material,
+    facts: dict[str, Any],
+    soft: np.ndarray | None = None,
+) -> Trained:
+    """Train one classifier; resumes where it was interrupted.
+
+    Args:
+        own: what kind of classifier it is: the variant's own, or its teacher's.
+        start: folder of what it starts from.
+        facts: all that decides its weights but what it starts from.
+        soft: a teacher's logits of the training images, in the place of their labels.
+    """
+    recipe, memory = params.train, material.memory
+    torch.manual_seed(variant.seed)
+    classifier = Classifier(spec_of(params, variant, own, memory))
+    facts = {**facts, "start": started(params, own, classifier.backbone, start)}
+    augment = VIEWS[recipe.augment](params.corpus.image_size)
+    if own.noisy:
+        augment = nn.Sequential(augment, SomeNoise(recipe.noise_std))
+    tricks = tricks_of(params)
+    module = Training(
+        classifier,
+        augment,
+        material.train,
+        material.tables.get("train"),
+        material.bank,
+        Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, variant.seed),
+        recipe.weight_decay,
+        params.retrieval.dropout if memory else 0.0,
+        tricks,
+        soft,
+        recipe.distill_temperature,
+    )
+    if recipe.compile:
+        compile_network(module, facts["precision"])
+
+    def measure(module: Training) -> Row:
+        return {
+            "train_top1": module.take("correct"),
+            "validation_top1": accuracy(classifier, material, "validation", recipe.compile),
+            "test_top1_not_for_selection": accuracy(classifier, material, "test", recipe.compile),
+        }
+
+    history = History(measure, recipe.probe_every)
+    best = Best(classifier, history, "validation_top1")
+    unique = f"{variant.name}-{fingerprint(facts)}"
+    found = fit(
+        module,
+        [history, best],
+        paths.CHECKPOINTS / unique,
+        facts["precision"],
+        tricks,
+        loggers(recipe.loggers, paths.LOGS, unique),
+    )
+    row = best.restore()
+    counted = [p.numel() for p in classifier.parameters()]
+    learned = [p.numel() for p in classifier.parameters() if p.requires_grad]
+    facts = {
+        **facts,
+        "parameters": sum(counted),
+        "trained_parameters": sum(learned),
+        "best_epoch": row["epoch"],
+        "validation_top1": row["validation_top1"],
+        "found": found,
     }
-    spec = ClassifierSpec(
-        backbone=variant.network,
-        width=recipe.width,
-        stem=recipe.stem,
+    return Trained(classifier.cpu(), facts, history.rows)
+
+
+def accuracy(classifier: Classifier, material: Material, split: str, compiled: bool) -> float:
+    """Top-1 accuracy (0 to 1) of a split, with its neighbours."""
+    images: Images = getattr(material, split)
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        logits = classifier.predict(images.pixels, material.bank, material.rows(split))
+    return metrics.top_k(logits, images.labels, 1)
+
+
+def teacher_of(
+    params: Params, variant: Variant, material: Material, place: Path, facts: dict[str, Any]
+) -> Classifier:
+    """The student's teacher, trained on the known labels; kept in `place` until it is done."""
+    if not (place / "card.json").exists():
+        say(f"training {params.train.distill}, the teacher")
+        own = entry(params.train.distill)
+        start = paths.START / variant.backbone / paths.TEACHER
+        made = trained(params, variant, own, start, material.labelled(), facts)
+        part = place.with_name(place.name + ".part")
+        made.classifier.write(part, made.facts)
+        part.rename(place)
+    classifier, card = Classifier.read(place)
+    say(f"the teacher is right for {card['validation_top1']:.1%} of validation")
+    return classifier.to(device())
+
+
+def spec_of(
+    params: Params, variant: Variant, own: Entry, memory: Embeddings | None
+) -> ClassifierSpec:
+    """What is needed to build the network."""
+    card = corpus_card()
+    return ClassifierSpec(
+        backbone=own.network,
+        width=params.train.width,
+        stem=params.train.stem,
         image_size=params.corpus.image_size,
         classes=len(card["classes"]),
         mean=tuple(card["mean"]),
@@ -49,85 +224,52 @@ def run(params: Params, variant: Variant) -> None:
         retrieval=variant.retrieval,
         dimension=memory.vectors.shape[1] if memory else 0,
         attend=params.retrieval.attend if memory else "",
+        head=own.head,
+        frozen=own.frozen,
     )
-    torch.manual_seed(variant.seed)
-    classifier = Classifier(spec)
-    bank = Bank(memory, spec.classes, device()) if memory else None
-    remembered = bank_card() if memory else None
 
-    def accuracy(split: str) -> float:
-        table = tables[split]
-        with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
-            logits = classifier.predict(
-                splits[split].pixels, bank, table.indices if table else None
-            )
-        return metrics.top_k(logits, splits[split].labels, 1)
 
-    def measure(module: Training) -> Row:
-        return {
-            "train_top1": module.take("correct"),
-            "validation_top1": accuracy("validation"),
-            "test_top1_not_for_selection": accuracy("test"),
-        }
+def tricks_of(params: Params) -> Tricks:
+    """The tricks among `train.*`, which have the same names."""
+    return Tricks(**{field.name: getattr(params.train, field.name) for field in fields(Tricks)})
 
-    augment = VIEWS[recipe.augment](spec.image_size)
-    if variant.noisy:
-        augment = nn.Sequential(augment, SomeNoise(recipe.noise_std))
-    module = Training(
-        classifier,
-        augment,
-        splits["train"],
-        tables["train"],
-        bank,
-        Schedule(recipe.epochs, recipe.batch_size, recipe.learning_rate, variant.seed),
-        recipe.weight_decay,
-        params.retrieval.dropout if memory else 0.0,
-    )
-    precision = precision_of(recipe.precision, paths.PRECISION)
-    if recipe.compile:
-        compile_network(module, precision)
-    history = History(measure, recipe.probe_every)
-    best = Best(classifier, history, "validation_top1")
-    facts = {
+
+def facts_of(params: Params, variant: Variant, material: Material) -> dict[str, Any]:
+    """All that decides the weights, but what they start from."""
+    remembered = bank_card() if material.memory else None
+    precision = precision_of(params.train.precision, paths.PRECISION)
+    return {
         "variant": asdict(variant),
-        "bank_size": len(memory) if memory else 0,
+        "bank_size": len(material.memory) if material.memory else 0,
         "memory": remembered["store"] if remembered else "",
-        "setting": setting(params, variant, card, remembered, precision),
+        "labels": int(material.known.sum()),
+        "setting": setting(params, variant, remembered, precision),
         "precision": precision,
     }
-    checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
-    fit(module, [history, best], checkpoints, precision)
-
-    row = best.restore()
-    classifier.cpu().write(
-        paths.MODELS / variant.name,
-        {
-            **facts,
-            "parameters": sum(p.numel() for p in classifier.parameters()),
-            "best_epoch": row["epoch"],
-            "validation_top1": row["validation_top1"],
-        },
-    )
-    write_csv(paths.MODELS / variant.name / "history.csv", history.rows)
 
 
-def setting(
-    params: Params,
-    variant: Variant,
-    card: dict[str, Any],
-    memory: dict[str, Any] | None,
-    precision: str,
-) -> str:
+def setting(params: Params, variant: Variant, memory: dict[str, Any] | None, precision: str) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
-    recipe = asdict(params.train)
-    for name in ("backbones", "seeds", "probe_every", "compile"):
+    own, recipe = variant.entry, asdict(params.train)
+    for name in ("backbones", "seeds", "probe_every", "compile", "loggers"):
         recipe.pop(name)
-    if not variant.noisy:
-        recipe.pop("noise_std")
+    for name, counts in {
+        "noise_std": own.noisy,
+        "distill": own.distilled,
+        "distill_temperature": own.distilled,
+        "init": "elsewhere" in (own.start, own.distilled and entry(params.train.distill).start),
+    }.items():
+        if not counts:
+            recipe.pop(name)
     recipe["precision"] = precision  # what was done, not what was asked for
-    facts = {"corpus": card["hash"], "train": recipe}
-    if memory:
-        facts["store"] = memory["store"]
+    facts = {"corpus": corpus_card()["hash"], "train": recipe}
+    if params.train.label_fraction < 1 or memory:
         facts["seed"] = params.seed
-        facts["retrieval"] = [params.retrieval.attend, params.retrieval.dropout]
+    if memory:
+        asked = params.retrieval
+        facts["store"] = memory["store"]
+        facts["retrieval"] = [asked.attend, asked.dropout]
+        facts["strategy"] = {"diverse": asked.diversity, "replay": asked.replay}.get(
+            variant.retrieval
+        )
     return fingerprint(facts)

@@ -21,7 +21,7 @@ from rapipe.records import Images
 from rapipe.report import evidence as drawn
 from rapipe.report import pictures as shown
 from rapipe.report import tables
-from rapipe.report.style import BASELINE, looks
+from rapipe.report.style import looks
 
 
 def reliability_figure(found: Evidence) -> Figure:
@@ -40,6 +40,7 @@ def reliability_figure(found: Evidence) -> Figure:
 
 SCORES = {"confidence": "softmax", "similarity": "similarity", "vote_entropy": "vote entropy"}
 """What a classifier can abstain by, and what we call it."""
+DASHES = {"confidence": "-", "similarity": "--", "vote_entropy": ":"}
 FEWEST = 10
 """Images of a bin below which its accuracy says nothing."""
 
@@ -51,8 +52,11 @@ def _answer_first(own: Stack, name: str, level: int) -> npt.NDArray[np.float64]:
 
 
 def risk_figure(found: Evidence) -> Figure:
-    """Risk against coverage of what looks something up, by each score; and of none, by softmax."""
-    look = looks(SCORES.values())
+    """Risk against coverage of what looks something up, by each score; and of none, by softmax.
+
+    Colours are of strategies, dashes of scores.
+    """
+    look = looks(strategy for _, strategy in found.stacks)
     panels: dict[str, dict[str, Any]] = {}
     for level in found.ends:
         for (backbone, strategy), own in found.stacks.items():
@@ -64,8 +68,7 @@ def risk_figure(found: Evidence) -> Figure:
                     continue
                 score = _answer_first(own, name, level)[0]
                 curve = calibration.risk_coverage(score, own.correct[0, level])
-                style = {"color": BASELINE, "ls": "--"} if strategy == "none" else look[said]
-                panel[f"{strategy}: {said}"] = (*curve, style)
+                panel[f"{strategy}: {said}"] = (*curve, {**look[strategy], "ls": DASHES[name]})
     return drawn.risk_coverage_curves(panels, len(found.ends))
 
 

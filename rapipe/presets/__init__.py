@@ -17,7 +17,7 @@ from rapipe.errors import UserError
 DEFAULT = "digits"
 PRESETS = (
     *("digits", "tiny", "own-images"),
-    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10"),
+    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10", "simclr"),
 )
 
 

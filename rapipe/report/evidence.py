@@ -6,7 +6,7 @@ Panels are keyed by their titles, lines by their labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,14 +29,19 @@ class Line(NamedTuple):
 
 @styled
 def curves_over_noise(
-    panels: Mapping[str, Mapping[str, Line]], title: str, y: str, zero: bool = False
+    panels: Mapping[str, Mapping[str, Line]],
+    title: str,
+    y: str,
+    zero: bool = False,
+    rows: int = 1,
 ) -> Figure:
     """Values with 95 % intervals against noise.
 
     Args:
         zero: draw the line where nothing differs.
+        rows: of panels.
     """
-    figure, axes_of = panels_of(list(panels), title)
+    figure, axes_of = panels_of(list(panels), title, rows)
     for name, lines in panels.items():
         axes = axes_of[name]
         if zero:
@@ -62,12 +67,15 @@ def matrices(
         axes = axes_of[name]
         axes.imshow(own, cmap="cividis", vmin=low, vmax=high)
         axes.grid(False)
-        axes.set_xticks(range(len(tested)), tested)
+        many = len(tested) > 4  # so names and numbers would overlap
+        slanted: dict[str, Any] = {"rotation": 45, "ha": "right"} if many else {}
+        axes.set_xticks(range(len(tested)), tested, **slanted)
         axes.set_yticks(range(len(trained)), trained)
         for (i, j), value in np.ndenumerate(own):
             dark = value < (low + high) / 2
             text = f"{100 * value:.1f}"
-            axes.text(j, i, text, ha="center", va="center", color="w" if dark else "k", fontsize=9)
+            size, colour = 6 if many else 9, "w" if dark else "k"
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
         axes.set_xlabel("tested with")
     finish(axes_of, "trained with")
     return figure

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart by the colour-blind: Okabe and Ito, "Color Universal Design", 2008."""
 MARKERS = ("s", "o", "^", "D", "v", "P")
 """So that lines can be told apart without colours."""
+PLACES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
+"""Strategies that look the same in every report, whichever others stand beside them."""
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,13 +66,16 @@ styled = mpl.rc_context(STYLE)
 
 
 def looks(strategies: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of each strategy; the baseline is grey."""
-    others = [name for name in dict.fromkeys(strategies) if name != "none"]
-    drawn = [
-        {"color": colour, "marker": marker} for colour, marker in zip(PALETTE, MARKERS, strict=True)
-    ]
-    plain = {"color": BASELINE, "marker": "x"}
-    return {"none": plain, **{name: drawn[i % len(drawn)] for i, name in enumerate(others)}}
+    """Colour and marker of each strategy, or of whatever else; the baseline is grey.
+
+    Names without a place of their own take those that are left, in their order.
+    """
+    names = [name for name in dict.fromkeys(strategies) if name != "none"]
+    free = [i for i, name in enumerate(PLACES) if name not in names] or [*range(len(PLACES))]
+    left = cycle(free)
+    place = {name: PLACES.index(name) if name in PLACES else next(left) for name in names}
+    drawn = {name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in place.items()}
+    return {"none": {"color": BASELINE, "marker": "x"}, **drawn}
 
 
 def condition_of(row: Row) -> Condition:

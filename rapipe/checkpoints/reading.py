@@ -1,0 +1,141 @@
+"""Tensors by name, from a file, a folder or the hub.
+
+No code from a file ever runs: pickles are read by torch's loader that knows tensors only.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rapipe import weights
+from rapipe.errors import UserError
+
+HUB = "hub:"
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+SAFE = ".safetensors"
+CHOICES = (
+    f"name a file ({', '.join((*PICKLED, SAFE))}), a folder that rapipe wrote such as "
+    f"data/encoder, or {HUB}NAME for a pretrained timm model"
+)
+EXPORT = "torch.save(model.state_dict(), 'weights.pt')"
+State = dict[str, Tensor]
+
+
+def read(place: str) -> State:
+    """The tensors of a checkpoint by name: of a file, of a folder that rapipe wrote, or of the hub.
+
+    Args:
+        place: the value of `train.init`: a file of torch (.pt, .pth, .ckpt, .bin, .tar) or
+            .safetensors; a folder with `weights.safetensors` and `card.json`; or `hub:NAME`,
+            a pretrained timm model, the only one that needs a network.
+
+    Raises:
+        UserError: it is missing or damaged, holds no tensors or more than tensors, or the
+            hub does not give it.
+    """
+    path = Path(place)
+    if place.startswith(HUB):
+        return _hub(place)
+    if path.is_dir():
+        return _folder(path, place)
+    if not path.is_file():
+        raise UserError(f"train.init is {place!r}, which does not exist: {CHOICES}")
+    if path.suffix not in (*PICKLED, SAFE):
+        raise UserError(f"train.init is {place!r}, a file of another kind: {CHOICES}")
+    state = dict(_tensors(_safe(path) if path.suffix == SAFE else _pickled(path)))
+    if not state:
+        raise UserError(f"train.init is {place!r}, which holds no tensors: {CHOICES}")
+    return state
+
+
+def _hub(place: str) -> State:
+    import timm
+
+    try:
+        state: State = timm.create_model(place.removeprefix(HUB), pretrained=True).state_dict()
+    except Exception as error:  # of any kind: the name's, the hub's, the network's
+        raise UserError(
+            f"train.init is {place!r}, which timm does not give ({_reason(error)}): mend the name "
+            "or the network, or name a file with its weights on this machine"
+        ) from None
+    return state
+
+
+class _Held(nn.Module):
+    """Any tensors, as a network, so that `weights` reads them and checks their hash."""
+
+    def load_state_dict(self, state: State) -> None:  # type: ignore[override]
+        self.state = state
+
+    def state_dict(self) -> State:  # type: ignore[override]
+        return self.state
+
+
+def _folder(folder: Path, place: str) -> State:
+    if not (folder / weights.CARD).exists():
+        raise UserError(f"train.init is {place!r}, a folder without {weights.CARD}: {CHOICES}")
+    held = _Held()
+    try:
+        weights.fill(held, folder, weights.read_card(folder, "pretrain"), "pretrain")
+    except UserError as error:
+        raise UserError(f"train.init is {place!r}, but {error}") from None
+    return held.state
+
+
+def _safe(path: Path) -> State:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own, and torch's of odd types
+        raise _damaged(path, error) from None
+
+
+def _pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles: what matters is whether it loads
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises anything, KeyError too
+        told = str(error)
+        if "Unsupported" not in told and "TorchScript" not in told:
+            raise _damaged(path, error) from None
+        what = re.search(r"GLOBAL (\S+)", told)
+        raise UserError(
+            f"train.init is {str(path)!r}, which holds more than tensors"
+            f"{f' ({what[1]})' if what else ''} and could run code, so it is not read: if you "
+            f"trust it, load it yourself and write {EXPORT}"
+        ) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"train.init is {str(path)!r}, which does not load ({_reason(error)}): is it whole?"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested tables, their keys joined by dots; optimisers' states are in lists."""
+    if not isinstance(tree, Mapping):
+        return
+    for key in ("state_dict", "model") if not prefix else ():
+        if isinstance(tree.get(key), Mapping):
+            yield from _tensors(tree[key])
+            return
+    for name, value in tree.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value.detach()
+        elif isinstance(name, str):
+            yield from _tensors(value, f"{prefix}{name}.")

@@ -1,0 +1,59 @@
+"""What every head is: what a backbone made of the images -> logits.
+
+Letters: B batch, T tokens, C channels, F features.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+HEADS_AT_MOST = 4
+
+
+class Head(nn.Module):
+    """Base class.
+
+    Attributes:
+        wants_tokens: whether it reads the tokens at the backbone's last place, as they are
+            after the fusion there; else it reads the features.
+    """
+
+    wants_tokens: bool
+
+    def forward(self, features: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Features (B, F), and tokens (B, T, C) for a head that wants them -> logits (B, classes).
+
+        Raises:
+            ValueError: the head wants tokens and there are none.
+        """
+        raise NotImplementedError
+
+
+class TokenHead(Head):
+    """Base class: layers over the tokens, their mean, a norm, and a linear layer.
+
+    The features play no part, so what a backbone does behind its last place is not
+    trained. A layer maps (B, T, C) to (B, T, C).
+    """
+
+    wants_tokens = True
+
+    def __init__(self, layers: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.norm = nn.LayerNorm(channels)
+        self.out = nn.Linear(channels, classes)
+
+    def forward(self, features: Tensor, tokens: Tensor | None = None) -> Tensor:
+        if tokens is None:
+            raise ValueError("this head reads tokens, and got none")
+        pooled = self.layers(tokens).mean(dim=1)  # (B, C)
+        logits: Tensor = self.out(self.norm(pooled))
+        return logits
+
+
+def parts(channels: int) -> int:
+    """Attention heads that `channels` can be split among: 4, or as many as divide them."""
+    return math.gcd(channels, HEADS_AT_MOST)

@@ -1,0 +1,364 @@
+"""Checkpoints from elsewhere: the loaded backbone computes what the network of the file does."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from lightly.models import ResNetGenerator
+from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from rapipe import weights
+from rapipe.backbones import Backbone, Fuse, build, keep
+from rapipe.checkpoints import fill, read
+from rapipe.classifier import Classifier, ClassifierSpec
+from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.errors import UserError
+
+PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def settled(net: nn.Module) -> nn.Module:
+    """In evaluation mode, with BatchNorm statistics that are not those of a new network."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def published() -> nn.Module:
+    torch.manual_seed(0)
+    return settled(torchvision.models.resnet18(num_classes=5))
+
+
+@pytest.fixture(scope="module")
+def lightlys() -> nn.Module:
+    """lightly's own ResNet-18, for small images."""
+    torch.manual_seed(0)
+    return settled(ResNetGenerator("resnet-18", num_classes=5))
+
+
+@pytest.fixture(scope="module")
+def ours() -> Backbone:
+    """As wide as published, with the published stem."""
+    return build("resnet18", 64, "imagenet", 64)
+
+
+class Wrapped(Backbone):
+    """A timm model as a backbone."""
+
+    def __init__(self, net: nn.Module, features: int) -> None:
+        super().__init__()
+        self.net, self.features, self.widths = net, features, (features,)
+
+    def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
+        return self.net(images)
+
+
+def vit(image: int, patch: int, classes: int = 0, depth: int = 2) -> VisionTransformer:
+    torch.manual_seed(image + patch)
+    return VisionTransformer(
+        image, patch, embed_dim=32, depth=depth, num_heads=2, num_classes=classes
+    ).eval()
+
+
+def below(prefix: str, state: dict[str, Tensor], *without: str) -> dict[str, Tensor]:
+    return {prefix + n: t for n, t in state.items() if not n.startswith(without)}
+
+
+def features_of_torchvisions(net: Any, images: Tensor) -> Tensor:
+    return nn.Sequential(*list(net.children())[:-1])(images).flatten(1)
+
+
+def features_of_lightlys(net: Any, images: Tensor) -> Tensor:
+    out = torch.relu(net.bn1(net.conv1(images)))
+    return net.layer4(net.layer3(net.layer2(net.layer1(out)))).mean((2, 3))
+
+
+def scrambled(backbone: Backbone) -> Backbone:
+    """So that what another test loaded cannot pass for what this one loads."""
+    for tensor in backbone.state_dict().values():
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.1, 0.2)
+    return backbone.eval()
+
+
+@torch.no_grad()
+def test_torchvision_file(published: nn.Module, ours: Backbone, tmp_path: Path) -> None:
+    place = str(tmp_path / "resnet18.pth")
+    torch.save(published.state_dict(), place)
+    said = fill(scrambled(ours), read(place), place)
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(ours(images), features_of_torchvisions(published, images))
+    assert said == f"{place}: 120 tensors, found by its own names; left out: fc (2)"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["solo-learn", "moco", "sequential", "timm", "without counters"])
+def test_other_forms_of_the_published_resnet(
+    form: str, published: nn.Module, ours: Backbone
+) -> None:
+    state = published.state_dict()
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    layers = nn.Sequential(*list(published.children())[:-1])
+    held, left = {
+        "solo-learn": (
+            below("momentum_backbone.", other, "fc")
+            | below("backbone.", state, "fc")
+            | {"projector.0.weight": torch.ones(2, 2), "classifier.weight": torch.ones(2, 2)},
+            "momentum_backbone (120), projector (1), classifier (1)",
+        ),
+        "moco": (
+            below("module.encoder_k.", other) | below("module.encoder_q.", state),
+            "module.encoder_k (122), module.encoder_q.fc (2)",
+        ),
+        "sequential": (
+            below("backbone.", layers.state_dict()) | {"prediction_head.0.bias": torch.ones(2)},
+            "prediction_head (1)",
+        ),
+        "timm": (below("model.", state, "fc"), "nothing"),
+        "without counters": (
+            {n: t for n, t in state.items() if not n.endswith("tracked")},
+            "fc (2)",
+        ),
+    }[form]
+    said = fill(scrambled(ours), held, "file.ckpt")
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(ours(images), features_of_torchvisions(published, images))
+    assert said.endswith(f"; left out: {left}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["names", "sequential"])
+def test_lightlys_own_resnet(form: str, lightlys: nn.Module) -> None:
+    layers = nn.Sequential(*list(lightlys.children())[:-1], nn.AdaptiveAvgPool2d(1))
+    state = lightlys.state_dict() if form == "names" else layers.state_dict()
+    backbone = build("resnet18", 64, "cifar", 16).eval()
+    said = fill(backbone, below("backbone.", state), "file.ckpt")
+    images = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(backbone(images), features_of_lightlys(lightlys, images))
+    assert "lightly's" in said
+
+
+@torch.no_grad()
+def test_nested_tables_and_what_lightning_adds(tmp_path: Path) -> None:
+    made, other = (settled(build("resnet18", 4, "half", 16)).state_dict() for _ in range(2))
+    inside = {n.removeprefix("net."): t for n, t in made.items()}
+    lightning, dino = tmp_path / "a.ckpt", tmp_path / "b.pth"
+    torch.save(
+        {
+            "epoch": 3,
+            "state_dict": below("student.backbone.", inside),
+            "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}}],
+            "hyper_parameters": {"lr": 0.1},
+        },
+        lightning,
+    )
+    torch.save({"teacher": below("module.", other), "student": below("module.", inside)}, dino)
+    for path in (lightning, dino):
+        backbone = build("resnet18", 4, "half", 16)
+        fill(backbone, read(str(path)), str(path))
+        assert all(torch.equal(t, made[n]) for n, t in backbone.state_dict().items())
+
+
+def test_what_rapipe_wrote(tmp_path: Path) -> None:
+    """An encoder and a classifier, and neither if a byte is not what it was."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderSpec("perceiver", 4, "half", 16, *PLAIN))
+    classifier = Classifier(ClassifierSpec("perceiver", 4, "half", 16, 3, *PLAIN, "knn", 8, "both"))
+    for made, name in ((encoder, "encoder"), (classifier, "classifier")):
+        folder = tmp_path / name
+        made.write(folder, {})
+        backbone = build("perceiver", 4, "half", 16)
+        said = fill(backbone, read(str(folder)), str(folder))
+        expected = made.backbone.state_dict()
+        assert all(torch.equal(t, expected[n]) for n, t in backbone.state_dict().items())
+    assert said.endswith("under 'backbone.'; left out: fusions (22), head (2)")
+    state = weights.read_card(folder, "train")
+    file = folder / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match=r"train\.init is .*does not match its card"):
+        read(str(folder))
+    assert state["hash"]
+    with pytest.raises(UserError, match=r"a folder without card\.json"):
+        read(str(tmp_path))
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    made, place = build("alexnet", 4, "half", 16), str(tmp_path / "a.safetensors")
+    save_file({n: t.contiguous() for n, t in made.state_dict().items()}, place)
+    backbone = build("alexnet", 4, "half", 16)
+    fill(backbone, read(place), place)
+    assert torch.equal(backbone.hidden[2].weight, made.hidden[2].weight)
+    assert backbone.convolutions[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def test_positions_of_a_larger_image_are_resampled() -> None:
+    pretrained, backbone = vit(32, 4, classes=7), Wrapped(vit(16, 4), 32)
+    said = fill(backbone, pretrained.state_dict(), "vit.pth")
+    expected = resample_abs_pos_embed(pretrained.pos_embed, [4, 4], num_prefix_tokens=1)
+    assert torch.equal(backbone.net.pos_embed, expected)
+    assert "resampled to this image and patch size: pos_embed; left out: head (2)" in said
+
+
+@torch.no_grad()
+def test_patches_of_another_size_are_resampled() -> None:
+    """A kernel for patches twice as large answers alike to images twice as large."""
+    pretrained, backbone = vit(32, 8), Wrapped(vit(16, 4), 32)
+    said = fill(backbone, below("vit.", pretrained.state_dict()), "vit.pth")
+    assert "resampled to this image and patch size: patch_embed.proj.weight" in said
+    coarse = torch.randn(1, 3, 16, 16)
+    fine = nn.functional.interpolate(coarse, scale_factor=2, mode="bicubic")
+    ours, theirs = backbone.net.patch_embed(coarse), pretrained.patch_embed(fine)
+    assert torch.corrcoef(torch.stack((ours.flatten(), theirs.flatten())))[0, 1] > 0.9
+
+
+@torch.no_grad()
+def test_swins_relative_positions_are_resampled() -> None:
+    """A slope stays a slope, and buffers that old files hold are no sign of another network."""
+    options: dict[str, Any] = {"embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2)}
+    pretrained = SwinTransformer(56, 4, window_size=7, num_classes=3, **options)
+    backbone = Wrapped(SwinTransformer(32, 4, window_size=4, num_classes=0, **options), 16)
+    down = torch.arange(13.0).repeat_interleave(13)[:, None]
+    pretrained.layers[0].blocks[0].attn.relative_position_bias_table.copy_(down)
+    state = pretrained.state_dict() | {"layers.0.blocks.1.attn_mask": torch.ones(4)}
+    said = fill(backbone, state, "swin.pth")
+    slope = backbone.net.layers[0].blocks[0].attn.relative_position_bias_table.view(7, 7)
+    assert (slope.diff(dim=0) > 0.5).all()
+    torch.testing.assert_close(slope, slope[:, :1].expand(7, 7))
+    assert "bias_table and 1 more; left out: head (2), layers (1)" in said
+
+
+@torch.no_grad()
+def test_a_timm_model_computes_what_timms_does() -> None:
+    torch.manual_seed(0)
+    pretrained = timm.create_model("resnet10t", num_classes=5).eval()
+    backbone = build("timm:resnet10t", 64, "imagenet", 32).eval()
+    fill(backbone, pretrained.state_dict(), "a.pth")
+    images = torch.randn(2, 3, 32, 32)
+    expected = pretrained.forward_head(pretrained.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(backbone(images), expected)
+
+
+def test_another_width_or_stem_is_told(
+    published: nn.Module, lightlys: nn.Module, ours: Backbone
+) -> None:
+    backbone = build("resnet18", 16, "half", 32)
+    before = weights.weights_hash(backbone)
+    told = (
+        "train.init: conv1.weight is (64, 3, 7, 7) in a.pth but (64, 3, 3, 3) in the backbone: "
+        "set train.width to 64 and train.stem to imagenet, as in that checkpoint"
+    )
+    with pytest.raises(UserError, match=re.escape(told)):
+        fill(backbone, published.state_dict(), "a.pth")
+    with pytest.raises(UserError, match=r"set train\.width to 64, as"):
+        fill(backbone, lightlys.state_dict(), "a.pth")
+    assert weights.weights_hash(backbone) == before, "all or nothing"
+    with pytest.raises(UserError, match=r"set train\.stem to cifar or half, as"):
+        fill(ours, lightlys.state_dict(), "a.pth")
+    with pytest.raises(UserError, match=r"pos_embed is .* of other settings"):
+        fill(
+            Wrapped(vit(16, 4), 32),
+            vit(16, 4).state_dict() | {"pos_embed": torch.ones(1, 8, 32)},
+            "a",
+        )
+
+
+def test_another_network_is_told() -> None:
+    backbone = build("resnet18", 8, "half", 16)
+    own = {n.removeprefix("net."): t for n, t in backbone.state_dict().items()}
+    extra = own | {"layer1.2.conv1.weight": torch.ones(2, 2)}
+    with pytest.raises(UserError, match=r"has layer1\.2\.conv1\.weight too.*larger network"):
+        fill(backbone, extra, "resnet34.pth")
+    fewer = {n: t for n, t in own.items() if not n.startswith("layer4.1.bn2")}
+    with pytest.raises(UserError, match=r"lacks layer4\.1\.bn2\.weight"):
+        fill(backbone, fewer, "a.pth")
+    with pytest.raises(UserError, match=r"blocks\.2\..* too: it is of a larger network"):
+        fill(Wrapped(vit(16, 4), 32), vit(16, 4, depth=3).state_dict(), "a.pth")
+    with pytest.raises(UserError, match=r"such as 'cls_token', and the backbone .*conv1"):
+        fill(backbone, vit(16, 4).state_dict(), "a.pth")
+
+
+class Hostile:
+    """Leaves a file behind wherever it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
+    trace, place = tmp_path / "trace", str(tmp_path / "a.pt")
+    torch.save({"conv1.weight": torch.ones(2), "more": Hostile(trace)}, place)
+    with pytest.raises(UserError, match=r"more than tensors.*torch\.save\(model\.state_dict"):
+        read(place)
+    assert not trace.exists()
+    torch.load(place, weights_only=False)
+    assert trace.exists(), "else the test shows nothing"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "hp": argparse.Namespace(x=1)}, place)
+    with pytest.raises(UserError, match=r"more than tensors \(argparse\.Namespace\)"):
+        read(place)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_damaged_files_are_told(name: str, tmp_path: Path) -> None:
+    path, state = tmp_path / name, {"a": torch.ones(1000)}
+    torch.save(state, path) if name == "a.pth" else save_file(state, path)
+    whole = path.read_bytes()
+    for bad in (b"", b"hello, this is nothing at all", whole[: len(whole) // 2]):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=r"train\.init is .*does not load.*is it whole"):
+            read(str(path))
+
+
+def test_other_mistakes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not exist: name a file .*hub:NAME"):
+        read(str(tmp_path / "none.pth"))
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"another kind: name a file .*\.safetensors"):
+        read(str(tmp_path / "a.txt"))
+    torch.save({"epoch": 3, "losses": [torch.ones(2)]}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="holds no tensors"):
+        read(str(tmp_path / "a.pt"))
+
+
+def test_the_hub_is_asked_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def create(name: str, pretrained: bool) -> nn.Module:
+        asked.append((name, pretrained))
+        return vit(16, 4)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    state = read("hub:vit_some.of_some")
+    assert asked == [("vit_some.of_some", True)]
+    assert np.array_equal(state["pos_embed"], vit(16, 4).pos_embed.detach())
+
+
+def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, pretrained: bool) -> nn.Module:
+        raise ConnectionError("no route to host\nand much more")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(UserError, match=r"hub:resnet18', .*\(no route to host\).* name a file"):
+        read("hub:resnet18")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="Unknown model"):
+        read("hub:resnet19")

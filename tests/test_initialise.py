@@ -1,0 +1,244 @@
+"""What classifiers start from and learn from: pretrained, frozen, few labels, a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rapipe import paths
+from rapipe.errors import UserError
+from rapipe.params import Params, entry, variants
+from rapipe.pipeline import audit, evaluate, initialise, prefetch, train
+from rapipe.pipeline.inputs import read_json
+from rapipe.records import Embeddings, Images, Neighbours
+
+
+@pytest.fixture
+def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The folder of `tiny` to write to, up to its neighbours."""
+    for name in ("corpus", "encoder", "store", "neighbours"):
+        shutil.copytree(tiny[0] / "data" / name, tmp_path / "data" / name)
+    for name in ("store.json", "precision.json"):
+        if (tiny[0] / "data" / name).exists():
+            shutil.copy(tiny[0] / "data" / name, tmp_path / "data" / name)
+    monkeypatch.chdir(tmp_path)
+    return tiny[1]
+
+
+def changed(params: Params, **more: Any) -> Params:
+    """Parameters with other ones in `train`, and in `retrieval` for keys that begin so."""
+    groups: dict[str, dict[str, Any]] = {"train": {}, "retrieval": {}}
+    for key, value in more.items():
+        group, _, name = key.partition("__")
+        groups[group if name else "train"][name or key] = value
+    return dataclasses.replace(
+        params,
+        train=dataclasses.replace(params.train, **groups["train"]),
+        retrieval=dataclasses.replace(params.retrieval, **groups["retrieval"]),
+    )
+
+
+def weights_of(folder: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    found = load_file(folder / "weights.safetensors")
+    return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    assert set(one) == set(other)
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_encoder_is_what_the_same_backbone_starts_from(
+    own: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not pretrained again, and what is there is kept."""
+    monkeypatch.setattr(initialise, "pretrained", None)
+    params = changed(own, backbones=("resnet18", "resnet18+corpus", "resnet18+corpus+frozen"))
+    initialise.run(params)
+    for name in ("resnet18+corpus", "resnet18+corpus+frozen"):
+        assert same(weights_of(paths.START / name), weights_of(paths.ENCODER))
+    assert not (paths.START / "resnet18/weights.safetensors").exists()
+    before = (paths.START / "resnet18+corpus/card.json").stat().st_mtime_ns
+    shutil.rmtree(paths.ENCODER)
+    initialise.run(params)
+    assert (paths.START / "resnet18+corpus/card.json").stat().st_mtime_ns == before
+    initialise.run(changed(own, backbones=("resnet18",)))
+    assert [folder.name for folder in paths.START.iterdir()] == ["resnet18"]
+
+
+def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
+    own: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = initialise.pretrained
+
+    def counted(params: Params, spec: Any) -> Any:
+        calls.append(spec.backbone)
+        return real(params, spec)
+
+    monkeypatch.setattr(initialise, "pretrained", counted)
+    initialise.run(changed(own, backbones=("alexnet+corpus", "alexnet+corpus+noise")))
+    assert calls == ["alexnet"]
+    assert same(*(weights_of(paths.START / f"alexnet+corpus{more}") for more in ("", "+noise")))
+    assert 0 < read_json(paths.START / "alexnet+corpus/card.json", "")["scores"]["linear_top1"] <= 1
+    assert (paths.START / "alexnet+corpus/history.csv").exists()
+
+
+@pytest.mark.parametrize("retrieval", ["none", "knn"])
+@pytest.mark.parametrize("words", ["+corpus", "+corpus+frozen", "+frozen", "+corpus+frozen+graph"])
+def test_only_what_is_not_frozen_moves(own: Params, words: str, retrieval: str) -> None:
+    params = changed(own, backbones=(f"resnet18{words}",))
+    variant = next(v for v in variants(params) if v.retrieval == retrieval)
+    initialise.run(params)
+    train.run(params, variant)
+    folder = paths.MODELS / variant.name
+    trained, card = weights_of(folder, "backbone."), read_json(folder / "card.json", "train")
+    moved = not same(trained, weights_of(paths.ENCODER)) if "corpus" in words else None
+    assert moved is (None if "corpus" not in words else "frozen" not in words)
+    assert (card["trained_parameters"] < card["parameters"]) is ("frozen" in words)
+    evaluate.run(params, variant)
+    assert 0 <= read_json(paths.RUNS / f"{variant.name}.json", "eval")["rows"][0]["top1"] <= 1
+
+
+def test_pretrained_elsewhere(own: Params) -> None:
+    """Here elsewhere is a folder of ours; tests/test_checkpoints.py has the other forms."""
+    params = changed(own, backbones=("resnet18+elsewhere",), init="data/encoder")
+    initialise.run(params)
+    assert same(weights_of(paths.START / "resnet18+elsewhere"), weights_of(paths.ENCODER))
+    with pytest.raises(UserError, match=r"train\.init"):
+        initialise.run(changed(params, init="data/nowhere.pth"))
+    with pytest.raises(UserError, match="is of another network"):
+        initialise.run(changed(params, backbones=("alexnet+elsewhere",)))
+
+
+def test_a_start_of_another_network_is_refused(own: Params) -> None:
+    params = changed(own, backbones=("resnet18+corpus",))
+    initialise.run(params)
+    wider = changed(params, width=8)
+    with pytest.raises(UserError, match=r"train\.width or train\.stem: run rapipe initialise"):
+        train.run(wider, variants(wider)[0])
+    shutil.rmtree(paths.START)
+    with pytest.raises(UserError, match="is missing: run rapipe initialise"):
+        train.run(params, variants(params)[0])
+
+
+def test_withheld_labels_are_known_to_nobody(own: Params) -> None:
+    params = changed(own, backbones=("alexnet",), label_fraction=0.1)
+    prefetch.run(params)
+    bank, images = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
+    assert len(bank) == len(images), "the images stay in the memory"
+    kept = bank.labels >= 0
+    assert 0.1 * len(images) <= kept.sum() <= 0.1 * len(images) + 10
+    truth = dict(zip(images.ids.tolist(), images.labels.tolist(), strict=True))
+    assert bank.labels[kept].tolist() == [truth[own] for own in bank.ids[kept].tolist()]
+    audit.run(params)
+    for variant in variants(params):
+        if variant.retrieval != "sampled":
+            train.run(params, variant)
+            card = read_json(paths.MODELS / variant.name / "card.json", "train")
+            assert card["labels"] == kept.sum()
+    spoiled = bank.take(np.arange(len(bank)))  # in memory: its file is written over
+    dataclasses.replace(spoiled, labels=np.zeros(len(bank), np.int64)).write(paths.BANK)
+    with pytest.raises(UserError, match=r"labels that train\.label_fraction withholds"):
+        audit.run(params)
+
+
+def test_a_student_learns_from_images_without_labels(
+    own: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher sees the known labels, the student all images and none of the labels."""
+    images = Images.read(paths.split("train"))
+    labels = images.labels.copy()
+    labels[:500] = -1
+    dataclasses.replace(
+        images, labels=labels, ids=images.ids.copy(), pixels=images.pixels.copy()
+    ).write(paths.split("train"))
+    params = changed(
+        own,
+        backbones=("alexnet+distilled",),
+        distill="resnet18+corpus",
+        label_fraction=0.2,
+        retrieval__strategies=("knn",),
+    )
+    initialise.run(params)
+    prefetch.run(params)
+    audit.run(params)
+    assert len(Neighbours.read(paths.table("knn", "train")).query_ids) == len(images)
+    seen: list[tuple[str, int, bool]] = []
+    real = train.Training
+
+    def noted(classifier: Any, augment: Any, own: Images, *more: Any) -> Any:
+        seen.append((classifier.spec.backbone, len(own), more[-2] is not None))
+        return real(classifier, augment, own, *more)
+
+    monkeypatch.setattr(train, "Training", noted)
+    for variant in variants(params):
+        train.run(params, variant)
+        card = read_json(paths.MODELS / variant.name / "card.json", "train")
+        assert card["spec"]["backbone"] == "alexnet"
+        few = card["labels"]
+        assert 0 < few < 0.25 * len(images)
+        assert seen == [("resnet18", few, False), ("alexnet", len(images), True)]
+        assert not list(paths.CHECKPOINTS.glob("*teacher*"))
+        seen.clear()
+
+
+def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = changed(own, backbones=("alexnet+distilled",), distill="alexnet")
+    initialise.run(params)
+    variant = variants(params)[0]
+    taught: list[str] = []
+    real = train.trained
+
+    def dies(params: Params, variant: Any, own: Any, *more: Any) -> Any:
+        taught.append("student" if own.distilled else "teacher")
+        if taught == ["teacher", "student"]:
+            raise KeyboardInterrupt
+        return real(params, variant, own, *more)
+
+    monkeypatch.setattr(train, "trained", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(params, variant)
+    train.run(params, variant)
+    assert taught == ["teacher", "student", "student"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resnet18+frozen+corpus",
+        "resnet18+",
+        "+corpus",
+        "a+noise+distilled",
+        "a+x+y",
+        "a+linear",
+        "a+corpus+elsewhere",
+    ],
+)
+def test_words_in_another_order_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"train\.backbones has .*in this order"):
+        entry(text)
+
+
+def test_what_contradicts_itself_is_refused(own: Params) -> None:
+    for more, told in (
+        ({"backbones": ("alexnet+distilled",)}, r"train\.distill names no teacher"),
+        (
+            {"backbones": ("alexnet+distilled",), "distill": "alexnet+distilled"},
+            "learns from labels",
+        ),
+        ({"backbones": ("alexnet+elsewhere",)}, r"train\.init is empty"),
+    ):
+        with pytest.raises(UserError, match=told):
+            changed(own, **more)
+    with pytest.raises(UserError, match="sees every label"):
+        dataclasses.replace(
+            changed(own, label_fraction=0.5),
+            pretrain=dataclasses.replace(own.pretrain, objective="supervised"),
+        )

@@ -1,0 +1,187 @@
+"""Every row of `rapipe methods`, in the pipeline, on a handful of digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from rapipe import paths, presets
+from rapipe.cli import app
+from rapipe.errors import UserError
+from rapipe.params import Params, SourceParams, load, variants
+from rapipe.pipeline import corpus, embed, evaluate, initialise, methods, prefetch, pretrain, train
+from rapipe.pipeline.checks import check
+from rapipe.pipeline.inputs import read_json
+
+ROWS = methods.rows()
+SMALL_VIT = "timm:test_vit3"
+TAUGHT = {
+    "accumulate": 2,
+    "clip": 0.5,
+    "patience": 1,
+    "warmup": 0.5,
+    "label_smoothing": 0.1,
+    "mixup": 0.2,
+}
+"""Values of the tricks that are asked for by a number."""
+
+
+def names(kind: str) -> list[str]:
+    return [row["name"] for row in ROWS if row["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    """A hundred digits, embedded, with the neighbours of every strategy."""
+    folder = tmp_path_factory.mktemp("micro")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        presets.write("tiny", Path("params.yaml"))
+        params = load(Path("params.yaml"))
+        params = dataclasses.replace(
+            params,
+            corpus=dataclasses.replace(params.corpus, sources=(SourceParams("digits", limit=400),)),
+            pretrain=dataclasses.replace(params.pretrain, batch_size=16, learning_rate=0.05),
+            retrieval=dataclasses.replace(
+                params.retrieval, strategies=tuple(names("strategy")), replay=100, prune=0.0
+            ),
+            train=dataclasses.replace(params.train, batch_size=32, probe_every=0),
+            evaluate=dataclasses.replace(params.evaluate, attributed=0, swap_std=()),
+        )
+        for stage in (corpus, pretrain, embed, prefetch):
+            stage.run(params)
+    return folder, params
+
+
+@pytest.fixture
+def small(micro: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params:
+    monkeypatch.chdir(micro[0])
+    return micro[1]
+
+
+def trained(params: Params, backbone: str, strategy: str, **more: Any) -> dict[str, Any]:
+    """Train and evaluate one classifier; returns its card."""
+    own = dataclasses.replace(
+        params,
+        train=dataclasses.replace(params.train, backbones=(backbone,), **more),
+    )
+    check(own)
+    initialise.run(own)
+    variant = next(v for v in variants(own) if v.retrieval == strategy)
+    train.run(own, variant)
+    evaluate.run(own, variant)
+    for row in read_json(paths.RUNS / f"{variant.name}.json", "eval")["rows"]:
+        assert 0 <= row["top1"] <= 1
+        assert math.isfinite(row["nll"])
+    return read_json(paths.MODELS / variant.name / "card.json", "train")
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_objective(name: str, micro: tuple[Path, Params], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
+    params, encoder = micro[1], SMALL_VIT if name == "mae" else "resnet18"
+    recipe = dataclasses.replace(
+        params.pretrain, objective=name, encoder=encoder, learning_rate=0.01
+    )
+    check(dataclasses.replace(params, pretrain=recipe))
+    pretrain.run(dataclasses.replace(params, pretrain=recipe))
+    scores = read_json(paths.PRETRAINING / "scores.json", "pretrain")
+    assert 0 <= scores["knn_top1"] <= 1
+    assert 0 <= scores["linear_top1"] <= 1
+    assert read_json(paths.ENCODER / "card.json", "pretrain")["recipe"]["objective"] == name
+
+
+@pytest.mark.parametrize("strategy", ["none", "knn"])
+@pytest.mark.parametrize("name", [n if n != "timm:NAME" else SMALL_VIT for n in names("backbone")])
+def test_backbone(name: str, strategy: str, small: Params) -> None:
+    assert trained(small, name, strategy)["spec"]["backbone"] == name
+
+
+@pytest.mark.parametrize("name", names("strategy"))
+def test_strategy(name: str, small: Params) -> None:
+    card = trained(small, "alexnet", name)
+    assert card["variant"]["retrieval"] == name
+    assert card["bank_size"] > 0
+
+
+@pytest.mark.parametrize("name", names("head"))
+def test_head(name: str, small: Params) -> None:
+    words = "" if name == "linear" else f"+{name}"
+    assert trained(small, f"alexnet+frozen{words}", "knn")["spec"]["head"] == name
+
+
+@pytest.mark.parametrize("name", names("start"))
+def test_start(name: str, small: Params) -> None:
+    words = "" if name == "scratch" else name
+    card = trained(small, f"resnet18{words}", "none", init="data/encoder", distill="alexnet")
+    assert (card["start"] != "scratch") is (name in ("+corpus", "+elsewhere"))
+
+
+@pytest.mark.parametrize("name", names("views"))
+def test_augmentation(name: str, small: Params) -> None:
+    trained(small, "alexnet", "none", augment=name)
+
+
+@pytest.mark.parametrize("name", names("optimiser"))
+def test_optimiser(name: str, micro: tuple[Path, Params], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
+    recipe = dataclasses.replace(micro[1].pretrain, optimiser=name, learning_rate=0.01)
+    pretrain.run(dataclasses.replace(micro[1], pretrain=recipe))
+    assert read_json(paths.ENCODER / "card.json", "pretrain")["recipe"]["optimiser"] == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (row["kind"], row["name"])
+        for row in ROWS
+        if row["kind"] in ("schedule", "average", "tuned", "trick")
+    ],
+)
+def test_trick(kind: str, name: str, small: Params) -> None:
+    asked = {
+        "schedule": {"schedule": name},
+        "average": {"average": name},
+        "tuned": {"tune": (name,)},
+        "trick": {name: TAUGHT.get(name)},
+    }[kind]
+    card = trained(small, "alexnet", "none", epochs=2, **asked)
+    assert (name in card["found"]) is (kind == "tuned")
+
+
+def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
+    for row in ROWS:
+        assert row["about"].endswith("."), row
+        assert len(row["about"]) > 20, row
+        assert len(row["source"]) > 10, row
+    assert len({(row["kind"], row["name"]) for row in ROWS}) == len(ROWS)
+
+
+def test_every_kind_is_tested_above() -> None:
+    tested = "objective backbone strategy head start views optimiser schedule average tuned trick"
+    assert set(methods.KINDS) == {*tested.split(), "logger"}, "loggers are in test_tricks.py"
+
+
+def test_every_method_stands_in_the_docs() -> None:
+    text = (ROOT / "docs/methods.md").read_text()
+    for row in ROWS:
+        assert f"`{row['name']}`" in text, row["name"]
+
+
+def test_methods_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["methods", "--json"])
+    assert json.loads(shown.stdout) == ROWS
+    assert "simclr" in CliRunner().invoke(app, ["methods", "objective"]).stdout
+    with pytest.raises(UserError, match="no kind 'x' of methods; choose from objective"):
+        methods.rows("x")
