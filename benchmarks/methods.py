@@ -6,7 +6,8 @@
 Runs the stages of the pipeline on the digits that ship with rapipe, and pretraining also on
 10 % of CIFAR-10 from FOLDER, which holds its train.parquet and test.parquet. Each run adds a
 row to `results/methods/`; what has one is not run again. Then all rows are printed, as
-Markdown tables or as JSON. Each row is what `dvc exp run` gives with its `-S` options.
+Markdown tables or as JSON, and the tables in docs/methods.md are made anew. Each row is what
+`dvc exp run` gives with its `-S` options.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any
 from benchmarks.common import machine
 
 WORK = Path("data/methods")
-FOUND = Path("results/methods").absolute()
+ROOT = Path(__file__).parent.parent
+FOUND = ROOT / "results/methods"
 ENCODERS, CLASSIFIERS = FOUND / "encoders.csv", FOUND / "classifiers.csv"
 CIFAR = {
     "corpus.validation_fraction": 0.2,
@@ -37,6 +39,8 @@ CIFAR = {
 VIT = "timm:vit_tiny_patch16_224"
 OFF = {"evaluate.attributed": 0, "evaluate.swap_std": [], "train.probe_every": 0}
 """What the tables do not show."""
+DOCS = ROOT / "docs/methods.md"
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 Row = dict[str, Any]
 Sets = dict[str, Any]
 
@@ -190,6 +194,7 @@ def main() -> None:
         print(json.dumps({"machine": machine("torch", "lightly", "timm"), **found}, indent=2))
     else:
         print("\n".join(tables()))
+    DOCS.write_text(with_tables(DOCS.read_text()))
 
 
 def params_of(sets: Sets) -> Any:
@@ -306,6 +311,13 @@ def add(path: Path, row: Row) -> None:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def with_tables(text: str) -> str:
+    """The page with the present tables in the place of its own."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return "\n".join((head + BEGIN, *tables(), "", END + tail))
 
 
 def tables() -> Iterator[str]:

@@ -1,0 +1,42 @@
+"""What an encoder's features are worth: a vote of neighbours, and a linear classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from conftest import make_images
+
+from rapipe.evaluation.features import knn_accuracy, linear_accuracy
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    scaled = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(scaled.astype(np.float32))
+
+
+def test_a_linear_classifier_finds_what_is_hidden_from_neighbours() -> None:
+    """The class is a small step along one axis, beside large noise along forty others."""
+    rng, scores = np.random.default_rng(0), []
+    train, queries = make_images(600, classes=2), make_images(200, seed=1, classes=2)
+
+    def features(labels: np.ndarray) -> np.ndarray:
+        noise = rng.standard_normal((len(labels), 40))
+        return unit(np.column_stack([labels - 0.5, noise]))
+
+    one, other = features(train.labels), features(queries.labels)
+    for accuracy in (linear_accuracy, knn_accuracy):
+        scores.append(accuracy(train, one, queries, other))
+    assert scores[0] > 0.95
+    assert scores[1] < 0.75
+
+
+def test_what_is_asked_was_not_learned() -> None:
+    """Random labels are learned by heart where queries are training images; so these are left out."""
+    train = make_images(60, classes=2)
+    rng = np.random.default_rng(0)
+    train = dataclasses.replace(train, labels=rng.integers(0, 2, 60))
+    vectors = unit(rng.standard_normal((60, 200)))
+    queries = train.take(np.arange(30))
+    held_out = linear_accuracy(train.take(np.arange(30, 60)), vectors[30:], queries, vectors[:30])
+    assert linear_accuracy(train, vectors, queries, vectors[:30]) == held_out < 0.8
