@@ -200,7 +200,7 @@ class RandAugment(nn.Module):
 
 
 def none(size: int) -> nn.Module:
-    """Images as they are.
+    """Images as they are, without augmentation.
 
     Source: this project.
     """

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from rapipe import presets
 from rapipe.params import Params, load, variants
 from rapipe.records import Embeddings, Images
 
 ROOT = Path(__file__).parent.parent
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch starts its threads
+    threads = (os.cpu_count() or 1) // int(workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # every test is of the CPU, the same on every machine
 
 
@@ -42,23 +49,62 @@ def make_embeddings(n: int, d: int = 8, seed: int = 0, split: str = "train") -> 
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test comes first, so that nobody waits for it in the end."""
+    items.sort(key=lambda item: "test_e2e" not in item.nodeid)
+
+
+def shared(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Params]
+) -> tuple[Path, Params]:
+    """A folder that `make` fills, and its params.
+
+    Where several processes share the tests, the first makes it, and each has a copy.
+    """
+    folder = factory.mktemp(name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return folder, make(folder)
+    whole, known = (factory.getbasetemp().parent / f"{name}{end}" for end in ("", ".pickle"))
+    with FileLock(f"{whole}.lock"):
+        if not known.exists():
+            whole.mkdir()
+            known.write_bytes(pickle.dumps(make(whole)))
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    params: Params = pickle.loads(known.read_bytes())
+    return folder, params
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     """A folder where every stage has run in this process on the preset `tiny`, and its params."""
-    from rapipe.pipeline import audit, corpus, embed, evaluate, prefetch, pretrain, report, train
+    return shared(tmp_path_factory, "tiny", make_tiny)
 
-    folder = tmp_path_factory.mktemp("tiny")
+
+def make_tiny(folder: Path) -> Params:
+    """Run every stage on the preset `tiny` in a folder."""
+    from rapipe.pipeline import (
+        audit,
+        corpus,
+        embed,
+        evaluate,
+        initialise,
+        prefetch,
+        pretrain,
+        report,
+        train,
+    )
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (corpus, pretrain, embed, prefetch, audit):
+        for stage in (corpus, pretrain, embed, prefetch, audit, initialise):
             stage.run(params)
         for variant in variants(params):
             train.run(params, variant)
             evaluate.run(params, variant)
         report.run(params)
-    return folder, params
+    return params
 
 
 @pytest.fixture

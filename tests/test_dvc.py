@@ -42,6 +42,7 @@ def test_stages_are_those_of_the_design() -> None:
         "embed",
         "prefetch",
         "audit",
+        "initialise",
         "train-plain",
         "train-retrieval",
         "evaluate-plain",
@@ -94,6 +95,25 @@ def test_params_read_are_declared(stage: str, in_tiny: Params) -> None:
     seen: set[str] = set()
     importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(in_tiny, seen))
     check_declared(stage, seen)
+
+
+def test_params_read_to_initialise_are_declared(
+    in_tiny: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    for module in ("initialise", "pretrain"):
+        monkeypatch.setattr(f"rapipe.pipeline.{module}.asdict", as_dict)
+    for name in ("corpus", "encoder"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(Path("data", name).absolute())
+    monkeypatch.chdir(tmp_path)
+    entries = ("alexnet+corpus", "resnet18+elsewhere", "alexnet+distilled")
+    train = dataclasses.replace(
+        in_tiny.train, backbones=entries, init="data/encoder", distill="resnet18"
+    )
+    params = dataclasses.replace(in_tiny, train=train)
+    importlib.import_module("rapipe.pipeline.initialise").run(Recorder(params, seen))
+    check_declared("initialise", seen)
 
 
 @pytest.mark.parametrize("retrieval", ["none", "knn"])

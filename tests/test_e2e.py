@@ -59,6 +59,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Path) -> None:
         "embed",
         "prefetch",
         "audit",
+        "initialise",
         "train-plain@alexnet-0",
         "train-retrieval@alexnet-knn-0",
         "evaluate-plain@alexnet-0",

@@ -221,6 +221,7 @@ def test_the_tiny_pipeline_passes(in_tiny: Params) -> None:
     assert checks == {
         "split_overlap": {"checked": 5000, "found": 0},
         "held_out_in_bank": {"checked": 3500, "found": 0},
+        "withheld_labels": {"checked": 0, "found": 0},
         **{
             name: {"checked": 10000, "found": 0}
             for name in ("strangers", "outside_bank", "self_hits")

