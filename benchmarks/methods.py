@@ -99,15 +99,12 @@ WHOLE = (
     "perceiver_xl",
     "perceiver_io",
 )
-OF_TIMM = (
-    VIT,
-    "timm:swin_tiny_patch4_window7_224",
-    "timm:tnt_s_patch16_224",
-    "timm:mixer_s32_224",
-    "timm:convnext_atto",
-)
+OF_TIMM = (VIT, "timm:convnext_atto")
+LARGE = ("timm:swin_tiny_patch4_window7_224", "timm:tnt_s_patch16_224", "timm:mixer_s32_224")
+"""Of timm too; they come last, since each takes as long as ten others."""
 FROZEN = "resnet18+corpus+frozen"
 FEW: Sets = {"label_fraction": 0.1, "epochs": 20}
+PERCEIVER: Sets = {"train.backbones": ["perceiver"]}
 CASES = (
     encoder("objective", "byol", 0.2, objective="byol"),
     encoder("objective", "simclr", 0.2, objective="simclr"),
@@ -149,7 +146,7 @@ CASES = (
         **FEW,
     ),
     *(
-        Case("strategy", name, {"train.backbones": ["perceiver"]}, "", (name,))
+        Case("strategy", name, PERCEIVER, "", (name,))
         for name in ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
     ),
     *(
@@ -161,6 +158,17 @@ CASES = (
         for name in ("cosine", "linear", "constant", "step")
     ),
     *(classifier("average", name, average=name) for name in ("none", "ema", "swa")),
+    Case("setting", "retrieval.dropout", {**PERCEIVER, "retrieval.dropout": 0.0}, "0"),
+    Case("setting", "retrieval.dropout", {**PERCEIVER, "retrieval.dropout": 0.5}, "0.5"),
+    *(
+        Case(
+            "setting",
+            "train.label_fraction",
+            {**PERCEIVER, "train.label_fraction": share},
+            f"{share:g}",
+        )
+        for share in (0.01, 0.1, 1.0)
+    ),
     classifier("tuned", "learning_rate", tune=["learning_rate"]),
     classifier("tuned", "batch_size", tune=["batch_size"]),
     classifier("trick", "accumulate", accumulate=2),
@@ -169,6 +177,7 @@ CASES = (
     classifier("trick", "warmup", warmup=0.1),
     classifier("trick", "label_smoothing", label_smoothing=0.1),
     classifier("trick", "mixup", mixup=0.2),
+    *(classifier("backbone", "timm:NAME", name, name) for name in LARGE),
 )
 
 

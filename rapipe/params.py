@@ -190,6 +190,11 @@ class RetrievalParams:
             raise UserError(
                 "retrieval.strategies: 'none' is always run as the baseline; leave it out"
             )
+        if "replay" in self.strategies and self.replay < self.k:
+            raise UserError(
+                f"retrieval.replay is {self.replay}, but retrieval.k is {self.k}: the memory of "
+                "'replay' must hold at least as many images as are looked up"
+            )
         if isinstance(self.bank, int) and self.bank < 1:
             raise UserError(
                 f"retrieval.bank is {self.bank}; choose all, a number of images of at least 1, "
@@ -228,12 +233,19 @@ def entry(text: str) -> Entry:
     distilled, noisy = taken(DISTILLED), taken(NOISE)
     if left or head in (*STARTS, FROZEN, "linear") or "" in (network, *words):
         raise UserError(
-            f"train.backbones has {text!r}; write NAME[+{'|'.join(STARTS)}][+{FROZEN}]"
+            f"{text!r} is no name of a classifier; write NAME[+{'|'.join(STARTS)}][+{FROZEN}]"
             f"[+HEAD][+{DISTILLED}][+{NOISE}], in this order"
         )
     return Entry(
         network, start or "scratch", bool(frozen), head or "linear", bool(distilled), bool(noisy)
     )
+
+
+def _named(key: str, text: str) -> Entry:
+    try:
+        return entry(text)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -283,7 +295,7 @@ class TrainParams:
     """Let torch compile the networks, of pretraining too."""
 
     def __post_init__(self) -> None:
-        entries = [entry(name) for name in self.backbones]
+        entries = [_named(f"train.backbones[{i}]", own) for i, own in enumerate(self.backbones)]
         starts = {own.start for own in entries}
         if any(own.distilled for own in entries):
             if not self.distill:
@@ -291,7 +303,7 @@ class TrainParams:
                     f"train.backbones has {DISTILLED!r}, but train.distill names no teacher: "
                     "write it as in train.backbones, such as resnet18+corpus"
                 )
-            teacher = entry(self.distill)
+            teacher = _named("train.distill", self.distill)
             if teacher.distilled:
                 raise UserError(
                     f"train.distill is {self.distill!r}; a teacher learns from labels, so leave "

@@ -9,6 +9,8 @@ RAW = Path("data/raw")
 CACHE = Path("data/cache")
 """Decoded images of each source, and indexes; may be deleted at any time."""
 INDEX = CACHE / "index"
+STARTS = CACHE / "starts"
+"""Weights to start from that have been made before, by what they were made from."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
 CONTACT_SHEET = CORPUS / "sheet.png"
@@ -21,7 +23,7 @@ NEIGHBOURS_PART = Path("data/neighbours.part")
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
 START = Path("data/start")
-"""For each name in `train.backbones` the weights that it starts from, if it has any."""
+"""For each name in `train.backbones` the weights it starts from, and what it alone needs."""
 TEACHER = "teacher"
 """Folder of the same in that of a name that has a teacher."""
 LOGS = Path("data/logs")

@@ -38,3 +38,9 @@ def test_what_is_asked_was_not_learned() -> None:
     queries = train.take(np.arange(30))
     held_out = linear_accuracy(train.take(np.arange(30, 60)), vectors[30:], queries, vectors[:30])
     assert linear_accuracy(train, vectors, queries, vectors[:30]) == held_out < 0.8
+
+
+def test_one_class_is_always_right() -> None:
+    train, queries = make_images(20, classes=1), make_images(8, seed=1, classes=1)
+    vectors = unit(np.random.default_rng(0).standard_normal((20, 5)))
+    assert linear_accuracy(train, vectors, queries, vectors[:8]) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from safetensors.numpy import load_file
 from rapipe import paths
 from rapipe.errors import UserError
 from rapipe.params import Params, entry, variants
-from rapipe.pipeline import audit, evaluate, initialise, prefetch, train
+from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
 from rapipe.pipeline.inputs import read_json
+from rapipe.pipeline.starts import Start
 from rapipe.records import Embeddings, Images, Neighbours
 
 
@@ -57,19 +59,19 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 def test_the_encoder_is_what_the_same_backbone_starts_from(
     own: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not pretrained again, and what is there is kept."""
+    """It is not pretrained again, and its weights are found again when they are wanted again."""
     monkeypatch.setattr(initialise, "pretrained", None)
     params = changed(own, backbones=("resnet18", "resnet18+corpus", "resnet18+corpus+frozen"))
     initialise.run(params)
+    first = (paths.START / "resnet18+corpus/card.json").read_bytes()
     for name in ("resnet18+corpus", "resnet18+corpus+frozen"):
         assert same(weights_of(paths.START / name), weights_of(paths.ENCODER))
     assert not (paths.START / "resnet18/weights.safetensors").exists()
-    before = (paths.START / "resnet18+corpus/card.json").stat().st_mtime_ns
-    shutil.rmtree(paths.ENCODER)
-    initialise.run(params)
-    assert (paths.START / "resnet18+corpus/card.json").stat().st_mtime_ns == before
     initialise.run(changed(own, backbones=("resnet18",)))
     assert [folder.name for folder in paths.START.iterdir()] == ["resnet18"]
+    shutil.rmtree(paths.ENCODER)
+    initialise.run(params)
+    assert (paths.START / "resnet18+corpus/card.json").read_bytes() == first
 
 
 def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
@@ -86,8 +88,9 @@ def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
     initialise.run(changed(own, backbones=("alexnet+corpus", "alexnet+corpus+noise")))
     assert calls == ["alexnet"]
     assert same(*(weights_of(paths.START / f"alexnet+corpus{more}") for more in ("", "+noise")))
-    assert 0 < read_json(paths.START / "alexnet+corpus/card.json", "")["scores"]["linear_top1"] <= 1
-    assert (paths.START / "alexnet+corpus/history.csv").exists()
+    (history,) = paths.STARTS.glob("*/history.csv")
+    assert "linear_top1" in history.read_text()
+    assert not list(paths.CHECKPOINTS.glob("*"))
 
 
 @pytest.mark.parametrize("retrieval", ["none", "knn"])
@@ -130,6 +133,11 @@ def test_a_start_of_another_network_is_refused(own: Params) -> None:
 
 def test_withheld_labels_are_known_to_nobody(own: Params) -> None:
     params = changed(own, backbones=("alexnet",), label_fraction=0.1)
+    with pytest.raises(
+        UserError, match=r"another train\.label_fraction than 0\.1.*rapipe prefetch"
+    ):
+        train.check_labels(params)
+    initialise.run(params)
     prefetch.run(params)
     bank, images = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
     assert len(bank) == len(images), "the images stay in the memory"
@@ -196,17 +204,48 @@ def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyP
     taught: list[str] = []
     real = train.trained
 
-    def dies(params: Params, variant: Any, own: Any, *more: Any) -> Any:
-        taught.append("student" if own.distilled else "teacher")
+    def dies(params: Params, variant: Any, material: Any, start: Any, *more: Any) -> Any:
+        taught.append("student" if start.teacher else "teacher")
         if taught == ["teacher", "student"]:
             raise KeyboardInterrupt
-        return real(params, variant, own, *more)
+        return real(params, variant, material, start, *more)
 
     monkeypatch.setattr(train, "trained", dies)
     with pytest.raises(KeyboardInterrupt):
         train.run(params, variant)
     train.run(params, variant)
     assert taught == ["teacher", "student", "student"]
+
+
+def test_results_of_other_starts_have_another_setting(own: Params) -> None:
+    """What a classifier starts from, and its teacher's noise, keep results apart."""
+    settings = set()
+    recipes = [own.pretrain, dataclasses.replace(own.pretrain, learning_rate=0.1)]
+    entries = ("resnet18+corpus", "alexnet+distilled", "alexnet+noise", "alexnet")
+    for number, recipe in enumerate(recipes):
+        params = changed(
+            own, backbones=entries, distill="alexnet+noise", noise_std=0.1 * (number + 1)
+        )
+        params = dataclasses.replace(params, pretrain=recipe)
+        if number:
+            pretrain.run(params)
+        initialise.run(params)
+        for variant in variants(params):
+            if variant.retrieval == "none":
+                start = Start.of(variant)
+                settings.add(
+                    (variant.backbone, train.setting(params, variant, start, None, "fp32"))
+                )
+    assert Counter(name for name, _ in settings) == dict.fromkeys(entries[:3], 2) | {"alexnet": 1}
+
+
+def test_what_a_start_says_is_read_or_told(own: Params) -> None:
+    start = changed(own, backbones=("alexnet+distilled",), distill="alexnet")
+    initialise.run(start)
+    assert Start.of(variants(start)[0]).teacher == "alexnet"
+    (paths.START / "alexnet+distilled/card.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is damaged .*run rapipe initialise"):
+        Start.of(variants(start)[0])
 
 
 @pytest.mark.parametrize(
@@ -222,7 +261,7 @@ def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_words_in_another_order_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"train\.backbones has .*in this order"):
+    with pytest.raises(UserError, match=r"is no name of a classifier; write .*in this order"):
         entry(text)
 
 

@@ -140,7 +140,7 @@ def test_head(name: str, small: Params) -> None:
 def test_start(name: str, small: Params) -> None:
     words = "" if name == "scratch" else name
     card = trained(small, f"resnet18{words}", "none", init="data/encoder", distill="alexnet")
-    assert (card["start"] != "scratch") is (name in ("+corpus", "+elsewhere"))
+    assert card["teacher"] == ("alexnet" if name == "+distilled" else "")
 
 
 @pytest.mark.parametrize("name", names("views"))
@@ -178,6 +178,13 @@ def test_trick(kind: str, name: str, small: Params) -> None:
     assert (name in card["found"]) is (kind == "tuned")
 
 
+@pytest.mark.parametrize("name", names("setting"))
+def test_setting(name: str, small: Params) -> None:
+    group, key = name.split(".")
+    changed = dataclasses.replace(getattr(small, group), **{key: 0.5})
+    assert trained(dataclasses.replace(small, **{group: changed}), "alexnet", "knn")["labels"] > 0
+
+
 def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
     for row in ROWS:
         assert row["about"].endswith("."), row
@@ -187,8 +194,9 @@ def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
 
 
 def test_every_kind_is_tested_above() -> None:
-    tested = "objective backbone strategy head start views optimiser schedule average tuned trick"
-    assert set(methods.KINDS) == {*tested.split(), "logger"}, "loggers are in test_tricks.py"
+    here = "objective backbone strategy head start views optimiser schedule average tuned trick"
+    elsewhere = "logger"  # in test_tricks.py
+    assert set(methods.KINDS) == {*here.split(), "setting", elsewhere}
 
 
 def test_every_method_stands_in_the_docs() -> None:

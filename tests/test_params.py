@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import ROOT
 from rapipe import presets
 from rapipe.errors import UserError
 from rapipe.params import Params, load, parse, variants
-from rapipe.pipeline.checks import load_checked
+from rapipe.pipeline.checks import check, load_checked
 
 TEXT = (ROOT / "params.yaml").read_text()
 
@@ -78,6 +79,20 @@ def test_every_key_has_a_comment() -> None:
         ("background: white", "background: red", "corpus.background is 'red'; it must be one of"),
         ("max_pixels: 100000000", "max_pixels: 1000000000", "corpus.max_pixels is 1000000000; it"),
         ("download: false", "download: 'no'", "corpus.download is 'no'; it must be true or false"),
+        ("objective: byol", "objective: mae", "pretrain.encoder: pretrain.objective is mae"),
+        ("head: []", "head: [0]", "pretrain.head[0] is 0; it must be at least 1"),
+        ("temperature: 0 ", "temperature: 0.3 ", "pretrain.temperature is 0.3, but"),
+        ("optimiser: sgd", "optimiser: adam", "pretrain.optimiser is 'adam'; it must be one of s"),
+        ("alexnet+noise] #", "alexnet+elsewhere] #", "train.init is empty"),
+        ("alexnet+noise] #", "alexnet+distilled] #", "train.distill names no teacher"),
+        ("alexnet+noise] #", "alexnet+x+y] #", "train.backbones[3]: 'alexnet+x+y' is no name of"),
+        ("alexnet+noise] #", "alexnet+grph] #", "behind + must stand one of corpus, elsewhere, f"),
+        ("alexnet+noise] #", "'timm:vit_tny'] #", "train.backbones[3]: 'timm:vit_tny' is no"),
+        ("schedule: cosine", "schedule: sine", "train.schedule is 'sine'; it must be one of cos"),
+        ("average: none", "average: mean", "train.average is 'mean'; it must be one of none, em"),
+        ("tune: []", "tune: [width]", "train.tune[0] is 'width'; it must be one of batch_s"),
+        ("loggers: []", "loggers: [mlflow]", "train.loggers names mlflow, but there are csv"),
+        ("label_fraction: 1.0", "label_fraction: 0", "train.label_fraction is 0; it must be more"),
         ("objective: byol", "objective: dall", "pretrain.objective is 'dall'; it must be one of"),
         (
             "encoder: resnet18",
@@ -109,6 +124,17 @@ def test_mistakes_are_told_with_key_value_and_choices(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
         load_checked(changed(tmp_path, old, new))
+
+
+def test_two_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+    params = load_checked(changed(tmp_path, "seed: 0", "seed: 0"))
+    with pytest.raises(UserError, match=r"pretrain\.head is \[128\], but .*three widths"):
+        check(replace(params, pretrain=replace(params.pretrain, objective="dino", head=(128,))))
+    with pytest.raises(UserError, match=r"retrieval\.replay is 10, but retrieval\.k is 32"):
+        replace(params.retrieval, strategies=("replay",), replay=10)
+    train = replace(params.train, backbones=("alexnet+elsewhere",), init="nowhere.pth")
+    with pytest.raises(UserError, match=r"train\.init is 'nowhere\.pth', which does not exist"):
+        check(replace(params, train=train))
 
 
 def test_missing_file(tmp_path: Path) -> None:

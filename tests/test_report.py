@@ -34,6 +34,7 @@ def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) 
         "seed": seed,
         "noise_std": noise,
         "top1": top1,
+        "top3": 0.9,
     }
 
 
@@ -46,11 +47,11 @@ def test_table_gives_mean_and_sample_deviation_over_seeds_under_its_floors() -> 
     intervals = {("net", "none", 0, 0): (0.51, 0.59)}
     floor = tables.Floor("knn", "rank", 3, {0.0: 0.45, 0.1: 0.35})
     lines = cells(tables.table(rows, intervals, [floor]))
-    assert lines[0][5:] == ["clean", "95 % interval", "noise 0.1"]
+    assert lines[0][5:] == ["clean", "95 % interval", "clean, top-3", "noise 0.1"]
     nothing = "&ndash;"
-    assert lines[1][1:] == ["knn: rank vote", "3", nothing, nothing, "45.0", nothing, "35.0"]
-    assert lines[2][4:] == ["2", "55.0 ± 7.1", "51.0, 59.0", "40.0"]
-    assert lines[3][4:] == ["1", "70.0", nothing, nothing]
+    assert lines[1][1:] == ["knn: rank vote", "3", nothing, nothing, "45.0", *[nothing] * 2, "35.0"]
+    assert lines[2][4:] == ["2", "55.0 ± 7.1", "51.0, 59.0", "90.0 ± 0.0", "40.0"]
+    assert lines[3][4:] == ["1", "70.0", nothing, "90.0", nothing]
 
 
 def curve(*points: tuple[int, float]) -> list[dict[str, float]]:

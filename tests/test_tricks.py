@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -407,12 +408,12 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
     assert equal(state(given), state(module))
 
 
-def test_on_a_cpu_batches_end_with_free_memory(
+def test_on_a_cpu_batches_end_with_what_a_step_may_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tricks = Tricks(tune=("batch_size",))
     one = finders.bytes_an_image(training(batch=4, n=300))
-    monkeypatch.setattr(finders, "room", lambda on: one * 9)
+    monkeypatch.setattr(finders, "CPU_BYTES", one * 9)
     assert fit(training(batch=4, n=300), [], tmp_path / "c", tricks=tricks) == {"batch_size": 8}
     assert fit(training(batch=16, n=300), [], tmp_path / "c", tricks=tricks) == {"batch_size": 16}
 
@@ -469,14 +470,33 @@ class Stub(CSVLogger):
         self.got.append((step, metrics))
 
 
+def installed(package: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An empty module that seems to be installed."""
+    module = ModuleType(package)
+    module.__spec__ = ModuleSpec(package, None)
+    monkeypatch.setitem(sys.modules, package, module)
+    return module
+
+
+def test_a_run_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class NoAccount(Stub):
+        @property
+        def experiment(self) -> Any:
+            raise RuntimeError("no API key configured")
+
+    installed("wandb", monkeypatch)
+    monkeypatch.setattr(logs, "WandbLogger", NoAccount)
+    with pytest.raises(UserError, match=r"wandb, which does not start \(no API key.*wandb-offline"):
+        logs.loggers(["wandb"], tmp_path, "one")
+
+
 def test_named_loggers_get_the_history_and_runs_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
-    module = ModuleType("wandb")
+    module = installed("wandb", monkeypatch)
     module.finish = lambda: ended.append(True)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
+    installed("tensorboard", monkeypatch)
     monkeypatch.setattr(logs, "WandbLogger", Stub)
     monkeypatch.setattr(logs, "TensorBoardLogger", Stub)
     Stub.made.clear()
@@ -499,7 +519,7 @@ def test_named_loggers_get_the_history_and_runs_are_ended(
 
 
 def test_online_is_only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    installed("wandb", monkeypatch)
     monkeypatch.setattr(logs, "WandbLogger", Stub)
     Stub.made.clear()
     logs.loggers(["wandb"], tmp_path, "one")

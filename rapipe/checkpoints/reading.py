@@ -40,19 +40,27 @@ def read(place: str) -> State:
         UserError: it is missing or damaged, holds no tensors or more than tensors, or the
             hub does not give it.
     """
+    check(place)
     path = Path(place)
     if place.startswith(HUB):
         return _hub(place)
     if path.is_dir():
         return _folder(path, place)
-    if not path.is_file():
-        raise UserError(f"train.init is {place!r}, which does not exist: {CHOICES}")
-    if path.suffix not in (*PICKLED, SAFE):
-        raise UserError(f"train.init is {place!r}, a file of another kind: {CHOICES}")
     state = dict(_tensors(_safe(path) if path.suffix == SAFE else _pickled(path)))
     if not state:
         raise UserError(f"train.init is {place!r}, which holds no tensors: {CHOICES}")
     return state
+
+
+def check(place: str) -> None:
+    """Raise `UserError` if there is no such file or folder, or one of another kind."""
+    path = Path(place)
+    if place.startswith(HUB) or path.is_dir():
+        return
+    if not path.is_file():
+        raise UserError(f"train.init is {place!r}, which does not exist: {CHOICES}")
+    if path.suffix not in (*PICKLED, SAFE):
+        raise UserError(f"train.init is {place!r}, a file of another kind: {CHOICES}")
 
 
 def _hub(place: str) -> State:

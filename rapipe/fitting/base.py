@@ -283,14 +283,23 @@ def _log(logger: Logger, row: Row) -> None:
     logger.log_metrics(named, step=int(row["step"]))
 
 
+def averaging(trainer: pl.Trainer) -> Averaging | None:
+    """The average of the weights, if one is made."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((own for own in callbacks if isinstance(own, Averaging)), None)
+
+
 def averaged(trainer: pl.Trainer, module: Any) -> AbstractContextManager[None]:
     """Within it the module has the averaged weights, where they are averaged."""
-    own = [each for each in trainer.callbacks if isinstance(each, Averaging)]  # type: ignore[attr-defined]
-    return own[0].within(module) if own else nullcontext()
+    own = averaging(trainer)
+    return own.within(module) if own else nullcontext()
 
 
 class Best(Callback):
-    """Keeps the weights of the epoch with the highest `score` in `history` (first of equals)."""
+    """Keeps the weights of the epoch with the highest `score` in `history` (first of equals).
+
+    Where weights are averaged, only epochs with an average count once there is one.
+    """
 
     def __init__(self, network: nn.Module, history: History, score: str) -> None:
         self.network = network
@@ -299,10 +308,13 @@ class Best(Callback):
         self.kept: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        row = self.history.rows[-1]
-        if not self.kept or row[self.score] > self.kept["row"][self.score]:
+        row, own = self.history.rows[-1], averaging(trainer)
+        counts = int(own is not None and own.begun)
+        rank = (counts, row[self.score])
+        if not self.kept or rank > (self.kept["averaged"], self.kept["row"][self.score]):
             with averaged(trainer, module):
-                self.kept = {"row": row, "weights": copy.deepcopy(self.network.state_dict())}
+                weights = copy.deepcopy(self.network.state_dict())
+            self.kept = {"row": row, "averaged": counts, "weights": weights}
 
     def restore(self) -> Row:
         """Put the kept weights back into the network; returns the row of that epoch."""
@@ -324,17 +336,18 @@ def fit(
     precision: Precision = "fp32",
     tricks: Tricks | None = None,
     loggers: Sequence[Logger] = (),
+    keep: bool = False,
 ) -> dict[str, float]:
     """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
-    goes in); it is removed at the end. Checkpoints are read with
-    `weights_only`: nothing in them can run code.
+    goes in). Checkpoints are read with `weights_only`: nothing in them can run code.
 
     Args:
         callbacks: with a `Best` if `tricks.patience` is set: it is its score that is waited for.
         tricks: the module's own if not given.
         loggers: get each row of the history (see `rapipe.fitting.loggers`).
+        keep: leave the folder, for the caller to remove once all is written.
 
     Returns:
         What `tricks.tune` found, by its name.
@@ -350,12 +363,12 @@ def fit(
             warnings.filterwarnings("ignore", harmless)
         found = _found(module, checkpoints / "found.json", precision)
         bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
-        keep = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+        last_epoch = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
         trainer = _trainer(
             module,
             precision,
             max_epochs=module.schedule.epochs,
-            callbacks=[*_with_tricks(module, callbacks), *bars, keep],
+            callbacks=[*_with_tricks(module, callbacks), *bars, last_epoch],
             logger=list(loggers) or False,
             log_every_n_steps=1,  # nothing is logged by step but by `History`
             enable_progress_bar=watched(),
@@ -366,7 +379,8 @@ def fit(
             close(loggers)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    shutil.rmtree(checkpoints)
+    if not keep:
+        shutil.rmtree(checkpoints)
     return found
 
 

@@ -21,7 +21,7 @@ import torch
 from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor
 
-from rapipe.device import device, room
+from rapipe.device import device
 from rapipe.errors import UserError
 from rapipe.progress import say, watched
 
@@ -37,6 +37,8 @@ SKIPPED = 10
 """First of these steps, in which the smoothed loss still settles."""
 ROUNDING = 1e-6
 """Slopes of the loss that are no fall."""
+CPU_BYTES = 2 << 30
+"""What a step on a CPU may keep for its backward pass."""
 LEAST_STEPS = 8
 """An epoch keeps at least as many, however much memory there is for larger batches."""
 
@@ -79,7 +81,7 @@ def batch_size(module: Fit, trainer: MakeTrainer) -> int:
 
     An epoch keeps at least 8 steps. On a GPU each size is tried until memory ends. On a CPU,
     where a process that takes too much is killed, sizes end where what a step keeps would be
-    more than a quarter of the memory that is free; so it may differ from run to run.
+    more than 2 GiB, whatever is free: so each seed finds the same.
 
     Source: McCandlish et al., "An Empirical Model of Large-Batch Training", arXiv 2018
     (on what larger batches are good for).
@@ -87,7 +89,7 @@ def batch_size(module: Fit, trainer: MakeTrainer) -> int:
     given = module.batch_size
     most = module.epoch_size / (LEAST_STEPS * module.tricks.accumulate)
     if device().type == "cpu":
-        most = min(most, room(device()) / bytes_an_image(module))
+        most = min(most, CPU_BYTES / bytes_an_image(module))
     doublings = max(0, math.floor(math.log2(max(1.0, most / given))))
     tuner = Tuner(trainer(accumulate_grad_batches=1))
     found = tuner.scale_batch_size(

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ def tensorboard(folder: Path, name: str) -> Logger:
 
     Source: Abadi et al., "TensorFlow: Large-Scale Machine Learning on Heterogeneous Systems", 2015.
     """
-    _need("tensorboard", "tensorboard")
     return TensorBoardLogger(folder, name, version="tensorboard", default_hp_metric=False)
 
 
@@ -58,28 +58,43 @@ def wandb_offline(folder: Path, name: str) -> Logger:
 
 
 def _wandb(folder: Path, name: str, asked: str, offline: bool) -> Logger:
-    _need(asked, "wandb")
     folder.mkdir(parents=True, exist_ok=True)
     id = re.sub(r"[^\w-]+", "-", name)  # the same for a training that is resumed
     mode: dict[str, Any] = {"mode": "offline"} if offline else {}  # else as the user has set it
-    return WandbLogger(name, folder, id, offline, project=PROJECT, **mode)
-
-
-def _need(asked: str, package: str) -> None:
+    logger = WandbLogger(name, folder, id, offline, project=PROJECT, **mode)
     try:
-        import_module(package)
-    except ImportError as error:
+        logger.experiment  # noqa: B018 - starts the run
+    except Exception as error:  # of any kind: no account, no network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"train.loggers names {asked}, which is not installed: pip install {package}"
-        ) from error
+            f"train.loggers names {asked}, which does not start ({reason}): log in with "
+            "`wandb login`, or choose wandb-offline"
+        ) from None
+    return logger
 
 
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "wandb-offline": "wandb"}
+"""What must be installed besides rapipe."""
 LOGGERS: dict[str, Callable[[Path, str], Logger]] = {
     "csv": csv,
     "tensorboard": tensorboard,
     "wandb": wandb,
     "wandb-offline": wandb_offline,
 }
+
+
+def check(names: Iterable[str]) -> None:
+    """Raise `UserError` if one is unknown or not installed, or two exclude each other."""
+    asked = set(names)
+    for one in sorted(asked - LOGGERS.keys()):
+        raise UserError(f"train.loggers names {one}, but there are {', '.join(LOGGERS)}")
+    if {"wandb", "wandb-offline"} <= asked:
+        raise UserError("train.loggers names wandb and wandb-offline: choose one of them")
+    for one in sorted(asked & PACKAGES.keys()):
+        if find_spec(PACKAGES[one]) is None:
+            raise UserError(
+                f"train.loggers names {one}, which is not installed: pip install {PACKAGES[one]}"
+            )
 
 
 def loggers(names: Iterable[str], folder: Path, name: str) -> list[Logger]:
@@ -91,15 +106,10 @@ def loggers(names: Iterable[str], folder: Path, name: str) -> list[Logger]:
         name: of this training alone, such as that of its checkpoints.
 
     Raises:
-        UserError: a name is unknown, or its package is not installed.
+        UserError: a package is not installed, or does not start.
     """
-    asked = dict.fromkeys(["csv", *names])
-    for one in asked:
-        if one not in LOGGERS:
-            raise UserError(f"train.loggers names {one}, but there are {', '.join(LOGGERS)}")
-    if {"wandb", "wandb-offline"} <= asked.keys():
-        raise UserError("train.loggers names wandb and wandb-offline: choose one of them")
-    return [LOGGERS[one](folder, name) for one in asked]
+    check(names)
+    return [LOGGERS[one](folder, name) for one in dict.fromkeys(["csv", *names])]
 
 
 def close(logs: Iterable[Logger]) -> None:

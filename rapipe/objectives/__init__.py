@@ -1,8 +1,5 @@
 """Objectives of pretraining: one file each, one line each in `OBJECTIVES`."""
 
-from collections.abc import Callable
-
-from rapipe.backbones import Backbone
 from rapipe.objectives.barlow_twins import BarlowTwins
 from rapipe.objectives.base import Objective, Recipe
 from rapipe.objectives.byol import BYOL
@@ -14,7 +11,7 @@ from rapipe.objectives.simsiam import SimSiam
 from rapipe.objectives.supervised import Supervised
 from rapipe.objectives.vicreg import VICReg
 
-OBJECTIVES: dict[str, Callable[[Backbone, Recipe], Objective]] = {
+OBJECTIVES: dict[str, type[Objective]] = {
     "byol": BYOL,
     "simclr": SimCLR,
     "moco": MoCo,

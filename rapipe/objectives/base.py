@@ -39,6 +39,7 @@ class Objective(nn.Module):
             what reconstructs images learns though its features lie close together.
         ignores: parts of a recipe that this objective has no use for, so that to
             change them is a mistake.
+        particular: whether `check_encoder` refuses some backbones.
     """
 
     encoder: Backbone
@@ -46,17 +47,28 @@ class Objective(nn.Module):
     caution: str = ""
     may_collapse: bool = True
     ignores: tuple[str, ...] = ("temperature",)
+    particular: bool = False
 
     def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
         super().__init__()
-        for name in self.ignores:
+        self.check(recipe)
+        self.check_encoder(encoder)
+        self.encoder = encoder
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Raise `UserError` if there is something in the recipe that it cannot follow."""
+        for name in cls.ignores:
             if given := getattr(recipe, name):
                 nothing, shown = ("[]", list(given)) if name == "head" else ("0", given)
                 raise UserError(
                     f"pretrain.{name} is {shown}, but pretrain.objective is one that has no "
-                    f"{name} ({type(self).__name__}): set it to {nothing}"
+                    f"{name} ({cls.__name__}): set it to {nothing}"
                 )
-        self.encoder = encoder
+
+    @classmethod
+    def check_encoder(cls, encoder: Backbone) -> None:
+        """Raise `UserError` if it cannot teach this backbone, which may be on the meta device."""
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Scalar loss.

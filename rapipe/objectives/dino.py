@@ -39,16 +39,21 @@ class DINO(SlowCopy):
     def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
         from lightly.loss import DINOLoss
 
+        self.check(recipe)
         widths = recipe.head or HEAD
-        if len(widths) != len(HEAD):
-            raise UserError(
-                f"pretrain.head is {list(widths)}, but pretrain.objective is dino, whose head has "
-                "three widths: hidden layers, bottleneck, prototypes"
-            )
         projector, slow_projector = _head(encoder, widths), _head(encoder, widths)
         slow_projector.load_state_dict(projector.state_dict())  # deepcopy cannot: weight_norm
         super().__init__(encoder, recipe, projector, slow_projector)
         self.agree = DINOLoss(output_dim=widths[-1])
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        super().check(recipe)
+        if len(recipe.head) not in (0, len(HEAD)):
+            raise UserError(
+                f"pretrain.head is {list(recipe.head)}, but pretrain.objective is dino, whose head "
+                "has three widths: hidden layers, bottleneck, prototypes"
+            )
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         students = [self.fast(view) for view in views]

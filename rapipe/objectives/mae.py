@@ -47,6 +47,7 @@ class MAE(Objective):
         "ImageNet their nearest neighbours are right for 11 % of the images, BYOL's for 46 %)"
     )
     may_collapse = False
+    particular = True
     ignores = ("head", "temperature")
 
     def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
@@ -72,6 +73,10 @@ class MAE(Objective):
             self.patches, width, DECODER_BLOCKS, net.blocks[0].attn.num_heads, self.prefix
         )
         self.paint = nn.Linear(width, 3 * self.side**2)
+
+    @classmethod
+    def check_encoder(cls, encoder: Backbone) -> None:
+        _transformer(encoder)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         from lightly.models.utils import get_at_index, normalize_mean_var, patchify

@@ -91,7 +91,7 @@ def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
                 table = Neighbours.read(path)
             except RecordError as error:
                 raise UserError(f"{path} contradicts itself ({error}): {REMAKE}") from None
-            strangers = np.setdiff1d(table.query_ids, asking(split, params).ids)
+            strangers = np.setdiff1d(table.query_ids, asking(split, bool(params.train.distill)).ids)
             _refuse(strangers, path, f"queries that are no labelled images of {split}", REMAKE)
             absent = leakage.outside(table, len(bank_ids))
             told = f"queries with a row outside the bank of {len(bank_ids):,} rows"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from rapipe import backbones
+from rapipe import backbones, checkpoints
 from rapipe.errors import UserError
 from rapipe.fitting.optimisers import OPTIMISERS
 from rapipe.heads import HEADS
 from rapipe.neighbours import STRATEGIES
-from rapipe.objectives import OBJECTIVES
+from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import DISTILLED, FROZEN, NOISE, STARTS, Params, TrainParams, entry, load
 from rapipe.pipeline.memory import method_of
 from rapipe.sources import SOURCES
@@ -35,8 +35,7 @@ def check(params: Params) -> None:
     for i, source in enumerate(params.corpus.sources):
         _known(f"corpus.sources[{i}].kind", source.kind, SOURCES)
     _known("pretrain.objective", params.pretrain.objective, OBJECTIVES)
-    recipe = params.pretrain
-    _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
+    _encoder(params)
     _known("pretrain.views", params.pretrain.views, [name for name in VIEWS if name != "none"])
     _known("pretrain.optimiser", params.pretrain.optimiser, OPTIMISERS)
     for i, name in enumerate(params.retrieval.strategies):
@@ -46,6 +45,10 @@ def check(params: Params) -> None:
         _entry(params, f"train.backbones[{i}]", name)
     if params.train.distill:
         _entry(params, "train.distill", params.train.distill)
+    if any(
+        entry(name).start == "elsewhere" for name in (*params.train.backbones, *_teacher(params))
+    ):
+        checkpoints.check(params.train.init)
     _known("train.augment", params.train.augment, VIEWS)
     _tricks(params.train)
 
@@ -54,15 +57,42 @@ def _tricks(train: TrainParams) -> None:
     """Their tables import Lightning, which takes seconds: not for the names of the default."""
     if (train.schedule, train.average, train.tune, train.loggers) == ("cosine", "none", (), ()):
         return
-    from rapipe.fitting.loggers import LOGGERS
+    from rapipe.fitting import loggers
     from rapipe.fitting.tricks import AVERAGES, SCHEDULES, TUNED
 
     _known("train.schedule", train.schedule, SCHEDULES)
     _known("train.average", train.average, AVERAGES)
     for i, name in enumerate(train.tune):
         _known(f"train.tune[{i}]", name, TUNED)
-    for i, name in enumerate(train.loggers):
-        _known(f"train.loggers[{i}]", name, LOGGERS)
+    loggers.check(train.loggers)
+
+
+def _teacher(params: Params) -> tuple[str, ...]:
+    """The teacher's name, if there is one."""
+    return (params.train.distill,) if params.train.distill else ()
+
+
+def _encoder(params: Params) -> None:
+    """Raise `UserError` if the objective cannot follow its recipe, or teach its backbone."""
+    recipe, own = params.pretrain, OBJECTIVES[params.pretrain.objective]
+    _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
+    own.check(Recipe(params.corpus.image_size, 1, recipe.head, recipe.temperature))
+    if not own.particular:
+        return
+    _teachable(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
+    for name in (*params.train.backbones, *_teacher(params)):
+        if entry(name).start == "corpus":
+            network, train = entry(name).network, params.train
+            _teachable(params, f"train.backbones has {name!r}", network, train.width, train.stem)
+
+
+def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> None:
+    with torch.device("meta"):
+        backbone = backbones.build(name, width, stem, params.corpus.image_size)
+    try:
+        OBJECTIVES[params.pretrain.objective].check_encoder(backbone)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _entry(params: Params, key: str, name: str) -> None:

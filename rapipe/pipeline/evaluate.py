@@ -46,7 +46,7 @@ def run(params: Params, variant: Variant) -> None:
     if variant.retrieval != "none":
         remembered = bank_card()
         memory, store = remembered["memory"], remembered["store"]
-        lookup = lookup_of(params, variant, classifier, remembered, images)
+        lookup = lookup_of(params, variant, classifier, card, remembered, images)
         examined = Examination(params, variant, classifier, lookup, images)
     edited = bool(lookup) and store != card.get("memory")
     bank = examined.bank if examined else None
@@ -86,6 +86,7 @@ def lookup_of(
     params: Params,
     variant: Variant,
     classifier: Classifier,
+    card: dict[str, Any],
     remembered: dict[str, Any],
     images: Images,
 ) -> Lookup:
@@ -97,6 +98,12 @@ def lookup_of(
         raise UserError(
             f"{variant.name} was trained with vectors of {d} dimensions, but {paths.BANK} holds "
             f"vectors of {bank.vectors.shape[1]}: run rapipe train, or dvc repro"
+        )
+    if remembered["labels_known"][0] != card["label_fraction"]:
+        raise UserError(
+            f"{variant.name} was trained with a train.label_fraction of "
+            f"{card['label_fraction']:g}, but {paths.BANK} was made for "
+            f"{remembered['labels_known'][0]:g}: run rapipe prefetch and train, or dvc repro"
         )
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")

@@ -20,21 +20,19 @@ from rapipe.records import Ids, Images, Neighbours, Pixels
 
 def labelled(split: str) -> Images:
     """The labelled images of a split: those that classifiers learn from or are tested on."""
-    images = Images.read(paths.split(split))
-    if (images.labels >= 0).all():
-        return images
-    return images.take(np.flatnonzero(images.labels >= 0))
+    return asking(split, unlabelled=False)
 
 
-def asking(split: str, params: Params) -> Images:
-    """The images of a split that look up neighbours, labelled or not.
+def asking(split: str, unlabelled: bool) -> Images:
+    """The images of a split that look up neighbours: the labelled ones.
 
-    They are the labelled ones, and what a teacher is to label: with `train.distill` also the
-    unlabelled training images, but for those of sources that are memory only.
+    Args:
+        unlabelled: of train also those that a teacher may label: without a label, but not
+            of a source that is memory only.
     """
     images = Images.read(paths.split(split))
     asks = images.labels >= 0
-    if split == "train" and params.train.distill:
+    if split == "train" and unlabelled:
         sources = corpus_card()["sources"]
         task = [name for name, own in sources.items() if own["role"] == "task"]
         asks |= np.isin(images.sources, task)
@@ -54,6 +52,10 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
         UserError: it belongs to other images or another k.
     """
     table = Neighbours.read(paths.table(variant.retrieval, split))
+    if split == "train" and len(table.query_ids) > len(images):
+        every = asking(split, unlabelled=True)
+        if np.array_equal(every.ids, table.query_ids):
+            table = table.take(np.flatnonzero(every.labels >= 0))
     if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
         raise UserError(
             f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
@@ -65,6 +67,16 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
 def bank_card() -> dict[str, Any]:
     """What the bank was made from: version of the memory, encoder, classes."""
     return read_json(paths.BANK_CARD, "prefetch")
+
+
+def check_labels(params: Params) -> None:
+    """Raise `UserError` unless the bank knows the labels that are known now, and no others."""
+    told = bank_card().get("labels_known")
+    if told != [params.train.label_fraction, params.seed]:
+        raise UserError(
+            f"{paths.BANK} was made for another train.label_fraction than "
+            f"{params.train.label_fraction:g}, or another seed: run rapipe prefetch, or dvc repro"
+        )
 
 
 def pictures(train: Images, ids: Ids) -> Pixels:

@@ -52,6 +52,19 @@ WORDS = {
 }
 """What may stand behind the name of a backbone, but for heads."""
 
+SETTINGS = {
+    "retrieval.dropout": (
+        "Hides all neighbours from some training images at each step, so that none leans on them.",
+        'Srivastava et al., "Dropout", JMLR 2014; of whole neighbourhoods: this project.',
+    ),
+    "train.label_fraction": (
+        "Withholds labels, the same share of each class; the images stay in the memory.",
+        'Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", '
+        "ICML 2020.",
+    ),
+}
+"""What is no choice among names."""
+
 TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("objective", "pretrain.objective", OBJECTIVES),
     ("optimiser", "pretrain.optimiser", OPTIMISERS),
@@ -69,6 +82,7 @@ TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("average", "train.average", AVERAGES),
     ("tuned", "train.tune", TUNED),
     ("trick", "train", TRICKS),
+    ("setting", "", SETTINGS),
     ("logger", "train.loggers", LOGGERS),
 )
 KINDS = tuple(dict.fromkeys(kind for kind, _, _ in TABLES))
@@ -92,10 +106,11 @@ def _rows() -> Iterator[dict[str, str]]:
     for kind, parameter, table in TABLES:
         for name, method in table.items():
             about, source = method if isinstance(method, tuple) else documented(method)
+            key = {"trick": f"{parameter}.{name}", "setting": name}.get(kind, parameter)
             yield {
                 "kind": kind,
                 "name": name,
-                "parameter": f"{parameter}.{name}" if kind == "trick" else parameter,
+                "parameter": key,
                 "about": about,
                 "source": source,
             }

@@ -52,7 +52,7 @@ def run(params: Params) -> None:
     bank = Embeddings.read(at(paths.BANK))
     cards: dict[str, dict[str, Any]] = {own: {} for own in params.retrieval.strategies}
     for split in splits:
-        queries = queries_of(asking(split, params), rows, order, vectors)
+        queries = queries_of(asking(split, bool(params.train.distill)), rows, order, vectors)
         for strategy, card in cards.items():
             found = STRATEGIES[strategy](queries, bank, ask_of(params))
             found.check_against(bank.ids)
@@ -104,6 +104,7 @@ def write_bank(
             "encoder": manifest.encoder,
             "classes": manifest.classes,
             "rows": len(bank),
+            "labels_known": [params.train.label_fraction, params.seed],
         },
     )
 

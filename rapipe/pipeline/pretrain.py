@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ def run(params: Params) -> None:
     made.encoder.write(paths.ENCODER, {**made.facts, "scores": made.scores})
     write_csv(paths.PRETRAINING / "history.csv", made.history)
     write_json(paths.PRETRAINING / "scores.json", {**made.history[-1], **made.scores})
+    made.done()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Pretrained:
     scores: Row
     history: list[Row]
     """A row an epoch, with the floors."""
+    checkpoints: Path
+
+    def done(self) -> None:
+        """What it would resume from may go, now that it is written."""
+        shutil.rmtree(self.checkpoints)
 
 
 def spec_of(params: Params, backbone: str, width: int, stem: str) -> EncoderSpec:
@@ -114,14 +122,15 @@ def pretrained(params: Params, spec: EncoderSpec) -> Pretrained:
     if params.train.compile:
         compile_network(module, precision)
     history = History(measure)
-    unique = fingerprint([asdict(spec), facts])
-    fit(module, [history], paths.CHECKPOINTS / f"pretrain-{unique}", precision)
+    checkpoints = paths.CHECKPOINTS / f"pretrain-{fingerprint([asdict(spec), facts])}"
+    fit(module, [history], checkpoints, precision, keep=True)
     trained = Encoder(spec, module.network.encoder.cpu())
     return Pretrained(
         trained,
         facts,
         {**final(trained, history.rows[-1], train, validation), **floors},
         [{**row, **floors} for row in history.rows],
+        checkpoints,
     )
 
 

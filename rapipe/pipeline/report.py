@@ -7,6 +7,7 @@ import html
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from rapipe import paths
 from rapipe.evaluation.statistics import Interval
-from rapipe.params import Params, Variant, variants
+from rapipe.params import Params, TrainParams, Variant, variants
 from rapipe.pipeline import claims, efficiency, evidence, swapped, trust
 from rapipe.pipeline.evidence import CONTROL, Evidence, level_words
 from rapipe.pipeline.inputs import (
@@ -205,8 +206,40 @@ def setting(params: Params, pretraining: dict[str, float]) -> str:
         f"{pretraining['random_init_knn_top1']:.1%}, raw pixels "
         f"{pretraining['raw_pixels_knn_top1']:.1%}). Classifiers: {params.train.epochs} epochs, "
         f"k = {params.retrieval.k} by {found_by(params)}, neighbours as {params.retrieval.attend} "
-        f"(both = embedding and label), neighbour dropout {params.retrieval.dropout:g}.</p>"
+        f"(both = embedding and label), neighbour dropout {params.retrieval.dropout:g}."
+        f"{told_of_training(params.train)}</p>"
     )
+
+
+def told_of_training(recipe: TrainParams) -> str:
+    """Sentences of HTML on what differs from a plain training on all labels."""
+    found = ""
+    if recipe.label_fraction < 1:
+        found += (
+            f" Of the training labels {recipe.label_fraction:.0%} are known, to classifiers and "
+            "memory alike; the figures of the encoder above, which nothing is chosen by, use all."
+        )
+    if recipe.distill:
+        found += f" The teacher of +distilled is {html.escape(recipe.distill)}."
+    if recipe.init:
+        found += f" +elsewhere starts from {html.escape(recipe.init)}."
+    own = asdict(recipe)
+    tricks = [f"{name} {own[name]}" for name, plain in PLAIN.items() if own[name] != plain]
+    return found + (f" Training: {html.escape(', '.join(tricks))}." if tricks else "")
+
+
+PLAIN = {
+    "accumulate": 1,
+    "average": "none",
+    "clip": 0.0,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "patience": 0,
+    "schedule": "cosine",
+    "tune": (),
+    "warmup": 0.0,
+}
+"""Tricks of training, and the value that each has where it is not used."""
 
 
 def found_by(params: Params) -> str:

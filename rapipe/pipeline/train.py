@@ -15,45 +15,48 @@ from torch import nn
 from rapipe import metrics, paths
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import device
+from rapipe.encoder import EncoderSpec
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.loggers import loggers
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.fitting.training import Training
 from rapipe.fitting.tricks import Tricks
 from rapipe.labels import known
-from rapipe.params import Entry, Params, Variant, entry
-from rapipe.pipeline.initialise import started
+from rapipe.params import Entry, Params, TrainParams, Variant
 from rapipe.pipeline.inputs import (
     asking,
     bank_card,
+    check_labels,
     corpus_card,
     fingerprint,
     labelled,
     neighbours_of,
     write_csv,
 )
+from rapipe.pipeline.starts import Start
 from rapipe.progress import say
-from rapipe.records import Embeddings, Images, Neighbours
+from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
 from rapipe.retrieved import Bank
 from rapipe.views import VIEWS, SomeNoise
 
 
 def run(params: Params, variant: Variant) -> None:
     """Write `data/models/<variant>/`: weights, card and history."""
-    material, own = Material.of(params, variant), variant.entry
-    start, facts = paths.START / variant.backbone, facts_of(params, variant, material)
-    if own.distilled:
-        facts["teacher"] = params.train.distill
-        place = paths.CHECKPOINTS / f"{variant.name}-teacher-{fingerprint(facts)}"
-        taught = teacher_of(params, variant, material, place, {**facts, "role": "teacher"})
+    start = Start.of(variant)
+    material = Material.of(params, variant, bool(start.teacher))
+    facts = facts_of(params, variant, material, start)
+    place = paths.CHECKPOINTS / f"{variant.name}-teacher-{fingerprint(facts)}"
+    if start.teacher:
+        taught = teacher_of(params, variant, material, start.of_teacher(), place, facts)
         soft = taught.predict(material.train.pixels, material.bank, material.rows("train"))
-        made = trained(params, variant, own, start, material, facts, soft)
-        shutil.rmtree(place)
+        made = trained(params, variant, material, start, facts, soft)
     else:
-        made = trained(params, variant, own, start, material.labelled(), facts)
+        made = trained(params, variant, material.labelled(), start, facts)
     folder = paths.MODELS / variant.name
     made.classifier.write(folder, made.facts)
     write_csv(folder / "history.csv", made.history)
+    for finished in (made.checkpoints, place):
+        shutil.rmtree(finished, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,22 @@ class Material:
     memory: Embeddings | None
     bank: Bank | None
     known: np.ndarray
-    """Which training images' labels are known."""
+    """Which training images' labels are known; those of the others are -1."""
 
     @classmethod
-    def of(cls, params: Params, variant: Variant) -> Material:
-        """What is on the disk for this variant."""
-        splits = {"train": asking("train", params)}
+    def of(cls, params: Params, variant: Variant, unlabelled: bool) -> Material:
+        """What is on the disk for this variant, with or without unlabelled training images."""
+        splits = {"train": asking("train", unlabelled)}
         splits.update({name: labelled(name) for name in ("validation", "test")})
         tables, memory, bank = {}, None, None
         if variant.retrieval != "none":
+            check_labels(params)
             memory = Embeddings.read(paths.BANK)
             bank = Bank(memory, len(corpus_card()["classes"]), device())
             tables = {name: neighbours_of(own, variant, name) for name, own in splits.items()}
         train = splits["train"]
         kept = known(train.ids, train.labels, params.train.label_fraction, params.seed)
+        splits["train"] = replace(train, labels=np.where(kept, train.labels, UNLABELLED))
         return cls(**splits, tables=tables, memory=memory, bank=bank, known=kept)
 
     def labelled(self) -> Material:
@@ -108,32 +113,32 @@ class Trained:
     classifier: Classifier
     facts: dict[str, Any]
     history: list[Row]
+    checkpoints: Path
+    """What it would resume from, which may go as soon as it is written."""
 
 
 def trained(
     params: Params,
     variant: Variant,
-    own: Entry,
-    start: Path,
     material: Material,
+    start: Start,
     facts: dict[str, Any],
     soft: np.ndarray | None = None,
 ) -> Trained:
     """Train one classifier; resumes where it was interrupted.
 
     Args:
-        own: what kind of classifier it is: the variant's own, or its teacher's.
-        start: folder of what it starts from.
-        facts: all that decides its weights but what it starts from.
+        start: what it starts from, and which kind it is: the variant's own, or its teacher's.
+        facts: all that decides its weights.
         soft: a teacher's logits of the training images, in the place of their labels.
     """
     recipe, memory = params.train, material.memory
     torch.manual_seed(variant.seed)
-    classifier = Classifier(spec_of(params, variant, own, memory))
-    facts = {**facts, "start": started(params, own, classifier.backbone, start)}
+    classifier = Classifier(spec_of(params, variant, start.own, memory))
+    start.fill(classifier.backbone, spec_of_start(classifier.spec))
     augment = VIEWS[recipe.augment](params.corpus.image_size)
-    if own.noisy:
-        augment = nn.Sequential(augment, SomeNoise(recipe.noise_std))
+    if start.noise_std:
+        augment = nn.Sequential(augment, SomeNoise(start.noise_std))
     tricks = tricks_of(params)
     module = Training(
         classifier,
@@ -146,7 +151,7 @@ def trained(
         params.retrieval.dropout if memory else 0.0,
         tricks,
         soft,
-        recipe.distill_temperature,
+        start.temperature,
     )
     if recipe.compile:
         compile_network(module, facts["precision"])
@@ -161,13 +166,15 @@ def trained(
     history = History(measure, recipe.probe_every)
     best = Best(classifier, history, "validation_top1")
     unique = f"{variant.name}-{fingerprint(facts)}"
+    checkpoints = paths.CHECKPOINTS / unique
     found = fit(
         module,
         [history, best],
-        paths.CHECKPOINTS / unique,
+        checkpoints,
         facts["precision"],
         tricks,
         loggers(recipe.loggers, paths.LOGS, unique),
+        keep=True,
     )
     row = best.restore()
     counted = [p.numel() for p in classifier.parameters()]
@@ -180,7 +187,7 @@ def trained(
         "validation_top1": row["validation_top1"],
         "found": found,
     }
-    return Trained(classifier.cpu(), facts, history.rows)
+    return Trained(classifier.cpu(), facts, history.rows, checkpoints)
 
 
 def accuracy(classifier: Classifier, material: Material, split: str, compiled: bool) -> float:
@@ -192,20 +199,31 @@ def accuracy(classifier: Classifier, material: Material, split: str, compiled: b
 
 
 def teacher_of(
-    params: Params, variant: Variant, material: Material, place: Path, facts: dict[str, Any]
+    params: Params,
+    variant: Variant,
+    material: Material,
+    start: Start,
+    place: Path,
+    facts: dict[str, Any],
 ) -> Classifier:
-    """The student's teacher, trained on the known labels; kept in `place` until it is done."""
-    if not (place / "card.json").exists():
-        say(f"training {params.train.distill}, the teacher")
-        own = entry(params.train.distill)
-        start = paths.START / variant.backbone / paths.TEACHER
-        made = trained(params, variant, own, start, material.labelled(), facts)
+    """The student's teacher, trained on the known labels; kept in `place` until all is done."""
+    if not place.exists():
+        say("training the teacher")
+        role = {**facts, "role": "teacher"}
+        made = trained(params, variant, material.labelled(), start, role)
         part = place.with_name(place.name + ".part")
         made.classifier.write(part, made.facts)
         part.rename(place)
+        shutil.rmtree(made.checkpoints)
     classifier, card = Classifier.read(place)
     say(f"the teacher is right for {card['validation_top1']:.1%} of validation")
     return classifier.to(device())
+
+
+def spec_of_start(spec: ClassifierSpec) -> dict[str, Any]:
+    """The spec of an encoder with the same backbone, as a card has it."""
+    own = asdict(spec)
+    return {field.name: own[field.name] for field in fields(EncoderSpec)}
 
 
 def spec_of(
@@ -234,8 +252,8 @@ def tricks_of(params: Params) -> Tricks:
     return Tricks(**{field.name: getattr(params.train, field.name) for field in fields(Tricks)})
 
 
-def facts_of(params: Params, variant: Variant, material: Material) -> dict[str, Any]:
-    """All that decides the weights, but what they start from."""
+def facts_of(params: Params, variant: Variant, material: Material, start: Start) -> dict[str, Any]:
+    """All that decides the weights."""
     remembered = bank_card() if material.memory else None
     precision = precision_of(params.train.precision, paths.PRECISION)
     return {
@@ -243,26 +261,27 @@ def facts_of(params: Params, variant: Variant, material: Material) -> dict[str, 
         "bank_size": len(material.memory) if material.memory else 0,
         "memory": remembered["store"] if remembered else "",
         "labels": int(material.known.sum()),
-        "setting": setting(params, variant, remembered, precision),
+        "label_fraction": params.train.label_fraction,
+        "teacher": start.teacher,
+        "setting": setting(params, variant, start, remembered, precision),
         "precision": precision,
     }
 
 
-def setting(params: Params, variant: Variant, memory: dict[str, Any] | None, precision: str) -> str:
+ELSEWHERE = ("init", "distill", "distill_temperature", "noise_std")
+"""Parameters of `train` that a start's key speaks of, where they count."""
+NO_MATTER = ("backbones", "seeds", "probe_every", "compile", "loggers")
+"""Parameters of `train` that change no result, or that may differ between results compared."""
+
+
+def setting(
+    params: Params, variant: Variant, start: Start, memory: dict[str, Any] | None, precision: str
+) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
-    own, recipe = variant.entry, asdict(params.train)
-    for name in ("backbones", "seeds", "probe_every", "compile", "loggers"):
-        recipe.pop(name)
-    for name, counts in {
-        "noise_std": own.noisy,
-        "distill": own.distilled,
-        "distill_temperature": own.distilled,
-        "init": "elsewhere" in (own.start, own.distilled and entry(params.train.distill).start),
-    }.items():
-        if not counts:
-            recipe.pop(name)
+    names = [own.name for own in fields(TrainParams) if own.name not in (*ELSEWHERE, *NO_MATTER)]
+    recipe = {name: getattr(params.train, name) for name in names}
     recipe["precision"] = precision  # what was done, not what was asked for
-    facts = {"corpus": corpus_card()["hash"], "train": recipe}
+    facts = {"corpus": corpus_card()["hash"], "train": recipe, "start": start.key}
     if params.train.label_fraction < 1 or memory:
         facts["seed"] = params.seed
     if memory:

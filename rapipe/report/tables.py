@@ -37,14 +37,15 @@ def table(
     Args:
         intervals: 95 % of clean accuracy, where it is known.
     """
-    conditions = over_seeds(rows, "top1")
+    conditions, top3 = over_seeds(rows, "top1"), over_seeds(rows, "top3")
     levels = sorted({row["noise_std"] for row in rows})
     heads = ["classifier", "retrieval", "k", "memory", "seeds", "clean", "95 % interval"]
+    heads += ["clean, top-3"]
     heads += [f"noise {level:g}" for level in levels if level]
     lines = [
         [
             *("no training", f"{html.escape(floor.retrieval)}: {floor.vote} vote", str(floor.k)),
-            *(NOTHING, NOTHING, _percent([floor.top1[0]]), NOTHING),
+            *(NOTHING, NOTHING, _percent([floor.top1[0]]), NOTHING, NOTHING),
             *(_percent([floor.top1[own]] if own in floor.top1 else []) for own in levels if own),
         ]
         for floor in floors
@@ -61,6 +62,7 @@ def table(
                 str(len(values[0.0])),
                 _percent(values.get(0.0, [])),
                 f"{100 * span[0]:.1f}, {100 * span[1]:.1f}" if span else NOTHING,
+                _percent(top3[condition].get(0.0, [])),
                 *(_percent(values.get(level, [])) for level in levels if level),
             ]
         )
