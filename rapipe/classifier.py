@@ -44,7 +44,12 @@ class ClassifierSpec:
     head: str = "linear"
     """Its name in the table of heads."""
     frozen: bool = False
-    """The backbone stays as it is; what is put onto it learns: the head, and the fusion."""
+    """The backbone stays as it is; what is put onto it learns: the head, and the fusion.
+
+    Its features are standardised, without weights, as in the linear evaluation of MAE (He et
+    al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, appendix A.1): a head on
+    features of any scale learns at the same rate.
+    """
 
 
 class Classifier(nn.Module):
@@ -60,8 +65,10 @@ class Classifier(nn.Module):
         self.fusions = nn.ModuleList(
             Fusion(width, spec.dimension, spec.classes, spec.attend) for width in widths
         )
+        self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
             self.backbone.requires_grad_(False).eval()
+            self.standardise = nn.BatchNorm1d(self.backbone.features, affine=False)
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +93,7 @@ class Classifier(nn.Module):
 
         wanted = self.head.wants_tokens  # else no map need become tokens where nothing is fused
         features = self.backbone(self.normalise(images), note if wanted else fuse)
-        logits: Tensor = self.head(features, *last)
+        logits: Tensor = self.head(self.standardise(features), *last)
         return logits
 
     def _fused(self, retrieved: Retrieved) -> Fuse:

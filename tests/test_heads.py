@@ -235,3 +235,18 @@ def test_a_linear_head_asks_for_no_tokens(monkeypatch: pytest.MonkeyPatch) -> No
     )
     classifier(torch.rand(2, 3, 16, 16))
     assert given == [keep]
+
+
+def test_features_of_a_frozen_backbone_are_standardised() -> None:
+    """A head on features of any scale learns at the same rate."""
+    frozen = Classifier(spec("alexnet", "linear", "none", frozen=True))
+    seen: list[torch.Tensor] = []
+    frozen.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.nn.init.constant_(frozen.backbone.hidden[-2].bias, 5.0)  # type: ignore[index,union-attr]
+    frozen.train()(20 * torch.rand(64, 3, 16, 16))
+    assert seen[0].mean(dim=0).abs().max() < 1e-3
+    assert seen[0].std(dim=0).median() == pytest.approx(1, abs=0.05)
+    learned = [name for name, p in frozen.named_parameters() if p.requires_grad]
+    assert learned == ["head.weight", "head.bias"]
+    plain = Classifier(spec("alexnet", "linear", "none"))
+    assert not any("standardise" in name for name in plain.state_dict())

@@ -99,11 +99,11 @@ def lookup_of(
             f"{variant.name} was trained with vectors of {d} dimensions, but {paths.BANK} holds "
             f"vectors of {bank.vectors.shape[1]}: run rapipe train, or dvc repro"
         )
-    if remembered["labels_known"][0] != card["label_fraction"]:
+    known, asked = remembered.get("labels_known", [1.0])[0], card.get("label_fraction", 1.0)
+    if known != asked:
         raise UserError(
-            f"{variant.name} was trained with a train.label_fraction of "
-            f"{card['label_fraction']:g}, but {paths.BANK} was made for "
-            f"{remembered['labels_known'][0]:g}: run rapipe prefetch and train, or dvc repro"
+            f"{variant.name} was trained with a train.label_fraction of {asked:g}, but "
+            f"{paths.BANK} was made for {known:g}: run rapipe prefetch and train, or dvc repro"
         )
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
