@@ -75,7 +75,8 @@ class Case:
 def encoder(kind: str, method: str, rate: float, **more: Any) -> Case:
     """A case of pretraining."""
     own = {f"pretrain.{key}": value for key, value in {**more, "epochs": EPOCHS}.items()}
-    shown = f"{method} ({more['encoder']})" if "encoder" in more else ""
+    told = [str(more[key]) for key in ("encoder", "head") if key in more]
+    shown = f"{method}, {', '.join(told)}" if told else ""
     return Case(kind, method, {**own, "pretrain.learning_rate": rate}, shown)
 
 
@@ -104,6 +105,7 @@ LARGE = ("timm:swin_tiny_patch4_window7_224", "timm:tnt_s_patch16_224", "timm:mi
 """Of timm too; they come last, since each takes as long as ten others."""
 FROZEN = "resnet18+corpus+frozen"
 FEW: Sets = {"label_fraction": 0.1, "epochs": 20}
+STRATEGIES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
 PERCEIVER: Sets = {"train.backbones": ["perceiver"]}
 CASES = (
     encoder("objective", "byol", 0.2, objective="byol"),
@@ -111,6 +113,7 @@ CASES = (
     encoder("objective", "moco", 0.2, objective="moco"),
     encoder("objective", "simsiam", 0.2, objective="simsiam"),
     encoder("objective", "barlow-twins", 0.2, objective="barlow-twins"),
+    encoder("objective", "barlow-twins", 0.2, objective="barlow-twins", head=[512, 128]),
     encoder("objective", "vicreg", 0.05, objective="vicreg"),
     encoder("objective", "dino", 0.05, objective="dino"),
     encoder("objective", "supervised", 0.05, objective="supervised"),
@@ -145,10 +148,7 @@ CASES = (
         distill="resnet18+corpus",
         **FEW,
     ),
-    *(
-        Case("strategy", name, PERCEIVER, "", (name,))
-        for name in ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
-    ),
+    *(Case("strategy", name, PERCEIVER, "", (name,)) for name in STRATEGIES),
     *(
         classifier("views", name, augment=name)
         for name in ("none", "affine", "crop", "shift", "flip", "randaugment")
@@ -370,6 +370,8 @@ def classifier_values(case: Case) -> list[list[str]]:
     """The lines of a case of training: without neighbours, and with."""
     own = [r for r in rows_of(CLASSIFIERS) if (r["kind"], r["name"]) == (case.kind, case.name)]
     lines = []
+    if case.kind == "strategy" and case.method != STRATEGIES[0]:
+        own = [row for row in own if row["retrieval"] != "none"]  # it stands with the first
     for retrieval in dict.fromkeys(row["retrieval"] for row in own):
         rows = [row for row in own if row["retrieval"] == retrieval]
         scores = ("top1_noise_0", "top1_noise_0.1", "top1_noise_0.2", "top3")
