@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,24 @@ def trained(params: Params, backbone: str, strategy: str, **more: Any) -> dict[s
     return read_json(paths.MODELS / variant.name / "card.json", "train")
 
 
-@pytest.mark.parametrize("name", names("objective"))
-def test_objective(name: str, micro: tuple[Path, Params], tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.fixture
+def apart(micro: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The same corpus in a folder where an encoder may be pretrained anew."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrain, "COLLAPSED_STD", 0.0)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
-    params, encoder = micro[1], SMALL_VIT if name == "mae" else "resnet18"
+    return micro[1]
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_objective(name: str, apart: Params) -> None:
+    encoder = SMALL_VIT if name == "mae" else "resnet18"
     head = () if name in ("mae", "supervised") else (32, 16, 32)
-    recipe = dataclasses.replace(params.pretrain, objective=name, encoder=encoder, head=head)
-    check(dataclasses.replace(params, pretrain=recipe))
-    pretrain.run(dataclasses.replace(params, pretrain=recipe))
+    recipe = dataclasses.replace(apart.pretrain, objective=name, encoder=encoder, head=head)
+    params = dataclasses.replace(apart, pretrain=recipe)
+    check(params)
+    pretrain.run(params)
     scores = read_json(paths.PRETRAINING / "scores.json", "pretrain")
     assert 0 <= scores["knn_top1"] <= 1
     assert 0 <= scores["linear_top1"] <= 1
@@ -149,13 +157,9 @@ def test_augmentation(name: str, small: Params) -> None:
 
 
 @pytest.mark.parametrize("name", names("optimiser"))
-def test_optimiser(name: str, micro: tuple[Path, Params], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrain, "COLLAPSED_STD", 0.0)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
-    recipe = dataclasses.replace(micro[1].pretrain, optimiser=name)
-    pretrain.run(dataclasses.replace(micro[1], pretrain=recipe))
+def test_optimiser(name: str, apart: Params) -> None:
+    recipe = dataclasses.replace(apart.pretrain, optimiser=name)
+    pretrain.run(dataclasses.replace(apart, pretrain=recipe))
     assert read_json(paths.ENCODER / "card.json", "pretrain")["recipe"]["optimiser"] == name
 
 
@@ -179,10 +183,14 @@ def test_trick(kind: str, name: str, small: Params) -> None:
 
 
 @pytest.mark.parametrize("name", names("setting"))
-def test_setting(name: str, small: Params) -> None:
+def test_setting(name: str, micro: tuple[Path, Params], tmp_path: Path, monkeypatch: Any) -> None:
+    shutil.copytree(micro[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     group, key = name.split(".")
-    changed = dataclasses.replace(getattr(small, group), **{key: 0.5})
-    assert trained(dataclasses.replace(small, **{group: changed}), "alexnet", "knn")["labels"] > 0
+    changed = dataclasses.replace(getattr(micro[1], group), **{key: 0.5})
+    params = dataclasses.replace(micro[1], **{group: changed})
+    prefetch.run(params)  # withheld labels are withheld from the memory too
+    assert trained(params, "alexnet", "knn")["labels"] > 0
 
 
 def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:

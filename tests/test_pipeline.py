@@ -21,7 +21,7 @@ from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.feed import CPU
 from rapipe.params import Params, Variant, load, variant, variants
-from rapipe.pipeline import corpus, embed, evaluate, prefetch, pretrain, report, train
+from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, report, train
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.pipeline.results import KEYS, rows
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
@@ -369,6 +369,7 @@ def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None
         Path("params.yaml").read_text().replace("noise_std: 0.1 ", "noise_std: 0.3 ")
     )
     params = load(Path("params.yaml"))
+    initialise.run(params)
     for name, changed in (("alexnet", False), ("alexnet+noise", True)):
         v = variant(params, name, "none", 0)
         weights = (paths.MODELS / v.name / "weights.safetensors").read_bytes()
@@ -500,7 +501,7 @@ def test_own_images_and_a_memory_go_through(
     assert paths.CONTACT_SHEET.read_bytes().startswith(b"\x89PNG")
 
     params = load(Path("params.yaml"))
-    for stage in (pretrain, embed, prefetch):
+    for stage in (pretrain, embed, prefetch, initialise):
         stage.run(params)
     v = variant(params, "alexnet", "knn", 0)
     train.run(params, v)

@@ -7,7 +7,6 @@ import html
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +222,8 @@ def told_of_training(recipe: TrainParams) -> str:
         found += f" The teacher of +distilled is {html.escape(recipe.distill)}."
     if recipe.init:
         found += f" +elsewhere starts from {html.escape(recipe.init)}."
-    own = asdict(recipe)
-    tricks = [f"{name} {own[name]}" for name, plain in PLAIN.items() if own[name] != plain]
+    used = {name: getattr(recipe, name) for name in PLAIN}
+    tricks = [f"{name} {value}" for name, value in used.items() if value != PLAIN[name]]
     return found + (f" Training: {html.escape(', '.join(tricks))}." if tricks else "")
 
 
