@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -21,6 +22,10 @@ ROOT = Path(__file__).parent.parent
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch starts its threads
     threads = (os.cpu_count() or 1) // int(workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+hypothesis.settings.register_profile(  # the same examples each time; `make soak` draws others
+    "default", derandomize=True, deadline=None, max_examples=50, database=None
+)
+hypothesis.settings.load_profile("default")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # every test is of the CPU, the same on every machine
 
 

@@ -1,0 +1,27 @@
+"""What came of one fault.
+
+Every module of this folder that injects faults has a function `run(seconds, seed)`, which
+injects some, one after the other, until the time is over, and yields what came of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One fault, and what came of it."""
+
+    fault: str
+    """What was done, in few words: all faults of one kind have the same."""
+    survived: bool
+    """It went on to a correct result, or was refused in one clear sentence with exit code 2."""
+    identical: bool | None = None
+    """Whether the results are those of an undisturbed run; None where there is none to compare."""
+    said: str = ""
+    """What was wrong, with all that is needed to see it again; empty if it was survived."""
+
+
+Run = Callable[[float, int], Iterator[Outcome]]
