@@ -18,8 +18,6 @@ ENCODER = Path("data/encoder")
 STORE = Path("data/store")
 STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
-NEIGHBOURS_PART = Path("data/neighbours.part")
-"""Where neighbours are written until all of them are."""
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
 START = Path("data/start")
@@ -37,6 +35,8 @@ PRECISION = Path("data/precision.json")
 """How much faster bfloat16 was measured to be here. Not in the cache: a machine decides once."""
 COSTS = Path("data/costs")
 """What each stage took when it last ran here; no output, since it is never the same twice."""
+LOCKS = Path("data/locks")
+"""What tells processes of each other that run at the same time."""
 CHECKPOINTS = Path("data/checkpoints")
 """Where interrupted training resumes from; not an output, since DVC deletes outputs first."""
 
@@ -53,6 +53,25 @@ PAGE = RESULTS / "index.html"
 LEAKAGE = RESULTS / "leakage.json"
 DUPLICATES = RESULTS / "duplicates.csv"
 """Test images that are nearly copies of one in the memory."""
+
+MADE_BY = {
+    CORPUS: "corpus",
+    ENCODER: "pretrain",
+    PRETRAINING: "pretrain",
+    NEIGHBOURS: "prefetch",
+    LEAKAGE: "audit",
+    DUPLICATES: "audit",
+    START: "initialise",
+    MODELS: "train",
+    EVIDENCE: "eval",
+    RUNS: "eval",
+}
+"""The command that makes what lies there."""
+
+
+def maker(path: Path) -> str:
+    """The command that makes this file or folder."""
+    return next(command for place, command in MADE_BY.items() if path.is_relative_to(place))
 
 
 def split(name: str) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rapipe import mapped
+from rapipe import files, mapped
 from rapipe.errors import UserError
 
 Ids = npt.NDArray[np.int64]  # (N,)
@@ -351,8 +351,9 @@ def _write_arrow(
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
     table = pa.table(columns).replace_schema_metadata(metadata)
-    partial = path.with_name(path.name + ".part")
+    partial = files.part_of(path)
     with (
+        files.named(partial),
         partial.open("wb") as file,
         pa.PythonFile(sink(file), mode="w") as out,
         pa.ipc.new_file(out, table.schema, options=LARGE) as writer,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rapipe.errors import UserError
+from rapipe.files import put
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,12 +23,11 @@ CARD = "card.json"
 
 def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> None:
     """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.contiguous() for name, t in module.state_dict().items()}, folder / WEIGHTS)
+    put(folder / WEIGHTS, save({name: t.contiguous() for name, t in module.state_dict().items()}))
     card = {"spec": asdict(spec), "hash": weights_hash(module), **facts}
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    put(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
 
 
 def read_card(folder: Path, stage: str) -> dict[str, Any]:

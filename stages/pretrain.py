@@ -1,7 +1,10 @@
 """What dvc.yaml runs as the stage pretrain."""
 
-from rapipe.pipeline import pretrain
-from rapipe.pipeline.entry import stage
+from rapipe.pipeline.told import told
 
 if __name__ == "__main__":
-    stage(pretrain.run)
+    with told():
+        from rapipe.pipeline import pretrain
+        from rapipe.pipeline.entry import stage
+
+        stage(pretrain.run)

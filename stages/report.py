@@ -1,7 +1,10 @@
 """What dvc.yaml runs as the stage report."""
 
-from rapipe.pipeline import report
-from rapipe.pipeline.entry import stage
+from rapipe.pipeline.told import told
 
 if __name__ == "__main__":
-    stage(report.run)
+    with told():
+        from rapipe.pipeline import report
+        from rapipe.pipeline.entry import stage
+
+        stage(report.run)

@@ -1,7 +1,10 @@
 """What dvc.yaml runs as the stages train-*: BACKBONE RETRIEVAL SEED."""
 
-from rapipe.pipeline import train
-from rapipe.pipeline.entry import stage_of_variant
+from rapipe.pipeline.told import told
 
 if __name__ == "__main__":
-    stage_of_variant(train.run)
+    with told():
+        from rapipe.pipeline import train
+        from rapipe.pipeline.entry import stage_of_variant
+
+        stage_of_variant(train.run)

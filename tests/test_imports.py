@@ -6,7 +6,8 @@ import pytest
 from imports import ROOT, imported
 
 ROWS = (
-    ("errors", "mapped"),
+    ("errors",),
+    ("files", "mapped"),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
     ("feed", "labels"),
     ("retrieved",),

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from rapipe.device import Precision, device
 from rapipe.errors import UserError
 from rapipe.feed import Feed
+from rapipe.fitting.checkpoint import Whole, intact
 from rapipe.fitting.finders import find
 from rapipe.fitting.loggers import close
 from rapipe.fitting.tricks import AVERAGES, Averaging, Patience, Tricks, accumulation, clipping
@@ -341,7 +342,7 @@ def fit(
     """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
-    goes in). Checkpoints are read with `weights_only`: nothing in them can run code.
+    goes in). A damaged checkpoint is left aside.
 
     Args:
         callbacks: with a `Best` if `tricks.patience` is set: it is its score that is waited for.
@@ -356,6 +357,9 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     module.tricks = tricks or module.tricks
     last = checkpoints / "last.ckpt"
+    if last.exists() and not intact(last):
+        say(f"{last} is damaged, so this training starts again")
+        last.unlink()
     if last.exists():
         say(f"resuming from {last}")
     with warnings.catch_warnings():
@@ -378,7 +382,12 @@ def fit(
         finally:
             close(loggers)
     if trainer.interrupted:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(
+            f"the same command resumes after epoch {trainer.current_epoch} of "
+            f"{module.schedule.epochs}, from {last}"
+            if last.exists()
+            else "no epoch was finished, so the same command starts from the first"
+        )
     if not keep:
         shutil.rmtree(checkpoints)
     return found
@@ -396,6 +405,7 @@ def _trainer(module: Fit, precision: Precision, **more: Any) -> pl.Trainer:
         accelerator="gpu" if device().type == "cuda" else "cpu",
         devices=1,
         precision=PLUGIN[precision],
+        plugins=[Whole()],
         **{**shared, **more},
     )
 

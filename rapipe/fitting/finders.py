@@ -7,7 +7,6 @@ the checkpoints, so that a training that is resumed goes on with the same ones.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from rapipe.device import device
 from rapipe.errors import UserError
+from rapipe.files import put, sealed, unsealed
 from rapipe.progress import say, watched
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def find(
     """
     from rapipe.fitting.speed import rehearsal
 
-    found: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
+    found = _known(stored)
     for name, finder in TUNED.items():
         if name not in names:
             continue
@@ -145,8 +145,13 @@ def find(
             say(f"found {name} {found[name]:g}")
         module.schedule = replace(module.schedule, **{name: found[name]})
     if names:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        partial = stored.with_name(stored.name + ".part")
-        partial.write_text(json.dumps(found, indent=2) + "\n")
-        partial.replace(stored)
+        put(stored, sealed(found).encode())
     return found
+
+
+def _known(stored: Path) -> dict[str, Any]:
+    """What was found before, unless it was damaged."""
+    try:
+        return unsealed(stored.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}

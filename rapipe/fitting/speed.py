@@ -7,7 +7,6 @@ Precision and compilation change results by rounding only
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from rapipe.backbones import build
 from rapipe.device import Precision, autocast, device, native_bf16, processor
 from rapipe.errors import UserError
+from rapipe.files import put, sealed, unsealed
 from rapipe.fitting.base import Fit
 from rapipe.progress import say
 
@@ -93,10 +93,7 @@ def _speedup(remembered: Path) -> float:
             for precision in seconds:
                 seconds[precision] = min(seconds[precision], step(precision))
         known[key] = round(seconds["fp32"] / seconds["bf16"], 3)
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_name(remembered.name + ".part")
-        partial.write_text(json.dumps(known, indent=2) + "\n")
-        partial.replace(remembered)
+        put(remembered, sealed(known).encode())
         say(f"a ResNet-18 trains {known[key]} times as fast in bf16 as in fp32 on {key}")
     return known[key]
 
@@ -120,8 +117,6 @@ def _probe() -> Any:
 
 def _known(remembered: Path) -> dict[str, float]:
     try:
-        known = json.loads(remembered.read_text())
-    except (OSError, ValueError):
+        return unsealed(remembered.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
-    good = isinstance(known, dict) and all(isinstance(v, float) for v in known.values())
-    return known if good else {}

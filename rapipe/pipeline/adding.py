@@ -17,10 +17,10 @@ from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.params import Params, SourceParams
 from rapipe.pipeline.editing import changed, named, opened
-from rapipe.pipeline.inputs import corpus_card
+from rapipe.pipeline.inputs import checked, corpus_card, images_of
 from rapipe.pipeline.memory import check_encoder
 from rapipe.progress import say
-from rapipe.records import UNLABELLED, Embeddings, Images
+from rapipe.records import UNLABELLED, Embeddings
 from rapipe.sources import SOURCES, Ask
 from rapipe.sources.base import WHOLE
 
@@ -71,7 +71,7 @@ def run(
         known = (*known, *(own for own in used if own not in known))
     number = [known.index(own) if labelled and own in used else UNLABELLED for own in names]
     labels = np.array([*number, UNLABELLED])[decoded.labels]  # -1 finds the last
-    encoder = Encoder.read(paths.ENCODER).to(device())
+    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     blocks = _embedded(decoded, rows, labels, asked.name, encoder)
     edit = " ".join(["add", source, *(f"--class {own}" for own in classes)])
     made, new = store.add(blocks, known, edit, memory)
@@ -134,4 +134,4 @@ def _embedded(
 
 def _held_out() -> npt.NDArray[np.int64]:
     """Ids of the images of validation and test: they never enter the memory."""
-    return np.concatenate([Images.read(paths.split(s)).ids for s in ("validation", "test")])
+    return np.concatenate([images_of(s).ids for s in ("validation", "test")])

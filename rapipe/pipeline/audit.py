@@ -13,20 +13,26 @@ from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation import leakage
+from rapipe.files import sha256
 from rapipe.params import Params
 from rapipe.pipeline.inputs import (
     asking,
     bank_card,
+    checked,
+    images_of,
     labelled,
     withheld,
     write_csv,
-    write_json,
+    write_result,
 )
 from rapipe.pipeline.memory import check_encoder
 from rapipe.progress import say
 from rapipe.records import SPLITS, Embeddings, Ids, Images, Neighbours, RecordError, Vectors
 from rapipe.search import Keys, search
 from rapipe.store import Store
+
+READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS)
+WRITES = (paths.LEAKAGE, paths.DUPLICATES)
 
 COLUMNS = ("test_id", "test_row", "bank_id", "similarity", "same_class")
 REMAKE = "run rapipe prefetch, or dvc repro"
@@ -40,19 +46,21 @@ def run(params: Params) -> None:
     """
     for stale in (paths.LEAKAGE, paths.DUPLICATES):  # else it would say that all is well
         stale.unlink(missing_ok=True)
-    splits = {name: Images.read(paths.split(name)) for name in SPLITS}
-    bank = Embeddings.read(paths.BANK)
+    splits = {name: images_of(name) for name in SPLITS}
+    bank = Embeddings.read(checked(paths.BANK))
     checks = {
         "split_overlap": check_splits(splits),
         "held_out_in_bank": check_bank(bank, splits),
         "withheld_labels": check_labels(bank, withheld(splits["train"], params)),
         **check_tables(params, bank.ids),
     }
-    write_json(
+    found = listed(bank, np.flatnonzero(splits["test"].labels >= 0))
+    write_result(
         paths.LEAKAGE,
         {
             "checks": {name: {"checked": n, "found": 0} for name, n in checks.items()},
-            **listed(bank, np.flatnonzero(splits["test"].labels >= 0)),
+            **found,
+            "duplicates_sha256": sha256(paths.DUPLICATES),
         },
     )
 
@@ -88,7 +96,7 @@ def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
         for split in SPLITS:
             path = paths.table(strategy, split)
             try:
-                table = Neighbours.read(path)
+                table = Neighbours.read(checked(path))
             except RecordError as error:
                 raise UserError(f"{path} contradicts itself ({error}): {REMAKE}") from None
             strangers = np.setdiff1d(table.query_ids, asking(split, bool(params.train.distill)).ids)
@@ -158,7 +166,7 @@ def vectors_of(images: Images, known: Keys) -> Vectors:
     vectors = np.empty((len(images), known.vectors.shape[1]), np.float32)
     vectors[has] = known.vectors[np.searchsorted(known.ids, images.ids[has])]
     if not has.all():
-        encoder = Encoder.read(paths.ENCODER).to(device())
+        encoder = Encoder.read(checked(paths.ENCODER)).to(device())
         vectors[~has] = encoder.embed(images.pixels[~has], "embedding what the memory lacks")
     return vectors
 

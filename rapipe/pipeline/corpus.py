@@ -13,12 +13,15 @@ from rapipe import paths
 from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
 from rapipe.decoded import key
 from rapipe.decoding import Decoding
+from rapipe.files import whole
 from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Images
 from rapipe.sheet import contact_sheet
 from rapipe.sources import SOURCES, Ask
+
+WRITES = (paths.CORPUS,)
 
 LISTED = 1000
 """Skipped images of a source that the card lists; the others are counted."""
@@ -39,14 +42,11 @@ def run(params: Params) -> None:
         corpus.test_fraction,
         params.seed,
     )
-    made = paths.CORPUS.with_name(paths.CORPUS.name + ".part")
-    shutil.rmtree(made, ignore_errors=True)
-    report = compose(parts, rules, made)
-    shutil.rmtree(paths.CORPUS, ignore_errors=True)
-    made.rename(paths.CORPUS)
-    splits = {split: Images.read(paths.split(split)) for split in SPLITS}
-    contact_sheet(splits["train"], paths.CONTACT_SHEET, params.seed)
-    write_json(paths.CORPUS_CARD, card(splits, parts, report, decoding))
+    with whole(paths.CORPUS) as made:
+        report = compose(parts, rules, made)
+        splits = {split: Images.read(made / paths.split(split).name) for split in SPLITS}
+        contact_sheet(splits["train"], made / paths.CONTACT_SHEET.name, params.seed)
+        write_json(made / paths.CORPUS_CARD.name, card(splits, parts, report, decoding))
     _prune({part.cache.name for part in parts.values()})
     for name, skipped in report.skipped.items():
         if skipped:

@@ -18,6 +18,7 @@ import numpy as np
 
 from rapipe import paths, store
 from rapipe.errors import UserError
+from rapipe.files import part_of
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.records import UNLABELLED
 from rapipe.store import Manifest, Mask, Rows, Store
@@ -133,7 +134,7 @@ def remove(selection: Selection, purge: bool) -> str:
         )
         return f"{changed(made)}: {gone:,} rows removed"
     edit = f"remove {selection} --purge"
-    derived = (paths.NEIGHBOURS, paths.NEIGHBOURS_PART, paths.INDEX)
+    derived = (paths.NEIGHBOURS, part_of(paths.NEIGHBOURS), paths.INDEX)
     made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST, derived)
     return (
         f"{changed(made)}: {gone:,} rows removed from every version and from the disk, with "

@@ -10,10 +10,13 @@ from rapipe import mapped, paths, store
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.params import Params
-from rapipe.pipeline.inputs import corpus_card
+from rapipe.pipeline.inputs import checked, corpus_card, images_of
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.progress import track
-from rapipe.records import SPLITS, Embeddings, Images
+from rapipe.records import SPLITS, Embeddings
+
+READS = (paths.CORPUS, paths.ENCODER)
+"""The memory has a lock of its own."""
 
 BLOCK = 8192
 """Images embedded at once: the memory that a million need is that of these."""
@@ -21,7 +24,7 @@ BLOCK = 8192
 
 def run(params: Params) -> None:
     """Write `data/store` and `data/store.json`."""
-    encoder = Encoder.read(paths.ENCODER).to(device())
+    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     like = store.Embedded(encoder.features, tuple(corpus_card()["classes"]), encoder_fingerprint())
     store.write(blocks(encoder), like, paths.STORE, paths.STORE_MANIFEST)
 
@@ -29,7 +32,7 @@ def run(params: Params) -> None:
 def blocks(encoder: Encoder) -> Iterator[Embeddings]:
     """The embeddings of all splits."""
     for split in SPLITS:
-        images = Images.read(paths.split(split))
+        images = images_of(split)
         starts = range(0, len(images), BLOCK)
         for start in track(starts, f"embedding {split}", len(starts)):
             part = slice(start, start + BLOCK)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from rapipe import paths
+from rapipe import files, paths
 from rapipe.errors import UserError
 from rapipe.params import Params, Variant, variants
 from rapipe.pipeline.checks import load_checked
 from rapipe.pipeline.costs import counted
+from rapipe.pipeline.locks import held
 from rapipe.pipeline.told import told
 from rapipe.progress import say
 
 RunVariant = Callable[[Params, Variant], None]
+BY_VARIANT = (paths.MODELS, paths.EVIDENCE)
+"""Where each variant has a folder of its own, which alone is locked."""
 
 
 def stage(run: Callable[[Params], None], name: str = "") -> None:
     """Run a stage that has no variants; its name is that of its module unless given."""
-    with told(), counted(name or name_of(run)):
-        run(load_checked(paths.PARAMS))
+    with told():
+        params = load_checked(paths.PARAMS)
+        with _apart(run, variants(params)), counted(name or name_of(run)):
+            run(params)
 
 
 def stage_of_variant(run: RunVariant) -> None:
@@ -54,8 +62,29 @@ def stage_of_chosen(
         for v in chosen:
             if len(chosen) > 1:
                 say(v.name)
-            with counted(f"{name_of(run)}-{v.name}"):
+            with _apart(run, [v]), counted(f"{name_of(run)}-{v.name}"):
                 run(params, v)
+
+
+@contextmanager
+def _apart(run: Callable[..., None], own: list[Variant]) -> Iterator[None]:
+    """Let nobody write what the stage reads or writes; in the end, see that nobody did.
+
+    `READS` and `WRITES` of its module say what that is.
+    """
+    module = sys.modules[run.__module__]
+    reads, writes = (_folders(getattr(module, name, ()), own) for name in ("READS", "WRITES"))
+    files.forget()
+    with held(reads, writes):
+        yield
+        files.check_unchanged(reads)
+
+
+def _folders(places: tuple[Path, ...], own: list[Variant]) -> list[Path]:
+    found = []
+    for place in places:
+        found += [place / v.name for v in own] if place in BY_VARIANT else [place]
+    return found
 
 
 def name_of(run: Callable[..., None]) -> str:

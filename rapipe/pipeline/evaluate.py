@@ -16,12 +16,24 @@ from rapipe.evaluation.attribution import Blame
 from rapipe.evaluation.lookup import Lookup
 from rapipe.evaluation.noise import Noted, Seen, levels_seen, scores
 from rapipe.evaluation.swaps import Swaps, examine
+from rapipe.files import whole
 from rapipe.params import Params, Variant
 from rapipe.pipeline.ask import ask_of
-from rapipe.pipeline.inputs import bank_card, labelled, neighbours_of, write_csv, write_json
+from rapipe.pipeline.inputs import (
+    bank_card,
+    checked,
+    labelled,
+    neighbours_of,
+    write_csv,
+    write_result,
+)
 from rapipe.pipeline.memory import check_encoder
 from rapipe.records import Embeddings, Images
 from rapipe.retrieved import Bank
+
+READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
+WRITES = (paths.EVIDENCE,)
+"""This stands for the results beside it too."""
 
 SHOWN = 8
 """Rows of the memory that the results name, of the most harmful and of the most helpful."""
@@ -33,7 +45,7 @@ def run(params: Params, variant: Variant) -> None:
     If the memory has been edited since the classifier was trained, there is only
     `<variant>@<memory>.json`, so that both can be compared.
     """
-    classifier, card = Classifier.read(paths.MODELS / variant.name)
+    classifier, card = Classifier.read(checked(paths.MODELS / variant.name))
     classifier.to(device())
     images = labelled("test")
     keys = {
@@ -62,7 +74,7 @@ def run(params: Params, variant: Variant) -> None:
         by_class = by_class or metrics.by_class(seen.logits, images.labels, len(images.classes))
         if examined:
             examined.add(seen, noted)
-    write_json(
+    write_result(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
             "setting": card["setting"],
@@ -76,10 +88,10 @@ def run(params: Params, variant: Variant) -> None:
         },
     )
     if not edited:
-        folder = paths.EVIDENCE / variant.name
-        noted.predictions().write(folder / paths.PREDICTIONS)
-        if examined and examined.blamed:
-            write_csv(folder / paths.BLAME, examined.blame_rows())
+        with whole(paths.EVIDENCE / variant.name) as folder:
+            noted.predictions().write(folder / paths.PREDICTIONS)
+            if examined and examined.blamed:
+                write_csv(folder / paths.BLAME, examined.blame_rows())
 
 
 def lookup_of(
@@ -92,7 +104,7 @@ def lookup_of(
 ) -> Lookup:
     """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
     check_encoder(remembered["encoder"], paths.BANK, "prefetch")
-    bank = Embeddings.read(paths.BANK)
+    bank = Embeddings.read(checked(paths.BANK))
     d = classifier.spec.dimension
     if bank.vectors.shape[1] != d:
         raise UserError(
@@ -108,7 +120,7 @@ def lookup_of(
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
     return Lookup(
-        Encoder.read(paths.ENCODER).to(device()),
+        Encoder.read(checked(paths.ENCODER)).to(device()),
         bank,
         variant.retrieval,
         ask_of(params),

@@ -6,6 +6,8 @@ Letters: S seeds, L noise levels, N test images.
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from rapipe import paths
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import Interval, interval_of_mean
 from rapipe.params import Params, variants
-from rapipe.pipeline.inputs import labelled, read_json
+from rapipe.pipeline.inputs import checked, labelled, read_result
 from rapipe.records import Predictions
 
 Key = tuple[str, str]
@@ -65,6 +67,8 @@ class Evidence:
     swapped: Mapping[Key, Mapping[tuple[float, str], Swapped]]
     """By noise level and name of the swap."""
     leakage: dict[str, Any]
+    duplicates: Sequence[dict[str, str]]
+    """Test images that are nearly copies of one in the memory, as the audit lists them."""
     lookalikes: npt.NDArray[np.bool_]  # (N,), test images that the audit lists
     seed: int
 
@@ -119,8 +123,8 @@ def read(params: Params) -> Evidence:
     seeds: dict[Key, list[Predictions]] = {}
     runs: dict[Key, list[Run]] = {}
     for v in variants(params):
-        own = Predictions.read(paths.EVIDENCE / v.name / paths.PREDICTIONS)
-        run = read_json(paths.RUNS / f"{v.name}.json", "eval")
+        own = Predictions.read(checked(paths.EVIDENCE / v.name / paths.PREDICTIONS))
+        run = read_result(paths.RUNS / f"{v.name}.json")
         swapped_at = {row["noise_std"] for row in run.get("swaps", ())}
         other_swaps = v.retrieval != "none" and swapped_at != set(params.evaluate.swap_std)
         if own.levels != levels or other_swaps or not np.array_equal(own.ids, images.ids):
@@ -130,18 +134,30 @@ def read(params: Params) -> Evidence:
             )
         seeds.setdefault((v.backbone, v.retrieval), []).append(own)
         runs.setdefault((v.backbone, v.retrieval), []).append(run)
-    with paths.DUPLICATES.open(newline="") as file:
-        alike = [int(row["test_id"]) for row in csv.DictReader(file)]
+    leakage = read_result(paths.LEAKAGE)
+    alike = duplicates(leakage)
     return Evidence(
         levels,
         images.ids,
         {key: _stack(own) for key, own in seeds.items()},
         runs,
         {key: _swapped(runs[key], own) for key, own in seeds.items()},
-        read_json(paths.LEAKAGE, "audit"),
-        np.isin(images.ids, alike),
+        leakage,
+        alike,
+        np.isin(images.ids, [int(row["test_id"]) for row in alike]),
         params.seed,
     )
+
+
+def duplicates(leakage: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows that the audit listed; `UserError` unless they are those that it speaks of."""
+    text = paths.DUPLICATES.read_bytes() if paths.DUPLICATES.is_file() else b""
+    if hashlib.sha256(text).hexdigest() != leakage["duplicates_sha256"]:
+        raise UserError(
+            f"{paths.DUPLICATES} is not what {paths.LEAKAGE} was written with: run rapipe audit, "
+            "or dvc repro"
+        )
+    return list(csv.DictReader(io.StringIO(text.decode(), newline="")))
 
 
 def _stack(seeds: Sequence[Predictions]) -> Stack:

@@ -15,28 +15,32 @@ from typing import Any
 from rapipe import checkpoints, paths, weights
 from rapipe.backbones import build
 from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.files import CARD, sound, whole
 from rapipe.fitting.speed import precision_of
 from rapipe.params import Entry, Params, entry
-from rapipe.pipeline.inputs import fingerprint, read_json, write_csv, write_json
+from rapipe.pipeline.inputs import checked, fingerprint, read_json, write_csv, write_json
 from rapipe.pipeline.pretrain import facts_of, pretrained, spec_of
 from rapipe.pipeline.starts import SCRATCH
 from rapipe.progress import say
 
+READS = (paths.CORPUS, paths.ENCODER)
+WRITES = (paths.START,)
+
 
 def run(params: Params) -> None:
     """Write `data/start/`."""
-    shutil.rmtree(paths.START, ignore_errors=True)
-    for folder, own in wanted(params):
-        initialise(params, own, folder)
+    with whole(paths.START) as folder:
+        for name, own in wanted(params):
+            initialise(params, own, folder / name)
 
 
-def wanted(params: Params) -> Iterator[tuple[Path, Entry]]:
-    """The folders, and what each is to hold; a teacher's lies in its student's."""
+def wanted(params: Params) -> Iterator[tuple[str, Entry]]:
+    """Names of the folders, and what each is to hold; a teacher's lies in its student's."""
     for name in params.train.backbones:
         own = entry(name)
-        yield paths.START / name, own
+        yield name, own
         if own.distilled:
-            yield paths.START / name / paths.TEACHER, entry(params.train.distill)
+            yield f"{name}/{paths.TEACHER}", entry(params.train.distill)
 
 
 def initialise(params: Params, own: Entry, folder: Path) -> None:
@@ -44,7 +48,7 @@ def initialise(params: Params, own: Entry, folder: Path) -> None:
     recipe, card = params.train, {}
     if own.start != SCRATCH:
         kept = weights_of(params, own)
-        shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("*.csv"))
+        shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("*.csv", CARD))
         card = read_json(folder / weights.CARD, "initialise")
     facts = {
         "noise_std": recipe.noise_std if own.noisy else 0.0,
@@ -81,19 +85,17 @@ def weights_of(params: Params, own: Entry) -> Path:
     """A folder with the weights: made before, those of the encoder, or made now."""
     facts = facts_of_start(params, own)
     folder = paths.STARTS / fingerprint(facts)
-    if not folder.exists():
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
+    if not sound(folder):
         make = write_elsewhere if own.start == "elsewhere" else write_here
-        make(params, spec_of_start(params, own), part)
-        part.rename(folder)
+        with whole(folder) as part:
+            make(params, spec_of_start(params, own), part)
     return folder
 
 
 def write_here(params: Params, spec: EncoderSpec, folder: Path) -> None:
     """Write this backbone pretrained on the corpus: the encoder, if that is the same."""
     facts = facts_of(params, spec, precision_of(params.train.precision, paths.PRECISION))
-    card = weights.read_card(paths.ENCODER, "pretrain")
+    card = weights.read_card(checked(paths.ENCODER), "pretrain")
     if fingerprint([card["spec"], {name: card.get(name) for name in facts}]) == fingerprint(
         [asdict(spec), facts]
     ):

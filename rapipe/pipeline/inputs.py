@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rapipe import paths
+from rapipe import files, paths
 from rapipe.errors import UserError
 from rapipe.labels import known
 from rapipe.params import Params, Variant
@@ -23,6 +24,11 @@ def labelled(split: str) -> Images:
     return asking(split, unlabelled=False)
 
 
+def images_of(split: str) -> Images:
+    """All images of a split, labelled or not."""
+    return Images.read(checked(paths.split(split)))
+
+
 def asking(split: str, unlabelled: bool) -> Images:
     """The images of a split that look up neighbours: the labelled ones.
 
@@ -30,7 +36,7 @@ def asking(split: str, unlabelled: bool) -> Images:
         unlabelled: of train also those that a teacher may label: without a label, but not
             of a source that is memory only.
     """
-    images = Images.read(paths.split(split))
+    images = images_of(split)
     asks = images.labels >= 0
     if split == "train" and unlabelled:
         sources = corpus_card()["sources"]
@@ -51,7 +57,7 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
     Raises:
         UserError: it belongs to other images or another k.
     """
-    table = Neighbours.read(paths.table(variant.retrieval, split))
+    table = Neighbours.read(checked(paths.table(variant.retrieval, split)))
     if split == "train" and len(table.query_ids) > len(images):
         every = asking(split, unlabelled=True)
         if np.array_equal(every.ids, table.query_ids):
@@ -66,7 +72,7 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
 
 def bank_card() -> dict[str, Any]:
     """What the bank was made from: version of the memory, encoder, classes."""
-    return read_json(paths.BANK_CARD, "prefetch")
+    return read_card(paths.BANK_CARD)
 
 
 def check_labels(params: Params) -> None:
@@ -91,46 +97,77 @@ def pictures(train: Images, ids: Ids) -> Pixels:
 
 def corpus_card() -> dict[str, Any]:
     """Counts, classes, pixel statistics and hash of the corpus."""
-    return read_json(paths.CORPUS_CARD, "corpus")
+    return read_card(paths.CORPUS_CARD)
 
 
-def read_json(path: Path, stage: str) -> dict[str, Any]:
+def checked(path: Path) -> Path:
+    """The path of a file or folder that a stage has made, if it is what the stage wrote.
+
+    Raises:
+        UserError: it is missing or not what was written; names the file and the stage.
+    """
+    files.check(path, paths.maker(path))
+    return path
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A JSON object in a folder that a stage has made."""
+    return read_json(checked(path), paths.maker(path))
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What `write_result` wrote; `UserError` names the stage if it is missing or damaged."""
+    return read_json(path, paths.maker(path), files.unsealed)
+
+
+def read_json(
+    path: Path, stage: str, parse: Callable[[str], dict[str, Any]] = json.loads
+) -> dict[str, Any]:
     """A JSON object; `UserError` names the stage that makes it if it is missing or damaged."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run rapipe {stage}, or dvc repro") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): run rapipe {stage}") from None
+        raise UserError(f"{path} is damaged ({error}): run rapipe {stage}, or dvc repro") from error
     return found
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON beside its place, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    """Write JSON, whole or not at all."""
+    _put(path, lambda: json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_result(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that stands alone, with the hash of its content."""
+    _put(path, lambda: files.sealed(content))
+
+
+def _put(path: Path, text: Callable[[], str]) -> None:
+    try:
+        files.put(path, text().encode())
+    except ValueError as error:
+        raise UserError(f"{path} would hold a number that is not finite ({error})") from None
 
 
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:
-    """Write rows with the same keys, floats to 6 digits.
+    """Write rows with the same keys, floats to 6 digits, whole or not at all.
 
     Args:
         columns: the keys, where there may be no row; without either the file is empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="") as file:
-        names = columns or (list(rows[0]) if rows else ())
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        if names:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    names = columns or (list(rows[0]) if rows else ())
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    if names:
+        writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    files.put(path, text.getvalue().encode())
 
 
 def fingerprint(facts: object) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rapipe import paths, weights
 from rapipe.errors import UserError
 from rapipe.params import Params
+from rapipe.pipeline.inputs import checked
 
 if TYPE_CHECKING:
     from rapipe.search import Method
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def encoder_fingerprint() -> str:
     """Of the encoder in `data/encoder`: its weights, and how it prepares images."""
-    return weights.fingerprint(weights.read_card(paths.ENCODER, "pretrain"))
+    return weights.fingerprint(weights.read_card(checked(paths.ENCODER), "pretrain"))
 
 
 def check_encoder(embedded_by: str, what: object, stage: str) -> None:

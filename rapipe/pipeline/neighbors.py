@@ -17,10 +17,10 @@ from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation.attribution import Attributed, attribute
 from rapipe.params import Params, Variant, variants
-from rapipe.pipeline.inputs import bank_card, corpus_card, pictures
+from rapipe.pipeline.inputs import bank_card, checked, corpus_card, images_of, pictures
 from rapipe.pipeline.memory import check_encoder
 from rapipe.progress import say
-from rapipe.records import Embeddings, Images, Indices, Pixels
+from rapipe.records import Embeddings, Indices, Pixels
 from rapipe.retrieved import Bank
 from rapipe.search import search
 
@@ -58,9 +58,9 @@ def run(
         image: a file, or the row of a test image.
         classifier: name of a trained one; the first with neighbours unless given.
     """
-    bank, train = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
+    bank, train = Embeddings.read(checked(paths.BANK)), images_of("train")
     check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
-    encoder = Encoder.read(paths.ENCODER).to(device())
+    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     asked = _open(image)
     own = np.array([pixel_hash(asked.pixels)])
     found = search(encoder.embed(asked.pixels[None]), bank, k, own)
@@ -100,7 +100,7 @@ def _choose(params: Params, name: str) -> Variant | None:
 
 def _ask(variant: Variant, asked: Asked, bank: Embeddings, indices: Indices) -> Answer:
     """Predict with all neighbours, with none, and without each."""
-    classifier, _ = Classifier.read(paths.MODELS / variant.name)
+    classifier, _ = Classifier.read(checked(paths.MODELS / variant.name))
     if classifier.spec.dimension != bank.vectors.shape[1]:
         raise UserError(
             f"{variant.name} was trained with vectors of {classifier.spec.dimension} dimensions, "
@@ -173,7 +173,7 @@ def _classes(label: int) -> str:
 def _open(image: str) -> Asked:
     """A test image by its row, or a file."""
     if image.isdecimal():
-        test = Images.read(paths.split("test"))
+        test = images_of("test")
         if int(image) >= len(test):
             raise UserError(f"there is no test image {image}; choose from 0 to {len(test) - 1}")
         return Asked(test.pixels[int(image)], int(test.labels[int(image)]))

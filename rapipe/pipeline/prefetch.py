@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,23 @@ from rapipe.bank import bank_of
 from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.files import part_of, whole
 from rapipe.neighbours import STRATEGIES
 from rapipe.params import Params
 from rapipe.pipeline.ask import ask_of
-from rapipe.pipeline.inputs import asking, withheld, write_json
+from rapipe.pipeline.inputs import asking, checked, images_of, withheld, write_json
 from rapipe.pipeline.memory import check_encoder, told
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Embeddings, Ids, Images, Vectors
 from rapipe.search import Keys
 from rapipe.store import Rows, Store
 
+READS = (paths.CORPUS, paths.ENCODER)
+WRITES = (paths.NEIGHBOURS,)
+
 BLOCK = 8192
 """Vectors gathered at once."""
-PART = paths.NEIGHBOURS_PART
+PART = part_of(paths.NEIGHBOURS)
 ALL, ASKING = "all.npy", "asking.npy"
 """Vectors of the whole store, and of the images that ask; gone when the stage ends."""
 
@@ -36,15 +39,19 @@ def run(params: Params) -> None:
     """Write `data/neighbours/`."""
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
-    splits = {name: Images.read(paths.split(name)) for name in SPLITS}
+    splits = {name: images_of(name) for name in SPLITS}
     classes = splits["train"].classes
     if store.manifest.classes[: len(classes)] != classes:
         raise UserError(
             f"{paths.STORE} was embedded from a corpus with other classes than {paths.CORPUS}: "
             "run rapipe embed, or dvc repro"
         )
-    shutil.rmtree(PART, ignore_errors=True)
-    PART.mkdir(parents=True)
+    with whole(paths.NEIGHBOURS):
+        write(store, splits, params)
+
+
+def write(store: Store, splits: dict[str, Images], params: Params) -> None:
+    """Write the bank and the tables, where `at` says."""
     vectors, rows = store.vectors(PART / ALL), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
@@ -64,8 +71,6 @@ def run(params: Params) -> None:
         write_json(at(paths.table_card(strategy)), {"k": params.retrieval.k, **card})
     for scratch in (ALL, ASKING):
         (PART / scratch).unlink(missing_ok=True)
-    shutil.rmtree(paths.NEIGHBOURS, ignore_errors=True)
-    PART.rename(paths.NEIGHBOURS)
 
 
 def at(path: Path) -> Path:
@@ -121,7 +126,7 @@ def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors
     if not len(missing):
         return Keys(ids, mapped.gathered(vectors, row))
     say(f"embedding {len(missing):,} images that ask but are not in the memory")
-    encoder = Encoder.read(paths.ENCODER).to(device())
+    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
 
     def blocks() -> Iterator[Vectors]:
         for start in range(0, len(row), BLOCK):

@@ -16,15 +16,26 @@ from rapipe.device import device
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
 from rapipe.evaluation.features import describe, knn_accuracy, linear_accuracy, raw_pixels
+from rapipe.files import whole
 from rapipe.fitting.base import History, Row, Schedule, fit
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import Params
-from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
+from rapipe.pipeline.inputs import (
+    corpus_card,
+    fingerprint,
+    images_of,
+    labelled,
+    write_csv,
+    write_json,
+)
 from rapipe.progress import say
 from rapipe.records import Images
 from rapipe.views import VIEWS, Normalise
+
+READS = (paths.CORPUS,)
+WRITES = (paths.ENCODER, paths.PRETRAINING)
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 1.5
@@ -34,9 +45,11 @@ def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
     recipe = params.pretrain
     made = pretrained(params, spec_of(params, recipe.encoder, recipe.width, recipe.stem))
-    made.encoder.write(paths.ENCODER, {**made.facts, "scores": made.scores})
-    write_csv(paths.PRETRAINING / "history.csv", made.history)
-    write_json(paths.PRETRAINING / "scores.json", {**made.history[-1], **made.scores})
+    with whole(paths.ENCODER) as folder:
+        made.encoder.write(folder, {**made.facts, "scores": made.scores})
+    with whole(paths.PRETRAINING) as folder:
+        write_csv(folder / "history.csv", made.history)
+        write_json(folder / "scores.json", {**made.history[-1], **made.scores})
     made.done()
 
 
@@ -80,7 +93,7 @@ def pretrained(params: Params, spec: EncoderSpec) -> Pretrained:
     """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
     recipe, classes = params.pretrain, tuple(corpus_card()["classes"])
     images, train, validation = (
-        Images.read(paths.split("train")),
+        images_of("train"),
         labelled("train"),
         labelled("validation"),
     )

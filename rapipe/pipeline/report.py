@@ -13,28 +13,42 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rapipe import paths
+from rapipe import files, paths
 from rapipe.evaluation.statistics import Interval
 from rapipe.params import Params, TrainParams, Variant, variants
 from rapipe.pipeline import claims, efficiency, evidence, swapped, trust
 from rapipe.pipeline.evidence import CONTROL, Evidence, level_words
 from rapipe.pipeline.inputs import (
     bank_card,
+    checked,
     corpus_card,
+    images_of,
     labelled,
     pictures,
-    read_json,
+    read_card,
+    read_result,
     write_csv,
     write_json,
 )
 from rapipe.pipeline.memory import told
 from rapipe.pipeline.results import rows, runs
-from rapipe.records import Embeddings, Images, Neighbours
+from rapipe.records import Embeddings, Neighbours
 from rapipe.report import curves, style, tables
 from rapipe.report import pictures as shown
 from rapipe.report.page import page
 from rapipe.report.sections import SECTIONS
 from rapipe.report.style import Condition, condition_of
+
+READS = (
+    paths.CORPUS,
+    paths.DUPLICATES,
+    paths.EVIDENCE,
+    paths.LEAKAGE,
+    paths.MODELS,
+    paths.NEIGHBOURS,
+    paths.PRETRAINING,
+)
+WRITES = (paths.PAGE,)
 
 EXAMPLES = 6
 SHOWN = 8
@@ -44,11 +58,13 @@ SHOWN = 8
 def run(params: Params) -> None:
     """Write `results/`: figures, `index.html`, and what they show as CSV and JSON."""
     found = rows(params)
-    histories = {v: read_history(paths.MODELS / v.name / "history.csv") for v in variants(params)}
+    histories = {
+        v: read_history(checked(paths.MODELS / v.name / "history.csv")) for v in variants(params)
+    }
     by_strategy = defaultdict(list)
     for v, history in histories.items():
         by_strategy[v.backbone, v.retrieval].append(history)
-    pretraining = read_history(paths.PRETRAINING / "history.csv")
+    pretraining = read_history(checked(paths.PRETRAINING / "history.csv"))
     seen = evidence.read(params)
     made, swaps = claims.claims(seen), swapped.swap_rows(seen)
     floors = claims.floor_lines(seen)
@@ -62,7 +78,7 @@ def run(params: Params) -> None:
     contents: dict[str, str | bytes] = {
         "setting": setting(params, pretraining[-1]),
         "short": claims.in_short(seen, made),
-        "corpus": paths.CONTACT_SHEET.read_bytes(),
+        "corpus": checked(paths.CONTACT_SHEET).read_bytes(),
         "table": tables.table(present(params, found), intervals(params, seen), floors),
         "claims": claims.claims_table(made),
         "efficiency": efficiency.table(by_strategy, params.seed),
@@ -78,7 +94,7 @@ def run(params: Params) -> None:
     sections = [
         (heading, words, contents[name]) for name, heading, words in SECTIONS if contents.get(name)
     ]
-    paths.PAGE.write_text(page("What is looking things up worth?", sections))
+    files.put(paths.PAGE, page("What is looking things up worth?", sections).encode())
 
 
 def figures(
@@ -93,7 +109,7 @@ def figures(
 
     One after the other, so that no two need be open at once.
     """
-    train, test = Images.read(paths.split("train")), Images.read(paths.split("test"))
+    train, test = (images_of(name) for name in ("train", "test"))
     yield "steps", curves.accuracy_curves(histories, "step")
     yield "epochs", curves.accuracy_curves(histories, "epoch")
     yield "noise", claims.accuracy_over_noise(seen)
@@ -105,7 +121,7 @@ def figures(
     yield "reliability", trust.reliability_figure(seen)
     yield "risk", trust.risk_figure(seen)
     yield "likeness", trust.leakage_figure(seen)
-    yield "lookalikes", trust.lookalikes_figure(train, test)
+    yield "lookalikes", trust.lookalikes_figure(seen, train, test)
     yield "pretraining", curves.pretraining_curves(pretraining)
     yield "gallery", shown.gallery(neighbourhoods(params))
 
@@ -151,7 +167,7 @@ def curves_of(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str
 
 def condition(v: Variant) -> Condition:
     """The condition that a variant is one seed of."""
-    return condition_of(read_json(paths.RUNS / f"{v.name}.json", "eval")["rows"][0])
+    return condition_of(read_result(paths.RUNS / f"{v.name}.json")["rows"][0])
 
 
 def present(params: Params, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -246,7 +262,7 @@ def found_by(params: Params) -> str:
     searched = [
         told(facts, params.retrieval.k)
         for strategy in params.retrieval.strategies
-        if "recall" in (facts := read_json(paths.table_card(strategy), "prefetch")["test"])
+        if "recall" in (facts := read_card(paths.table_card(strategy))["test"])
     ]
     return html.escape("; ".join(dict.fromkeys(searched)) or "chance")
 
@@ -256,8 +272,9 @@ def neighbourhoods(params: Params) -> list[shown.Neighbourhood]:
     named = params.retrieval.strategies
     order = ("knn", *(name for name in named if name != CONTROL), *named)
     strategy = next(name for name in order if name in named)
-    train, test = Images.read(paths.split("train")), labelled("test")
-    bank, found = Embeddings.read(paths.BANK), Neighbours.read(paths.table(strategy, "test"))
+    train, test = images_of("train"), labelled("test")
+    bank = Embeddings.read(checked(paths.BANK))
+    found = Neighbours.read(checked(paths.table(strategy, "test")))
     classes = bank_card()["classes"]
     _, firsts = np.unique(test.labels, return_index=True)
     spread = np.linspace(0, len(firsts) - 1, min(EXAMPLES, len(firsts))).round().astype(int)

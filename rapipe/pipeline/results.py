@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rapipe import paths
 from rapipe.errors import UserError
+from rapipe.files import NoSeal
 from rapipe.params import Params, variants
-from rapipe.pipeline.inputs import read_json
+from rapipe.pipeline.inputs import read_card, read_result
 
 KEYS = (
     "backbone",
@@ -63,14 +65,22 @@ def rows(params: Params, edited: bool = False) -> list[dict[str, Any]]:
 def runs(params: Params) -> list[dict[str, Any]]:
     """Every evaluation that belongs to the present setting; `UserError` if there is none."""
     present = {(v.backbone, v.retrieval): _setting(v.name) for v in variants(params)}
-    found = [read_json(path, "eval") for path in sorted(paths.RUNS.glob("*.json"))]
-    found = [
-        run for run in found if "edited" in run and run["setting"] == present.get(_strategy(run))
-    ]
+    found = [run for path in sorted(paths.RUNS.glob("*.json")) if (run := _run(path))]
+    found = [run for run in found if run["setting"] == present.get(_strategy(run))]
     _tell_apart(found)
     if not found:
         raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
     return found
+
+
+def _run(path: Path) -> dict[str, Any] | None:
+    """One evaluation; None if it is of an older version, which put no seal on it."""
+    try:
+        return read_result(path)
+    except UserError as error:
+        if isinstance(error.__cause__, NoSeal):
+            return None
+        raise
 
 
 def by_class(params: Params) -> list[dict[str, Any]]:
@@ -98,8 +108,12 @@ def _tell_apart(found: list[dict[str, Any]]) -> None:
 
 def _setting(name: str) -> str | None:
     """What a variant's present results share: from its results, else from the classifier."""
-    for path in (paths.RUNS / f"{name}.json", paths.MODELS / name / "card.json"):
-        if path.exists():
-            setting: str = read_json(path, "eval")["setting"]
+    for path, read in (
+        (paths.RUNS / f"{name}.json", _run),
+        (paths.MODELS / name / "card.json", read_card),
+    ):
+        found = read(path) if path.exists() else None
+        if found:
+            setting: str = found["setting"]
             return setting
     return None

@@ -15,7 +15,7 @@ from rapipe import paths, weights
 from rapipe.backbones import Backbone
 from rapipe.errors import UserError
 from rapipe.params import Entry, Variant, entry
-from rapipe.pipeline.inputs import read_json
+from rapipe.pipeline.inputs import checked, read_card
 
 SCRATCH = "scratch"
 
@@ -46,7 +46,7 @@ class Start:
 
     @classmethod
     def _read(cls, folder: Path, own: Entry) -> Start:
-        card = read_json(folder / weights.CARD, "initialise")
+        card = read_card(folder / weights.CARD)
         try:
             return cls(folder, own, **{name: card[name] for name in FACTS})
         except (KeyError, TypeError) as error:
@@ -62,7 +62,7 @@ class Start:
         """
         if self.own.start == SCRATCH:
             return
-        card = weights.read_card(self.folder, "initialise")
+        card = weights.read_card(checked(self.folder), "initialise")
         if json.dumps(spec) != json.dumps(card["spec"]):
             raise UserError(
                 f"{self.folder} belongs to another corpus, or to another train.width or "

@@ -1,4 +1,4 @@
-"""How a user's mistake is told."""
+"""How a user's mistake is told, and how an interruption is."""
 
 from __future__ import annotations
 
@@ -8,18 +8,44 @@ from contextlib import contextmanager
 
 from rapipe.errors import OF_THE_DISK, UserError
 
+MISTAKE, INTERRUPTED = 2, 130
+"""Exit codes."""
+
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Print a `UserError`, or what the disk refuses, as one sentence, and exit with code 2."""
+    """Print what went wrong as one sentence and exit with its code.
+
+    That is 2 for a `UserError`, for what the disk refuses and for want of memory, and
+    130 for Ctrl-C. Anything else is a defect of ours and keeps its traceback.
+    """
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", MISTAKE)
+    except KeyboardInterrupt as stop:
+        _end(f"interrupted: {stop or 'the same command starts again from here'}", INTERRUPTED)
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             raise
         what = error.filename or "a file"
-        print(f"error: {what} cannot be read or written: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {what} cannot be read or written: {error.strerror}", MISTAKE)
+    except (MemoryError, RuntimeError) as error:
+        if not _of_memory(error):
+            raise
+        _end(
+            "error: there is not enough memory for this: lower pretrain.batch_size, "
+            "train.batch_size, retrieval.k or a width",
+            MISTAKE,
+        )
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so in several ways."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(own in str(error).lower() for own in words)
+
+
+def _end(sentence: str, code: int) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(code)

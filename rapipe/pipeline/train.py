@@ -16,6 +16,7 @@ from rapipe import metrics, paths
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import device
 from rapipe.encoder import EncoderSpec
+from rapipe.files import sound, whole
 from rapipe.fitting.base import Best, History, Row, Schedule, fit
 from rapipe.fitting.loggers import loggers
 from rapipe.fitting.speed import compile_network, precision_of
@@ -27,6 +28,7 @@ from rapipe.pipeline.inputs import (
     asking,
     bank_card,
     check_labels,
+    checked,
     corpus_card,
     fingerprint,
     labelled,
@@ -38,6 +40,9 @@ from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
 from rapipe.retrieved import Bank
 from rapipe.views import VIEWS, SomeNoise
+
+READS = (paths.CORPUS, paths.NEIGHBOURS, paths.START)
+WRITES = (paths.MODELS,)
 
 
 def run(params: Params, variant: Variant) -> None:
@@ -52,9 +57,9 @@ def run(params: Params, variant: Variant) -> None:
         made = trained(params, variant, material, start, facts, soft)
     else:
         made = trained(params, variant, material.labelled(), start, facts)
-    folder = paths.MODELS / variant.name
-    made.classifier.write(folder, made.facts)
-    write_csv(folder / "history.csv", made.history)
+    with whole(paths.MODELS / variant.name) as folder:
+        made.classifier.write(folder, made.facts)
+        write_csv(folder / "history.csv", made.history)
     for finished in (made.checkpoints, place):
         shutil.rmtree(finished, ignore_errors=True)
 
@@ -81,7 +86,7 @@ class Material:
         tables, memory, bank = {}, None, None
         if variant.retrieval != "none":
             check_labels(params)
-            memory = Embeddings.read(paths.BANK)
+            memory = Embeddings.read(checked(paths.BANK))
             bank = Bank(memory, len(corpus_card()["classes"]), device())
             tables = {name: neighbours_of(own, variant, name) for name, own in splits.items()}
         train = splits["train"]
@@ -207,13 +212,12 @@ def teacher_of(
     facts: dict[str, Any],
 ) -> Classifier:
     """The student's teacher, trained on the known labels; kept in `place` until all is done."""
-    if not place.exists():
+    if not sound(place):
         say("training the teacher")
         role = {**facts, "role": "teacher"}
         made = trained(params, variant, material.labelled(), start, role)
-        part = place.with_name(place.name + ".part")
-        made.classifier.write(part, made.facts)
-        part.rename(place)
+        with whole(place) as part:
+            made.classifier.write(part, made.facts)
         shutil.rmtree(made.checkpoints)
     classifier, card = Classifier.read(place)
     say(f"the teacher is right for {card['validation_top1']:.1%} of validation")

@@ -5,7 +5,6 @@ Letters: S seeds, N test images.
 
 from __future__ import annotations
 
-import csv
 import html
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from rapipe import paths
 from rapipe.evaluation import calibration
 from rapipe.pipeline.evidence import CONTROL, Evidence, Stack, level_words
 from rapipe.pipeline.inputs import pictures
@@ -137,10 +135,9 @@ def leakage_figure(found: Evidence) -> Figure | None:
     )
 
 
-def lookalikes_figure(train: Images, test: Images) -> Figure | None:
+def lookalikes_figure(found: Evidence, train: Images, test: Images) -> Figure | None:
     """The test images that are most like the memory, above what they are like."""
-    with paths.DUPLICATES.open(newline="") as file:
-        rows = list(csv.DictReader(file))[:8]
+    rows = found.duplicates[:8]
     if not rows:
         return None
     ids = np.array([int(row["bank_id"]) for row in rows])

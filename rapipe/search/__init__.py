@@ -27,6 +27,7 @@ import numpy as np
 from rapipe import mapped
 from rapipe.device import device
 from rapipe.errors import UserError
+from rapipe.files import sound, whole
 from rapipe.metrics import recall_at_k
 from rapipe.progress import say
 from rapipe.records import Ids, Neighbours, Vectors
@@ -37,7 +38,6 @@ from rapipe.search.ranking import Keyed, Keys, Proposed, check_k, rank, similari
 
 BACKENDS = ("torch", "faiss", "lance", "auto")
 EXACT = "exact"
-CHECKSUM = "sha256"
 KEY = re.compile(r"[0-9a-f]{16}(\.part)?")
 SAMPLE = 1000
 """Queries on which recall is measured; half of them choose the effort, half are the figure."""
@@ -164,36 +164,21 @@ def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | La
         return Faiss.build(bank, FLAT)
     home = method.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     folder = home / _fingerprint(bank, method)
-    partial = folder.with_name(folder.name + ".part")
     kind = Faiss if method.backend == "faiss" else Lance
-    kept = folder / CHECKSUM
-    if kept.is_file() and kept.read_text() == _checksum(folder):  # else it is built again
+    if sound(folder):  # else it is built again
         return kind.read(folder, method.index)
     say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
     home.mkdir(parents=True, exist_ok=True)
     for old in home.iterdir():  # one index at a time: they are large
         if KEY.fullmatch(old.name):
             shutil.rmtree(old)
-    partial.mkdir()
-    if method.backend == "faiss":
-        Faiss.build(bank, method.index).write(partial)
-    else:
-        Lance.build(bank, method.index, partial)
-    mapped.trim()
-    (partial / CHECKSUM).write_text(_checksum(partial))
-    partial.rename(folder)
+    with whole(folder) as partial:
+        if method.backend == "faiss":
+            Faiss.build(bank, method.index).write(partial)
+        else:
+            Lance.build(bank, method.index, partial)
+        mapped.trim()
     return kind.read(folder, method.index)
-
-
-def _checksum(folder: Path) -> str:
-    """SHA-256 of the files of an index, by name."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CHECKSUM:
-            digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _fingerprint(bank: Vectors, method: Method) -> str:

@@ -18,12 +18,13 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from rapipe.errors import UserError
+from rapipe.files import put
 from rapipe.progress import say
 from rapipe.records import Embeddings, Vectors
 from rapipe.store import rows as rows_
 from rapipe.store.reading import Store
 from rapipe.store.rows import Mask, Rows
-from rapipe.store.versions import TAG, Embedded, History, Manifest, put
+from rapipe.store.versions import TAG, Embedded, History, Manifest
 
 NEW = "new.part"
 Choose = Callable[[Store, Rows], Mask]

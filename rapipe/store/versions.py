@@ -10,8 +10,6 @@ Whatever is interrupted before store.json is replaced has not happened.
 from __future__ import annotations
 
 import io
-import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from rapipe.errors import UserError
+from rapipe.files import put, sealed, unsealed
 from rapipe.store.rows import Mask, Rows
 
 TAG = re.compile(r"(?!v\d+$)[A-Za-z][\w.-]*")
@@ -67,7 +66,7 @@ class Manifest:
 
     def text(self) -> str:
         """As it stands in its file."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return sealed(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Embedded:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file; `UserError` if it is missing or damaged."""
     try:
-        facts = json.loads(path.read_text())
+        facts = unsealed(path.read_text())
         return Manifest(**{**facts, "classes": tuple(facts["classes"])})
     except FileNotFoundError:
         raise UserError(
@@ -149,12 +148,12 @@ class History:
         """Versions by name."""
         path = self.folder / TAGS
         try:
-            found: dict[str, int] = json.loads(path.read_text())
+            found: dict[str, int] = unsealed(path.read_text())["tags"]
             known = self.manifests()
             lost = [name for name, number in found.items() if number not in known]
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it, and tag again") from None
         if lost:
             raise UserError(
@@ -165,7 +164,7 @@ class History:
 
     def write_tags(self, tags: dict[str, int]) -> None:
         """Replace all tags."""
-        put(self.folder / TAGS, (json.dumps(tags, indent=2) + "\n").encode())
+        put(self.folder / TAGS, sealed({"tags": tags}).encode())
 
     def resolve(self, name: str) -> Manifest:
         """The version with this tag or number; `UserError` lists those that there are."""
@@ -175,13 +174,3 @@ class History:
             choices = [*tags, *(str(known) for known in manifests)]
             raise UserError(f"the store has no version {name!r}; it has {', '.join(choices)}")
         return manifests[number]
-
-
-def put(path: Path, data: bytes) -> None:
-    """Replace a file by one with this content, so that it is the old or the new, never half."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -1,0 +1,150 @@
+"""Artefacts that are deleted, cut short or changed by a bit between two stages.
+
+Which stage reads what is taken from dvc.yaml. A stage must refuse in one sentence that names
+the file and the command that makes it, and leave its own outputs as they were; or, where it
+does not read the file, go on to the same outputs as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rapipe import files, paths
+from rapipe.pipeline.entry import stage_of_chosen
+from rapipe.pipeline.entry import stage as stage_of_all
+from soak.outcome import Outcome
+
+WAYS = ("deleted", "emptied", "cut short", "a flipped bit")
+MAKERS = {**paths.MADE_BY, paths.STORE_MANIFEST: "embed", paths.STORE: "embed"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml: what it runs, reads and writes."""
+
+    name: str
+    command: tuple[str, ...]
+    reads: tuple[Path, ...]
+    writes: tuple[Path, ...]
+
+
+def stages(root: Path) -> list[Stage]:
+    """The stages of a project, in an order in which they can run."""
+    from dvc.repo import Repo
+
+    if not (root / ".dvc").exists():
+        Repo.init(str(root), no_scm=True).close()
+    with contextlib.chdir(root), Repo(str(root)) as repo:
+        found = []
+        for own in repo.index.stages:
+            reads = {Path(dep.def_path) for dep in own.deps}
+            if paths.STORE_MANIFEST in reads:
+                reads.add(paths.STORE)
+            kept = [path for path in reads if path.parts[0] in ("data", "results")]
+            writes = tuple(Path(out.def_path) for out in own.outs)
+            found.append(
+                Stage(own.addressing, tuple(own.cmd.split()[2:]), tuple(sorted(kept)), writes)
+            )
+    return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or all files below a folder."""
+    return [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
+
+
+def damage(path: Path, way: str, dice: random.Random) -> None:
+    """Do it to a file."""
+    data = path.read_bytes()
+    if way == "deleted":
+        path.unlink()
+    elif way == "emptied":
+        path.write_bytes(b"")
+    elif way == "cut short":
+        path.write_bytes(data[: dice.randrange(len(data))] if data else b"")
+    else:
+        changed = bytearray(data)
+        changed[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(changed)
+
+
+def run(command: tuple[str, ...]) -> tuple[int, str]:
+    """Run a stage in this process as dvc.yaml does; exit code, and what it says."""
+    import importlib
+
+    module = importlib.import_module(command[0].replace("stages", "rapipe.pipeline"))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            if len(command) > 1:
+                backbone, retrieval, seed = command[1:]
+                stage_of_chosen(module.run, backbone, retrieval, int(seed))
+            else:
+                stage_of_all(module.run)
+        except SystemExit as end:
+            return int(end.code or 0), said.getvalue()
+    return 0, said.getvalue()
+
+
+def state(places: tuple[Path, ...]) -> dict[str, str]:
+    """Hashes of all files in some places."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for place in places
+        for path in files_of(place)
+    }
+
+
+def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
+    """Damage one file of the finished project in the working directory, run the stage, mend."""
+    fault = f"{way}: {maker_of(path)}'s, before {stage.name.partition('@')[0]}"
+    before, data, seed = state(stage.writes), path.read_bytes(), dice.random()
+    damage(path, way, random.Random(seed))
+    try:
+        code, said = run(stage.command)
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        after = state(stage.writes)
+    except Exception as error:
+        return Outcome(fault, False, None, f"{path} (seed {seed}): {error!r}")
+    finally:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        files.forget()
+    if code == 0:
+        return Outcome(fault, after == before, after == before, f"{path} (seed {seed})")
+    place = next(own for own in MAKERS if path.is_relative_to(own))
+    named = len(errors) == 1 and str(place) in errors[0] and f"rapipe {MAKERS[place]}" in errors[0]
+    kept = after == before or stage.name == "audit"  # which first removes what it said before
+    if code == 2 and named and kept:
+        return Outcome(fault, True)
+    for own in stage.writes:  # so that the next trial starts from a finished project
+        if not kept:
+            raise RuntimeError(f"{own} was lost: {path} (seed {seed}): {said}")
+    return Outcome(fault, False, None, f"{path} (seed {seed}): exit code {code}: {said[-500:]}")
+
+
+def maker_of(path: Path) -> str:
+    """The command that makes a file."""
+    return next(name for place, name in MAKERS.items() if path.is_relative_to(place))
+
+
+def trials(root: Path) -> list[tuple[Stage, Path]]:
+    """Every stage of a finished project with every file that it may read."""
+    return [
+        (own, path)
+        for own in stages(root)
+        for place in own.reads
+        if place != paths.RAW
+        for path in files_of(place)
+    ]

@@ -1,0 +1,110 @@
+"""A full disk, and one that cannot be written, at every stage: real ones, mounted for it.
+
+Needs the right to mount (root, on Linux). A stage must refuse in one sentence and leave what
+was there as it was; with room again it must make the same outputs as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rapipe import paths
+from soak.damage import Stage, files_of, run, state
+from soak.outcome import Outcome
+
+ROOM = 64 << 20
+"""Bytes that are enough for every stage of a small project."""
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk in memory of this size; `PermissionError` if mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise PermissionError("only root may mount, on Linux")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise PermissionError("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change the options of a mounted disk."""
+    command = ["mount", "-o", f"remount,{options}", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def used(folder: Path) -> int:
+    """Bytes that are taken on its disk."""
+    facts = os.statvfs(folder)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def full(stage: Stage, disk: Path, room: int) -> Outcome:
+    """Run a stage of the finished project in the working directory with little room, then with much.
+
+    Args:
+        disk: where it lies, mounted.
+        room: bytes that are free.
+    """
+    fault = f"full disk: {stage.name.partition('@')[0]}"
+    before = state(stage.writes)
+    remount(disk, f"size={used(disk) + room}")
+    try:
+        code, said = run(stage.command)
+    except Exception as error:
+        return Outcome(fault, False, None, f"{room} bytes free: {error!r}")
+    finally:
+        remount(disk, f"size={used(disk) + ROOM}")
+    if code == 0:  # there was room enough
+        return Outcome(fault, True, state(stage.writes) == before)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    told = code == 2 and len(errors) == 1 and "o space left" in errors[0]
+    left = [path for path in files_of(paths.CORPUS.parent) if ".part" in str(path)]
+    kept = stage.name == "audit" or state(stage.writes) == before
+    again, _ = run(stage.command)
+    same = again == 0 and state(stage.writes) == before
+    survived = told and kept and same and not left
+    note = "" if survived else f"{room} bytes free: {code} {errors or said[-500:]} {left} {kept}"
+    return Outcome(fault, survived, same, note)
+
+
+def unwritable(stage: Stage, disk: Path) -> Outcome:
+    """Run a stage where nothing can be written."""
+    fault = f"read-only disk: {stage.name.partition('@')[0]}"
+    before = state(stage.writes)
+    remount(disk, "ro")
+    try:
+        code, said = run(stage.command)
+    except Exception as error:
+        return Outcome(fault, False, None, repr(error))
+    finally:
+        remount(disk, "rw")
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    told = code == 2 and len(errors) == 1 and "ead-only" in errors[0]
+    kept = state(stage.writes) == before
+    return Outcome(fault, told and kept, kept, "" if told else f"{code} {said[-500:]}")
+
+
+def trial(
+    stage: Stage, disk: Path, dice: random.Random
+) -> Iterator[Outcome]:
+    """Both, with a random amount of room."""
+    size = sum(path.stat().st_size for place in stage.writes for path in files_of(place))
+    yield full(stage, disk, dice.randrange(0, max(8192, size)))
+    yield unwritable(stage, disk)
+
+
+def copy(project: Path, disk: Path) -> Path:
+    """The project, on the disk."""
+    return Path(shutil.copytree(project, disk / "project", symlinks=True))
