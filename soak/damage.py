@@ -10,19 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import random
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rapipe import files, paths
-from rapipe.pipeline.entry import stage_of_chosen
 from rapipe.pipeline.entry import stage as stage_of_all
+from rapipe.pipeline.entry import stage_of_chosen
 from soak.outcome import Outcome
 
 WAYS = ("deleted", "emptied", "cut short", "a flipped bit")
@@ -126,12 +120,8 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
     place = next(own for own in MAKERS if path.is_relative_to(own))
     named = len(errors) == 1 and str(place) in errors[0] and f"rapipe {MAKERS[place]}" in errors[0]
     kept = after == before or stage.name == "audit"  # which first removes what it said before
-    if code == 2 and named and kept:
-        return Outcome(fault, True)
-    for own in stage.writes:  # so that the next trial starts from a finished project
-        if not kept:
-            raise RuntimeError(f"{own} was lost: {path} (seed {seed}): {said}")
-    return Outcome(fault, False, None, f"{path} (seed {seed}): exit code {code}: {said[-500:]}")
+    told = "" if code == 2 and named and kept else f"exit code {code}, {said[-500:]}, kept {kept}"
+    return Outcome(fault, not told, None, f"{path} (seed {seed}): {told}" if told else "")
 
 
 def maker_of(path: Path) -> str:
@@ -139,11 +129,11 @@ def maker_of(path: Path) -> str:
     return next(name for place, name in MAKERS.items() if path.is_relative_to(place))
 
 
-def trials(root: Path) -> list[tuple[Stage, Path]]:
-    """Every stage of a finished project with every file that it may read."""
+def trials(known: list[Stage]) -> list[tuple[Stage, Path]]:
+    """Every stage of the finished project in the working directory, with every file it may read."""
     return [
         (own, path)
-        for own in stages(root)
+        for own in known
         for place in own.reads
         if place != paths.RAW
         for path in files_of(place)

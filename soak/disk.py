@@ -51,7 +51,7 @@ def used(folder: Path) -> int:
 
 
 def full(stage: Stage, disk: Path, room: int) -> Outcome:
-    """Run a stage of the finished project in the working directory with little room, then with much.
+    """Run a stage of the project in the working directory with little room, then with much.
 
     Args:
         disk: where it lies, mounted.
@@ -96,9 +96,7 @@ def unwritable(stage: Stage, disk: Path) -> Outcome:
     return Outcome(fault, told and kept, kept, "" if told else f"{code} {said[-500:]}")
 
 
-def trial(
-    stage: Stage, disk: Path, dice: random.Random
-) -> Iterator[Outcome]:
+def trial(stage: Stage, disk: Path, dice: random.Random) -> Iterator[Outcome]:
     """Both, with a random amount of room."""
     size = sum(path.stat().st_size for place in stage.writes for path in files_of(place))
     yield full(stage, disk, dice.randrange(0, max(8192, size)))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from rapipe import paths
 from rapipe.cli import app
+from rapipe.files import seal
 from rapipe.params import Params, load
 from rapipe.pipeline.report import edits, found_by
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
@@ -178,6 +179,7 @@ def test_a_store_of_another_encoder_is_refused(project: Path) -> None:
     card = json.loads((paths.ENCODER / "card.json").read_text())
     card["spec"]["mean"] = [0.5, 0.5, 0.5]  # the same weights, another preparation of images
     (paths.ENCODER / "card.json").write_text(json.dumps(card))
+    seal(paths.ENCODER)
     for words in (["prefetch"], ["eval"], ["store", "verify"], ["store", "add", "digits"]):
         error = rapipe(*words, code=2)
         assert "embedded by encoder" in error
@@ -243,7 +245,7 @@ def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
 def test_old_results_without_a_memory_are_stale_not_fatal(project: Path) -> None:
     path = paths.RUNS / "alexnet-none-s0.json"
     run = json.loads(path.read_text())
-    del run["edited"], run["by_class"]
+    del run["edited"], run["by_class"], run["seal"]
     path.write_text(json.dumps(run))
     found = data("results")
     assert "none" not in {row["retrieval"] for row in found if row["backbone"] == "alexnet"}

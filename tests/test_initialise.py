@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from rapipe import paths
 from rapipe.errors import UserError
+from rapipe.files import seal
 from rapipe.params import Params, entry, variants
 from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
 from rapipe.pipeline.inputs import read_json
@@ -153,6 +154,7 @@ def test_withheld_labels_are_known_to_nobody(own: Params) -> None:
             assert card["labels"] == kept.sum()
     spoiled = bank.take(np.arange(len(bank)))  # in memory: its file is written over
     dataclasses.replace(spoiled, labels=np.zeros(len(bank), np.int64)).write(paths.BANK)
+    seal(paths.NEIGHBOURS)
     with pytest.raises(UserError, match=r"labels that train\.label_fraction withholds"):
         audit.run(params)
 
@@ -167,6 +169,7 @@ def test_a_student_learns_from_images_without_labels(
     dataclasses.replace(
         images, labels=labels, ids=images.ids.copy(), pixels=images.pixels.copy()
     ).write(paths.split("train"))
+    seal(paths.CORPUS)
     params = changed(
         own,
         backbones=("alexnet+distilled",),
@@ -244,6 +247,7 @@ def test_what_a_start_says_is_read_or_told(own: Params) -> None:
     initialise.run(start)
     assert Start.of(variants(start)[0]).teacher == "alexnet"
     (paths.START / "alexnet+distilled/card.json").write_text("{}")
+    seal(paths.START)
     with pytest.raises(UserError, match=r"is damaged .*run rapipe initialise"):
         Start.of(variants(start)[0])
 

@@ -18,6 +18,7 @@ from rapipe.cli import app
 from rapipe.decoding import pixel_hash
 from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.evaluation import leakage
+from rapipe.files import seal
 from rapipe.params import Params, load
 from rapipe.pipeline import audit, embed, prefetch
 from rapipe.records import Embeddings, Images, Neighbours
@@ -48,9 +49,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, images in splits.items():
             hashed(images).write(paths.split(split))
         paths.CORPUS_CARD.write_text(json.dumps({"classes": splits["train"].classes}))
+        seal(paths.CORPUS)
         torch.manual_seed(0)
         spec = EncoderSpec("resnet18", 16, "half", 16, (0.5,) * 3, (0.3,) * 3)
         Encoder(spec).write(paths.ENCODER, {})
+        seal(paths.ENCODER)
         presets.write("tiny", paths.PARAMS)
         for stage in (embed, prefetch):
             stage.run(load(paths.PARAMS))
@@ -130,6 +133,7 @@ def test_a_memory_without_labels_justifies_no_threshold(
     bank = Embeddings.read(paths.BANK)
     vectors = np.array(bank.vectors)  # not mapped from the file that is written
     replace(bank, vectors=vectors, labels=np.full(len(bank), -1)).write(paths.BANK)
+    seal(paths.NEIGHBOURS)
     audit.run(project)
     card = json.loads(paths.LEAKAGE.read_text())
     for name in ("threshold", "near_duplicates", "near_duplicates_share"):
@@ -145,6 +149,7 @@ def overlap(one: str, other: str) -> int:
     own = images.ids.copy()
     own[2] = ids[5]
     replace(images, ids=own).write(paths.split(one))
+    seal(paths.CORPUS)
     return int(ids[5])
 
 
@@ -153,6 +158,7 @@ def in_bank(split: str) -> int:
     own = bank.ids.copy()
     own[3] = ids[2]
     replace(bank, ids=own, vectors=np.array(bank.vectors)).write(paths.BANK)
+    seal(paths.NEIGHBOURS)
     return int(ids[2])
 
 
@@ -162,6 +168,7 @@ def self_hit(strategy: str) -> int:
     indices = table.indices.copy()
     indices[5, -1] = np.flatnonzero(bank.ids == table.query_ids[5])[0]
     replace(table, indices=indices).write(path)
+    seal(paths.NEIGHBOURS)
     return int(table.query_ids[5])
 
 
@@ -172,6 +179,7 @@ def absent(row: int) -> int:
     wrong = replace(table, indices=indices)
     indices[1, 2] = row
     wrong.write(path)
+    seal(paths.NEIGHBOURS)
     return int(table.query_ids[1])
 
 
@@ -181,6 +189,7 @@ def stranger() -> int:
     ids = table.query_ids.copy()
     ids[4] = 12345
     replace(table, query_ids=ids).write(path)
+    seal(paths.NEIGHBOURS)
     return 12345
 
 

@@ -20,6 +20,7 @@ from rapipe.cli import app
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.feed import CPU
+from rapipe.files import sealed, unsealed
 from rapipe.params import Params, Variant, load, variant, variants
 from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, report, train
 from rapipe.pipeline.memory import encoder_fingerprint
@@ -177,12 +178,13 @@ def test_results_rows(in_tiny: Params) -> None:
 
 def test_results_of_other_k_are_kept_and_stale_ones_left_out(own: Params) -> None:
     v = knn(own)
-    run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+    run = unsealed((paths.RUNS / f"{v.name}.json").read_text())
     for row in run["rows"]:
         row["k"] = 2
-    (paths.RUNS / "alexnet-knn-k2-all-s0.json").write_text(json.dumps(run))
+    (paths.RUNS / "alexnet-knn-k2-all-s0.json").write_text(sealed(run))
     run["setting"] = "other"
-    (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(json.dumps(run))
+    (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(sealed(run))
+    (paths.RUNS / "alexnet-knn-k3-all-s0.json").write_text(json.dumps(run))  # as 0.6.0 did
     found = [r["k"] for r in rows(own) if (r["backbone"], r["retrieval"]) == ("alexnet", "knn")]
     assert found == [2, 2, 4, 4]
     assert curves.ablation_curves(rows(own), "k") is not None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -21,6 +20,7 @@ from victim import EDITS, LIKE, first_half, index, rows
 
 from rapipe import store
 from rapipe.errors import UserError
+from rapipe.files import sealed, unsealed
 from rapipe.records import Embeddings
 from rapipe.store import Store
 from rapipe.store import rows as store_rows
@@ -378,8 +378,11 @@ def test_a_truncated_file_is_one_sentence(home: Home, left: float) -> None:
 def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
     home.write(make_embeddings(30))
     pointer = home.path / "store.json"
-    good = json.loads(pointer.read_text())
+    good = unsealed(pointer.read_text())
     home.open().verify("encoder")
+    pointer.write_text(pointer.read_text().replace('"embed"', '"embep"'))
+    with pytest.raises(UserError, match="is damaged"):
+        home.open()
     changes = {
         "rows": (29, "version 1 of .* should have 29"),
         "sha256": ("0" * 64, "should have 30 rows with hash 000000000000"),
@@ -391,7 +394,7 @@ def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
         "table": ("rows-0", r"lacks rows-0\.lance"),
     }
     for key, (value, message) in changes.items():
-        pointer.write_text(json.dumps({**good, key: value}))
+        pointer.write_text(sealed({**good, key: value}))
         with pytest.raises(UserError, match=message):
             home.open().verify("encoder")
 

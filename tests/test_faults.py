@@ -1,0 +1,211 @@
+"""Artefacts that are damaged between two stages, full and read-only disks, two at once, Ctrl-C.
+
+`python -m soak` does the same to more of them, and more often.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from filelock import ReadWriteLock
+
+from rapipe import files, paths
+from rapipe.errors import UserError
+from rapipe.params import Params, load, variants
+from rapipe.pipeline.entry import stage as run_stage
+from rapipe.pipeline.locks import held
+from rapipe.pipeline.told import told
+from soak import damage, disk
+from soak.outcome import Outcome
+
+UNDAMAGED = ("sheet.png", "rows.csv", "history.csv")
+"""Files that hardly a stage reads: to go on to the end takes seconds."""
+
+
+@pytest.fixture(scope="module")
+def project(
+    tiny: tuple[Path, Params], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[damage.Stage]]:
+    """A copy of the tiny folder, with the stages of dvc.yaml for its parameters."""
+    folder = tmp_path_factory.mktemp("faults") / "project"
+    shutil.copytree(tiny[0], folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    stages = damage.stages(folder)
+    shutil.rmtree(folder / ".dvc")
+    return folder, stages
+
+
+def test_every_stage_refuses_what_was_damaged_before_it(
+    project: tuple[Path, list[damage.Stage]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One way to damage each file that a stage depends on; another for each stage and file."""
+    folder, stages = project
+    monkeypatch.chdir(folder)
+    dice = random.Random(0)
+    outcomes: list[Outcome] = []
+    seen: set[tuple[str, str]] = set()
+    for stage, path in damage.trials(stages):
+        kind = stage.name.partition("@")[0]
+        if path.name in UNDAMAGED or (kind, path.name) in seen or paths.STORE in path.parents:
+            continue
+        seen.add((kind, path.name))
+        outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
+    assert not [own.said for own in outcomes if not own.survived]
+    assert len(outcomes) > 60
+    assert {name.partition("@")[0] for name, _ in seen} == {
+        name.name.partition("@")[0] for name in stages
+    } - {"corpus"}
+
+
+@pytest.fixture
+def small_disk(
+    project: tuple[Path, list[damage.Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, list[damage.Stage]]]:
+    """The project on a disk of its own."""
+    try:
+        with disk.mounted(tmp_path / "disk", 256) as mounted:
+            monkeypatch.chdir(disk.copy(project[0], mounted))
+            yield mounted, project[1]
+            monkeypatch.undo()
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
+def test_every_stage_survives_a_full_and_a_read_only_disk(
+    small_disk: tuple[Path, list[damage.Stage]],
+) -> None:
+    mounted, stages = small_disk
+    one_each = {own.name.partition("@")[0]: own for own in stages}
+    outcomes = []
+    for place, stage in enumerate(one_each.values()):
+        if place % 2:
+            outcomes.append(disk.unwritable(stage, mounted))
+        outcomes.append(disk.full(stage, mounted, 4096))
+    assert not [own.said for own in outcomes if not own.survived]
+    assert all(own.identical for own in outcomes)
+
+
+def test_who_writes_is_alone_and_readers_are_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with held([paths.CORPUS], [paths.ENCODER]):
+        lock = paths.LOCKS / "data+corpus.lock"
+        other = ReadWriteLock(lock, is_singleton=False)
+        with other.read_lock(timeout=0):
+            pass
+        assert "waiting" not in capsys.readouterr().err
+        ready = tmp_path / "ready"
+        code = (
+            "from pathlib import Path; from rapipe import paths;"
+            "from rapipe.pipeline.locks import held\n"
+            f"with held([paths.ENCODER], []): Path({str(ready)!r}).write_text('in')"
+        )
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        waiting = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == (
+            "waiting for another rapipe process, which writes data/encoder\n"
+        )
+        assert not ready.exists()
+    assert waiting.wait(timeout=60) == 0
+    waiting.stderr.close()
+    assert ready.exists()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from rapipe import paths; from rapipe.pipeline.locks import held\n"
+        "with held([], [paths.CORPUS]): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, check=False
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert b"waiting" not in done.stderr
+
+
+def test_inputs_that_change_under_a_stage_are_told(
+    project: tuple[Path, list[damage.Stage]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rapipe.pipeline import embed
+
+    monkeypatch.chdir(project[0])
+
+    def run(params: Params) -> None:
+        embed.run(params)
+        os.utime(paths.split("test"))
+
+    run.__module__ = embed.__name__
+    with pytest.raises(SystemExit) as caught:
+        run_stage(run)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "error: data/corpus/test.arrow was rewritten while it was used: run the same" in said
+    files.forget()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (UserError("k is 0"), 2, "error: k is 0\n"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command starts again from here\n"),
+        (KeyboardInterrupt("it resumes"), 130, "interrupted: it resumes\n"),
+        (OSError(28, "No space left on device", "x"), 2, "error: x cannot be read or written: No"),
+        (MemoryError(), 2, "error: there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "error: there is not"),
+    ],
+)
+def test_how_an_end_is_told(
+    raised: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, told():
+        raise raised
+    assert caught.value.code == code
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="ours"), told():
+        raise RuntimeError("a defect of ours")
+
+
+def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
+    project: tuple[Path, list[damage.Stage]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(project[0], tmp_path / "own"))
+    text = (folder / "params.yaml").read_text()
+    head, _, tail = text.partition("train:\n")
+    params = f"{head}train:\n{tail.replace('epochs: 1 ', 'epochs: 3000 ', 1)}"
+    (folder / "params.yaml").write_text(params)
+    variant = variants(load(folder / "params.yaml"))[0]
+    command = [sys.executable, "-m", "stages.train", variant.backbone, "none", "0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    while not list((folder / paths.CHECKPOINTS).glob("*/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("interrupted: the same command resumes after epoch ")
+    assert last.endswith("last.ckpt")
