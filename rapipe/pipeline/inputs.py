@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,21 +107,26 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON beside its place, then rename it."""
+    """Write JSON beside its place, then rename it; `UserError` if a number in it is not finite."""
+    _check_finite(path, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     partial.replace(path)
 
 
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:
-    """Write rows with the same keys, floats to 6 digits.
+    """Write rows with the same keys, floats to 6 digits; None is an empty value.
 
     Args:
         columns: the keys, where there may be no row; without either the file is empty.
+
+    Raises:
+        UserError: a number is not finite.
     """
+    _check_finite(path, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     with partial.open("w", newline="") as file:
@@ -131,6 +137,22 @@ def write_csv(
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     partial.replace(path)
+
+
+def _check_finite(path: Path, content: object, at: str = "") -> None:
+    """Raise `UserError` if a number in JSON-able content is not finite: no result is worth it."""
+    if isinstance(content, float) and not math.isfinite(content):
+        raise UserError(
+            f"{path} is not written, since{at} is {content}: an image, a label or a weight that "
+            "this was computed from is no use; look at what the stages before it made, and run "
+            "them again"
+        )
+    if isinstance(content, Mapping):
+        for name, own in content.items():
+            _check_finite(path, own, f"{at} {name}")
+    elif isinstance(content, list | tuple):
+        for place, own in enumerate(content):
+            _check_finite(path, own, f"{at} {place}")
 
 
 def fingerprint(facts: object) -> str:
