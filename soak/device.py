@@ -8,8 +8,14 @@ bfloat16. Each comparison has a tolerance, and the table says how much of it was
 A `Place` is a device, a dtype and a number of threads, so that a CPU can stand in for the
 other device: with another number of threads, or in float64.
 
-Measured on two cores of an AMD EPYC, torch 2.15, by `python -m soak.device --stand-in`: see
-`tests/test_device.py`, which fails where a difference is beyond its tolerance.
+Measured by `python -m soak.device --stand-in` on an AMD EPYC with torch 2.15, the largest of all
+backbones, one thread against two, and float32 (or bfloat16) against float64:
+
+    embeddings 0 and 7e-8; neighbours 0 and 0; logits 0 and 2e-7
+    loss       2e-7 and 1e-7; in bfloat16 5e-5 and 4e-4
+    gradients  3e-6 and 3e-6; in bfloat16 3e-2 and 2e-1
+
+The tolerances leave room for a GPU's other algorithms; no GPU has been measured yet.
 
 Letters: N images, K neighbours, D embedding.
 """
@@ -48,8 +54,8 @@ TOLERANCES: dict[tuple[Kind, Precision], float] = {
     ("neighbours", "fp32"): 1e-3,
     ("logits", "fp32"): 1e-4,
     ("loss", "fp32"): 1e-5,
-    ("gradients", "fp32"): 1e-2,
-    ("loss", "bf16"): 4e-2,
+    ("gradients", "fp32"): 1e-3,
+    ("loss", "bf16"): 1e-2,
     ("gradients", "bf16"): 3e-1,
 }
 """What two devices may differ by.

@@ -127,6 +127,7 @@ def test_a_learning_rate_without_bounds_is_told(tmp_path: Path) -> None:
     assert told.match(r"pretraining diverged: the .* in epoch 1 .*\(pretrain\.learning_rate\)")
 
 
+@pytest.mark.slow
 def test_a_rate_of_100_stops_the_stage_or_leaves_finite_weights(own: Params) -> None:
     """100 is the largest that the parameters may name."""
     wild = replace(own, pretrain=replace(own.pretrain, learning_rate=100.0))
