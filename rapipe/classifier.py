@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from rapipe import weights
 from rapipe.backbones import Fuse, build, keep
-from rapipe.feed import Column, Feed, Part
+from rapipe.errors import UserError
+from rapipe.feed import Column, Feed, Part, evenly
 from rapipe.fusion import Fusion
 from rapipe.heads import HEADS
 from rapipe.records import Indices, Pixels
 from rapipe.retrieved import Bank, Neighbourhood, Retrieved
 from rapipe.views import Normalise, to_float
 
-CHUNK = 500
+CHUNK = 512
+"""Images at once; a multiple of `feed.EVEN`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,13 @@ class Classifier(nn.Module):
     def predict(
         self, pixels: Pixels, bank: Bank | None = None, indices: Indices | None = None
     ) -> np.ndarray:
-        """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode."""
+        """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode.
+
+        Those of an image do not depend on which others there are, nor on how many.
+
+        Raises:
+            UserError: a logit is not finite: it would be no answer, and no metric of it true.
+        """
         was_training, device = self.training, self.device
         self.eval()
         parts: list[Part] = [Column(pixels, device, stay=False)]
@@ -115,10 +123,17 @@ class Classifier(nn.Module):
             parts.append(Neighbourhood(indices, bank))
         chunks = [
             self(to_float(images), *retrieved).float()
-            for images, *retrieved in Feed(device, *parts).batches(np.arange(len(pixels)), CHUNK)
+            for images, *retrieved in Feed(device, *parts).batches(evenly(len(pixels)), CHUNK)
         ]
         self.train(was_training)
-        return np.asarray(torch.cat(chunks).cpu().numpy())
+        logits = np.asarray(torch.cat(chunks)[: len(pixels)].cpu().numpy())
+        wrong = int((~np.isfinite(logits)).any(axis=1).sum())
+        if wrong:
+            raise UserError(
+                f"the classifier gave {wrong:,} of {len(logits):,} images logits that are not "
+                "finite: lower train.learning_rate, and run rapipe train again"
+            )
+        return logits
 
     def attention(self, pixels: Pixels, bank: Bank, indices: Indices) -> np.ndarray:
         """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32, rows sum to 1.
@@ -136,7 +151,8 @@ class Classifier(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        places = [torch.cat(seen[place :: len(hooks)]) for place in range(len(hooks))]
+        n, step = len(pixels), len(hooks)
+        places = [torch.cat(seen[place::step])[:n] for place in range(step)]
         return np.asarray(torch.stack(places).mean(dim=0).numpy())
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:

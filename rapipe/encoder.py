@@ -17,12 +17,15 @@ from torch.nn import functional as F
 from rapipe import weights
 from rapipe.backbones import Backbone, build
 from rapipe.errors import UserError
-from rapipe.feed import Column, Feed
+from rapipe.feed import Column, Feed, evenly
 from rapipe.progress import track
 from rapipe.records import Pixels, Vectors
 from rapipe.views import Normalise, to_float
 
 CHUNK = 512
+"""Images at once; a multiple of `feed.EVEN`."""
+SHORTEST = 1e-12
+"""Features below it torch does not bring to unit length."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,25 @@ class Encoder(nn.Module):
     def embed(self, pixels: Pixels, what: str = "") -> Vectors:
         """Unit vectors (N, D) of images (N, H, W, 3); shows progress if `what` names it.
 
+        That of an image does not depend on which others there are, nor on how many.
+
         Raises:
-            UserError: a feature is not finite, or an image has no features at all.
+            UserError: a feature or its length is not finite, or an image has no features at all.
         """
         device = self.normalise.scale.device
         feed = Feed(device, Column(pixels, device, stay=False))
-        batches = feed.batches(np.arange(len(pixels)), CHUNK)
+        batches = feed.batches(evenly(len(pixels)), CHUNK)
         if what:
             batches = iter(track(batches, what, -(-len(pixels) // CHUNK)))
         chunks = [self.backbone(self.normalise(to_float(images))).float() for (images,) in batches]
-        features = torch.cat(chunks).cpu()
-        if not torch.isfinite(features).all():
-            raise UserError("the encoder gave features that are not finite: pretrain it again")
-        if (features.norm(dim=1) == 0).any():
+        features = torch.cat(chunks)[: len(pixels)].cpu()
+        lengths = features.norm(dim=1)
+        if not torch.isfinite(lengths).all():  # of huge features the length alone is not
+            raise UserError(
+                "the encoder gave features that are not finite: lower pretrain.learning_rate, "
+                "and run rapipe pretrain again"
+            )
+        if (lengths < SHORTEST).any():
             raise UserError("the encoder gave an image no features at all: it has collapsed")
         return np.asarray(F.normalize(features, dim=1).numpy())
 

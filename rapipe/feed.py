@@ -30,6 +30,8 @@ from rapipe.device import room
 
 AHEAD = 2
 """Batches made before they are asked for."""
+EVEN = 64
+"""Rows that every batch of `evenly` has a multiple of, if its size is one."""
 BLOCK = 8192
 """Rows copied at once."""
 CPU = torch.device("cpu")
@@ -143,6 +145,16 @@ class Feed:
             fetched = ahead(fetched, self.device)
         for batch in fetched:
             yield tuple(part.place(own) for part, own in zip(self.parts, batch, strict=True))
+
+
+def evenly(count: int) -> Rows:
+    """The rows from 0 to `count`, the last one again and again up to a multiple of `EVEN`.
+
+    What a network makes of an image depends, in its last bits, on how many are computed
+    at once, where these are few: the libraries have other ways to multiply then. So a last
+    batch is filled up, and what was made of the filling is cut off.
+    """
+    return np.minimum(np.arange(count + -count % EVEN), max(0, count - 1))
 
 
 def sent(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -25,12 +25,13 @@ def softmax(logits: npt.NDArray[np.floating]) -> Probabilities:
 def hits(scores: npt.NDArray[np.floating], labels: Labels, k: int = 1) -> npt.NDArray[np.bool_]:
     """Whether each sample's label is among its k highest scores: (N,).
 
-    Equal scores count against the label, so a constant classifier earns nothing.
+    Equal scores count against the label, so a constant classifier earns nothing; nor does one
+    whose scores are no numbers.
     """
     n = len(labels)
     own = scores[np.arange(n), labels]  # (N,)
-    at_least = (scores >= own[:, None]).sum(axis=1)  # (N,), the label itself included
-    return np.asarray(at_least <= k)
+    not_below = (~(scores < own[:, None])).sum(axis=1)  # (N,), the label itself included
+    return np.asarray((not_below <= k) & ~np.isnan(own))
 
 
 def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:

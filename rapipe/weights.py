@@ -22,12 +22,21 @@ CARD = "card.json"
 
 
 def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> None:
-    """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`."""
+    """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`.
+
+    Raises:
+        UserError: a weight is not finite; then nothing is written.
+    """
     from safetensors.torch import save
 
+    if wrong := not_finite(module):
+        raise UserError(
+            f"{folder / WEIGHTS} is not written, since {wrong} is not finite: lower the learning "
+            "rate of what made it, or start from other weights"
+        )
     put(folder / WEIGHTS, save({name: t.contiguous() for name, t in module.state_dict().items()}))
     card = {"spec": asdict(spec), "hash": weights_hash(module), **facts}
-    put(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    put(folder / CARD, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_card(folder: Path, stage: str) -> dict[str, Any]:
@@ -50,7 +59,8 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
     """Load the weights of `folder` into `module`.
 
     Raises:
-        UserError: they are missing, damaged, of another network, or not those of the card.
+        UserError: they are missing, damaged, of another network, not finite, or not those of
+            the card.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -65,6 +75,13 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
         ) from None
     if weights_hash(module) != card.get("hash"):
         raise UserError(f"{folder / WEIGHTS} does not match its card: run rapipe {stage}")
+    if wrong := not_finite(module):
+        raise UserError(f"{folder / WEIGHTS} has a {wrong} that is not finite: run rapipe {stage}")
+
+
+def not_finite(module: nn.Module) -> str:
+    """The name of the first weight or buffer with a NaN or an infinity; empty if none has one."""
+    return next((name for name, t in module.state_dict().items() if not t.isfinite().all()), "")
 
 
 def fingerprint(card: dict[str, Any]) -> str:

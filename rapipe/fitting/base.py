@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ from rapipe.fitting.finders import find
 from rapipe.fitting.loggers import close
 from rapipe.fitting.tricks import AVERAGES, Averaging, Patience, Tricks, accumulation, clipping
 from rapipe.progress import say, watched
+from rapipe.weights import not_finite
 
 Row = dict[str, float]
 Rows = npt.NDArray[np.int64]
@@ -118,6 +119,11 @@ class Fit(pl.LightningModule):
         weights: (N,) how often an epoch sees each row.
         tricks: `fit` may set others.
     """
+
+    doing = "training"
+    """What it is called where it goes wrong."""
+    rate = "train.learning_rate"
+    """The parameter that is its learning rate."""
 
     def __init__(
         self,
@@ -215,12 +221,20 @@ class Fit(pl.LightningModule):
         """
         loss = self.take("loss")
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} in epoch {self.current_epoch + 1} "
-                f"(step {self.global_step}): lower the learning rate, now "
-                f"{self.schedule.learning_rate:g}"
-            )
+            self._diverged(f"the loss became {loss}")
         return loss
+
+    def check_weights(self) -> None:
+        """Raise `UserError` if a weight is not finite: no loss tells of the last step."""
+        if wrong := not_finite(self.network):
+            self._diverged(f"the weight {wrong} became nan or infinite")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise UserError(
+            f"{self.doing} diverged: {what} in epoch {self.current_epoch + 1} (step "
+            f"{self.global_step}): lower the learning rate, now {self.schedule.learning_rate:g} "
+            f"({self.rate})"
+        )
 
 
 class History(Callback):
@@ -267,7 +281,9 @@ class History(Callback):
             "images_seen": step * module.batch_size * module.accumulate,
             "loss": module.take_loss(),
         }
+        module.check_weights()
         with averaged(trainer, module):
+            module.check_weights()
             self.rows.append({**row, **self.measure(module)})
         for logger in trainer.loggers:
             _log(logger, self.rows[-1])

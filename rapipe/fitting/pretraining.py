@@ -30,6 +30,8 @@ class Pretraining(Fit):
     """
 
     network: Objective
+    doing = "pretraining"
+    rate = "pretrain.learning_rate"
 
     def __init__(
         self,

@@ -188,7 +188,7 @@ def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
             "p": c.verdict.p,
             "adjusted_mcnemar": c.adjusted_mcnemar,
             "adjusted_p": c.adjusted_p,
-            "without_lookalikes": c.without,
+            "without_lookalikes": None if np.isnan(c.without) else c.without,
             "seeds": c.verdict.seeds,
             "words": c.words,
         }

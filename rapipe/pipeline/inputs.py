@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,30 +137,29 @@ def read_json(
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    _put(path, lambda: json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write JSON, whole or not at all; `UserError` if a number in it is not finite."""
+    _check_finite(path, content)
+    files.put(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that stands alone, with the hash of its content."""
-    _put(path, lambda: files.sealed(content))
-
-
-def _put(path: Path, text: Callable[[], str]) -> None:
-    try:
-        files.put(path, text().encode())
-    except ValueError as error:
-        raise UserError(f"{path} would hold a number that is not finite ({error})") from None
+    _check_finite(path, content)
+    files.put(path, files.sealed(content).encode())
 
 
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:
-    """Write rows with the same keys, floats to 6 digits, whole or not at all.
+    """Write rows with the same keys, floats to 6 digits, whole or not at all; None is empty.
 
     Args:
         columns: the keys, where there may be no row; without either the file is empty.
+
+    Raises:
+        UserError: a number is not finite.
     """
+    _check_finite(path, rows)
     text = io.StringIO(newline="")
     names = columns or (list(rows[0]) if rows else ())
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -168,6 +168,22 @@ def write_csv(
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     files.put(path, text.getvalue().encode())
+
+
+def _check_finite(path: Path, content: object, at: str = "") -> None:
+    """Raise `UserError` if a number in JSON-able content is not finite: no result is worth it."""
+    if isinstance(content, float) and not math.isfinite(content):
+        raise UserError(
+            f"{path} is not written, since{at} is {content}: an image, a label or a weight that "
+            "this was computed from is no use; look at what the stages before it made, and run "
+            "them again"
+        )
+    if isinstance(content, Mapping):
+        for name, own in content.items():
+            _check_finite(path, own, f"{at} {name}")
+    elif isinstance(content, list | tuple):
+        for place, own in enumerate(content):
+            _check_finite(path, own, f"{at} {place}")
 
 
 def fingerprint(facts: object) -> str:

@@ -127,9 +127,9 @@ def figures(
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of numbers from a CSV."""
+    """Rows of numbers from a CSV, without those that are empty."""
     with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def edits(params: Params) -> str:
@@ -157,9 +157,13 @@ def edits(params: Params) -> str:
 
 
 def curves_of(histories: dict[Variant, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """All histories in one long table."""
+    """All histories in one long table; empty where nothing was measured."""
+    measured = dict.fromkeys(name for own in histories.values() for row in own for name in row)
     return [
-        {"backbone": v.backbone, "retrieval": v.retrieval, "k": v.k, "seed": v.seed, **row}
+        {
+            **{"backbone": v.backbone, "retrieval": v.retrieval, "k": v.k, "seed": v.seed},
+            **{name: row.get(name) for name in measured},
+        }
         for v, history in histories.items()
         for row in history
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -59,9 +60,15 @@ def run(params: Params, variant: Variant) -> None:
         made = trained(params, variant, material.labelled(), start, facts)
     with whole(paths.MODELS / variant.name) as folder:
         made.classifier.write(folder, made.facts)
-        write_csv(folder / "history.csv", made.history)
+        write_csv(folder / "history.csv", [known_only(row) for row in made.history])
     for finished in (made.checkpoints, place):
         shutil.rmtree(finished, ignore_errors=True)
+
+
+def known_only(row: Row) -> dict[str, float | None]:
+    """A row of the history as it is written: empty where no image of the steps had a label."""
+    own = row["train_top1"]
+    return {**row, "train_top1": None if math.isnan(own) else own}
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def trained(
 
     def measure(module: Training) -> Row:
         return {
-            "train_top1": module.take("correct"),
+            "train_top1": module.take("correct"),  # nan where no image of the steps has a label
             "validation_top1": accuracy(classifier, material, "validation", recipe.compile),
             "test_top1_not_for_selection": accuracy(classifier, material, "test", recipe.compile),
         }

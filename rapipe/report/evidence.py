@@ -72,6 +72,8 @@ def matrices(
         axes.set_xticks(range(len(tested)), tested, **slanted)
         axes.set_yticks(range(len(trained)), trained)
         for (i, j), value in np.ndenumerate(own):
+            if np.isnan(value):  # the memory could not serve it
+                continue
             dark = value < (low + high) / 2
             text = f"{100 * value:.1f}"
             size, colour = 6 if many else 9, "w" if dark else "k"
