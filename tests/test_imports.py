@@ -7,6 +7,7 @@ from imports import ROOT, imported
 
 ROWS = (
     ("errors", "mapped"),
+    ("text",),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
     ("feed", "labels"),
     ("retrieved",),

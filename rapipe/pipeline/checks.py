@@ -20,6 +20,7 @@ from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import DISTILLED, FROZEN, NOISE, STARTS, Params, TrainParams, entry, load
 from rapipe.pipeline.memory import method_of
 from rapipe.sources import SOURCES
+from rapipe.text import shown
 from rapipe.views import VIEWS
 
 
@@ -83,7 +84,9 @@ def _encoder(params: Params) -> None:
     for name in (*params.train.backbones, *_teacher(params)):
         if entry(name).start == "corpus":
             network, train = entry(name).network, params.train
-            _teachable(params, f"train.backbones has {name!r}", network, train.width, train.stem)
+            _teachable(
+                params, f"train.backbones has {shown(name)}", network, train.width, train.stem
+            )
 
 
 def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -102,7 +105,7 @@ def _entry(params: Params, key: str, name: str) -> None:
     if own.head not in HEADS:
         heads = [head for head in HEADS if head != "linear"]
         words = ", ".join((*STARTS, FROZEN, *heads, DISTILLED, NOISE))
-        raise UserError(f"{key} is {name!r}; behind + must stand one of {words}")
+        raise UserError(f"{key} is {shown(name)}; behind + must stand one of {words}")
 
 
 def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -118,4 +121,4 @@ def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> Non
 
 def _known(key: str, name: str, table: Iterable[str]) -> None:
     if name not in table:
-        raise UserError(f"{key} is {name!r}; it must be one of {', '.join(table)}")
+        raise UserError(f"{key} is {shown(name)}; it must be one of {', '.join(table)}")
