@@ -526,7 +526,7 @@ def parse(raw: object) -> Params:
     return parsed
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(text.Shallow, yaml.SafeLoader):
     """YAML of texts, numbers, true and false, lists and mappings; it refuses all else.
 
     Numbers and booleans are those of YAML 1.2, as DVC reads them: 1e-3 is a number, 010 is ten,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import reprlib
 from pathlib import Path
+from typing import Any
 
 from rapipe.errors import UserError
 
@@ -16,12 +17,31 @@ MOST_BYTES = 50_000
 """Of a file: some seven times what the committed params.yaml has, and seconds to parse."""
 MOST_LETTERS = 1000
 """Of one value."""
+DEEPEST = 20
+"""Levels of lists and mappings within each other."""
 WIDTH = 60
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Letters that are none: they end lines, steer terminals, or belong to no encoding."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = WIDTH
 _SHORT.maxlevel = 3
+
+
+class Shallow:
+    """Mixed into a composer of YAML: `RecursionError` for what is nested deeply, and at once.
+
+    A parser's own comes after seconds, since each level costs more than the one before.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)  # type: ignore[misc]
+        self.depth -= 1
+        return node
 
 
 def shown(value: object) -> str:

@@ -21,6 +21,7 @@ from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import Params
+from rapipe.pipeline.checks import check_memory
 from rapipe.pipeline.inputs import corpus_card, fingerprint, labelled, write_csv, write_json
 from rapipe.progress import say
 from rapipe.records import Images
@@ -32,6 +33,7 @@ COLLAPSED_RANK = 1.5
 
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
+    check_memory(params)
     recipe = params.pretrain
     made = pretrained(params, spec_of(params, recipe.encoder, recipe.width, recipe.stem))
     made.encoder.write(paths.ENCODER, {**made.facts, "scores": made.scores})
