@@ -73,6 +73,9 @@ def take(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
     mapping = _mapping(whole)
     if mapping is None or not hasattr(os, "preadv") or not whole.flags.c_contiguous:
         return np.take(whole, rows, axis=0)
+    if len(rows) and not -len(whole) <= rows.min() <= rows.max() < len(whole):
+        raise IndexError(f"rows are from {rows.min()} to {rows.max()}, but there are {len(whole)}")
+    rows = np.where(rows < 0, rows + len(whole), rows)  # as numpy does: the last is -1
     found = np.empty((len(rows), *whole.shape[1:]), whole.dtype)
     start = whole.ctypes.data - _address(mapping)
     size, file_ = whole.strides[0], _files[mapping].fileno()

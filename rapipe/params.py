@@ -1,6 +1,6 @@
 """Typed, frozen parameters, read once from params.yaml.
 
-Import rule: nothing of ours but `errors`. Names of methods (backbones,
+Import rule: nothing of ours but `errors` and `text`. Names of methods (backbones,
 objectives, ...) are checked against their tables in `pipeline.checks`, so that
 adding a method never means editing this file.
 
@@ -15,15 +15,20 @@ import dataclasses
 import difflib
 import math
 import re
+import sys
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
+from rapipe import text
 from rapipe.errors import UserError
+from rapipe.text import shown
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,36 @@ class Range:
 
     def __str__(self) -> str:
         multiple = f"a multiple of {self.step} " if self.step else ""
-        if math.isinf(self.high):
-            return f"{multiple}{'more than' if self.above else 'at least'} {self.low:g}"
         low = f"more than {self.low:g}, up to" if self.above else f"from {self.low:g} to"
         return f"{multiple}{low} {self.high:g}"
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number from `low` on; `most` is only there to refuse what nobody can mean."""
+
+    low: int
+    most: int
+
+    def __contains__(self, value: int) -> bool:
+        return self.low <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"at least {self.low}, and at most {self.most:,}"
+
+
+@dataclass(frozen=True)
+class ZeroOr:
+    """0, which turns something off, or a closed range of what works."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return value == 0 or self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"0, or from {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +91,21 @@ class Choices:
         return "one of " + ", ".join(self.names)
 
 
-Count = Annotated[int, Range(1, math.inf)]
+MANY = 10**9
+"""More than there is of anything: where a number is only a limit."""
+LISTED = 100
+"""Most entries of a list."""
+Epochs = Annotated[int, AtLeast(1, 100_000)]
+BatchSize = Annotated[int, AtLeast(2, 1_000_000)]
+Neighbours = Annotated[int, AtLeast(1, 1000)]
+Layer = Annotated[int, AtLeast(1, 65_536)]
+Limit = Annotated[int, AtLeast(1, MANY)]
+LimitOrNone = Annotated[int, AtLeast(0, MANY)]
+Temperature = Annotated[float, ZeroOr(0.001, 100)]
+MOST_WEIGHTS = 2**28
+"""Of the layers in `pretrain.head`: 1 GiB."""
+LONGEST_NAME = 200
+"""Bytes of a variant's name, of which files are called; they may have 255 with what is added."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Rate = Annotated[float, Range(0, 1, above=True)]
 Fraction = Annotated[float, Range(0, 0.9, above=True)]
@@ -97,16 +142,16 @@ class SourceParams:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.kind)
-        for letter in "+/":
-            if letter in self.name:
+        for letter in self.name:
+            if letter in "+/\\" or not letter.isprintable():
                 raise UserError(
-                    f"corpus.sources: the name {self.name!r} may not contain {letter!r}"
+                    f"corpus.sources: the name {shown(self.name)} may not contain {letter!r}"
                 )
         share = isinstance(self.limit, float)
-        if not self.limit > 0 or (share and not self.limit <= 1):
+        if not 0 < self.limit <= (1 if share else MANY):
             raise UserError(
-                f"corpus.sources: the limit of {self.name} is {self.limit}; it must be a number of "
-                "images of at least 1, or a share of more than 0, up to 1.0"
+                f"corpus.sources: the limit of {self.name} is {shown(self.limit)}; it must be a "
+                "number of images of at least 1, or a share of more than 0, up to 1.0"
             )
 
 
@@ -139,7 +184,8 @@ class CorpusParams:
             raise UserError("corpus.sources is empty: name at least one source")
         if twice:
             raise UserError(
-                f"corpus.sources: the name {min(twice)!r} stands twice; give each source a `name`"
+                f"corpus.sources: the name {shown(min(twice))} stands twice; give each source a "
+                "`name`"
             )
         if not any(source.weight for source in self.sources):
             raise UserError("corpus.sources: every weight is 0, so there is nothing to pretrain on")
@@ -153,23 +199,31 @@ class PretrainParams:
     """Channels of the first stage; 64 is the full-size network."""
     stem: Stem
     views: str
-    head: tuple[Count, ...]
+    head: tuple[Layer, ...]
     """Widths of the projection head's layers, the last its output; empty = the objective's own."""
-    temperature: Annotated[float, Range(0, 100)]
+    temperature: Temperature
     """Of NT-Xent, for simclr and moco; 0 = the objective's own."""
     optimiser: str
-    epochs: Count
-    batch_size: Annotated[int, Range(2, math.inf)]
+    epochs: Epochs
+    batch_size: BatchSize
     learning_rate: Annotated[float, Range(0, 100, above=True)]
+
+    def __post_init__(self) -> None:
+        weights = sum(a * b for a, b in pairwise(self.head))
+        if weights > MOST_WEIGHTS:
+            raise UserError(
+                f"pretrain.head is {shown(list(self.head))}, layers of {weights:,} weights; they "
+                f"may have {MOST_WEIGHTS:,}"
+            )
 
 
 @dataclass(frozen=True)
 class RetrievalParams:
     strategies: tuple[str, ...]
-    k: Count
+    k: Neighbours
     diversity: Probability
     """Of `diverse`: weight of the unlikeness among neighbours against the likeness to the query."""
-    replay: Count
+    replay: Limit
     """Of `replay`: rows of its first-in-first-out memory."""
     bank: int | str
     """`all`, a number of images, or names of sources joined by `+`."""
@@ -195,10 +249,15 @@ class RetrievalParams:
                 f"retrieval.replay is {self.replay}, but retrieval.k is {self.k}: the memory of "
                 "'replay' must hold at least as many images as are looked up"
             )
-        if isinstance(self.bank, int) and self.bank < 1:
+        if isinstance(self.bank, int) and not 1 <= self.bank <= MANY:
             raise UserError(
-                f"retrieval.bank is {self.bank}; choose all, a number of images of at least 1, "
-                "or names of sources joined by +"
+                f"retrieval.bank is {shown(self.bank)}; choose all, a number of images of at least "
+                "1, or names of sources joined by +"
+            )
+        if isinstance(self.bank, int) and self.k > self.bank:
+            raise UserError(
+                f"retrieval.k is {self.k}, but retrieval.bank is {self.bank}: the memory must hold "
+                "at least as many images as are looked up"
             )
 
 
@@ -233,7 +292,7 @@ def entry(text: str) -> Entry:
     distilled, noisy = taken(DISTILLED), taken(NOISE)
     if left or head in (*STARTS, FROZEN, "linear") or "" in (network, *words):
         raise UserError(
-            f"{text!r} is no name of a classifier; write NAME[+{'|'.join(STARTS)}][+{FROZEN}]"
+            f"{shown(text)} is no name of a classifier; write NAME[+{'|'.join(STARTS)}][+{FROZEN}]"
             f"[+HEAD][+{DISTILLED}][+{NOISE}], in this order"
         )
     return Entry(
@@ -258,36 +317,36 @@ class TrainParams:
     """Share of the training images of each class whose labels are known."""
     distill: str
     """The teacher of `NAME+distilled`, written as in `backbones`."""
-    distill_temperature: Annotated[float, Range(0, 100, above=True)]
+    distill_temperature: Annotated[float, Range(0.001, 100)]
     noise_std: NoiseStd
     """Standard deviation of the noise on half of the training images of `NAME+noise`."""
     seeds: tuple[Seed, ...]
     width: Width
     stem: Stem
     augment: str
-    mixup: Annotated[float, Range(0, 100)]
+    mixup: Annotated[float, ZeroOr(0.001, 100)]
     """Alpha of the Beta distribution that images are mixed by; 0 = not at all."""
     label_smoothing: Annotated[float, Range(0, 0.9)]
-    epochs: Count
-    batch_size: Annotated[int, Range(2, math.inf)]
-    accumulate: Count
+    epochs: Epochs
+    batch_size: BatchSize
+    accumulate: Limit
     """Batches whose gradients are added up before a step."""
     learning_rate: Rate
     schedule: str
     warmup: Probability
     """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Range(0, 1)]
-    clip: Annotated[float, Range(0, math.inf)]
+    clip: Annotated[float, ZeroOr(1e-6, 1e6)]
     """Largest norm of the gradient; 0 = any."""
     average: str
     """Of the weights over the steps."""
-    patience: Annotated[int, Range(0, math.inf)]
+    patience: LimitOrNone
     """Epochs without a better validation accuracy after which training stops; 0 = never."""
     tune: tuple[str, ...]
     """What is looked for before the training."""
     loggers: tuple[str, ...]
     """Who records the curves, beside `history.csv`."""
-    probe_every: Annotated[int, Range(0, math.inf)]
+    probe_every: LimitOrNone
     """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
     precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]
     """Of pretraining too; `auto` is bf16 where that is faster."""
@@ -306,8 +365,8 @@ class TrainParams:
             teacher = _named("train.distill", self.distill)
             if teacher.distilled:
                 raise UserError(
-                    f"train.distill is {self.distill!r}; a teacher learns from labels, so leave "
-                    f"+{DISTILLED} out"
+                    f"train.distill is {shown(self.distill)}; a teacher learns from labels, so "
+                    f"leave +{DISTILLED} out"
                 )
             starts.add(teacher.start)
         if "elsewhere" in starts and not self.init:
@@ -325,7 +384,7 @@ class EvaluateParams:
     """Noise levels at which neighbours are swapped for others; 0 = clean."""
     poisoned: tuple[Probability, ...]
     """Shares of the memory whose contents are replaced, one after the other."""
-    attributed: Annotated[int, Range(0, math.inf)]
+    attributed: LimitOrNone
     """Validation images whose neighbours are left out one at a time."""
 
 
@@ -352,7 +411,7 @@ class Params:
             group, name = key.split(".")
             values = getattr(getattr(self, group), name)
             if len(set(values)) < len(values):
-                raise UserError(f"{key} is {list(values)}: a value stands twice")
+                raise UserError(f"{key} is {shown(list(values))}: a value stands twice")
         for key in ("train.backbones", "train.seeds", "retrieval.strategies"):
             group, name = key.split(".")
             if not getattr(getattr(self, group), name):
@@ -369,15 +428,35 @@ class Params:
                 f"train.label_fraction is {self.train.label_fraction:g}: choose another objective, "
                 "or 1"
             )
+        self._check_bank()
+        for own in variants(self):
+            size = len(f"{own.name}".encode())
+            if size > LONGEST_NAME:
+                raise UserError(
+                    f"results of {shown(own.name)} would have a name of {size} bytes, and files "
+                    f"can be called by {LONGEST_NAME}: give the sources of retrieval.bank shorter "
+                    "names"
+                )
+
+    def _check_bank(self) -> None:
+        """Raise `UserError` unless `retrieval.bank` means one thing."""
         bank = self.retrieval.bank
         sources = {source.name for source in self.corpus.sources}
-        if isinstance(bank, str) and bank != "all":
-            for name in bank.split("+"):
-                if name not in sources:
-                    raise UserError(
-                        f"retrieval.bank is {bank!r}, but no source is named {name!r}; choose all, "
-                        f"a number of images, or from {', '.join(sorted(sources))} joined by +"
-                    )
+        if isinstance(bank, int):
+            return
+        if bank in sources and (bank == "all" or bank.isdecimal()):
+            raise UserError(
+                f"retrieval.bank is {shown(bank)}, which is a source's name and means "
+                f"{'all' if bank == 'all' else 'a number of'} images besides: give the source "
+                "another name in corpus.sources"
+            )
+        for name in bank.split("+") if bank != "all" else ():
+            if name not in sources:
+                raise UserError(
+                    f"retrieval.bank is {shown(bank)}, but no source is named {shown(name)}; "
+                    "choose all, a number of images, or from "
+                    f"{', '.join(sorted(sources)[:10])} joined by +"
+                )
 
 
 @dataclass(frozen=True)
@@ -429,17 +508,15 @@ def load(path: Path) -> Params:
             full key, the value and the valid choices.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = yaml.load(text.read(path), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(
             f"no {path} in {Path.cwd()}: run this at the top of a rapipe project"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    try:
-        raw = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply: it has groups, keys and lists") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {text.sentence(error)}") from None
     return parse(raw)
 
 
@@ -449,21 +526,73 @@ def parse(raw: object) -> Params:
     return parsed
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads 1e-3 as a number (YAML 1.2) and refuses repeated keys."""
+class _Loader(text.Shallow, yaml.SafeLoader):
+    """YAML of texts, numbers, true and false, lists and mappings; it refuses all else.
+
+    Numbers and booleans are those of YAML 1.2, as DVC reads them: 1e-3 is a number, 010 is ten,
+    yes is a text. Keys are names, and none stands twice; so `<<` merges nothing.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
+        found: dict[Any, Any] = {}
+        for own, value in node.value:
+            key = self.construct_object(own, deep=True)
+            line = own.start_mark.line + 1
             if not isinstance(key, str):
-                raise yaml.YAMLError(f"the key {key!r} is not a name")
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key {key!r} stands twice")
-        return super().construct_mapping(node, deep)
+                raise yaml.YAMLError(f"the key {shown(key)} is not a name (line {line})")
+            if key in found:
+                raise yaml.YAMLError(f"the key {shown(key)} stands twice (line {line})")
+            found[key] = self.construct_object(value, deep=deep)
+        return found
+
+    def construct_known(self, node: yaml.ScalarNode) -> Any:
+        """What a scalar means whose tag is one of `_SCALARS`, written or not."""
+        written = str(self.construct_scalar(node))
+        name = node.tag.rpartition(":")[2]
+        pattern, meaning, _ = _SCALARS[name]
+        if not pattern.fullmatch(written):
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"{shown(written)} is tagged {name}, but is none (line {line})")
+        return meaning(written)
+
+    def construct_unknown(self, node: yaml.Node) -> Any:
+        line = node.start_mark.line + 1
+        raise yaml.YAMLError(f"the tag {shown(node.tag)} is not read (line {line})")
 
 
-_EXPONENT = re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+DIGITS = 1000
+"""More of them make an integer that Python is slow to read; none that is valid has so many."""
+_Loader.yaml_implicit_resolvers, _Loader.yaml_constructors = {}, {}
+_SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any], str]] = {
+    "null": (re.compile("~|null|Null|NULL|"), lambda _: None, "~nN"),
+    "bool": (
+        re.compile("true|True|TRUE|false|False|FALSE"),
+        lambda written: written.lower() == "true",
+        "tTfF",
+    ),
+    "int": (
+        re.compile("[-+]?[0-9][0-9_]*"),
+        lambda written: int(written.replace("_", "")[:DIGITS]),
+        "-+0123456789",
+    ),
+    "float": (
+        re.compile(
+            r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+        ),
+        lambda written: float(re.sub(r"_|\.(?=[iInN])", "", written)),
+        "-+0123456789.",
+    ),
+}
+"""How each is written, what it means, and the letters that it begins with; in this order."""
+for _name, (_pattern, _, _first) in _SCALARS.items():
+    _tag, _whole = f"tag:yaml.org,2002:{_name}", re.compile(f"({_pattern.pattern})$")
+    _Loader.add_implicit_resolver(_tag, _whole, [*_first, *([""] if _name == "null" else [])])
+    _Loader.add_constructor(_tag, _Loader.construct_known)
+for _name in ("str", "seq", "map"):
+    _own = getattr(_Loader, f"construct_yaml_{_name}")
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _own)
+_Loader.add_constructor(None, _Loader.construct_unknown)
 
 
 def _parse(kind: Any, value: object, key: str) -> Any:
@@ -473,26 +602,41 @@ def _parse(kind: Any, value: object, key: str) -> Any:
         base, limit = typing.get_args(kind)
         parsed = _parse(base, value, key)
         if parsed not in limit:
-            raise UserError(f"{key} is {value!r}; it must be {limit}")
+            raise UserError(f"{key} is {shown(value)}; it must be {limit}")
         return parsed
     if origin is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{key} is {value!r}; it must be a list")
+            raise UserError(f"{key} is {shown(value)}; it must be a list")
+        if len(value) > LISTED:
+            raise UserError(f"{key} has {len(value):,} entries; it may have {LISTED}")
         item = typing.get_args(kind)[0]
         return tuple(_parse(item, v, f"{key}[{i}]") for i, v in enumerate(value))
     if origin is types.UnionType:
         for choice in typing.get_args(kind):
             if type(value) is choice:
-                return value
+                return _parse(str, value, key) if choice is str else value
         names = " or ".join(_TYPE_NAMES[choice] for choice in typing.get_args(kind))
-        raise UserError(f"{key} is {value!r}; it must be {names}")
+        raise UserError(f"{key} is {shown(value)}; it must be {names}")
     if dataclasses.is_dataclass(kind):
         return _parse_group(typing.cast(type, kind), value, key)
     if kind is float and type(value) is int:
-        value = float(value)
+        most = sys.float_info.max
+        value = float(max(-most, min(value, most)))  # of more digits than a float may have
     if type(value) is not kind or (kind is float and not math.isfinite(typing.cast(float, value))):
-        raise UserError(f"{key} is {value!r}; it must be {_TYPE_NAMES[kind]}")
+        raise UserError(f"{key} is {shown(value)}; it must be {_TYPE_NAMES[kind]}")
+    if isinstance(value, str):
+        _check_text(value, key)
     return value
+
+
+def _check_text(value: str, key: str) -> None:
+    """Raise `UserError` for what no name and no path of a file has in it."""
+    if len(value) > text.MOST_LETTERS:
+        raise UserError(
+            f"{key} is {shown(value)}, of {len(value):,} letters; it may have {text.MOST_LETTERS:,}"
+        )
+    if found := text.UNSEEN.search(value):
+        raise UserError(f"{key} is {shown(value)}; it may not contain {found[0]!r}")
 
 
 _TYPE_NAMES: dict[type, str] = {
@@ -507,12 +651,13 @@ def _parse_group(kind: type, value: object, key: str) -> Any:
     where = key or "params.yaml"
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}; it must have the keys {', '.join(fields)}")
+        raise UserError(f"{where} is {shown(value)}; it must have the keys {', '.join(fields)}")
     for name in value:
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
+            close = difflib.get_close_matches(name[: text.MOST_LETTERS], fields, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            full = f"{key}.{name}" if key else name
+            plain = name.isidentifier() and name.isprintable() and len(name) <= text.WIDTH
+            full = f"{key}{'.' if key else ''}{name if plain else shown(name)}"
             raise UserError(f"{full} is no parameter{hint}; {where} has {', '.join(fields)}")
     types_ = typing.get_type_hints(kind, include_extras=True)
     parsed = {}

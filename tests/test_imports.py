@@ -8,6 +8,7 @@ from imports import ROOT, imported
 ROWS = (
     ("errors",),
     ("files", "mapped"),
+    ("text",),
     ("params", "paths", "records", "metrics", "progress", "device", "presets"),
     ("feed", "labels"),
     ("retrieved",),

@@ -87,8 +87,9 @@ def _check_classes(labels: Labels, k: int, own: int) -> None:
         )
     most = int(counts.sum() - counts.max()) - own
     if k > most:
+        fewer = f"at most {most}, " if most > 0 else ""
         raise NotServedError(
             f"retrieval.k is {k}, but for 'hard' of retrieval.strategies the memory is sure to "
-            f"offer only {most} labelled images of other classes; choose at most {most}, other "
+            f"offer only {max(0, most)} labelled images of other classes; choose {fewer}other "
             "strategies, or a larger retrieval.bank"
         )

@@ -9,18 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from rapipe import backbones, checkpoints
+from rapipe import backbones, checkpoints, paths
+from rapipe.bank import bank_of
 from rapipe.errors import UserError
 from rapipe.fitting.optimisers import OPTIMISERS
 from rapipe.heads import HEADS
 from rapipe.neighbours import STRATEGIES
 from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import DISTILLED, FROZEN, NOISE, STARTS, Params, TrainParams, entry, load
+from rapipe.pipeline.inputs import asking
 from rapipe.pipeline.memory import method_of
+from rapipe.records import Images
+from rapipe.search import check_k
 from rapipe.sources import SOURCES
+from rapipe.text import shown
 from rapipe.views import VIEWS
+
+WIDE = 8192
+"""Of a projection head: most objectives have a square of its last width, in a layer or a loss."""
+WIDEST = {"dino": 65_536}
+"""Those that have none, by objective."""
 
 
 def load_checked(path: Path) -> Params:
@@ -53,6 +64,19 @@ def check(params: Params) -> None:
     _tricks(params.train)
 
 
+def check_memory(params: Params) -> None:
+    """Raise `UserError` if the memory that the corpus will fill offers fewer than k neighbours.
+
+    Before pretraining, which may take hours; prefetch, which comes after it, checks the memory
+    that it finds.
+    """
+    train, asking_too = Images.read(paths.split("train")), bool(params.train.distill)
+    every = np.full(len(train), "train")
+    none = train.ids[:0]  # the corpus has taken out of train what is held out
+    rows = bank_of(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
+    check_k(params.retrieval.k, asking("train", asking_too).ids, train.ids[rows])
+
+
 def _tricks(train: TrainParams) -> None:
     """Their tables import Lightning, which takes seconds: not for the names of the default."""
     if (train.schedule, train.average, train.tune, train.loggers) == ("cosine", "none", (), ()):
@@ -77,13 +101,21 @@ def _encoder(params: Params) -> None:
     recipe, own = params.pretrain, OBJECTIVES[params.pretrain.objective]
     _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
     own.check(Recipe(params.corpus.image_size, 1, recipe.head, recipe.temperature))
+    widest = WIDEST.get(recipe.objective, WIDE)
+    if max(recipe.head, default=0) > widest:
+        raise UserError(
+            f"pretrain.head is {shown(list(recipe.head))}, but with pretrain.objective: "
+            f"{recipe.objective} no layer may be wider than {widest:,}"
+        )
     if not own.particular:
         return
     _teachable(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
     for name in (*params.train.backbones, *_teacher(params)):
         if entry(name).start == "corpus":
             network, train = entry(name).network, params.train
-            _teachable(params, f"train.backbones has {name!r}", network, train.width, train.stem)
+            _teachable(
+                params, f"train.backbones has {shown(name)}", network, train.width, train.stem
+            )
 
 
 def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -102,7 +134,7 @@ def _entry(params: Params, key: str, name: str) -> None:
     if own.head not in HEADS:
         heads = [head for head in HEADS if head != "linear"]
         words = ", ".join((*STARTS, FROZEN, *heads, DISTILLED, NOISE))
-        raise UserError(f"{key} is {name!r}; behind + must stand one of {words}")
+        raise UserError(f"{key} is {shown(name)}; behind + must stand one of {words}")
 
 
 def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -118,4 +150,4 @@ def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> Non
 
 def _known(key: str, name: str, table: Iterable[str]) -> None:
     if name not in table:
-        raise UserError(f"{key} is {name!r}; it must be one of {', '.join(table)}")
+        raise UserError(f"{key} is {shown(name)}; it must be one of {', '.join(table)}")

@@ -22,6 +22,7 @@ from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.speed import compile_network, precision_of
 from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import Params
+from rapipe.pipeline.checks import check_memory
 from rapipe.pipeline.inputs import (
     corpus_card,
     fingerprint,
@@ -43,6 +44,7 @@ COLLAPSED_RANK = 1.5
 
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
+    check_memory(params)
     recipe = params.pretrain
     made = pretrained(params, spec_of(params, recipe.encoder, recipe.width, recipe.stem))
     with whole(paths.ENCODER) as folder:

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rapipe import text
 from rapipe.errors import UserError
 
 DEFAULT = "digits"
@@ -36,27 +37,36 @@ def write(name: str, path: Path) -> None:
         UserError: no preset has this name, or the file is no YAML mapping.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.composer import Composer
+
+    class Shallow(text.Shallow, Composer):
+        """Refuses what is nested deeply."""
 
     if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; choose from {', '.join(PRESETS)}")
+        raise UserError(f"there is no preset {text.shown(name)}; choose from {', '.join(PRESETS)}")
     yaml = YAML()
+    yaml.Composer = Shallow
     yaml.width = 1000
     yaml.indent(mapping=2, sequence=4, offset=2)
     values = yaml.load(_text(DEFAULT))
-    if path.exists():
-        try:
-            present = yaml.load(path.read_text())
-        except YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    written = StringIO()
+    try:
+        present = yaml.load(text.read(path)) if path.exists() else values
         if not isinstance(present, dict):
             raise UserError(f"{path} holds no parameters: delete it, then run this again")
         _assign(present, values)
-        values = present
-    _assign(values, yaml.load(_text(name)))
-    text = StringIO()
-    yaml.dump(values, text)
-    path.write_text(text.getvalue())
+        _assign(present, yaml.load(_text(name)))
+        yaml.dump(present, written)
+        raw = written.getvalue().encode()
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply: delete it, then run this again") from None
+    except Exception as error:  # of any kind: odd tags make ruamel raise whatever there is
+        raise UserError(f"{path} is not valid YAML: {text.sentence(error)}") from None
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(raw)
+    partial.replace(path)
 
 
 def _text(name: str) -> str:

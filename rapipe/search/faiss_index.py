@@ -103,7 +103,8 @@ class Faiss:
             reason = str(error).rsplit(": ", 1)[-1].strip()
             raise UserError(
                 f"retrieval.index is {factory!r}, and FAISS cannot make it for {n} vectors of {d} "
-                f"dimensions ({reason}); for example: Flat, IVF64,Flat, HNSW32, PQ16x4fs"
+                f"dimensions ({reason}); for example: Flat, HNSW32, or for thousands of vectors "
+                "IVF64,Flat or PQ16x4fs"
             ) from None
         return cls(index, factory)
 

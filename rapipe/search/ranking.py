@@ -99,6 +99,11 @@ def check_k(k: int, exclude: Ids, bank_ids: Ids) -> int:
     unique, counts = np.unique(bank_ids, return_counts=True)
     own = int(counts[np.isin(unique, exclude)].max(initial=0))
     most = len(bank_ids) - own
+    if most < 1:
+        raise UserError(
+            f"retrieval.k is {k}, but the memory holds no other image than the one that asks: "
+            "choose a larger retrieval.bank"
+        )
     if not 1 <= k <= most:
         raise UserError(
             f"retrieval.k is {k}, but the memory offers a query at most {most} neighbours; "
