@@ -3,6 +3,8 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+CHECKED = Path("data/checked")
+"""Says that params.yaml has been checked."""
 
 RAW = Path("data/raw")
 """Public data sets, each in a folder of its own; DVC watches it."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from rapipe import text
 from rapipe.errors import UserError
+from rapipe.files import put
 
 DEFAULT = "digits"
 PRESETS = (
@@ -64,9 +65,7 @@ def write(name: str, path: Path) -> None:
         raise UserError(f"{path} is nested too deeply: delete it, then run this again") from None
     except Exception as error:  # of any kind: odd tags make ruamel raise whatever there is
         raise UserError(f"{path} is not valid YAML: {text.sentence(error)}") from None
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(raw)
-    partial.replace(path)
+    put(path, raw)
 
 
 def _text(name: str) -> str:
