@@ -11,9 +11,32 @@ OF_THE_DISK = frozenset(
 """Errors of the operating system that come from where a file lies, so that a user can mend them."""
 
 
+MOST_LETTERS = 4000
+"""Of a sentence; what it quotes may be longer."""
+
+
 class UserError(Exception):
     """A mistake in parameters or data, told in one sentence.
 
     The sentence names the value, the place and the choices. Commands print it
-    without a traceback and exit with code 2.
+    without a traceback and exit with code 2. It is one line that any terminal
+    can show, whatever it quotes.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(shortened(printable(sentence), MOST_LETTERS))
+
+
+def printable(text: str) -> str:
+    """Text as one line: what no terminal should get is escaped as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(own if own.isprintable() else ascii(own)[1:-1] for own in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many letters: where there are more, the middle is left out."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 3]} … {text[-end:]}"
