@@ -2,7 +2,8 @@
 
 What is kept has a folder named by everything that it depends on: the files
 read (names, sizes, dates), how they are decoded, and the code that does it. So
-a source is decoded again only if one of these changes.
+a source is decoded again only if one of these changes, or what is kept does: its
+checksums are kept with it. Processes that want the same source wait for each other.
 
 Letters: N images, S side in pixels.
 """
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import chain
@@ -29,12 +31,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import PIL
+from filelock import FileLock, Timeout
 
 from rapipe import decoding as decoding_module
 from rapipe import sources
 from rapipe.decoding import Data, Decoding, Found, decode_into, prepare_worker
 from rapipe.errors import UserError
-from rapipe.progress import track
+from rapipe.progress import say, track
 from rapipe.records import Ids, Labels, Pixels
 from rapipe.sources.base import Ask, Item, Source, Split
 
@@ -48,6 +51,8 @@ WAITING = 3
 BLOCK_BYTES = 1 << 21
 """Pixels copied at once."""
 PIXELS, ROWS, SKIPPED = "pixels", "rows.npz", "skipped.json"
+SUMS = "sums.json"
+"""SHA-256 of each of the other files."""
 Rows = npt.NDArray[np.int64]
 
 
@@ -86,8 +91,10 @@ class Decoded:
 
     @classmethod
     def read(cls, folder: Path, size: int) -> Decoded | None:
-        """What `decode_split` kept, or None if it is not there or not whole."""
+        """What `decode_split` kept, or None if it is not there or not as it was written."""
         try:
+            if json.loads((folder / SUMS).read_text()) != _sums(folder):
+                return None
             with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
                 places, ids = rows["places"], rows["ids"]
                 labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
@@ -96,6 +103,35 @@ class Decoded:
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return None
         return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in (PIXELS, ROWS, SKIPPED):
+        with (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+@contextmanager
+def alone(cache: Path, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes out of the folder of a source; gives whether that was possible.
+
+    Args:
+        wait: until nobody else is in it.
+    """
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{cache}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait:
+            say(f"waiting for another process that decodes into {cache}")
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def key(kind: str, ask: Ask, source: Source, decoding: Decoding) -> str:
@@ -124,12 +160,13 @@ def decode_split(
     Raises:
         UserError: an image cannot be used, and `skip` is off; names the file or row.
     """
-    kept = Decoded.read(folder, decoding.size)
-    if kept is None:
-        _write(split, what, decoding, skip, folder, workers)
+    with alone(folder.parent):
         kept = Decoded.read(folder, decoding.size)
         if kept is None:
-            raise UserError(f"{folder} cannot be read back: is the disk full?")
+            _write(split, what, decoding, skip, folder, workers)
+            kept = Decoded.read(folder, decoding.size)
+        if kept is None:
+            raise UserError(f"{folder} cannot be read back: is the disk full, or damaged?")
     if kept.skipped and not skip:
         raise _stop(kept.skipped[0])
     return kept
@@ -165,6 +202,7 @@ def _write(
     np.savez(part / ROWS, allow_pickle=False, count=np.int64(count), **rows)
     pairs = [(one.where, one.reason) for one in skipped]
     (part / SKIPPED).write_text(json.dumps(pairs))
+    (part / SUMS).write_text(json.dumps(_sums(part)))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import logging
 import os
 import signal
 import stat
@@ -28,6 +29,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from rapipe.errors import UserError, printable, shortened
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes lines to stderr
 
 Data = bytes | npt.NDArray[np.uint8] | Path
 """An encoded image, pixels (H, W) or (H, W, 3), or a file to read."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
-from rapipe.decoded import key
+from rapipe.decoded import alone, key
 from rapipe.decoding import Decoding
 from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
@@ -82,10 +82,13 @@ def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
 
 
 def _prune(kept: set[str]) -> None:
-    """Remove decoded images that no source of this corpus uses."""
-    for folder in paths.CACHE.iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in kept:
-            shutil.rmtree(folder)
+    """Remove decoded images that no source of this corpus uses, unless a process is at it."""
+    for folder in [own for own in paths.CACHE.iterdir() if own.name not in kept]:
+        if folder.is_dir() and not folder.is_symlink():
+            with alone(folder, wait=False) as possible:
+                if possible:
+                    shutil.rmtree(folder)
+                    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
 
 
 def _counts(images: Images) -> dict[str, object]:
