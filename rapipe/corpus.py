@@ -16,6 +16,7 @@ Letters: N images, S side in pixels.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from PIL import Image
 
 from rapipe.decoded import Decoded, Skip, Workers, decode_split
 from rapipe.decoding import Decoding
-from rapipe.errors import UserError
+from rapipe.errors import UserError, unreadable
 from rapipe.records import SPLITS, UNLABELLED, Ids, ImageRows, Images, Labels, Pixels
 from rapipe.sources.base import WHOLE, Source
 
@@ -167,6 +168,7 @@ def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
             `merge`) two have a class of the same name.
     """
     owner: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     tasks = {name: part.source for name, part in parts.items() if part.role == "task"}
     if not tasks:
         raise UserError("corpus.sources: all have the role memory; one must have the role task")
@@ -177,6 +179,19 @@ def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
                 "class, or choose its `label`, or give it the role memory"
             )
         for own in source.classes:
+            if why := unreadable(own):
+                raise UserError(f"corpus.sources: the name of the class {own!r} of {name} {why}")
+            seen = " ".join(unicodedata.normalize("NFC", own).split())
+            if spelled.setdefault(seen, own) != own:
+                raise UserError(
+                    f"corpus.sources: the classes {spelled[seen]!a} and {own!a} of "
+                    f"{name} look the same: give them the same name, or others"
+                )
+            if owner.get(own) == name and not merge:
+                raise UserError(
+                    f"corpus.sources: {name} has two classes {own!r}; set corpus.merge_classes: "
+                    "true if they mean the same, or rename one"
+                )
             if own in owner and not merge:
                 raise UserError(
                     f"corpus.sources: the class {own!r} is in both {owner[own]} and {name}; set "
@@ -227,8 +242,9 @@ def _pieces(
 ) -> dict[str, _Piece]:
     """The splits of one part, with what is missing held out of the rest."""
     memory = part.role == "memory"
+    number = {own: label for label, own in enumerate(classes)}
     label_of = np.array(
-        [UNLABELLED if memory else classes.index(own) for own in part.source.classes]
+        [UNLABELLED if memory else number[own] for own in part.source.classes]
         + [UNLABELLED],  # the last, which -1 finds
         np.int64,
     )

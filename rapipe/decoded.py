@@ -191,8 +191,8 @@ def _write(
         if skipped and not skip:
             raise _stop(skipped[0])
         good = np.array([row for row in range(len(items)) if row not in wrong], np.int64)
-        labels = np.array([item.label for item in items], np.int64)
-        columns.append((good + count, found.ids[good], labels[good], found.sizes[good]))
+        labels = np.array([items[row].label for row in good], np.int64)
+        columns.append((good + count, found.ids[good], labels, found.sizes[good]))
         count += len(items)
     nothing = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
     places, ids, labels, sizes = (

@@ -1,6 +1,7 @@
 """The one exception for mistakes a user can mend."""
 
 import errno
+import unicodedata
 
 OF_THE_DISK = frozenset(
     (
@@ -13,6 +14,12 @@ OF_THE_DISK = frozenset(
 
 MOST_LETTERS = 4000
 """Of a sentence; what it quotes may be longer."""
+
+
+MOST_OF_A_NAME = 500
+"""Letters of a name that a user gave to something."""
+JOINERS = "\u200c\u200d\xad"
+"""Letters that cannot be seen and that names are spelled with all the same."""
 
 
 class UserError(Exception):
@@ -40,3 +47,15 @@ def shortened(text: str, most: int) -> str:
         return text
     end = most // 3
     return f"{text[: most - end - 3]} … {text[-end:]}"
+
+
+def unreadable(name: str) -> str:
+    """Why nobody could read a name where it is shown, as a clause; or "" if it can be read."""
+    if not name.strip():
+        return "is empty"
+    if len(name) > MOST_OF_A_NAME:
+        return f"has {len(name):,} letters, more than {MOST_OF_A_NAME}"
+    for own in name:
+        if own not in JOINERS and unicodedata.category(own) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            return f"holds {own!a}, which cannot be shown"
+    return ""

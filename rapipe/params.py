@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, unreadable
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class SourceParams:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.kind)
+        if why := unreadable(self.name):
+            raise UserError(f"corpus.sources: the name {self.name!r} {why}")
         for letter in "+/":
             if letter in self.name:
                 raise UserError(

@@ -13,6 +13,7 @@ from rapipe import paths
 from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
 from rapipe.decoded import alone, key
 from rapipe.decoding import Decoding
+from rapipe.errors import printable
 from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
 from rapipe.progress import say
@@ -118,7 +119,7 @@ def _source(name: str, part: Part, report: Report) -> dict[str, object]:
             f"{pairs[i] >> 32}x{pairs[i] % 2**32}": int(counts[i]) for i in common.tolist()
         },
         "skipped": len(skipped),
-        "skipped_list": [f"{one.where} {one.reason}" for one in skipped[:LISTED]],
+        "skipped_list": [printable(f"{one.where} {one.reason}") for one in skipped[:LISTED]],
     }
 
 

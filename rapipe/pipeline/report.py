@@ -78,7 +78,7 @@ def run(params: Params) -> None:
     sections = [
         (heading, words, contents[name]) for name, heading, words in SECTIONS if contents.get(name)
     ]
-    paths.PAGE.write_text(page("What is looking things up worth?", sections))
+    paths.PAGE.write_text(page("What is looking things up worth?", sections), "utf-8")
 
 
 def figures(
