@@ -20,6 +20,8 @@ from rapipe.sources.download import Archive, obtain
 
 MOST_BYTES = 1 << 34
 """No data set that comes as a tar file unpacks to so much."""
+FILE_BYTES = 4096
+"""What a file takes on disk although it is empty."""
 
 
 def unpacked(kind: str, ask: Ask, archive: Archive, *tops: str) -> Path:
@@ -44,21 +46,23 @@ def unpacked(kind: str, ask: Ask, archive: Archive, *tops: str) -> Path:
     say(f"unpacking {path}")
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(partial, filter=_harmless(MOST_BYTES))
+            tar.extractall(partial, filter=_harmless())
         (partial / tops[-1]).replace(root / tops[-1])
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # damaged files make tarfile raise anything
         raise UserError(f"{path} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root / tops[-1]
 
 
-def _harmless(left: int) -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
+def _harmless() -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
     """What tar files may hold: files and folders, of so many bytes, all inside; and no links."""
+
+    left = MOST_BYTES
 
     def filtered(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
         nonlocal left
-        left -= member.size
+        left -= member.size + FILE_BYTES
         if left < 0:
             raise tarfile.TarError(f"it holds more than {MOST_BYTES:,} bytes")
         if not (member.isreg() or member.isdir()):
