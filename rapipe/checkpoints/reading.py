@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,22 @@ def _safe(path: Path) -> State:
 
 def _pickled(path: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+    except Exception:  # older files are no zip files, and of damaged ones torch tells
+        size = 0
+    if size > path.stat().st_size:
+        raise UserError(
+            f"train.init is {str(path)!r}, which unpacks to {size:,} bytes, more than it has: "
+            f"torch does not pack; write {EXPORT}"
+        )
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles: what matters is whether it loads
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything, KeyError too
         told = str(error)
-        if "Unsupported" not in told and "TorchScript" not in told:
+        if not re.search(r"unsupported|torchscript|legacy \.tar", told, re.IGNORECASE):
             raise _damaged(path, error) from None
         what = re.search(r"GLOBAL (\S+)", told)
         raise UserError(
@@ -145,6 +156,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _reason(error: Exception) -> str:
     """The first line of what an exception says, or its kind."""
+    if found := re.search("WeightsUnpickler error: (.+)", str(error)):
+        return found[1]
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
