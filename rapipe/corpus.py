@@ -209,9 +209,10 @@ def held_out(
     unique, first = np.unique(ids, return_index=True)
     label_of = labels[first]
     chosen = [unique[:0]]
-    for label in np.unique(label_of[label_of >= 0]):
-        own = rng.permutation(unique[label_of == label])
-        chosen.append(own[: round(fraction * len(own))])
+    for rows in _by_label(label_of):
+        if label_of[rows[0]] >= 0:
+            own = rng.permutation(unique[rows])
+            chosen.append(own[: round(fraction * len(own))])
     return np.asarray(np.isin(ids, np.concatenate(chosen)))
 
 
@@ -224,12 +225,18 @@ def limited(labels: Labels, limit: int | float, rng: np.random.Generator) -> npt
     n = len(labels)
     count = min(limit, n) if isinstance(limit, int) else max(1, round(limit * n))
     rank = np.empty(n)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
+    for own in _by_label(labels):
         rank[own] = (rng.permutation(len(own)) + 0.5) / len(own)
     mask = np.zeros(n, np.bool_)
     mask[np.argsort(rank, kind="stable")[:count]] = True
     return mask
+
+
+def _by_label(labels: Labels) -> list[Rows]:
+    """The rows of each label that occurs, in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return [own for own in rows if len(own)]
 
 
 def _pieces(
