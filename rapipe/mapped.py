@@ -52,6 +52,8 @@ def array(path: Path) -> np.ndarray:
     count = math.prod(shape)
     if fortran or dtype.hasobject:
         raise ValueError("it holds objects, or columns")
+    if start + count * dtype.itemsize > path.stat().st_size:
+        raise ValueError("it holds less than it promises")
     if count <= 0:
         return np.empty(shape, dtype)
     flat = np.frombuffer(file(path), dtype, count, start)
