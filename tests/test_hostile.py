@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ archives, cifar, svhn = (
     import_module(f"rapipe.sources.{n}") for n in ("archives", "cifar", "svhn")
 )
 EIGHT = Decoding(8)
-BOMB_BYTES = 1 << 28
+BOMB_BYTES = 1 << 27
 
 
 class Exploit:
@@ -73,6 +74,7 @@ def png(width: int, height: int, packed: bytes, extra: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+@cache
 def inflating() -> bytes:
     """A zlib stream of zeros, a thousandth of their size."""
     packer = zlib.compressobj(9)
@@ -207,8 +209,8 @@ def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
     for name in ("fifo.png", "zero.png", "folder.png", "huge.png", "s.png", "loop.png"):
         with pytest.raises(UserError, match=r"^x (cannot be read: |has 1,099,511,627,776 bytes)"):
             decode(tmp_path / name, "x", EIGHT)
+    (tmp_path / "huge.png").unlink()
     with pytest.raises(UserError, match="holds no images"):
-        (tmp_path / "huge.png").unlink()
         SOURCES["folder"](Ask(str(tmp_path)))
     os.mkfifo(tmp_path / "train.parquet")
     with pytest.raises(UserError, match="no folder that holds any"):
@@ -267,11 +269,10 @@ def test_zip_files_stay_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         files.read("bomb")
     content = bytearray(path.read_bytes())
     content[6] |= 1  # encrypted, it says
-    content[content.rindex(b"PK\1\2") + 8] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="is no zip file that can be read"):
-        for name in files.names:
-            files.read(name)
+        files.read("../out")
 
 
 def test_batches_of_cifar_with_code_or_without_sense(tmp_path: Path, trace: Path) -> None:
@@ -330,12 +331,12 @@ def test_checkpoints_with_code(suffix: str, tmp_path: Path, trace: Path) -> None
         for name in ("sys_info", "pickle", "storages", "tensors"):
             content = pickle.dumps(Exploit(trace))
             packed.addfile(member(name, size=len(content)), io.BytesIO(content))
-    with pytest.raises(UserError, match="more than tensors|does not load"):
+    with pytest.raises(UserError, match=r"more than tensors|does not load"):
         read(str(path))
 
 
 def test_checkpoints_that_are_no_plain_numbers(tmp_path: Path) -> None:
-    backbone = build("resnet18", 4, "half", 16)
+    backbone = build("alexnet", 4, "half", 16)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     name = next(own for own, tensor in before.items() if tensor.ndim == 4)
     whole, path = before[name], str(tmp_path / "a.pt")
@@ -367,7 +368,7 @@ def test_checkpoints_without_end(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.pt") as old, zipfile.ZipFile(path, "w", 8) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    with pytest.raises(UserError, match="unpacks to 4,.* bytes, more than it has"):
+    with pytest.raises(UserError, match=r"unpacks to 4,.* bytes, more than it has"):
         read(str(path))
 
 
@@ -440,16 +441,18 @@ NAMES = (
 def test_figures_stand_any_name(tmp_path: Path) -> None:
     """Warnings are errors here."""
     image = np.zeros((8, 8, 3), np.uint8)
-    for name in NAMES:
-        beside = pictures.Neighbourhood(image, name, image[None], (name,), (0.5,))
-        row = {"class": name, "similarity": 0.5, "attention": 0.1, "effect": 0.0}
-        for figure in (
-            pictures.gallery([beside]),
-            pictures.looked_up(image, f"net says {name}", image[None], [row], name, name),
-        ):
-            data = style.save(figure, tmp_path / "a.png")
-            with Image.open(io.BytesIO(data)) as drawn:
-                assert max(drawn.size) < 3000
+    row = {"similarity": 0.5, "attention": 0.1, "effect": 0.0}
+    rows = [{**row, "class": name} for name in NAMES]
+    repeated = np.repeat(image[None], len(rows), 0)
+    example = pictures.Neighbourhood(image, NAMES[0], repeated, NAMES, (0.5,) * len(NAMES))
+    title = f"net says {NAMES[6]}"
+    for figure in (
+        pictures.gallery([example]),
+        pictures.looked_up(image, title, repeated, rows, NAMES[0], NAMES[1]),
+    ):
+        data = style.save(figure, tmp_path / "a.png")
+        with Image.open(io.BytesIO(data)) as drawn:
+            assert max(drawn.size) < 3000
     images = Images(
         np.arange(len(NAMES)),
         np.zeros((len(NAMES), 8, 8, 3), np.uint8),
