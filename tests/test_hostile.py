@@ -442,13 +442,14 @@ def test_figures_stand_any_name(tmp_path: Path) -> None:
     """Warnings are errors here."""
     image = np.zeros((8, 8, 3), np.uint8)
     row = {"similarity": 0.5, "attention": 0.1, "effect": 0.0}
-    rows = [{**row, "class": name} for name in NAMES]
-    repeated = np.repeat(image[None], len(rows), 0)
-    example = pictures.Neighbourhood(image, NAMES[0], repeated, NAMES, (0.5,) * len(NAMES))
+    one, two = NAMES[:7], NAMES[7:]
+    rows = [{**row, "class": name} for name in one]
+    many = np.repeat(image[None], len(NAMES), 0)
+    example = pictures.Neighbourhood(image, NAMES[0], many, two, (0.5,) * len(two))
     title = f"net says {NAMES[6]}"
     for figure in (
         pictures.gallery([example]),
-        pictures.looked_up(image, title, repeated, rows, NAMES[0], NAMES[1]),
+        pictures.looked_up(image, title, many, rows, NAMES[0], NAMES[1]),
     ):
         data = style.save(figure, tmp_path / "a.png")
         with Image.open(io.BytesIO(data)) as drawn:
