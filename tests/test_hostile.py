@@ -22,16 +22,19 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from rapipe import mapped
+from rapipe import mapped, presets
 from rapipe.backbones import build
 from rapipe.checkpoints import fill, read
 from rapipe.decoded import ROWS, SUMS, Decoded, Workers, _sums, decode_split
 from rapipe.decoding import Decoding, decode
 from rapipe.errors import UserError
+from rapipe.params import SourceParams, load, variants
 from rapipe.records import Embeddings, Images
 from rapipe.report import pictures, style
 from rapipe.sheet import contact_sheet
@@ -39,6 +42,7 @@ from rapipe.sources import SOURCES, Ask
 from rapipe.sources.archives import tree, unpacked
 from rapipe.sources.base import Item, Split
 from rapipe.sources.download import md5_of
+from soak.images import tags_of
 
 archives, cifar, svhn = (
     import_module(f"rapipe.sources.{n}") for n in ("archives", "cifar", "svhn")
@@ -464,3 +468,47 @@ def test_figures_stand_any_name(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         contact_sheet(images, tmp_path / "b.png", 0)
+
+
+@pytest.mark.slow
+def test_a_report_on_classes_with_names_that_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every stage runs; no name adds a tag or an attribute to the page."""
+    names = [
+        "<script>alert(1)</script>",
+        "$\\frac$ & \"q\" onload='x'",
+        "日本語 שלום 😀",
+        "x" * 400,
+    ]
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("test", 16)):
+        noise = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+        cells = [encoded(Image.fromarray(own), "PNG") for own in noise]
+        facts = {"info": {"features": {"label": {"names": names}}}}
+        table = pa.table({"image": pa.array(cells), "label": [i % 4 for i in range(count)]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+        Path("d").mkdir(exist_ok=True)
+        pq.write_table(table, f"d/{split}.parquet")
+    presets.write("tiny", Path("params.yaml"))
+    params = load(Path("params.yaml"))
+    source = SourceParams("parquet", "d", "<i>src$\\frac$ [red]")
+    params = replace(
+        params,
+        corpus=replace(params.corpus, sources=(source,)),
+        train=replace(params.train, backbones=("alexnet",)),
+    )
+    stages = ("corpus", "pretrain", "embed", "prefetch", "audit", "initialise")
+    for name in stages:
+        import_module(f"rapipe.pipeline.{name}").run(params)
+    for variant in variants(params):
+        for name in ("train", "evaluate"):
+            import_module(f"rapipe.pipeline.{name}").run(params, variant)
+    import_module("rapipe.pipeline.report").run(params)
+    page = Path("results/index.html").read_text("utf-8")
+    assert "&lt;script&gt;" in page
+    kinds = {tag for tag, _ in tags_of(page)}
+    assert not kinds & {"script", "i", "iframe", "object", "a", "link"}
+    attributes = {name for _, own in tags_of(page) for name in own}
+    assert attributes <= {"lang", "charset", "name", "content", "alt", "src", "class"}

@@ -15,7 +15,7 @@ from rapipe.errors import shortened
 from rapipe.records import Pixels
 from rapipe.report.style import PALETTE, Row, styled
 
-LETTERS = 24
+LETTERS = 12
 """Of a name above a picture."""
 
 
