@@ -16,6 +16,7 @@ Letters: N images, S side in pixels.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from PIL import Image
 
 from rapipe.decoded import Decoded, Skip, Workers, decode_split
 from rapipe.decoding import Decoding
-from rapipe.errors import UserError
+from rapipe.errors import UserError, unreadable
 from rapipe.records import SPLITS, UNLABELLED, Ids, ImageRows, Images, Labels, Pixels
 from rapipe.sources.base import WHOLE, Source
 
@@ -167,6 +168,7 @@ def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
             `merge`) two have a class of the same name.
     """
     owner: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     tasks = {name: part.source for name, part in parts.items() if part.role == "task"}
     if not tasks:
         raise UserError("corpus.sources: all have the role memory; one must have the role task")
@@ -177,6 +179,19 @@ def join_classes(parts: Mapping[str, Part], merge: bool) -> tuple[str, ...]:
                 "class, or choose its `label`, or give it the role memory"
             )
         for own in source.classes:
+            if why := unreadable(own):
+                raise UserError(f"corpus.sources: the name of the class {own!r} of {name} {why}")
+            seen = " ".join(unicodedata.normalize("NFC", own).split())
+            if spelled.setdefault(seen, own) != own:
+                raise UserError(
+                    f"corpus.sources: the classes {spelled[seen]!a} and {own!a} of "
+                    f"{name} look the same: give them the same name, or others"
+                )
+            if owner.get(own) == name and not merge:
+                raise UserError(
+                    f"corpus.sources: {name} has two classes {own!r}; set corpus.merge_classes: "
+                    "true if they mean the same, or rename one"
+                )
             if own in owner and not merge:
                 raise UserError(
                     f"corpus.sources: the class {own!r} is in both {owner[own]} and {name}; set "
@@ -194,9 +209,10 @@ def held_out(
     unique, first = np.unique(ids, return_index=True)
     label_of = labels[first]
     chosen = [unique[:0]]
-    for label in np.unique(label_of[label_of >= 0]):
-        own = rng.permutation(unique[label_of == label])
-        chosen.append(own[: round(fraction * len(own))])
+    for rows in _by_label(label_of):
+        if label_of[rows[0]] >= 0:
+            own = rng.permutation(unique[rows])
+            chosen.append(own[: round(fraction * len(own))])
     return np.asarray(np.isin(ids, np.concatenate(chosen)))
 
 
@@ -209,12 +225,18 @@ def limited(labels: Labels, limit: int | float, rng: np.random.Generator) -> npt
     n = len(labels)
     count = min(limit, n) if isinstance(limit, int) else max(1, round(limit * n))
     rank = np.empty(n)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
+    for own in _by_label(labels):
         rank[own] = (rng.permutation(len(own)) + 0.5) / len(own)
     mask = np.zeros(n, np.bool_)
     mask[np.argsort(rank, kind="stable")[:count]] = True
     return mask
+
+
+def _by_label(labels: Labels) -> list[Rows]:
+    """The rows of each label that occurs, in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return [own for own in rows if len(own)]
 
 
 def _pieces(
@@ -227,8 +249,9 @@ def _pieces(
 ) -> dict[str, _Piece]:
     """The splits of one part, with what is missing held out of the rest."""
     memory = part.role == "memory"
+    number = {own: label for label, own in enumerate(classes)}
     label_of = np.array(
-        [UNLABELLED if memory else classes.index(own) for own in part.source.classes]
+        [UNLABELLED if memory else number[own] for own in part.source.classes]
         + [UNLABELLED],  # the last, which -1 finds
         np.int64,
     )

@@ -2,7 +2,7 @@
 
 What is kept has a folder named by everything that it depends on: the files
 read (names, sizes, dates), how they are decoded, and the code that does it. So
-a source is decoded again only if one of these changes.
+a source is decoded again only if one of these changes, or what is kept does. Processes that want the same source wait for each other.
 
 Letters: N images, S side in pixels.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import chain
@@ -29,12 +29,14 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import PIL
+from filelock import FileLock, Timeout
 
 from rapipe import decoding as decoding_module
 from rapipe import sources
 from rapipe.decoding import Data, Decoding, Found, decode_into, prepare_worker
 from rapipe.errors import UserError
-from rapipe.progress import track
+from rapipe.files import sound, whole
+from rapipe.progress import say, track
 from rapipe.records import Ids, Labels, Pixels
 from rapipe.sources.base import Ask, Item, Source, Split
 
@@ -86,7 +88,9 @@ class Decoded:
 
     @classmethod
     def read(cls, folder: Path, size: int) -> Decoded | None:
-        """What `decode_split` kept, or None if it is not there or not whole."""
+        """What `decode_split` kept, or None if it is not there or not as it was written."""
+        if not sound(folder):
+            return None
         try:
             with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
                 places, ids = rows["places"], rows["ids"]
@@ -96,6 +100,27 @@ class Decoded:
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return None
         return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
+
+
+@contextmanager
+def alone(cache: Path, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes out of the folder of a source; gives whether that was possible.
+
+    Args:
+        wait: until nobody else is in it.
+    """
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{cache}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait:
+            say(f"waiting for another process that decodes into {cache}")
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def key(kind: str, ask: Ask, source: Source, decoding: Decoding) -> str:
@@ -124,24 +149,23 @@ def decode_split(
     Raises:
         UserError: an image cannot be used, and `skip` is off; names the file or row.
     """
-    kept = Decoded.read(folder, decoding.size)
-    if kept is None:
-        _write(split, what, decoding, skip, folder, workers)
+    with alone(folder.parent):
         kept = Decoded.read(folder, decoding.size)
         if kept is None:
-            raise UserError(f"{folder} cannot be read back: is the disk full?")
+            with whole(folder) as part:
+                _write(split, what, decoding, skip, part, workers)
+            kept = Decoded.read(folder, decoding.size)
+        if kept is None:
+            raise UserError(f"{folder} cannot be read back: is the disk full, or damaged?")
     if kept.skipped and not skip:
         raise _stop(kept.skipped[0])
     return kept
 
 
 def _write(
-    split: Split, what: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
+    split: Split, what: str, decoding: Decoding, skip: bool, part: Path, workers: Workers
 ) -> None:
-    """Decode into `folder`.part, and rename it when all is there."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Decode into an empty folder."""
     (part / PIXELS).touch()
     columns: list[tuple[Rows, Ids, Labels, npt.NDArray[np.int32]]] = []
     skipped: list[Skip] = []
@@ -154,8 +178,8 @@ def _write(
         if skipped and not skip:
             raise _stop(skipped[0])
         good = np.array([row for row in range(len(items)) if row not in wrong], np.int64)
-        labels = np.array([item.label for item in items], np.int64)
-        columns.append((good + count, found.ids[good], labels[good], found.sizes[good]))
+        labels = np.array([items[row].label for row in good], np.int64)
+        columns.append((good + count, found.ids[good], labels, found.sizes[good]))
         count += len(items)
     nothing = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
     places, ids, labels, sizes = (
@@ -165,8 +189,6 @@ def _write(
     np.savez(part / ROWS, allow_pickle=False, count=np.int64(count), **rows)
     pairs = [(one.where, one.reason) for one in skipped]
     (part / SKIPPED).write_text(json.dumps(pairs))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
 
 
 def _stop(first: Skip) -> UserError:

@@ -11,17 +11,26 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import logging
+import os
 import signal
+import stat
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, printable, shortened
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes lines to stderr
 
 Data = bytes | npt.NDArray[np.uint8] | Path
 """An encoded image, pixels (H, W) or (H, W, 3), or a file to read."""
@@ -34,6 +43,18 @@ FORMATS = (
 
 MOST_PIXELS = 178_956_970
 """Above this Pillow refuses an image by itself."""
+
+MOST_BYTES = 1 << 30
+"""A larger file is not read: so many pixels of three channels of 16 bits are no larger."""
+
+MOST_SCANS = 100
+"""Of a JPEG, each of which takes time for the whole image; others have some ten."""
+
+MOST_LETTERS = 300
+"""Of what Pillow says about a damaged file, which may quote much of it."""
+
+TILE_WIDTH, TILE_LENGTH, PLANES = 322, 323, 284
+"""Tags of TIFF."""
 
 ORIENTED = frozenset(("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"))
 """Where images say which side is up; Pillow turns TIFF by itself. To look there takes time."""
@@ -134,7 +155,16 @@ def _hash(pixels: bytes) -> int:
 def prepare_worker() -> None:
     """For worker processes: Ctrl-C is the parent's to handle, and modules are no garbage."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.freeze()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, which would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class _Refused(Exception):
@@ -146,21 +176,77 @@ def _decode(data: Data, decoding: Decoding) -> tuple[Image.Image, tuple[int, int
         image = Image.fromarray(data)
         size = image.size
     else:
-        raw = data.read_bytes() if isinstance(data, Path) else data
+        raw = _content(data) if isinstance(data, Path) else data
         image = Image.open(io.BytesIO(raw), formats=FORMATS)
         size = image.size
-        width, height = size
-        if width * height > decoding.max_pixels:
-            raise _Refused(
-                f"has {width} x {height} = {width * height} pixels, more than "
-                f"corpus.max_pixels, {decoding.max_pixels}"
-            )
+        _check(image, raw, decoding.max_pixels)
         if image.format == "JPEG" and max(size) > REDUCING_GAP * decoding.size:
             image.draft(None, _enough(size, decoding))  # JPEG decodes to a fraction much faster
-        image.load()
+        with _no_more_than(decoding.max_pixels), _quietly(image):
+            image.load()
         if not ORIENTED.isdisjoint(image.info):
             image = _upright(image)
     return _square(_rgb(image, decoding.background), decoding), size
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file; others may have no end."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+        raise _Refused("cannot be read: it is no regular file")
+    if facts.st_size > MOST_BYTES:
+        raise _Refused(f"has {facts.st_size:,} bytes, more than any image that is decoded")
+    return path.read_bytes()
+
+
+def _check(image: Image.Image, raw: bytes, most: int) -> None:
+    """Refuse what would take too much to decode, and what Pillow would fill up with zeros."""
+    width, height = image.size
+    if width * height > most:
+        raise _Refused(
+            f"has {width} x {height} = {width * height} pixels, more than corpus.max_pixels, {most}"
+        )
+    if image.format in ("JPEG", "MPO") and raw.count(b"\xff\xda") > MOST_SCANS:
+        raise _Refused(f"is a JPEG of more than {MOST_SCANS} scans, which would take too long")
+    if image.format == "JPEG2000" and b"\xff\xd9" not in raw:
+        raise _Refused("is no image that can be read: its end is missing")
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        if tags.get(TILE_WIDTH, 1) * tags.get(TILE_LENGTH, 1) > most:
+            raise _Refused(f"has tiles of more pixels than corpus.max_pixels, {most}")
+        if image.tile and image.tile[0].codec_name == "raw":
+            boxes = [tile.extents or (0, 0, 0, 0) for tile in image.tile]
+            covered = sum((right - left) * (end - top) for left, top, right, end in boxes)
+            planes = len(image.getbands()) if tags.get(PLANES) == 2 else 1
+            if covered < width * height * planes:
+                raise _Refused("is no image that can be read: parts of it are missing")
+
+
+@contextmanager
+def _no_more_than(pixels: int) -> Iterator[None]:
+    """Refuse images inside of images (ICO has some) that are larger."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels // 2  # Pillow refuses twice that
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+@contextmanager
+def _quietly(image: Image.Image) -> Iterator[None]:
+    """The library that reads TIFF writes lines about damage to stderr, beside our sentence."""
+    if not isinstance(image, TiffImageFile):
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -200,7 +286,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             f"holds values from {values.min():g} to {values.max():g}; a greyscale image of mode "
             f"{image.mode} must hold 0 to {top}"
         )
-    return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
+    values *= 255 / top
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 def _square(image: Image.Image, decoding: Decoding) -> Image.Image:
@@ -228,7 +315,9 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return f"cannot be read: {error.strerror}"
+    if isinstance(error, Image.DecompressionBombError):
+        return "has more pixels than can be read, and more than corpus.max_pixels"
     reason = " ".join(str(error).split()) or type(error).__name__
     if "BytesIO" in reason:  # Pillow names its argument, which tells a user nothing
         reason = f"it is none of {', '.join(FORMATS)}"
-    return f"is no image that can be read: {reason}"
+    return f"is no image that can be read: {shortened(printable(reason), MOST_LETTERS)}"

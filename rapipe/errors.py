@@ -1,6 +1,7 @@
 """The one exception for mistakes a user can mend."""
 
 import errno
+import unicodedata
 
 OF_THE_DISK = frozenset(
     (
@@ -11,9 +12,50 @@ OF_THE_DISK = frozenset(
 """Errors of the operating system that come from where a file lies, so that a user can mend them."""
 
 
+MOST_LETTERS = 4000
+"""Of a sentence; what it quotes may be longer."""
+
+
+MOST_OF_A_NAME = 500
+"""Letters of a name that a user gave to something."""
+JOINERS = "\u200c\u200d\xad"
+"""Letters that cannot be seen and that names are spelled with all the same."""
+
+
 class UserError(Exception):
     """A mistake in parameters or data, told in one sentence.
 
     The sentence names the value, the place and the choices. Commands print it
-    without a traceback and exit with code 2.
+    without a traceback and exit with code 2. It is one line that any terminal
+    can show, whatever it quotes.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(shortened(printable(sentence), MOST_LETTERS))
+
+
+def printable(text: str) -> str:
+    """Text as one line: what no terminal should get is escaped as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(own if own.isprintable() else ascii(own)[1:-1] for own in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many letters: where there are more, the middle is left out."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 3]} … {text[-end:]}"
+
+
+def unreadable(name: str) -> str:
+    """Why nobody could read a name where it is shown, as a clause; or "" if it can be read."""
+    if not name.strip():
+        return "is empty"
+    if len(name) > MOST_OF_A_NAME:
+        return f"has {len(name):,} letters, more than {MOST_OF_A_NAME}"
+    for own in name:
+        if own not in JOINERS and unicodedata.category(own) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            return f"holds {own!a}, which cannot be shown"
+    return ""

@@ -9,6 +9,7 @@ Import rule: nothing of ours.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import weakref
@@ -48,11 +49,14 @@ def array(path: Path) -> np.ndarray:
             raise ValueError(f"it is .npy of version {version}, not 1.0")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(opened)
         start = opened.tell()
+    count = math.prod(shape)
     if fortran or dtype.hasobject:
         raise ValueError("it holds objects, or columns")
-    if not np.prod(shape):
+    if start + count * dtype.itemsize > path.stat().st_size:
+        raise ValueError("it holds less than it promises")
+    if count <= 0:
         return np.empty(shape, dtype)
-    flat = np.frombuffer(file(path), dtype, int(np.prod(shape)), start)
+    flat = np.frombuffer(file(path), dtype, count, start)
     return flat.reshape(shape)
 
 

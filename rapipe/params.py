@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import yaml
 
 from rapipe import text
-from rapipe.errors import UserError
+from rapipe.errors import UserError, unreadable
 from rapipe.text import shown
 
 
@@ -142,8 +142,10 @@ class SourceParams:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.kind)
-        for letter in self.name:
-            if letter in "+/\\" or not letter.isprintable():
+        if why := unreadable(self.name):
+            raise UserError(f"corpus.sources: the name {shown(self.name)} {why}")
+        for letter in "+/\\":
+            if letter in self.name:
                 raise UserError(
                     f"corpus.sources: the name {shown(self.name)} may not contain {letter!r}"
                 )

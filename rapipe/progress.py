@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from rapipe.errors import printable
+
 T = TypeVar("T")
 
 
@@ -17,7 +19,7 @@ def watched() -> bool:
 
 def say(message: str) -> None:
     """One line of narration on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
@@ -26,9 +28,12 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         yield from items
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track as bar
 
-    yield from bar(items, description=what, total=total, console=Console(stderr=True))
+    yield from bar(
+        items, description=escape(printable(what)), total=total, console=Console(stderr=True)
+    )
 
 
 @contextmanager

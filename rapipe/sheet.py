@@ -24,12 +24,11 @@ TITLES = 190
 
 def contact_sheet(images: Images, path: Path, seed: int) -> None:
     """Draw classes, and sources of unlabelled images, as a PNG; which images, `seed` decides."""
-    rows = _rows(images)
-    shown = rows[:MOST_ROWS]
+    shown, left = _rows(images)
     size = images.pixels.shape[1]
     side = min(size * max(1, THUMB // size), LARGE_THUMB)
     step = side + MARGIN
-    height = MARGIN + step * len(shown) + (step // 2 if len(rows) > len(shown) else 0)
+    height = MARGIN + step * len(shown) + (step // 2 if left else 0)
     sheet = Image.new("RGB", (TITLES + COLUMNS * step + MARGIN, height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
@@ -44,23 +43,28 @@ def contact_sheet(images: Images, path: Path, seed: int) -> None:
             enlarged = Image.Resampling.NEAREST if side >= size else Image.Resampling.BICUBIC
             thumb = thumb.resize((side, side), enlarged)
             sheet.paste(thumb, (TITLES + column * step, top))
-    if len(rows) > len(shown):
-        more = f"and {len(rows) - len(shown)} classes more"
+    if left:
+        more = f"and {left} classes more"
         draw.text((MARGIN, height - step // 2), more, "#5b6470", font)
     sheet.save(path)
 
 
-def _rows(images: Images) -> list[tuple[str, Indices]]:
-    """Names and rows of the classes that have images, then of unlabelled images by source."""
-    labelled = [
-        (name, np.flatnonzero(images.labels == label)) for label, name in enumerate(images.classes)
-    ]
+def _rows(images: Images) -> tuple[list[tuple[str, Indices]], int]:
+    """Names and rows of what is shown, and how many classes are not.
+
+    Unlabelled images come first, by source, then the classes that have images.
+    """
     unlabelled = images.labels < 0
-    others = [
+    rows = [
         (f"{name}, unlabelled", np.flatnonzero(unlabelled & (images.sources == name)))
         for name in dict.fromkeys(images.sources[unlabelled].tolist())
+    ][:MOST_ROWS]
+    present = np.unique(images.labels[~unlabelled]).tolist()
+    room = MOST_ROWS - len(rows)
+    rows += [
+        (images.classes[label], np.flatnonzero(images.labels == label)) for label in present[:room]
     ]
-    return [(name, own) for name, own in (*others, *labelled) if len(own)]
+    return rows, len(present[room:])
 
 
 def _short(name: str) -> str:

@@ -54,7 +54,7 @@ def fill(backbone: Backbone, state: State, place: str) -> str:
 
     Raises:
         UserError: a tensor of the backbone is missing or has another shape, or the checkpoint
-            is of a larger network. Nothing is loaded then.
+            is of a larger network, or its values are no numbers. Nothing is loaded then.
     """
     own = backbone.state_dict()
     inner = NET if all(name.startswith(NET) for name in own) else ""
@@ -66,6 +66,9 @@ def fill(backbone: Backbone, state: State, place: str) -> str:
         if name.startswith(prefix)
     }
     fitted = _fitted(backbone, wanted, held, place)
+    for name, tensor in wanted.items():
+        if name in fitted and not fitted[name].to(tensor.dtype).isfinite().all():
+            raise UserError(f"train.init: {name} in {place} holds values that are not finite")
     backbone.load_state_dict({inner + n: fitted.get(n, tensor) for n, tensor in wanted.items()})
     taken = [name for name in wanted if name in fitted]
     where = f" under {prefix!r}" if prefix else ""

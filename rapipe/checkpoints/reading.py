@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ CHOICES = (
     f"data/encoder, or {HUB}NAME for a pretrained timm model"
 )
 EXPORT = "torch.save(model.state_dict(), 'weights.pt')"
+DEEPEST = 9
+"""How deep tables of tensors may be nested in a file."""
 State = dict[str, Tensor]
 
 
@@ -49,7 +52,19 @@ def read(place: str) -> State:
     state = dict(_tensors(_safe(path) if path.suffix == SAFE else _pickled(path)))
     if not state:
         raise UserError(f"train.init is {place!r}, which holds no tensors: {CHOICES}")
+    for name, tensor in state.items():
+        if not _plain(tensor):
+            raise UserError(
+                f"train.init is {place!r}, whose {name} is no plain array of numbers: write one "
+                f"that is dense and real by {EXPORT}"
+            )
     return state
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor is an array of real numbers that are there."""
+    odd = tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
+    return tensor.layout == torch.strided and not odd
 
 
 def check(place: str) -> None:
@@ -108,12 +123,22 @@ def _safe(path: Path) -> State:
 
 def _pickled(path: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+    except Exception:  # older files are no zip files, and of damaged ones torch tells
+        size = 0
+    if size > path.stat().st_size:
+        raise UserError(
+            f"train.init is {str(path)!r}, which unpacks to {size:,} bytes, more than it has: "
+            f"torch does not pack; write {EXPORT}"
+        )
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles: what matters is whether it loads
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything, KeyError too
         told = str(error)
-        if "Unsupported" not in told and "TorchScript" not in told:
+        if not re.search(r"unsupported|torchscript|legacy \.tar", told, re.IGNORECASE):
             raise _damaged(path, error) from None
         what = re.search(r"GLOBAL (\S+)", told)
         raise UserError(
@@ -131,19 +156,27 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _reason(error: Exception) -> str:
     """The first line of what an exception says, or its kind."""
+    if found := re.search("WeightsUnpickler error: (.+)", str(error)):
+        return found[1]
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of nested tables, their keys joined by dots; optimisers' states are in lists."""
-    if not isinstance(tree, Mapping):
+def _tensors(
+    tree: Any, prefix: str = "", seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested tables, their keys joined by dots; optimisers' states are in lists.
+
+    Args:
+        seen: the tables around this one: a file may nest them without end.
+    """
+    if not isinstance(tree, Mapping) or id(tree) in seen or len(seen) > DEEPEST:
         return
     for key in ("state_dict", "model") if not prefix else ():
         if isinstance(tree.get(key), Mapping):
-            yield from _tensors(tree[key])
+            yield from _tensors(tree[key], "", seen | {id(tree)})
             return
     for name, value in tree.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value.detach()
         elif isinstance(name, str):
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _tensors(value, f"{prefix}{name}.", seen | {id(tree)})

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
-from rapipe.decoded import key
+from rapipe.decoded import alone, key
 from rapipe.decoding import Decoding
+from rapipe.errors import printable
 from rapipe.files import whole
 from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
@@ -47,7 +48,7 @@ def run(params: Params) -> None:
         splits = {split: Images.read(made / paths.split(split).name) for split in SPLITS}
         contact_sheet(splits["train"], made / paths.CONTACT_SHEET.name, params.seed)
         write_json(made / paths.CORPUS_CARD.name, card(splits, parts, report, decoding))
-    _prune({part.cache.name for part in parts.values()})
+    _prune({part.cache.name for part in parts.values()} | {paths.INDEX.name, paths.STARTS.name})
     for name, skipped in report.skipped.items():
         if skipped:
             say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
@@ -82,10 +83,13 @@ def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
 
 
 def _prune(kept: set[str]) -> None:
-    """Remove decoded images that no source of this corpus uses."""
-    for folder in paths.CACHE.iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in kept:
-            shutil.rmtree(folder)
+    """Remove decoded images that no source of this corpus uses, unless a process is at it."""
+    for folder in [own for own in paths.CACHE.iterdir() if own.name not in kept]:
+        if folder.is_dir() and not folder.is_symlink():
+            with alone(folder, wait=False) as possible:
+                if possible:
+                    shutil.rmtree(folder)
+                    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
 
 
 def _counts(images: Images) -> dict[str, object]:
@@ -115,7 +119,7 @@ def _source(name: str, part: Part, report: Report) -> dict[str, object]:
             f"{pairs[i] >> 32}x{pairs[i] % 2**32}": int(counts[i]) for i in common.tolist()
         },
         "skipped": len(skipped),
-        "skipped_list": [f"{one.where} {one.reason}" for one in skipped[:LISTED]],
+        "skipped_list": [printable(f"{one.where} {one.reason}") for one in skipped[:LISTED]],
     }
 
 

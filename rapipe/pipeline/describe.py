@@ -70,9 +70,9 @@ def _classes(card: dict[str, Any]) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None)
+    table = Table(first, box=None)  # as Text, names are no markup
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     return table
 
 

@@ -236,7 +236,9 @@ def blame_figure(found: Evidence, train: Images) -> Figure | None:
     """The same as pictures."""
     lines = {
         f"{key[0]}\n{key[1]}: {side}": [
-            shown.Tile(pixels, f"{row['class'] or '?'}  {row['effect']:+.3f}", side == "help")
+            shown.Tile(
+                pixels, f"{shown.short(row['class'] or '?')}  {row['effect']:+.3f}", side == "help"
+            )
             for pixels, row in zip(
                 pictures(train, np.array([row["id"] for row in rows])), rows, strict=True
             )

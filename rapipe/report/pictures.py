@@ -11,8 +11,12 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rapipe.errors import shortened
 from rapipe.records import Pixels
 from rapipe.report.style import PALETTE, Row, styled
+
+LETTERS = 12
+"""Of a name above a picture."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ def gallery(examples: Sequence[Neighbourhood]) -> Figure:
         for axes in axes_row:
             axes.axis("off")
         axes_row[0].imshow(example.image)
-        axes_row[0].set_title(f"{example.label}?", fontsize=8, fontweight="bold", pad=3)
+        axes_row[0].set_title(f"{short(example.label)}?", fontsize=8, fontweight="bold", pad=3)
         found = zip(example.neighbours, example.labels, example.similarities, strict=True)
         for axes, (image, label, similarity) in zip(axes_row[1:], found, strict=False):
-            draw(axes, image, f"{label}  {similarity:.2f}", label == example.label)
+            draw(axes, image, f"{short(label)}  {similarity:.2f}", label == example.label)
     title = "Test images, and their nearest neighbours in the memory with cosine similarity"
     figure.suptitle(title, fontsize=11, fontweight="bold", y=0.94)
     figure.subplots_adjust(wspace=0.12, hspace=0.35)
@@ -63,13 +67,13 @@ def looked_up(
     lines = -(-len(rows) // columns)
     size = (1.1 * (columns + 1), 0.6 + 1.55 * lines)
     figure, grid = plt.subplots(lines, columns + 1, figsize=size, squeeze=False)
-    figure.suptitle(title, fontsize=9, fontweight="bold")
+    figure.suptitle(shortened(title, 200), fontsize=9, fontweight="bold")
     for axes in grid.flat:
         axes.axis("off")
     grid[0, 0].imshow(image)
-    grid[0, 0].set_title(f"asked: {label}", fontsize=7, fontweight="bold", pad=3)
+    grid[0, 0].set_title(f"asked: {short(label)}", fontsize=7, fontweight="bold", pad=3)
     for axes, own, row in zip(grid[:, 1:].flat, neighbours, rows, strict=False):
-        draw(axes, own, f"{row['class']}  {row['similarity']:.3f}", row["class"] == same)
+        draw(axes, own, f"{short(row['class'])}  {row['similarity']:.3f}", row["class"] == same)
         if "attention" in row:
             said = f"attention {row['attention']:.3f}\neffect {row['effect']:+.4f}"
             axes.text(
@@ -84,6 +88,11 @@ def looked_up(
         right=0.98,
     )
     return figure
+
+
+def short(name: str) -> str:
+    """A name of a class or a source that fits above a small picture."""
+    return shortened(" ".join(name.split()), LETTERS)
 
 
 def draw(axes: Axes, image: Pixels, title: str, solid: bool) -> None:

@@ -6,6 +6,7 @@ the mean and the standard deviation, and no deviation where there is one seed.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -60,6 +61,7 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 110,
     "savefig.bbox": "tight",
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # names are no formulas
 }
 styled = mpl.rc_context(STYLE)
 """Decorator: draw in our style, and leave that of others as it was."""
@@ -100,7 +102,9 @@ def spread(values: Sequence[float]) -> float:
 def save(figure: Figure, path: Path) -> bytes:
     """Write a PNG (same figure, same bytes) and return it; the figure is closed."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # boxes stand for them
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(buffer.getvalue())

@@ -7,16 +7,21 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rapipe import decoding
 from rapipe.errors import UserError
 from rapipe.progress import say
 from rapipe.sources.base import Ask, Item, Split
 from rapipe.sources.download import Archive, obtain
+
+MOST_BYTES = 1 << 34
+"""No data set that comes as a tar file unpacks to so much."""
+FILE_BYTES = 4096
+"""What a file takes on disk although it is empty."""
 
 
 def unpacked(kind: str, ask: Ask, archive: Archive, *tops: str) -> Path:
@@ -41,13 +46,42 @@ def unpacked(kind: str, ask: Ask, archive: Archive, *tops: str) -> Path:
     say(f"unpacking {path}")
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(partial, filter="data")
+            tar.extractall(partial, filter=_harmless())
         (partial / tops[-1]).replace(root / tops[-1])
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # damaged files make tarfile raise anything
         raise UserError(f"{path} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root / tops[-1]
+
+
+def _harmless() -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
+    """What tar files may hold: files and folders, of so many bytes, all inside; and no links."""
+
+    left = MOST_BYTES
+
+    def filtered(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        nonlocal left
+        left -= member.size + FILE_BYTES
+        if left < 0:
+            raise tarfile.TarError(f"it holds more than {MOST_BYTES:,} bytes")
+        if not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"it holds {member.name!r}, which is no file and no folder")
+        return tarfile.data_filter(member, folder)
+
+    return filtered
+
+
+def text_of(content: bytes, where: object) -> str:
+    """Text of a file of names.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{where} is no text: get the archive again") from None
 
 
 @dataclass(frozen=True)
@@ -90,6 +124,9 @@ def tree(path: Path) -> Tree:
     def walk(wanted: list[str]) -> Iterator[bytes]:
         with _damage_told(path), zipfile.ZipFile(path) as packed:
             for name in wanted:
+                size = packed.getinfo(name).file_size
+                if size > decoding.MOST_BYTES:
+                    raise UserError(f"{path}: {name} has {size:,} bytes, more than any image")
                 yield packed.read(name)
 
     with _damage_told(path), zipfile.ZipFile(path) as packed:
@@ -101,7 +138,9 @@ def tree(path: Path) -> Tree:
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make zipfile raise anything
         raise UserError(f"{path} is no zip file that can be read: {error}") from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rapipe.errors import UserError
-from rapipe.sources.archives import require, unpacked
+from rapipe.sources.archives import require, text_of, unpacked
 from rapipe.sources.base import Ask, Item, Source, Split, out_of_range
 from rapipe.sources.download import Archive
 
@@ -95,7 +95,7 @@ def _source(folder: Path, layout: _Layout, names_key: str, label_bytes: int) -> 
     if isinstance(layout.labels, str):
         classes = tuple(_strings(every[0], names_key))
     else:
-        classes = tuple(every[0].read_text().split())
+        classes = tuple(text_of(every[0].read_bytes(), every[0]).split())
     if not classes:
         raise UserError(f"{every[0]} names no classes: unpack the archive again")
 
@@ -150,7 +150,7 @@ def _strings(file: Path, key: str) -> list[str]:
         if value == key.encode():
             found = []
         elif found is not None and isinstance(value, bytes):
-            found.append(value.decode())
+            found.append(text_of(value, file))
         elif found and name in ("APPENDS", "SETITEM", "SETITEMS"):
             break
     return found or []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, unreadable
 from rapipe.records import SPLITS, UNLABELLED
 from rapipe.sources.archives import walk_files
 from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split
@@ -69,8 +69,10 @@ def folder(ask: Ask) -> Source:
     names = {top.name for base in roots.values() for top in _folders(base)}
     classes = tuple(sorted(names))
     for name in classes if ask.labelled else ():
-        if not name.isprintable() or any("\udc80" <= letter <= "\udcff" for letter in name):
-            raise UserError(f"{root}: the class folder {name!r} has no readable name: rename it")
+        if why := unreadable(name):
+            raise UserError(
+                f"{root}: the class folder {name!r} has no readable name: rename it (it {why})"
+            )
     found = {split: list(_files(base, classes, ask.labelled)) for split, base in roots.items()}
     strays = [] if WHOLE in roots else [path for path in root.iterdir() if path.is_file()]
     for path in sorted(strays):

@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from rapipe.decoding import MOST_PIXELS
 from rapipe.errors import UserError
 from rapipe.records import SPLITS
 from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split, out_of_range
@@ -25,6 +26,8 @@ from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split, out_of
 IMAGES = ("-images-idx3-ubyte", "-images-idx4-ubyte", "-images.idx3-ubyte")
 LABELS = ("-labels-idx1-ubyte", "-labels.idx1-ubyte")
 UNSIGNED_BYTES = 8
+MOST_IMAGES = 1 << 28
+"""More labels than this are none, and would fill the memory."""
 Pair = tuple[Path, Path]
 
 
@@ -107,6 +110,8 @@ def _split(path: Path, labels: bytes, classes: int) -> Split:
         count, *shape = _header(file, path)
     if count != len(labels):
         raise UserError(f"{path} holds {count} images, but there are {len(labels)} labels")
+    if math.prod(shape) > 3 * MOST_PIXELS:
+        raise UserError(f"{path} holds arrays of shape {shape}, larger than images can be")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3):
         raise UserError(f"{path} holds arrays of shape {shape}, not images")
 
@@ -124,6 +129,8 @@ def _split(path: Path, labels: bytes, classes: int) -> Split:
 def _labels(path: Path) -> bytes:
     with _open(path) as file:
         shape = _header(file, path)
+        if shape[0] > MOST_IMAGES:
+            raise UserError(f"{path} holds {shape[0]:,} labels, more than {MOST_IMAGES:,}")
         if len(shape) != 1:
             raise UserError(f"{path} holds arrays of {len(shape)} dimensions, not labels")
         return _exactly(file, shape[0], path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from rapipe.errors import UserError
 from rapipe.records import SPLITS, UNLABELLED
+from rapipe.sources.archives import walk_files
 from rapipe.sources.base import ALIASES, WHOLE, Ask, Item, Source, Split, out_of_range
 
 IMAGE_COLUMNS = ("image", "img")
@@ -66,7 +68,8 @@ def _find(path: str) -> dict[str, list[Path]]:
     root = Path(path)
     if path and root.is_file():
         return {WHOLE: [root]}
-    files = sorted(root.rglob("*.parquet")) if path and root.is_dir() else []
+    inside = walk_files(root) if path and root.is_dir() else iter(())
+    files = sorted(file for file in inside if file.suffix == ".parquet")
     if not files:
         raise UserError(f"corpus.sources: {path!r} is no Parquet file and no folder that holds any")
     found: dict[str, list[Path]] = {}
@@ -85,24 +88,23 @@ def _layout(
     file: Path, labels: tuple[str, ...], labelled: bool
 ) -> tuple[str, str | None, tuple[str, ...] | None]:
     """Names of the image and label columns, and the class names if the file has them."""
-    try:
-        opened = pq.ParquetFile(file)
+    with _damage_told(file):
+        opened = _open(file)
         schema, rows = opened.schema_arrow, opened.metadata.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} is no readable Parquet file: {error}") from None
+        names = schema.names
     if not rows:
         raise UserError(f"{file} has no rows")
-    image = _choose(file, schema.names, IMAGE_COLUMNS)
+    image = _choose(file, names, IMAGE_COLUMNS)
     kind = schema.field(image).type
     nested = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     content = kind.field("bytes").type if nested else kind
     if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
         raise UserError(f"{file}: the column {image!r} is {kind}, not encoded images")
     if not labelled and not any(
-        name in schema.names and pa.types.is_integer(schema.field(name).type) for name in labels
+        name in names and pa.types.is_integer(schema.field(name).type) for name in labels
     ):
         return image, None, None
-    label = _choose(file, schema.names, labels)
+    label = _choose(file, names, labels)
     if not pa.types.is_integer(schema.field(label).type):
         raise UserError(f"{file}: the column {label!r} is {schema.field(label).type}, not integers")
     return image, label, _class_names(schema, label)
@@ -110,17 +112,22 @@ def _layout(
 
 def _choose(file: Path, names: list[str], known: tuple[str, ...]) -> str:
     for name in known:
+        if names.count(name) > 1:
+            raise UserError(f"{file} has the column {name!r} more than once")
         if name in names:
             return name
     raise UserError(f"{file} has the columns {', '.join(names)}, but none of {', '.join(known)}")
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """The class names of the schema's metadata; None if it has none that are names."""
     try:
         facts: Any = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(str(name) for name in facts["info"]["features"][label]["names"])
-    except (KeyError, TypeError, ValueError):
+        names: Any = facts["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
+    listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) or None if listed else None
 
 
 def _distinct_labels(files: tuple[Path, ...], label: str) -> list[int]:
@@ -141,10 +148,11 @@ def _distinct_labels(files: tuple[Path, ...], label: str) -> list[int]:
 def _split(
     listed: list[Path], image: str, label: str | None, numbers: dict[int, int], labelled: bool
 ) -> Split:
-    size = sum(pq.ParquetFile(file).metadata.num_rows for file in listed)
+    rows = {file: _open(file).metadata.num_rows for file in listed}
 
     def items() -> Iterator[Item]:
         for file in listed:
+            row = -1
             for row, (data, value) in enumerate(_cells(file, image, label)):
                 where = f"{file} row {row}"
                 if data is None:
@@ -153,8 +161,10 @@ def _split(
                     yield Item(data, numbers.get(value, UNLABELLED), where)
                 else:
                     yield Item(data, UNLABELLED, where, out_of_range(value, len(numbers)))
+            if row + 1 != rows[file]:
+                raise UserError(f"{file} is damaged: it has {row + 1} rows, not {rows[file]}")
 
-    return Split(size, items)
+    return Split(sum(rows.values()), items)
 
 
 def _cells(file: Path, image: str, label: str | None) -> Iterator[tuple[bytes | None, Any]]:
@@ -162,13 +172,29 @@ def _cells(file: Path, image: str, label: str | None) -> Iterator[tuple[bytes | 
     for batch in _batches(file, [image, label] if label else [image], ROWS_A_BATCH):
         cells = batch.column(image)
         if pa.types.is_struct(cells.type):
-            cells = cells.field("bytes")
+            cells = pc.struct_field(cells, "bytes")  # null where the struct is
         labels = batch.column(label).to_pylist() if label else repeat(UNLABELLED, len(cells))
         yield from zip(cells.to_pylist(), labels, strict=True)
 
 
 def _batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    with _damage_told(file):
+        batches = _open(file).iter_batches(rows, columns=columns)
+    while True:
+        with _damage_told(file):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+@contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
     try:
-        yield from pq.ParquetFile(file).iter_batches(rows, columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        yield
+    except Exception as error:  # damaged files make pyarrow raise anything
         raise UserError(f"{file} is no readable Parquet file: {error}") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from rapipe.errors import UserError
 from rapipe.records import UNLABELLED
-from rapipe.sources.archives import require, unpacked
+from rapipe.sources.archives import require, text_of, unpacked
 from rapipe.sources.base import Ask, Item, Source, Split, out_of_range
 from rapipe.sources.download import Archive
 
@@ -40,7 +40,7 @@ def stl10(ask: Ask) -> Source:
     images = {split: [folder / name for name in listed] for split, listed in FILES.items()}
     labels = [folder / "train_y.bin", folder / "test_y.bin"]
     every = require([names, *labels, *(file for listed in images.values() for file in listed)])
-    classes = tuple(names.read_text().split())
+    classes = tuple(text_of(names.read_bytes(), names).split())
     splits = {split: _split(listed, len(classes)) for split, listed in images.items()}
     return Source(classes, splits, every)
 

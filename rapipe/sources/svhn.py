@@ -39,12 +39,19 @@ def svhn(ask: Ask) -> Source:
 
 
 def _split(file: Path) -> Split:
-    labels = _load(file, "y").reshape(-1).astype(np.int64) % 10
+    labels = np.asarray(_load(file, "y")).reshape(-1)
+    if labels.dtype.kind not in "iuf" or not np.isin(labels, range(1, 11)).all():
+        raise UserError(f"{file} holds labels that are not all from 1 to 10")
+    labels = labels.astype(np.int64) % 10
 
     def items() -> Iterator[Item]:
         images = _load(file, "X")  # (32, 32, 3, N)
-        if images.shape != (32, 32, 3, len(labels)):
-            raise UserError(f"{file} holds images of shape {images.shape} for {len(labels)} labels")
+        facts = getattr(images, "shape", ()), getattr(images, "dtype", None)
+        if facts != ((32, 32, 3, len(labels)), np.uint8):
+            raise UserError(
+                f"{file} holds images of shape {facts[0]} and type {facts[1]} for {len(labels)} "
+                "labels"
+            )
         for row, label in enumerate(labels.tolist()):
             pixels = np.ascontiguousarray(images[..., row])
             yield Item(pixels, label, f"{file} image {row}")

@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from rapipe.errors import UserError
-from rapipe.sources.archives import tree
+from rapipe.sources.archives import text_of, tree
 from rapipe.sources.base import Ask, Source
 from rapipe.sources.download import Archive, obtain
 
 TOP = "tiny-imagenet-200"
+LISTS = ("wnids.txt", "val/val_annotations.txt")
 ARCHIVE = Archive(
     f"{TOP}.zip",
     f"http://cs231n.stanford.edu/{TOP}.zip",
@@ -34,12 +35,14 @@ def tiny_imagenet(ask: Ask) -> Source:
     files = tree(folders[0] if folders else obtain(ARCHIVE, root, ask.download))
     base = "" if folders else f"{TOP}/"
     present = set(files.names)
-    for name in ("wnids.txt", "val/val_annotations.txt"):
+    for name in LISTS:
         if base + name not in present:
             raise UserError(f"{files.files[0]} holds no {base}{name}: get the archive again")
-    classes = tuple(sorted(files.read(f"{base}wnids.txt").decode().split()))
+    wnids, listed = (
+        text_of(files.read(base + name), f"{files.files[0].parent}: {base}{name}") for name in LISTS
+    )
+    classes = tuple(sorted(wnids.split()))
     label_of = {name: label for label, name in enumerate(classes)}
-    annotations = files.read(f"{base}val/val_annotations.txt").decode().splitlines()
     train = [
         (name, label_of[PurePosixPath(name).parts[-3]])
         for name in files.names
@@ -48,7 +51,7 @@ def tiny_imagenet(ask: Ask) -> Source:
     ]
     test = [
         (f"{base}val/images/{file}", label_of[wnid])
-        for file, wnid, *_ in (line.split("\t") for line in annotations if "\t" in line)
+        for file, wnid, *_ in (line.split("\t") for line in listed.splitlines() if "\t" in line)
         if wnid in label_of
     ]
     for name, _ in test:
