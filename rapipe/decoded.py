@@ -2,7 +2,8 @@
 
 What is kept has a folder named by everything that it depends on: the files
 read (names, sizes, dates), how they are decoded, and the code that does it. So
-a source is decoded again only if one of these changes, or what is kept does. Processes that want the same source wait for each other.
+a source is decoded again only if one of these changes, or what is kept does. Processes
+that want the same source wait for each other.
 
 Letters: N images, S side in pixels.
 """

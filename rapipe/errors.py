@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""What ends a command: a mistake that a user can mend, and an interruption."""
 
 import errno
 import unicodedata
@@ -32,6 +32,18 @@ class UserError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(shortened(printable(sentence), MOST_LETTERS))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked for an end; the sentence says where the same command goes on.
+
+    Args:
+        code: exit code, as a shell has it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, sentence: str, code: int = 130) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 def printable(text: str) -> str:

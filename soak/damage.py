@@ -11,12 +11,16 @@ import contextlib
 import hashlib
 import io
 import random
+import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rapipe import files, paths
 from rapipe.pipeline.entry import stage as stage_of_all
 from rapipe.pipeline.entry import stage_of_chosen
+from soak.clone import Clone
 from soak.outcome import Outcome
 
 WAYS = ("deleted", "emptied", "cut short", "a flipped bit")
@@ -104,6 +108,7 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
     """Damage one file of the finished project in the working directory, run the stage, mend."""
     fault = f"{way}: {maker_of(path)}'s, before {stage.name.partition('@')[0]}"
     before, data, seed = state(stage.writes), path.read_bytes(), dice.random()
+    old = {own: own.read_bytes() for own in stage.writes if own.is_file()}
     damage(path, way, random.Random(seed))
     try:
         code, said = run(stage.command)
@@ -112,8 +117,9 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
     except Exception as error:
         return Outcome(fault, False, None, f"{path} (seed {seed}): {error!r}")
     finally:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        for own, content in {**old, path: data}.items():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_bytes(content)
         files.forget()
     if code == 0:
         return Outcome(fault, after == before, after == before, f"{path} (seed {seed})")
@@ -138,3 +144,28 @@ def trials(known: list[Stage]) -> list[tuple[Stage, Path]]:
         if place != paths.RAW
         for path in files_of(place)
     ]
+
+
+def finished(folder: Path) -> list[Stage]:
+    """A small project in an empty folder in which every stage has run, and its stages."""
+    clone = Clone.make(folder)
+    clone.shrink()
+    known = stages(folder)
+    with contextlib.chdir(folder):
+        for own in known:
+            code, said = run(own.command)
+            if code:
+                raise RuntimeError(f"{own.name} does not run undisturbed: {said}")
+    return known
+
+
+def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
+    """Random damage, one file at a time, until the time is over."""
+    stop, dice = time.monotonic() + seconds, random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        known = finished(Path(folder))
+        with contextlib.chdir(folder):
+            every = trials(known)
+            while time.monotonic() < stop:
+                stage, path = dice.choice(every)
+                yield try_one(stage, path, dice.choice(WAYS), dice)

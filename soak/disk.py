@@ -12,11 +12,13 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rapipe import paths
-from soak.damage import Stage, files_of, run, state
+from soak.damage import Stage, files_of, finished, run, state
 from soak.outcome import Outcome
 
 ROOM = 64 << 20
@@ -72,10 +74,10 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     told = code == 2 and len(errors) == 1 and "o space left" in errors[0]
     left = [path for path in files_of(paths.CORPUS.parent) if ".part" in str(path)]
     kept = stage.name == "audit" or state(stage.writes) == before
-    again, _ = run(stage.command)
+    again, more = run(stage.command)
     same = again == 0 and state(stage.writes) == before
     survived = told and kept and same and not left
-    note = "" if survived else f"{room} bytes free: {code} {errors or said[-500:]} {left} {kept}"
+    note = "" if survived else f"{room} bytes free: {code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
     return Outcome(fault, survived, same, note)
 
 
@@ -96,13 +98,24 @@ def unwritable(stage: Stage, disk: Path) -> Outcome:
     return Outcome(fault, told and kept, kept, "" if told else f"{code} {said[-500:]}")
 
 
-def trial(stage: Stage, disk: Path, dice: random.Random) -> Iterator[Outcome]:
-    """Both, with a random amount of room."""
-    size = sum(path.stat().st_size for place in stage.writes for path in files_of(place))
-    yield full(stage, disk, dice.randrange(0, max(8192, size)))
-    yield unwritable(stage, disk)
-
-
 def copy(project: Path, disk: Path) -> Path:
     """The project, on the disk."""
     return Path(shutil.copytree(project, disk / "project", symlinks=True))
+
+
+def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
+    """Stages with random amounts of room, and with none allowed, until the time is over."""
+    stop, dice = time.monotonic() + seconds, random.Random(seed)
+    with tempfile.TemporaryDirectory() as home:
+        project = Path(home, "project")
+        known = finished(project)
+        with mounted(Path(home, "disk"), 512) as disk, contextlib.chdir(copy(project, disk)):
+            while time.monotonic() < stop:
+                stage = dice.choice(known)
+                if dice.random() < 0.3:
+                    yield unwritable(stage, disk)
+                    continue
+                size = sum(p.stat().st_size for place in stage.writes for p in files_of(place))
+                if dice.random() < 0.3:  # what is kept may go at any time
+                    shutil.rmtree(paths.CACHE, ignore_errors=True)
+                yield full(stage, disk, dice.randrange(0, max(8192, 2 * size)))

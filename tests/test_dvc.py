@@ -37,6 +37,7 @@ def test_deps_are_the_import_closure(stage: str) -> None:
 
 def test_stages_are_those_of_the_design() -> None:
     assert list(STAGES) == [
+        "check",
         "corpus",
         "pretrain",
         "embed",
@@ -49,6 +50,15 @@ def test_stages_are_those_of_the_design() -> None:
         "evaluate-retrieval",
         "report",
     ]
+
+
+def test_no_value_reaches_a_command_unchecked() -> None:
+    """DVC writes values into commands, which a shell reads: `data/checked` stands before those."""
+    checked = STAGES["check"]
+    assert set(checked["params"]) == {own.name for own in dataclasses.fields(Params)}
+    for name, stage in STAGES.items():
+        if "${" in stage["cmd"]:
+            assert set(checked["outs"]) <= set(stage["deps"]), name
 
 
 def test_plain_stages_know_nothing_of_retrieval() -> None:

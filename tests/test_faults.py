@@ -20,7 +20,7 @@ from conftest import ROOT
 from filelock import ReadWriteLock
 
 from rapipe import files, paths
-from rapipe.errors import UserError
+from rapipe.errors import Interrupted, UserError
 from rapipe.params import Params, load, variants
 from rapipe.pipeline.entry import stage as run_stage
 from rapipe.pipeline.locks import held
@@ -164,8 +164,9 @@ def test_inputs_that_change_under_a_stage_are_told(
     ("raised", "code", "sentence"),
     [
         (UserError("k is 0"), 2, "error: k is 0\n"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command starts again from here\n"),
-        (KeyboardInterrupt("it resumes"), 130, "interrupted: it resumes\n"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command starts this again\n"),
+        (Interrupted("it resumes"), 130, "interrupted: it resumes\n"),
+        (Interrupted("it resumes", 143), 143, "interrupted: it resumes\n"),
         (OSError(28, "No space left on device", "x"), 2, "error: x cannot be read or written: No"),
         (MemoryError(), 2, "error: there is not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "error: there is not"),

@@ -16,10 +16,11 @@ import copy
 import logging
 import math
 import shutil
+import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +33,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from rapipe.device import Precision, device
-from rapipe.errors import UserError
+from rapipe.errors import Interrupted, UserError
 from rapipe.feed import Feed
 from rapipe.fitting.checkpoint import Whole, intact
 from rapipe.fitting.finders import find
@@ -381,7 +383,8 @@ def fit(
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
-        found = _found(module, checkpoints / "found.json", precision)
+        with _interruptions_told(last, module):
+            found = _found(module, checkpoints / "found.json", precision)
         bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
         last_epoch = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
         trainer = _trainer(
@@ -394,19 +397,29 @@ def fit(
             enable_progress_bar=watched(),
         )
         try:
-            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+            with _interruptions_told(last, module):
+                trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
         finally:
             close(loggers)
-    if trainer.interrupted:
-        raise KeyboardInterrupt(
-            f"the same command resumes after epoch {trainer.current_epoch} of "
+    if not keep:
+        shutil.rmtree(checkpoints)
+    return found
+
+
+@contextmanager
+def _interruptions_told(last: Path, module: Fit) -> Iterator[None]:
+    """On Ctrl-C and on SIGTERM Lightning ends the process; `Interrupted` says where it resumes."""
+    try:
+        yield
+    except SystemExit as end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores by then
+        where = (
+            f"the same command resumes after epoch {module.current_epoch} of "
             f"{module.schedule.epochs}, from {last}"
             if last.exists()
             else "no epoch was finished, so the same command starts from the first"
         )
-    if not keep:
-        shutil.rmtree(checkpoints)
-    return found
+        raise Interrupted(where, 143 if isinstance(end, SIGTERMException) else 130) from None
 
 
 def _trainer(module: Fit, precision: Precision, **more: Any) -> pl.Trainer:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rapipe.errors import OF_THE_DISK, UserError
+from rapipe.errors import OF_THE_DISK, Interrupted, UserError, printable
 
 MISTAKE, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -17,18 +17,20 @@ def told() -> Iterator[None]:
     """Print what went wrong as one sentence and exit with its code.
 
     That is 2 for a `UserError`, for what the disk refuses and for want of memory, and
-    130 for Ctrl-C. Anything else is a defect of ours and keeps its traceback.
+    130 for Ctrl-C (143 where a training heard SIGTERM). Anything else is a defect of ours and keeps its traceback.
     """
     try:
         yield
     except UserError as error:
         _end(f"error: {error}", MISTAKE)
-    except KeyboardInterrupt as stop:
-        _end(f"interrupted: {stop or 'the same command starts again from here'}", INTERRUPTED)
+    except Interrupted as stop:
+        _end(f"interrupted: {stop}", stop.code)
+    except KeyboardInterrupt:
+        _end("interrupted: the same command starts this again", INTERRUPTED)
     except OSError as error:
         if error.errno not in OF_THE_DISK:
             raise
-        what = error.filename or "a file"
+        what = printable(str(error.filename or "a file"))
         _end(f"error: {what} cannot be read or written: {error.strerror}", MISTAKE)
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):

@@ -46,8 +46,9 @@ def write(blocks: Iterable[Embeddings], like: Embedded, folder: Path, pointer: P
         if _holds(made, folder, pointer):
             shutil.rmtree(folder / NEW)
             return made
-        made = replace(made, table=_free(folder, made.table))
         _mourn(folder, pointer)
+        _sweep(folder, _table(folder, pointer), NEW)
+        made = replace(made, table=_free(folder, made.table))
         _publish(folder, pointer, made, [(made, np.ones(len(rows), np.bool_))], {})
         return made
 
@@ -304,10 +305,18 @@ def _publish(
     _sweep(folder, current.table)
 
 
-def _sweep(folder: Path, table: str) -> None:
-    """Remove all but one table and its versions."""
+def _table(folder: Path, pointer: Path) -> str:
+    """The table that is in use; "" if there is none."""
+    try:
+        return Store.open(folder, pointer).manifest.table
+    except UserError:
+        return ""
+
+
+def _sweep(folder: Path, table: str, *kept: str) -> None:
+    """Remove all but one table and its versions, and what else is `kept`."""
     for path in folder.iterdir():
-        if path.name not in (f"{table}.lance", f"{table}.versions"):
+        if path.name not in (f"{table}.lance", f"{table}.versions", *kept):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
