@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ class Clone:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=hear,
             )
 
     def shrink(self) -> None:
@@ -113,6 +115,11 @@ class Clone:
             for name, file in self.files()
             if any(within(name, own) for own in REPRODUCIBLE)
         }
+
+
+def hear() -> None:
+    """Ctrl-C is heard again, which a shell's `&` has its programs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def within(name: str, folder: str) -> bool:

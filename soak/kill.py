@@ -204,7 +204,7 @@ class Trial:
         if code == 0:
             self.did.append("which was too late")
         elif code == 2:
-            self.wrong.append(f"started again it refuses: {self.said.read_text().strip()[-300:]}")
+            self.wrong.append(f"started again it refuses: {gist(self.said.read_text())}")
         self.look(harm.number, code)
 
     def watch(self, harm: Harm, process: psutil.Process) -> None:
@@ -238,7 +238,7 @@ class Trial:
         self.nursery.start(self.clone.path, self.said, stage.command, self.env())
         code, text = self.nursery.wait(), self.said.read_text()
         if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
-            self.wrong.append(f"{stage.name} after it: exit code {code}, {text.strip()[-300:]}")
+            self.wrong.append(f"{stage.name} after it: exit code {code}, {gist(text)}")
 
     def finish_alone(self) -> None:
         """The same command again."""
@@ -296,7 +296,7 @@ class Trial:
     def finished(self, code: int, text: str) -> None:
         """What must hold once the last run has ended."""
         if code:
-            self.wrong.append(f"exit code {code}: {text.strip()[-600:]}")
+            self.wrong.append(f"exit code {code}: {gist(text)}")
             return
         self.resumed = "resuming" in text
         if self.checkpoint and self.stage.name.partition("@")[0] in RESUMING and not self.resumed:
@@ -355,6 +355,12 @@ def told_apart(lock: dict[str, Any]) -> Any:
                 key=lambda own: own["path"],
             )
     return known["stages"]
+
+
+def gist(text: str) -> str:
+    """The line of what a command said that tells what went wrong, else the last ones."""
+    told = [line for line in text.splitlines() if "rror" in line and line[:1].strip()]
+    return told[-1][:300] if told else text.strip()[-300:]
 
 
 def ended(process: psutil.Process) -> bool:

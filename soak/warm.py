@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,7 @@ def main() -> None:
 def become(home: str, said: str, command: list[str], env: dict[str, str]) -> None:
     """Go on as a stage."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     os.chdir(home)
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     nothing = os.open(os.devnull, os.O_RDONLY)
