@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rapipe.backbones.base import Backbone, Fuse, fuse_map, keep
+
+NARROW = 8
+"""Channels below which a shortcut of stride 2 is a `Thinned`."""
+
+
+class Thinned(nn.Conv2d):
+    """A 1x1 convolution with a stride, as one without a stride of the pixels that it sees.
+
+    The gradient of the former's weights is written beyond the memory meant for it by torch's
+    library for CPUs (oneDNN, seen in torch 2.15), where there are fewer than 8 channels in,
+    channels last, one thread and AVX-512: the process dies, or goes on with other numbers.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, across = self.stride
+        return F.conv2d(input[:, :, ::down, ::across], self.weight)
 
 
 class ResNetBackbone(Backbone):
@@ -35,6 +52,11 @@ class ResNetBackbone(Backbone):
             net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, stride, 1, bias=False)
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
             net.maxpool = nn.Identity()
+        shortcut = net.layer2[0].downsample
+        if shortcut[0].in_channels < NARROW:
+            thinned = Thinned(width, shortcut[0].out_channels, 1, 2, bias=False)
+            thinned.weight = shortcut[0].weight
+            shortcut[0] = thinned
         self.net = net
 
     def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
