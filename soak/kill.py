@@ -177,11 +177,21 @@ class Trial:
         """What to add to the environment; with arguments of `dying.asked`, but the log."""
         return {"TMPDIR": str(self.temporary), **dying.asked(self.log, *harm)}
 
-    def clear(self) -> None:
-        """Take away what the stage makes, as DVC does before it runs it."""
-        for out in self.stage.outs:
+    def clear(self, stage: Stage | None = None) -> None:
+        """Take away what the stage (or another) makes, as DVC does before it runs it."""
+        for out in (stage or self.stage).outs:
             path = self.clone.path / out
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
+
+    def restore(self, stage: Stage) -> None:
+        """Put back what a stage made when nothing was wrong: one that refuses may have begun."""
+        self.clear(stage)
+        for out in stage.outs:
+            golden, path = self.golden.clone.path / out, self.clone.path / out
+            if golden.is_dir():
+                shutil.copytree(golden, path)
+            else:
+                shutil.copy2(golden, path)
 
     def forget(self) -> None:
         """Have DVC run the stage again."""
@@ -239,6 +249,8 @@ class Trial:
         code, text = self.nursery.wait(), self.said.read_text()
         if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
             self.wrong.append(f"{stage.name} after it: exit code {code}, {gist(text)}")
+        if code:
+            self.restore(stage)
 
     def finish_alone(self) -> None:
         """The same command again."""
