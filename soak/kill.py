@@ -213,6 +213,8 @@ class Trial:
         code = self.nursery.wait()
         if code == 0:
             self.did.append("which was too late")
+            if self.clone.hashes() != self.golden.hashes:
+                self.wrong.append(f"exit code 0 after {harm}, but not all is made")
         elif code == 2:
             self.wrong.append(f"started again it refuses: {gist(self.said.read_text())}")
         self.look(harm.number, code)
