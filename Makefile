@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow check bench
+.PHONY: repro test test-slow soak check bench
 
 repro: $(VENV)/installed
 	dvc repro
@@ -14,7 +14,13 @@ test: $(VENV)/installed
 	python -m pytest
 
 test-slow: $(VENV)/installed
-	python -m pytest -m "slow or not slow"
+	python -m pytest -m "not huge"
+
+# MINUTES=5 make soak is shorter; the million images take half an hour more.
+MINUTES ?= 30
+soak: $(VENV)/installed
+	python -m soak --minutes $(MINUTES)
+	python -m pytest -m huge
 
 check: $(VENV)/installed
 	ruff check .

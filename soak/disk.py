@@ -77,7 +77,8 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     again, more = run(stage.command)
     same = again == 0 and state(stage.writes) == before
     survived = told and kept and same and not left
-    note = "" if survived else f"{room} bytes free: {code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
+    seen = f"{code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
+    note = "" if survived else f"{room} bytes free: {seen}"
     return Outcome(fault, survived, same, note)
 
 

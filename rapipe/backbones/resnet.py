@@ -16,7 +16,7 @@ class Thinned(nn.Conv2d):
 
     The gradient of the former's weights is written beyond the memory meant for it by torch's
     library for CPUs (oneDNN, seen in torch 2.15), where there are fewer than 8 channels in,
-    and channels last: the process dies, or goes on with other numbers.
+        and channels last: the process dies, or goes on with other numbers.
     """
 
     def forward(self, input: Tensor) -> Tensor:

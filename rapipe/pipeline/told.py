@@ -17,7 +17,8 @@ def told() -> Iterator[None]:
     """Print what went wrong as one sentence and exit with its code.
 
     That is 2 for a `UserError`, for what the disk refuses and for want of memory, and
-    130 for Ctrl-C (143 where a training heard SIGTERM). Anything else is a defect of ours and keeps its traceback.
+    130 for Ctrl-C (143 where a training heard SIGTERM). Anything else is a defect of ours
+    and keeps its traceback.
     """
     try:
         yield
