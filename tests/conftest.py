@@ -89,6 +89,7 @@ def make_tiny(folder: Path) -> Params:
     """Run every stage on the preset `tiny` in a folder."""
     from rapipe.pipeline import (
         audit,
+        check,
         corpus,
         embed,
         evaluate,
@@ -103,7 +104,7 @@ def make_tiny(folder: Path) -> Params:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (corpus, pretrain, embed, prefetch, audit, initialise):
+        for stage in (check, corpus, pretrain, embed, prefetch, audit, initialise):
             stage.run(params)
         for variant in variants(params):
             train.run(params, variant)
@@ -117,11 +118,11 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and thrown away: to draw them takes most of a report's time."""
     from matplotlib import pyplot
 
-    def thrown_away(figure: Any, path: Path) -> bytes:
+    def thrown_away(figure: Any) -> bytes:
         pyplot.close(figure)
         return b"picture"
 
-    monkeypatch.setattr("rapipe.report.style.save", thrown_away)
+    monkeypatch.setattr("rapipe.report.style.png", thrown_away)
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from rapipe.decoded import PIXELS, ROWS, SKIPPED, SUMS, Decoded, Workers, alone, decode_split
+from rapipe.decoded import PIXELS, ROWS, SKIPPED, Decoded, Workers, alone, decode_split
 from rapipe.decoding import Decoding
+from rapipe.files import CARD
 from rapipe.sources.base import Item, Split
 
 CODE = """
@@ -94,7 +95,7 @@ def test_two_processes_that_decode_the_same(tmp_path: Path) -> None:
     told = [process.communicate(timeout=120)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], told
     check(folder, 200)
-    assert sorted(path.name for path in folder.iterdir()) == sorted((PIXELS, ROWS, SKIPPED, SUMS))
+    assert sorted(path.name for path in folder.iterdir()) == sorted((PIXELS, ROWS, SKIPPED, CARD))
 
 
 def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
         assert third
 
 
-@pytest.mark.parametrize("name", [PIXELS, ROWS, SKIPPED, SUMS])
+@pytest.mark.parametrize("name", [PIXELS, ROWS, SKIPPED])
 def test_any_change_of_what_is_kept_is_noticed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "key" / "train"
 

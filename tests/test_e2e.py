@@ -27,6 +27,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
     params.write_text(text.replace("[sampled, knn]", "[knn]"))
     first = ran(clone.call("dvc", "repro"))
     assert first == {
+        "check",
         "corpus",
         "pretrain",
         "embed",
@@ -47,6 +48,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
 
     params.write_text(params.read_text().replace("k: 4 ", "k: 2 "))
     assert set(json.loads(clone.call("dvc", "status", "--json"))) == {
+        "check",
         "prefetch",
         "train-retrieval@alexnet-knn-0",
         "evaluate-retrieval@alexnet-knn-0",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rapipe import paths
 from rapipe.cli import app
-from rapipe.files import seal
+from rapipe.files import part_of, seal
 from rapipe.params import Params, load
 from rapipe.pipeline.report import edits, found_by
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
@@ -230,7 +230,7 @@ def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in paths.NEIGHBOURS.rglob("*")} == before
     Path("params.yaml").write_text(text)
     rapipe("prefetch")
-    assert not paths.NEIGHBOURS_PART.exists()
+    assert not part_of(paths.NEIGHBOURS).exists()
     card = json.loads(paths.table_card("knn").read_text())
     assert card["test"] == {
         "queries": 1000,

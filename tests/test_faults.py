@@ -22,14 +22,17 @@ from filelock import ReadWriteLock
 from rapipe import files, paths
 from rapipe.errors import Interrupted, UserError
 from rapipe.params import Params, load, variants
+from rapipe.pipeline import report
 from rapipe.pipeline.entry import stage as run_stage
 from rapipe.pipeline.locks import held
 from rapipe.pipeline.told import told
 from soak import damage, disk
 from soak.outcome import Outcome
 
-UNDAMAGED = ("sheet.png", "rows.csv", "history.csv")
+UNREAD = ("sheet.png", "rows.csv", "history.csv")
 """Files that hardly a stage reads: to go on to the end takes seconds."""
+LONG = ("pretrain", "report")
+"""Stages that go on for long before they write; `train-plain` writes as `pretrain` does."""
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +49,18 @@ def project(
 
 
 def test_every_stage_refuses_what_was_damaged_before_it(
-    project: tuple[Path, list[damage.Stage]], monkeypatch: pytest.MonkeyPatch
+    project: tuple[Path, list[damage.Stage]], monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
     """One way to damage each file that a stage depends on; another for each stage and file."""
     folder, stages = project
     monkeypatch.chdir(folder)
+    report.run(load(paths.PARAMS))
     dice = random.Random(0)
     outcomes: list[Outcome] = []
     seen: set[tuple[str, str]] = set()
     for stage, path in damage.trials(stages):
         kind = stage.name.partition("@")[0]
-        if path.name in UNDAMAGED or (kind, path.name) in seen or paths.STORE in path.parents:
+        if path.name in UNREAD or (kind, path.name) in seen or paths.STORE in path.parents:
             continue
         seen.add((kind, path.name))
         outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
@@ -87,7 +91,9 @@ def test_every_stage_survives_a_full_and_a_read_only_disk(
     mounted, stages = small_disk
     one_each = {own.name.partition("@")[0]: own for own in stages}
     outcomes = []
-    for place, stage in enumerate(one_each.values()):
+    for place, (name, stage) in enumerate(one_each.items()):
+        if name in LONG:
+            continue
         if place % 2:
             outcomes.append(disk.unwritable(stage, mounted))
         outcomes.append(disk.full(stage, mounted, 4096))

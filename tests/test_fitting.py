@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +21,7 @@ from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.errors import UserError
 from rapipe.feed import CPU, Column, Feed
 from rapipe.fitting.base import Best, Epoch, History, Schedule, epoch_rows, fit
+from rapipe.fitting.checkpoint import Whole
 from rapipe.fitting.pretraining import Pretraining
 from rapipe.fitting.training import Training
 from rapipe.fitting.tricks import Tricks
@@ -120,19 +125,52 @@ def test_same_seed_same_numbers_other_seed_others(make: Any, tmp_path: Path) -> 
     assert rows[0][-1]["loss"] != rows[2][-1]["loss"]
 
 
-def test_checkpoints_cannot_run_code(tmp_path: Path) -> None:
-    import os
-    import pickle
-
+def test_checkpoints_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "harm"),)
 
-    (tmp_path / "c").mkdir()
-    torch.save({"state_dict": Evil()}, tmp_path / "c/last.ckpt")
+    buffer = BytesIO()
+    torch.save({"state_dict": Evil()}, buffer)
+    forged = buffer.getvalue()
+    forged += hashlib.sha256(forged).digest()
     with pytest.raises(pickle.UnpicklingError):
-        fit(training(), [], tmp_path / "c")
+        Whole().load_checkpoint(_put(tmp_path / "c/last.ckpt", forged))
+    fit(training(), [], tmp_path / "c")
     assert not (tmp_path / "harm").exists()
+    assert "c/last.ckpt is damaged, so this training starts again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["cut short", "a flipped bit", "empty", "another's"])
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    way: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = training(epochs=2)
+    fit(whole, [], tmp_path / "w", keep=True)
+    data = (tmp_path / "w/last.ckpt").read_bytes()
+    middle = len(data) // 2
+    damaged = {
+        "cut short": data[:middle],
+        "a flipped bit": data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :],
+        "empty": b"",
+        "another's": b"PK" + data[2:],
+    }[way]
+    if way == "another's":
+        damaged = damaged[:-1] + bytes([damaged[-1] ^ 1])
+    again = training(epochs=2)
+    _put(tmp_path / "c/last.ckpt", damaged)
+    fit(again, [], tmp_path / "c")
+    assert "starts again" in capsys.readouterr().err
+    for one, other in zip(
+        whole.network.state_dict().values(), again.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def _put(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:

@@ -456,7 +456,7 @@ def test_figures_stand_any_name(tmp_path: Path) -> None:
         pictures.gallery([example]),
         pictures.looked_up(image, title, many, rows, NAMES[0], NAMES[1]),
     ):
-        data = style.save(figure, tmp_path / "a.png")
+        data = style.png(figure)
         with Image.open(io.BytesIO(data)) as drawn:
             assert max(drawn.size) < 3000
     images = Images(

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from rapipe import paths
 from rapipe.errors import UserError
-from rapipe.files import seal
+from rapipe.files import CARD, seal
 from rapipe.params import Params, entry, variants
 from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
 from rapipe.pipeline.inputs import read_json
@@ -69,7 +69,7 @@ def test_the_encoder_is_what_the_same_backbone_starts_from(
         assert same(weights_of(paths.START / name), weights_of(paths.ENCODER))
     assert not (paths.START / "resnet18/weights.safetensors").exists()
     initialise.run(changed(own, backbones=("resnet18",)))
-    assert [folder.name for folder in paths.START.iterdir()] == ["resnet18"]
+    assert sorted(own.name for own in paths.START.iterdir()) == [CARD, "resnet18"]
     shutil.rmtree(paths.ENCODER)
     initialise.run(params)
     assert (paths.START / "resnet18+corpus/card.json").read_bytes() == first

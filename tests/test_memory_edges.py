@@ -17,6 +17,7 @@ from test_neighbours import balanced, misleading, orders, relevant, replayed, to
 from rapipe import mapped, paths, presets
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.files import seal
 from rapipe.params import Params, load, parse
 from rapipe.pipeline import corpus, embed, prefetch, pretrain
 from rapipe.pipeline.ask import ask_of
@@ -58,6 +59,7 @@ def make(folder: Path) -> Params:
         corpus.run(params)
         torch.manual_seed(0)
         Encoder(pretrain.spec_of(params, "alexnet", 4, "half")).write(paths.ENCODER, {})
+        seal(paths.ENCODER)
         embed.run(params)
     return params
 

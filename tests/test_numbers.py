@@ -30,6 +30,7 @@ from rapipe.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
 from rapipe.evaluation.features import knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.feed import CPU, EVEN, evenly
+from rapipe.files import seal
 from rapipe.fitting.base import Best, History, fit
 from rapipe.fitting.finders import steepest
 from rapipe.fitting.tricks import Tricks
@@ -296,6 +297,7 @@ def spoiled(folder: Path, read: Any) -> None:
     card = json.loads((folder / weights.CARD).read_text())
     del card["spec"], card["hash"]
     made.write(folder, card)
+    seal(folder)
 
 
 def test_stages_stop_at_networks_that_overflow(own: Params) -> None:

@@ -216,7 +216,11 @@ def test_commands_refuse_with_code_2_and_run_nothing(
         ),
         ("kind: digits", "{kind: digits, name: ../x}", "the name '../x' may not contain '/'"),
         ("kind: digits", r"{kind: digits, name: 'a\b'}", r"'a\\b' may not contain '\\'"),
-        ("kind: digits", '{kind: digits, name: "a\\u202eb"}', r"may not contain '\u202e'"),
+        (
+            "kind: digits",
+            '{kind: digits, name: "a\\u202eb"}',
+            r"holds '\u202e', which cannot be shown",
+        ),
         ("kind: digits", '{kind: digits, path: "a\\nb"}', r"path is 'a\nb'; it may not contain"),
         ("kind: digits", "{kind: digits, name: all}", "retrieval.bank is 'all', which is a sour"),
     ],

@@ -443,7 +443,7 @@ def test_mistakes_on_the_command_line(own: Params) -> None:
     shutil.rmtree("data/corpus")
     result = runner.invoke(app, ["pretrain"])
     assert result.exit_code == 2
-    assert "data/corpus/card.json is missing: run rapipe corpus" in result.stderr
+    assert "data/corpus/train.arrow is missing: run rapipe corpus" in result.stderr
 
 
 def noise_image(path: Path, rng: np.random.Generator, mode: str = "RGB") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rapipe.backbones import BACKBONES
 from rapipe.device import Precision, autocast
 from rapipe.errors import UserError
 from rapipe.feed import CPU
+from rapipe.files import unsealed
 from rapipe.fitting import speed
 from rapipe.fitting.base import Fit, History, fit
 from rapipe.fitting.speed import compile_network, precision_of, rehearsal
@@ -105,7 +105,7 @@ def test_what_is_not_known_is_measured_once(
     monkeypatch.setattr(speed, "processor", lambda: "another")
     monkeypatch.setattr(speed, "_probe", lambda: lambda precision: 1.0)
     assert precision_of("auto", file) == "fp32"
-    assert len(json.loads(file.read_text())) == 2
+    assert len(unsealed(file.read_text())) == 2
     for damaged in ("{", "[]", '{"a": "b"}'):
         file.write_text(damaged)
         assert precision_of("auto", file) == "fp32"

@@ -172,7 +172,7 @@ def test_damaged_members_are_not_copied_as_if_they_were_right(
     path.write_bytes(data)
     files = {own: own.read_bytes() for own in home.path.rglob("*") if own.is_file()}
     words = () if edit is store.compact else (lambda own, rows: rows.ids == rows.ids[0], "purge")
-    with pytest.raises(UserError, match=r"should have .* rows|tags\.json is damaged"):
+    with pytest.raises(UserError, match=r"should have .* rows|(tags|1)\.json is damaged"):
         edit(*words, *home.place)  # type: ignore[operator]
     with pytest.raises(UserError):
         home.open().verify(None)

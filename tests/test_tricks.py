@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from rapipe.classifier import Classifier, ClassifierSpec
 from rapipe.device import Precision
 from rapipe.errors import UserError
+from rapipe.files import unsealed
 from rapipe.fitting import finders
 from rapipe.fitting import loggers as logs
 from rapipe.fitting.base import Best, History, Schedule, fit
@@ -389,7 +389,7 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
         fit(module, [history, Start(1)], tmp_path / "c")
     assert seen[0][0]
     assert torch.equal(seen[0][1], random)
-    found = json.loads((tmp_path / "c/found.json").read_text())
+    found = unsealed((tmp_path / "c/found.json").read_text())
     assert found["batch_size"] == 16, "8 steps of 2 batches of 16 are 256 images, of 32 are 512"
     assert 1e-6 < found["learning_rate"] < 1
     said = capsys.readouterr().err

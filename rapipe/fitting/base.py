@@ -411,7 +411,7 @@ def _interruptions_told(last: Path, module: Fit) -> Iterator[None]:
     """On Ctrl-C and on SIGTERM Lightning ends the process; `Interrupted` says where it resumes."""
     try:
         yield
-    except SystemExit as end:
+    except (SystemExit, KeyboardInterrupt) as end:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores by then
         where = (
             f"the same command resumes after epoch {module.current_epoch} of "

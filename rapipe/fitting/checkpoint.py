@@ -41,8 +41,12 @@ class Whole(CheckpointIO):
 
 
 def intact(path: Path) -> bool:
-    """Whether the checkpoint is what was written."""
+    """Whether the checkpoint is what was written, and holds nothing that could run."""
     data, digest = _parts(path)
+    try:
+        torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # a damaged or hostile pickle raises anything
+        return False
     return hashlib.sha256(data).digest() == digest
 
 

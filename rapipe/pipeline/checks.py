@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rapipe import backbones, checkpoints, paths
+from rapipe import backbones, checkpoints
 from rapipe.bank import bank_of
 from rapipe.errors import UserError
 from rapipe.fitting.optimisers import OPTIMISERS
@@ -20,9 +20,8 @@ from rapipe.heads import HEADS
 from rapipe.neighbours import STRATEGIES
 from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.params import DISTILLED, FROZEN, NOISE, STARTS, Params, TrainParams, entry, load
-from rapipe.pipeline.inputs import asking
+from rapipe.pipeline.inputs import asking, images_of
 from rapipe.pipeline.memory import method_of
-from rapipe.records import Images
 from rapipe.search import check_k
 from rapipe.sources import SOURCES
 from rapipe.text import shown
@@ -70,7 +69,7 @@ def check_memory(params: Params) -> None:
     Before pretraining, which may take hours; prefetch, which comes after it, checks the memory
     that it finds.
     """
-    train, asking_too = Images.read(paths.split("train")), bool(params.train.distill)
+    train, asking_too = images_of("train"), bool(params.train.distill)
     every = np.full(len(train), "train")
     none = train.ids[:0]  # the corpus has taken out of train what is held out
     rows = bank_of(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)

@@ -67,10 +67,10 @@ class Evidence:
     swapped: Mapping[Key, Mapping[tuple[float, str], Swapped]]
     """By noise level and name of the swap."""
     leakage: dict[str, Any]
-    duplicates: Sequence[dict[str, str]]
-    """Test images that are nearly copies of one in the memory, as the audit lists them."""
     lookalikes: npt.NDArray[np.bool_]  # (N,), test images that the audit lists
     seed: int
+    duplicates: Sequence[dict[str, str]] = ()
+    """The lookalikes and what they are like, as the audit lists them."""
 
     @property
     def backbones(self) -> list[str]:
@@ -143,9 +143,9 @@ def read(params: Params) -> Evidence:
         runs,
         {key: _swapped(runs[key], own) for key, own in seeds.items()},
         leakage,
-        alike,
         np.isin(images.ids, [int(row["test_id"]) for row in alike]),
         params.seed,
+        alike,
     )
 
 

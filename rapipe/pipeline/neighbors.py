@@ -16,6 +16,7 @@ from rapipe.device import device
 from rapipe.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation.attribution import Attributed, attribute
+from rapipe.files import put
 from rapipe.params import Params, Variant, variants
 from rapipe.pipeline.inputs import bank_card, checked, corpus_card, images_of, pictures
 from rapipe.pipeline.memory import check_encoder
@@ -79,7 +80,7 @@ def run(
         facts, label = _facts(asked, answer), _classes(asked.label)
         same = label if asked.label >= 0 else facts.get("predicted", label)
         figure = drawn.looked_up(asked.pixels, _title(facts), shown, rows, label, same)
-        style.save(figure, picture)
+        put(picture, style.png(figure))
 
 
 def _choose(params: Params, name: str) -> Variant | None:

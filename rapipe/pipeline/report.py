@@ -68,13 +68,6 @@ def run(params: Params) -> None:
     seen = evidence.read(params)
     made, swaps = claims.claims(seen), swapped.swap_rows(seen)
     floors = claims.floor_lines(seen)
-    write_csv(paths.TABLE, found)
-    write_csv(paths.CURVES, curves_of(histories))
-    write_csv(paths.CLAIMS, claims.claim_rows(made))
-    write_csv(paths.SWAPS, swaps)
-    write_json(paths.METRICS, summary(found, pretraining[-1], floors))
-    shutil.rmtree(paths.FIGURES, ignore_errors=True)
-
     contents: dict[str, str | bytes] = {
         "setting": setting(params, pretraining[-1]),
         "short": claims.in_short(seen, made),
@@ -88,12 +81,24 @@ def run(params: Params) -> None:
         "edits": edits(params),
         **swapped.tables_of(seen, swaps),
     }
-    for name, figure in figures(params, found, by_strategy, pretraining, seen, swaps):
-        if figure is not None:
-            contents[name] = style.save(figure, paths.FIGURES / f"{name}.png")
+    drawn = {
+        name: style.png(figure)
+        for name, figure in figures(params, found, by_strategy, pretraining, seen, swaps)
+        if figure is not None
+    }
+    contents.update(drawn)
     sections = [
         (heading, words, contents[name]) for name, heading, words in SECTIONS if contents.get(name)
     ]
+
+    write_csv(paths.TABLE, found)
+    write_csv(paths.CURVES, curves_of(histories))
+    write_csv(paths.CLAIMS, claims.claim_rows(made))
+    write_csv(paths.SWAPS, swaps)
+    write_json(paths.METRICS, summary(found, pretraining[-1], floors))
+    shutil.rmtree(paths.FIGURES, ignore_errors=True)
+    for name, data in drawn.items():
+        files.put(paths.FIGURES / f"{name}.png", data)
     files.put(paths.PAGE, page("What is looking things up worth?", sections).encode())
 
 

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -99,15 +98,13 @@ def spread(values: Sequence[float]) -> float:
 
 
 @styled
-def save(figure: Figure, path: Path) -> bytes:
-    """Write a PNG (same figure, same bytes) and return it; the figure is closed."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG (same figure, same bytes); it is closed."""
     buffer = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # boxes stand for them
         figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
     return buffer.getvalue()
 
 
