@@ -18,11 +18,13 @@ import yaml
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 REPRODUCIBLE = (
-    *("data/corpus", "data/encoder", "data/store.json", "data/neighbours"),
+    *("data/checked", "data/corpus", "data/encoder", "data/store.json", "data/neighbours"),
     *("data/start", "data/models", "data/evidence", "results"),
 )
 """What must be the same bytes in every run. Files of `data/store` have random names."""
-LEFT = ("data/store", "data/costs", "data/checkpoints", "data/raw", "data/README.md")
+LEFT = (
+    *("data/store", "data/costs", "data/checkpoints", "data/locks", "data/raw", "data/README.md"),
+)
 """What else an undisturbed run, or one that was disturbed, may have in `data`."""
 LOGS = "said"
 """Folder for what commands print; beside the checkout, so that it is no part of it."""

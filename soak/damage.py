@@ -141,7 +141,7 @@ def trials(known: list[Stage]) -> list[tuple[Stage, Path]]:
         (own, path)
         for own in known
         for place in own.reads
-        if place != paths.RAW
+        if place not in (paths.RAW, paths.CHECKED)  # nobody's, and one that nobody reads
         for path in files_of(place)
     ]
 

@@ -36,7 +36,7 @@ from soak.outcome import Outcome
 from soak.warm import Nursery
 
 STAGES = (
-    *("corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
+    *("check", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
     *("train-plain", "train-retrieval", "evaluate-plain", "evaluate-retrieval", "report"),
 )
 RESUMING = ("pretrain", "train-plain", "train-retrieval")

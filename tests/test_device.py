@@ -20,7 +20,13 @@ from soak.device import BACKBONES, STAND_INS, Place, compare
 
 
 @pytest.mark.parametrize("name", STAND_INS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        name if name == "alexnet" else pytest.param(name, marks=pytest.mark.slow)
+        for name in BACKBONES
+    ],
+)
 def test_a_stand_in_agrees_within_the_tolerances(
     name: str, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "audit", "report"])
-def test_params_read_are_declared(stage: str, in_tiny: Params) -> None:
+def test_params_read_are_declared(stage: str, in_tiny: Params, undrawn: None) -> None:
     seen: set[str] = set()
     importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(in_tiny, seen))
     check_declared(stage, seen)

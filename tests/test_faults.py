@@ -29,8 +29,9 @@ from rapipe.pipeline.told import told
 from soak import damage, disk
 from soak.outcome import Outcome
 
-UNREAD = ("sheet.png", "rows.csv", "history.csv")
+UNREAD = ("sheet.png", "rows.csv", "history.csv", "scores.json")
 """Files that hardly a stage reads: to go on to the end takes seconds."""
+UNREPORTED = ("validation.arrow", "weights.safetensors")
 LONG = ("pretrain", "report")
 """Stages that go on for long before they write; `train-plain` writes as `pretrain` does."""
 
@@ -62,13 +63,15 @@ def test_every_stage_refuses_what_was_damaged_before_it(
         kind = stage.name.partition("@")[0]
         if path.name in UNREAD or (kind, path.name) in seen or paths.STORE in path.parents:
             continue
+        if kind == "report" and path.name in UNREPORTED:
+            continue
         seen.add((kind, path.name))
         outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
     assert not [own.said for own in outcomes if not own.survived]
     assert len(outcomes) > 60
     assert {name.partition("@")[0] for name, _ in seen} == {
         name.name.partition("@")[0] for name in stages
-    } - {"corpus"}
+    } - {"check", "corpus"}
 
 
 @pytest.fixture
@@ -197,8 +200,8 @@ def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
 ) -> None:
     folder = Path(shutil.copytree(project[0], tmp_path / "own"))
     text = (folder / "params.yaml").read_text()
-    head, _, tail = text.partition("train:\n")
-    params = f"{head}train:\n{tail.replace('epochs: 1 ', 'epochs: 3000 ', 1)}"
+    head, _, tail = text.partition("\ntrain:\n")
+    params = f"{head}\ntrain:\n{tail.replace('epochs: 1 ', 'epochs: 3000 ', 1)}"
     (folder / "params.yaml").write_text(params)
     variant = variants(load(folder / "params.yaml"))[0]
     command = [sys.executable, "-m", "stages.train", variant.backbone, "none", "0"]
