@@ -537,6 +537,9 @@ class _Loader(text.Shallow, yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
+        if not isinstance(node, yaml.MappingNode):
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"what is tagged map is no mapping (line {line})")
         for own, value in node.value:
             key = self.construct_object(own, deep=True)
             line = own.start_mark.line + 1

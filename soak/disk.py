@@ -7,6 +7,7 @@ was there as it was; with room again it must make the same outputs as ever.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -41,9 +42,14 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def remount(folder: Path, options: str) -> None:
-    """Change the options of a mounted disk."""
+    """Change the options of a mounted disk; `BlockingIOError` if it is in use too long."""
     command = ["mount", "-o", f"remount,{options}", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    for _ in range(50):
+        gc.collect()  # files that this process has open
+        if not subprocess.run(command, check=False, capture_output=True).returncode:
+            return
+        time.sleep(0.1)
+    raise BlockingIOError(f"{folder} cannot be mounted with {options}")
 
 
 def used(folder: Path) -> int:
@@ -59,13 +65,13 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
         disk: where it lies, mounted.
         room: bytes that are free.
     """
-    fault = f"full disk: {stage.name.partition('@')[0]}"
+    fault = "a full disk"
     before = state(stage.writes)
     remount(disk, f"size={used(disk) + room}")
     try:
         code, said = run(stage.command)
     except Exception as error:
-        return Outcome(fault, False, None, f"{room} bytes free: {error!r}")
+        return Outcome(fault, False, None, f"{stage.name}, {room} bytes free: {error!r}")
     finally:
         remount(disk, f"size={used(disk) + ROOM}")
     if code == 0:  # there was room enough
@@ -78,25 +84,27 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     same = again == 0 and state(stage.writes) == before
     survived = told and kept and same and not left
     seen = f"{code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
-    note = "" if survived else f"{room} bytes free: {seen}"
+    note = "" if survived else f"{stage.name}, {room} bytes free: {seen}"
     return Outcome(fault, survived, same, note)
 
 
 def unwritable(stage: Stage, disk: Path) -> Outcome:
     """Run a stage where nothing can be written."""
-    fault = f"read-only disk: {stage.name.partition('@')[0]}"
+    fault = "a read-only disk"
     before = state(stage.writes)
     remount(disk, "ro")
     try:
         code, said = run(stage.command)
     except Exception as error:
-        return Outcome(fault, False, None, repr(error))
+        return Outcome(fault, False, None, f"{stage.name}: {error!r}")
     finally:
         remount(disk, "rw")
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     told = code == 2 and len(errors) == 1 and "ead-only" in errors[0]
     kept = state(stage.writes) == before
-    return Outcome(fault, told and kept, kept, "" if told else f"{code} {said[-500:]}")
+    return Outcome(
+        fault, told and kept, kept, "" if told else f"{stage.name}: {code} {said[-500:]}"
+    )
 
 
 def copy(project: Path, disk: Path) -> Path:
@@ -114,7 +122,8 @@ def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
             while time.monotonic() < stop:
                 stage = dice.choice(known)
                 if dice.random() < 0.3:
-                    yield unwritable(stage, disk)
+                    with contextlib.suppress(BlockingIOError):
+                        yield unwritable(stage, disk)
                     continue
                 size = sum(p.stat().st_size for place in stage.writes for p in files_of(place))
                 if dice.random() < 0.3:  # what is kept may go at any time

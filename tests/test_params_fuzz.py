@@ -91,6 +91,8 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "a key twice": (text_with("  k: 32", "  k: 1\n  k: 32"), "the key 'k' stands twice (line 3"),
     "a list as key": (text_with("seed: 0", "? [1]\n: 0"), "the key [1] is not a name (line 4)"),
     "a key with a bell": (text_with("seed: 0", '"se\\aed": 0'), r"'se\x07ed' is no parameter"),
+    "no mapping": (text_with("k: 32", "k: !!map x"), "what is tagged map is no mapping (line 3"),
+    "no mapping but a list": (text_with("k: 32", "k: !!map [a]"), "tagged map is no mapping"),
     "no number": (text_with("k: 32", "k: !!int x"), "'x' is tagged int, but is none (line 3"),
     "no time": (text_with("k: 32", "k: !!timestamp x"), "the tag 'tag:yaml.org,2002:timestamp'"),
     "binary text": (text_with("k: 32", "k: !!binary eA=="), "the tag 'tag:yaml.org,2002:binary'"),

@@ -68,7 +68,7 @@ class Store:
         """The Lance table as it is when it is first asked for."""
         import lancedb
 
-        with rows_.told(self.folder):
+        with rows_.told(self.folder, rows_.AGAIN):
             return lancedb.connect(str(self.folder)).open_table(self.manifest.table)
 
     @cached_property

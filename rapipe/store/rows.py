@@ -213,16 +213,20 @@ def joined(parts: list[Rows]) -> Rows:
 
 
 @contextmanager
-def told(what: Path) -> Iterator[None]:
-    """Say in one sentence what Lance finds wrong with a folder."""
+def told(what: Path, remedy: str = "") -> Iterator[None]:
+    """Say in one sentence what Lance finds wrong with a folder, and what to do about it."""
     try:
         yield
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise UserError(f"{what}: {_first_line(error)}") from None
+        raise UserError(f"{what}: {_first_line(error)}{remedy}") from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of Rust; Python has no class for it
             raise
-        raise UserError(f"{what}: {_first_line(error)}") from None
+        raise UserError(f"{what}: {_first_line(error)}{remedy}") from None
+
+
+AGAIN = ": run rapipe embed, or dvc repro"
+"""What helps where rows cannot be read."""
 
 
 def _first_line(error: BaseException) -> str:
@@ -232,7 +236,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _scan(table: Any, columns: tuple[str, ...], folder: Path) -> Iterator[pa.RecordBatch]:
-    with told(folder):
+    with told(folder, AGAIN):
         yield from table.search().select(list(columns)).to_batches(batch_size=BATCH)
 
 
