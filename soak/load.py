@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
 from PIL import Image
 
@@ -141,7 +142,8 @@ def _encoder(folder: Path, params: dict[str, Any]) -> None:
     """An encoder that has learned nothing: what it costs to embed does not depend on that."""
     card = json.loads((folder / "data/corpus/card.json").read_text())
     own = params["pretrain"]
-    spec = EncoderSpec("resnet18", 8, own["stem"], SIDE, tuple(card["mean"]), tuple(card["std"]))
+    spec = EncoderSpec("resnet18", 16, own["stem"], SIDE, tuple(card["mean"]), tuple(card["std"]))
+    torch.manual_seed(0)
     with whole(folder / "data/encoder") as part:
         Encoder(spec).write(part, {})
 

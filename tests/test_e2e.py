@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,31 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
         "evaluate-retrieval@alexnet-knn-0",
         "report",
     }
+
+
+@pytest.mark.slow
+def test_two_at_once_take_turns_or_refuse(
+    clone: Clone, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A second `dvc repro` and a stage by hand, while a `dvc repro` pretrains."""
+    clone.shrink()
+    params = clone.path / "params.yaml"
+    params.write_text(params.read_text().replace("  epochs: 3\n", "  epochs: 40\n", 1))
+    said = tmp_path_factory.mktemp("said")
+    first = clone.start(said / "first", "dvc", "repro")
+    while not (clone.path / "data/checkpoints").exists():  # pretraining has begun
+        assert first.poll() is None, (said / "first").read_text()
+        time.sleep(0.1)
+    second = clone.start(said / "second", "dvc", "repro")
+    embed = clone.start(said / "embed", "rapipe", "embed")
+    assert first.wait() == 0, (said / "first").read_text()
+    assert embed.wait() == 0, (said / "embed").read_text()
+    told = "waiting for another rapipe process, which writes data/encoder"
+    assert told in (said / "embed").read_text()
+    if second.wait():
+        assert re.search("is busy|[Uu]nable to acquire lock", (said / "second").read_text())
+    assert not ran(clone.call("dvc", "repro")) - {"embed"}
+    before = clone.hashes()
+    for stage in ("corpus", "pretrain", "embed", "prefetch"):
+        clone.call("rapipe", stage)
+    assert clone.hashes() == before
