@@ -301,9 +301,10 @@ def store_add(
     from rapipe.pipeline import adding
     from rapipe.pipeline.entry import stage
 
-    stage(
-        lambda p: print(adding.run(p, source, classes or (), limit, name, unlabelled)), "store add"
-    )
+    def run(params: Any) -> None:
+        print(adding.run(params, source, classes or (), limit, name, unlabelled))
+
+    stage(run, "store add", adding)
 
 
 @memory.command(name="remove")

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import chain
@@ -30,14 +29,13 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import PIL
-from filelock import FileLock, Timeout
 
 from rapipe import decoding as decoding_module
 from rapipe import sources
 from rapipe.decoding import Data, Decoding, Found, decode_into, prepare_worker
 from rapipe.errors import UserError
-from rapipe.files import sound, whole
-from rapipe.progress import say, track
+from rapipe.files import alone, sound, whole
+from rapipe.progress import track
 from rapipe.records import Ids, Labels, Pixels
 from rapipe.sources.base import Ask, Item, Source, Split
 
@@ -103,25 +101,9 @@ class Decoded:
         return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
 
 
-@contextmanager
-def alone(cache: Path, wait: bool = True) -> Iterator[bool]:
-    """Keep other processes out of the folder of a source; gives whether that was possible.
-
-    Args:
-        wait: until nobody else is in it.
-    """
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{cache}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if wait:
-            say(f"waiting for another process that decodes into {cache}")
-            lock.acquire()
-    try:
-        yield lock.is_locked
-    finally:
-        lock.release()
+def lock_of(cache: Path) -> Path:
+    """The lock of the folder that keeps a source."""
+    return cache.with_name(f"{cache.name}.lock")
 
 
 def key(kind: str, ask: Ask, source: Source, decoding: Decoding) -> str:
@@ -150,7 +132,7 @@ def decode_split(
     Raises:
         UserError: an image cannot be used, and `skip` is off; names the file or row.
     """
-    with alone(folder.parent):
+    with alone(lock_of(folder.parent), f"decodes into {folder.parent}"):
         kept = Decoded.read(folder, decoding.size)
         if kept is None:
             with whole(folder) as part:

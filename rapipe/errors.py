@@ -11,11 +11,8 @@ OF_THE_DISK = frozenset(
 )
 """Errors of the operating system that come from where a file lies, so that a user can mend them."""
 
-
-MOST_LETTERS = 4000
-"""Of a sentence; what it quotes may be longer."""
-
-
+MOST_LETTERS, MOST_SAID = 4000, 600
+"""Of a sentence, whatever it quotes, and of what it quotes of an exception."""
 MOST_OF_A_NAME = 500
 """Letters of a name that a user gave to something."""
 JOINERS = "\u200c\u200d\xad"
@@ -51,6 +48,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(own if own.isprintable() else ascii(own)[1:-1] for own in text)
+
+
+def sentence(error: BaseException) -> str:
+    """What an exception says, in one line of bounded length; else its kind."""
+    return shortened(printable(" ".join(str(error).split())), MOST_SAID) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, of bounded length; else its kind."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return shortened(printable(line), MOST_SAID) or type(error).__name__
 
 
 def shortened(text: str, most: int) -> str:

@@ -4,7 +4,7 @@ A folder that a stage has finished ends with a hash card: a file SHA256SUMS in t
 `sha256sum -c`. Who reads a file of the folder first compares it with the card. JSON that
 stands alone carries the hash of its content itself.
 
-Import rule: nothing of ours but `errors`.
+Import rule: nothing of ours but `errors` and `progress`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from rapipe.errors import UserError
+from rapipe.progress import say
 
 CARD = "SHA256SUMS"
 SEAL = "seal"
 """Key of the hash of the rest, in JSON that stands alone."""
-PART = ".part"
-"""End of the name of what is not yet whole."""
+PART, OLD = ".part", ".old"
+"""Ends of the names of what is not yet whole, and of what is just being replaced."""
+
+LITTER = ("Thumbs.db", "desktop.ini")
+"""What file managers leave behind, beside hidden files."""
 
 Stamp = tuple[int, int, int]
-_seen: dict[Path, Stamp] = {}
-"""Files that were what their card says, and how they looked then."""
+_seen: dict[Path, tuple[Stamp, str]] = {}
+"""Files that were what their card says, how they looked then, and their hashes."""
+_watched: list[Path] = []
 
 
 def put(path: Path, data: bytes) -> None:
@@ -55,19 +62,48 @@ def part_of(path: Path) -> Path:
 def whole(folder: Path) -> Iterator[Path]:
     """A folder to write into; with its hash card it takes the place of `folder` in the end.
 
-    If anything goes wrong before, `folder` stays as it was.
+    If anything goes wrong before, or what it was made from has changed meanwhile, `folder`
+    stays as it was.
     """
-    part = part_of(folder)
-    shutil.rmtree(part, ignore_errors=True)
+    folder = folder.resolve() if folder.is_symlink() else folder
+    part, old = part_of(folder), part_of(folder).with_suffix(OLD)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
+        check_unchanged()
         seal(part)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def alone(path: Path, doing: str, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes out of what this lock stands for; gives whether that was possible.
+
+    Args:
+        path: its file, which is made beside what it protects.
+        doing: what the others are doing, for the message to who waits.
+        wait: until nobody else is in there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait:
+            say(f"waiting for another process that {doing}")
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -82,9 +118,18 @@ def named(path: Path) -> Iterator[None]:
 
 
 def seal(folder: Path) -> None:
-    """Write the hash card of a folder, of all that lies below it."""
-    listed = [path for path in _below(folder) if path != folder / CARD]
-    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in listed]
+    """Write the hash cards of a folder: its own, and one of each folder in it, with all below.
+
+    So that one of these, with its card, is enough for who needs no other.
+    """
+    for own in sorted(folder.iterdir()):
+        if own.is_dir():
+            _write_card(own)
+    _write_card(folder)
+
+
+def _write_card(folder: Path) -> None:
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _below(folder)]
     put(folder / CARD, "".join(lines).encode())
 
 
@@ -107,18 +152,21 @@ def check(path: Path, stage: str) -> None:
         raise UserError(f"{path} has no hash card ({CARD}): {again}")
     known = _known(home, again)
     wanted = {path} if path.is_file() else {own for own in known if own.is_relative_to(path)}
-    for own in sorted(wanted | {*_below(path)} - {home / CARD}):
+    for own in sorted(wanted | {*_below(path)}):
         if not own.is_file():
             raise UserError(f"{own} is missing: {again}")
         stamp = _stamp(own)
-        if _seen.get(own) == stamp:
+        if own in _seen and _seen[own][0] == stamp:
             continue
-        if sha256(own) != known.get(own):
+        found = sha256(own)
+        if found != known.get(own):
             raise UserError(
                 f"{own} is not what was written there (its SHA-256 is not that in {home / CARD}): "
                 f"{again}"
             )
-        _seen[own] = stamp
+        _seen[own] = stamp, found
+    for own in _with_cards(path):
+        check(own, stage)
 
 
 def sound(folder: Path) -> bool:
@@ -130,22 +178,19 @@ def sound(folder: Path) -> bool:
     return True
 
 
-def check_unchanged(folders: Iterable[Path]) -> None:
-    """Raise `UserError` if a file in them that was compared is another now, or gone."""
-    for path, stamp in _seen.items():
-        if not any(path.is_relative_to(folder) for folder in folders):
-            continue
-        try:
-            same = _stamp(path) == stamp
-        except OSError:
-            same = False
-        if not same:
-            raise UserError(f"{path} was rewritten while it was used: run the same again")
-
-
-def forget() -> None:
-    """Begin anew, where a process runs one stage after the other."""
+def watch(folders: Iterable[Path] = ()) -> None:
+    """Begin anew; what is compared in these folders must stay what it is, until it is used up."""
     _seen.clear()
+    _watched[:] = folders
+
+
+def check_unchanged() -> None:
+    """Raise `UserError` if a file that was compared, and is watched, is another now, or gone."""
+    for path, (stamp, known) in _seen.items():
+        if not any(path.is_relative_to(folder) for folder in _watched):
+            continue
+        if not path.is_file() or (_stamp(path) != stamp and sha256(path) != known):
+            raise UserError(f"{path} was rewritten while it was used: run the same again")
 
 
 def sha256(path: Path) -> str:
@@ -201,9 +246,25 @@ def _known(home: Path, again: str) -> dict[Path, str]:
 
 
 def _below(path: Path) -> list[Path]:
-    """The file itself, or all files below a folder but hidden ones, which file managers make."""
-    found = [path] if path.is_file() else path.rglob("[!.]*")
-    return sorted(own for own in found if own.is_file())
+    """The file itself, or the files below a folder that belong on its card."""
+    if path.is_file():
+        return [path]
+    apart = _with_cards(path)
+    return sorted(
+        own
+        for own in path.rglob("*")
+        if own.is_file()
+        and own != path / CARD
+        and not any(own.is_relative_to(folder) for folder in apart)
+        and not any(part.startswith(".") for part in own.relative_to(path).parts)
+        and own.name not in LITTER
+    )
+
+
+def _with_cards(path: Path) -> list[Path]:
+    """Folders in a folder that have cards of their own."""
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    return [own for own in inside if (own / CARD).is_file()]
 
 
 def _stamp(path: Path) -> Stamp:

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import yaml
 
 from rapipe import text
-from rapipe.errors import UserError, unreadable
+from rapipe.errors import UserError, sentence, unreadable
 from rapipe.text import shown
 
 
@@ -518,7 +518,7 @@ def load(path: Path) -> Params:
     except RecursionError:
         raise UserError(f"{path} is nested too deeply: it has groups, keys and lists") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {text.sentence(error)}") from None
+        raise UserError(f"{path} is not valid YAML: {sentence(error)}") from None
     return parse(raw)
 
 

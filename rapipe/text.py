@@ -11,7 +11,7 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, sentence
 
 MOST_BYTES = 50_000
 """Of a file: some seven times what the committed params.yaml has, and seconds to parse."""
@@ -48,12 +48,6 @@ def shown(value: object) -> str:
     """A value for a message: as Python writes it, of bounded length whatever it holds."""
     text = _SHORT.repr(value)
     return text if len(text) <= 4 * WIDTH else f"{text[: 4 * WIDTH]}..."
-
-
-def sentence(error: BaseException) -> str:
-    """What an exception says, in one line of bounded length."""
-    seen = (letter if letter.isprintable() else " " for letter in str(error)[: 10 * WIDTH])
-    return " ".join("".join(seen).split()) or type(error).__name__
 
 
 def read(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 from rapipe.files import put
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
         raise UserError(f"{folder / WEIGHTS} is missing: run rapipe {stage}") from None
     except (OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{folder / WEIGHTS} does not load ({str(error).splitlines()[0]}): run rapipe {stage}"
+            f"{folder / WEIGHTS} does not load ({first_line(error)}): run rapipe {stage}"
         ) from None
     if weights_hash(module) != card.get("hash"):
         raise UserError(f"{folder / WEIGHTS} does not match its card: run rapipe {stage}")

@@ -13,7 +13,6 @@ import platform
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from rich.table import Table
 from rapipe import __version__
 from rapipe.files import put
 from soak import damage, disk, inputs, kill
-from soak.outcome import Outcome
+from soak.outcome import Outcome, Run
 
-KINDS: dict[str, Callable[[float, int], Iterator[Outcome]]] = {
+KINDS: dict[str, Run] = {
     "kill": kill.run,
     "damage": damage.run_all,
     "disk": disk.run_all,

@@ -26,8 +26,6 @@ LEFT = (
     *("data/store", "data/costs", "data/checkpoints", "data/locks", "data/raw", "data/README.md"),
 )
 """What else an undisturbed run, or one that was disturbed, may have in `data`."""
-LOGS = "said"
-"""Folder for what commands print; beside the checkout, so that it is no part of it."""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
         for own, content in {**old, path: data}.items():
             own.parent.mkdir(parents=True, exist_ok=True)
             own.write_bytes(content)
-        files.forget()
+        files.watch()
     if code == 0:
         note = "" if after == before else f"{stage.name} made others with {path} (seed {seed})"
         return Outcome(fault, not note, not note, note)

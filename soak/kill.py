@@ -241,7 +241,7 @@ class Trial:
         text = self.said.read_text() if self.said.exists() else ""
         if number == signal.SIGINT and code and "Traceback" in text:
             self.wrong.append("a traceback after Ctrl-C")
-        if number == signal.SIGINT and code not in (0, 130):
+        if number == signal.SIGINT and code not in (0, 130, -signal.SIGINT):  # 130 to a shell
             self.wrong.append(f"exit code {code} after Ctrl-C")
 
     def reader(self, stage: Stage) -> None:

@@ -1,7 +1,7 @@
 """What came of one fault.
 
-Every module of this folder that injects faults has a function `run(seconds, seed)`, which
-injects some, one after the other, until the time is over, and yields what came of each.
+Modules of this folder that inject faults have a `Run`: it injects some, one after the other,
+until the time is over, and yields what came of each.
 """
 
 from __future__ import annotations
@@ -25,3 +25,4 @@ class Outcome:
 
 
 Run = Callable[[float, int], Iterator[Outcome]]
+"""Of seconds and a seed."""

@@ -80,7 +80,8 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
             case "source":
                 known = draw(st.sets(st.sampled_from(SOURCE_KEYS)))
                 source = {name: draw(scalars) for name in sorted(known)}
-                raw["corpus"]["sources"] = [{"kind": "digits", **source}]
+                if isinstance(raw.get("corpus"), dict):
+            raw["corpus"]["sources"] = [{"kind": "digits", **source}]
             case "item":
                 raw[group][key] = [draw(values)]
             case "drop":

@@ -21,7 +21,7 @@ from soak import dying
 from soak.clone import BIN, ROOT
 
 IMPORTED = (
-    *("checks", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
+    *("check", "checks", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
     *("train", "evaluate", "report", "entry"),
 )
 

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from rapipe.decoded import PIXELS, ROWS, SKIPPED, Decoded, Workers, alone, decode_split
+from rapipe.decoded import PIXELS, ROWS, SKIPPED, Decoded, Workers, decode_split, lock_of
 from rapipe.decoding import Decoding
-from rapipe.files import CARD
+from rapipe.files import CARD, alone
 from rapipe.sources.base import Item, Split
 
 CODE = """
@@ -99,10 +99,13 @@ def test_two_processes_that_decode_the_same(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
-    with alone(tmp_path / "key") as first, alone(tmp_path / "key", wait=False) as second:
+    with (
+        alone(lock_of(tmp_path / "key"), "") as first,
+        alone(lock_of(tmp_path / "key"), "", wait=False) as second,
+    ):
         assert first
         assert not second
-    with alone(tmp_path / "key", wait=False) as third:
+    with alone(lock_of(tmp_path / "key"), "", wait=False) as third:
         assert third
 
 

@@ -37,7 +37,28 @@ def test_a_hash_card_is_one_of_sha256sum(folder: Path) -> None:
     command = ["sha256sum", "--check", "--strict", files.CARD]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stdout == "a.txt: OK\ninside/b.txt: OK\n"
+    assert done.stdout == "a.txt: OK\n"
+    done = subprocess.run(command, cwd=folder / "inside", capture_output=True, check=False)
+    assert done.stdout == b"b.txt: OK\n"
+
+
+def test_a_folder_inside_is_enough_for_who_needs_no_other(folder: Path) -> None:
+    (folder / files.CARD).unlink()
+    check(folder / "inside", "make")
+    check(folder / "inside/b.txt", "make")
+    with pytest.raises(UserError, match="has no hash card"):
+        check(folder / "a.txt", "make")
+
+
+def test_a_folder_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with whole(folder) as part:
+        (part / "a.txt").write_text("new")
+    check(folder, "make")
+    assert folder.is_symlink()
+    assert (folder / "a.txt").read_text() == "new"
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["elsewhere", "made"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "inside/b.txt", files.CARD])
@@ -47,7 +68,7 @@ def test_what_was_changed_is_told_with_the_file_and_the_command(
 ) -> None:
     check(folder, "make")  # what was compared before is compared again when it looks otherwise
     if name == files.CARD:  # which need not be read again for files that are as they were
-        files.forget()
+        files.watch()
     path = folder / name
     if way == "gone":
         path.unlink()
@@ -64,17 +85,32 @@ def test_a_file_that_is_not_on_the_card_is_told(folder: Path) -> None:
     with pytest.raises(UserError, match=r"more\.txt is not what was written"):
         check(folder, "make")
     check(folder / "a.txt", "make")
-    (folder / "more.txt").rename(folder / ".DS_Store")  # as file managers leave behind
-    check(folder, "make")
+    for litter in (".DS_Store", "Thumbs.db", ".ipynb_checkpoints/a-checkpoint.txt"):
+        (folder / litter).parent.mkdir(exist_ok=True)
+        (folder / "more.txt").rename(folder / litter)
+        check(folder, "make")
+        (folder / litter).rename(folder / "more.txt")
 
 
 def test_what_changes_while_it_is_used_is_told(folder: Path) -> None:
-    check(folder, "make")
-    check_unchanged([folder])
-    (folder / "a.txt").unlink()
-    check_unchanged([Path("other")])
-    with pytest.raises(UserError, match=r"made/a\.txt was rewritten while it was used"):
-        check_unchanged([folder])
+    for watched, noticed in ((Path("other"), False), (folder, True)):
+        files.watch([watched])
+        check(folder, "make")
+        check_unchanged()
+        (folder / "a.txt").touch()
+        check_unchanged()
+        data = (folder / "a.txt").read_bytes()
+        (folder / "a.txt").unlink()
+        if noticed:
+            with pytest.raises(UserError, match=r"made/a\.txt was rewritten while it was used"):
+                check_unchanged()
+            with pytest.raises(UserError, match="was rewritten"), whole(Path("later")) as part:
+                (part / "b.txt").write_text("made of what is gone")
+            assert not Path("later").exists()
+        else:
+            check_unchanged()
+        (folder / "a.txt").write_bytes(data)
+    files.watch()
 
 
 def test_a_folder_that_is_not_finished_leaves_the_old_one(folder: Path) -> None:

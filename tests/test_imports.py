@@ -7,9 +7,10 @@ from imports import ROOT, imported
 
 ROWS = (
     ("errors",),
+    ("progress",),
     ("files", "mapped"),
     ("text",),
-    ("params", "paths", "records", "metrics", "progress", "device", "presets"),
+    ("params", "paths", "records", "metrics", "device", "presets"),
     ("feed", "labels"),
     ("retrieved",),
     ("weights", "views", "decoding", "backbones", "heads", "search", "fusion", "store", "sheet"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rapipe import weights
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 
 HUB = "hub:"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -85,8 +85,8 @@ def _hub(place: str) -> State:
         state: State = timm.create_model(place.removeprefix(HUB), pretrained=True).state_dict()
     except Exception as error:  # of any kind: the name's, the hub's, the network's
         raise UserError(
-            f"train.init is {place!r}, which timm does not give ({_reason(error)}): mend the name "
-            "or the network, or name a file with its weights on this machine"
+            f"train.init is {place!r}, which timm does not give ({first_line(error)}): mend the "
+            "name or the network, or name a file with its weights on this machine"
         ) from None
     return state
 
@@ -150,15 +150,8 @@ def _pickled(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"train.init is {str(path)!r}, which does not load ({_reason(error)}): is it whole?"
+        f"train.init is {str(path)!r}, which does not load ({first_line(error)}): is it whole?"
     )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an exception says, or its kind."""
-    if found := re.search("WeightsUnpickler error: (.+)", str(error)):
-        return found[1]
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _tensors(

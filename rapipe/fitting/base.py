@@ -360,7 +360,7 @@ def fit(
     """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
-    goes in). A damaged checkpoint is left aside.
+    goes in). A damaged checkpoint is removed.
 
     Args:
         callbacks: with a `Best` if `tricks.patience` is set: it is its score that is waited for.

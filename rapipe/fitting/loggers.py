@@ -16,7 +16,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 
 PROJECT = "rapipe"
 """What Weights & Biases files all trainings under."""
@@ -65,9 +65,8 @@ def _wandb(folder: Path, name: str, asked: str, offline: bool) -> Logger:
     try:
         logger.experiment  # noqa: B018 - starts the run
     except Exception as error:  # of any kind: no account, no network
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"train.loggers names {asked}, which does not start ({reason}): log in with "
+            f"train.loggers names {asked}, which does not start ({first_line(error)}): log in with "
             "`wandb login`, or choose wandb-offline"
         ) from None
     return logger

@@ -17,8 +17,8 @@ import torch
 
 from rapipe.backbones import build
 from rapipe.device import Precision, autocast, device, native_bf16, processor
-from rapipe.errors import UserError
-from rapipe.files import put, sealed, unsealed
+from rapipe.errors import UserError, first_line
+from rapipe.files import alone, put, sealed, unsealed
 from rapipe.fitting.base import Fit
 from rapipe.progress import say
 
@@ -64,10 +64,9 @@ def compile_network(module: Fit, precision: Precision) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"train.compile is true, but torch cannot compile the network here ({reason}): "
-            "set it to false"
+            "train.compile is true, but torch cannot compile the network here "
+            f"({first_line(error)}): set it to false"
         ) from error
 
 
@@ -85,6 +84,11 @@ def rehearsal(module: Fit) -> Iterator[None]:
 def _speedup(remembered: Path) -> float:
     """How many times faster bfloat16 is here, measured once for a machine."""
     key = f"{processor()}, torch {torch.__version__}"
+    with alone(remembered.with_suffix(".lock"), "measures how fast bfloat16 is here"):
+        return _measured(remembered, key)
+
+
+def _measured(remembered: Path, key: str) -> float:
     known = _known(remembered)
     if key not in known:
         seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}

@@ -24,6 +24,8 @@ from rapipe.records import UNLABELLED, Embeddings
 from rapipe.sources import SOURCES, Ask
 from rapipe.sources.base import WHOLE
 
+READS = (paths.CORPUS, paths.ENCODER)
+
 BLOCK = 8192
 """Images embedded at once."""
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
-from rapipe.decoded import alone, key
+from rapipe.decoded import key, lock_of
 from rapipe.decoding import Decoding
 from rapipe.errors import printable
-from rapipe.files import whole
+from rapipe.files import alone, whole
 from rapipe.params import CorpusParams, Params
 from rapipe.pipeline.inputs import write_json
 from rapipe.progress import say
@@ -86,10 +86,10 @@ def _prune(kept: set[str]) -> None:
     """Remove decoded images that no source of this corpus uses, unless a process is at it."""
     for folder in [own for own in paths.CACHE.iterdir() if own.name not in kept]:
         if folder.is_dir() and not folder.is_symlink():
-            with alone(folder, wait=False) as possible:
+            with alone(lock_of(folder), "", wait=False) as possible:
                 if possible:
                     shutil.rmtree(folder)
-                    folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
+                    lock_of(folder).unlink(missing_ok=True)
 
 
 def _counts(images: Images) -> dict[str, object]:

@@ -19,6 +19,7 @@ import numpy as np
 from rapipe import paths, store
 from rapipe.errors import UserError
 from rapipe.files import part_of
+from rapipe.pipeline.locks import held
 from rapipe.pipeline.memory import encoder_fingerprint
 from rapipe.records import UNLABELLED
 from rapipe.store import Manifest, Mask, Rows, Store
@@ -101,7 +102,7 @@ def info() -> dict[str, Any]:
         "train by source": _counts(train.sources),
         "megabytes on disk": round(_megabytes(), 1),
         "encoder": manifest.encoder[:12],
-        "encoder is data/encoder": has_encoder and encoder_fingerprint() == manifest.encoder,
+        "encoder is data/encoder": has_encoder and _is_encoder(manifest.encoder),
         "sha256": manifest.sha256,
         "versions": [
             {
@@ -115,6 +116,14 @@ def info() -> dict[str, Any]:
             for own in memory.history.manifests().values()
         ],
     }
+
+
+def _is_encoder(embedded_by: str) -> bool:
+    """Whether `data/encoder` has this fingerprint; a damaged one has none."""
+    try:
+        return encoder_fingerprint() == embedded_by
+    except UserError:
+        return False
 
 
 def listed(selection: Selection, limit: int) -> tuple[list[dict[str, Any]], int]:
@@ -135,7 +144,8 @@ def remove(selection: Selection, purge: bool) -> str:
         return f"{changed(made)}: {gone:,} rows removed"
     edit = f"remove {selection} --purge"
     derived = (paths.NEIGHBOURS, part_of(paths.NEIGHBOURS), paths.INDEX)
-    made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST, derived)
+    with held((), (paths.NEIGHBOURS,)):
+        made, gone = store.purge(selection, edit, paths.STORE, paths.STORE_MANIFEST, derived)
     return (
         f"{changed(made)}: {gone:,} rows removed from every version and from the disk, with "
         f"{paths.NEIGHBOURS} and {paths.INDEX}, which were made of them; the images themselves, "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from rapipe import files, paths
 from rapipe.errors import UserError
@@ -20,13 +21,20 @@ from rapipe.progress import say
 RunVariant = Callable[[Params, Variant], None]
 BY_VARIANT = (paths.MODELS, paths.EVIDENCE)
 """Where each variant has a folder of its own, which alone is locked."""
+LOOKED_UP = (paths.ENCODER, paths.NEIGHBOURS)
+"""What variants without retrieval do not need."""
 
 
-def stage(run: Callable[[Params], None], name: str = "") -> None:
-    """Run a stage that has no variants; its name is that of its module unless given."""
+def stage(run: Callable[[Params], None], name: str = "", module: ModuleType | None = None) -> None:
+    """Run a stage that has no variants.
+
+    Args:
+        name: that of its module unless given.
+        module: where `READS` and `WRITES` stand; its own unless given.
+    """
     with told():
-        params = load_checked(paths.PARAMS)
-        with _apart(run, variants(params)), counted(name or name_of(run)):
+        params, own = load_checked(paths.PARAMS), module or sys.modules[run.__module__]
+        with _apart(own, variants(params)), counted(name or name_of(run)):
             run(params)
 
 
@@ -62,28 +70,32 @@ def stage_of_chosen(
         for v in chosen:
             if len(chosen) > 1:
                 say(v.name)
-            with _apart(run, [v]), counted(f"{name_of(run)}-{v.name}"):
+            with _apart(sys.modules[run.__module__], [v]), counted(f"{name_of(run)}-{v.name}"):
                 run(params, v)
 
 
 @contextmanager
-def _apart(run: Callable[..., None], own: list[Variant]) -> Iterator[None]:
-    """Let nobody write what the stage reads or writes; in the end, see that nobody did.
+def _apart(module: ModuleType, own: list[Variant]) -> Iterator[None]:
+    """Let nobody write what a stage reads or writes; see that nobody did.
 
     `READS` and `WRITES` of its module say what that is.
     """
-    module = sys.modules[run.__module__]
     reads, writes = (_folders(getattr(module, name, ()), own) for name in ("READS", "WRITES"))
-    files.forget()
-    with held(reads, writes):
-        yield
-        files.check_unchanged(reads)
+    files.watch(reads)
+    try:
+        with held(reads, writes):
+            yield
+            files.check_unchanged()
+    finally:
+        files.watch()
 
 
 def _folders(places: tuple[Path, ...], own: list[Variant]) -> list[Path]:
     found = []
+    plain = all(v.retrieval == "none" for v in own)
     for place in places:
-        found += [place / v.name for v in own] if place in BY_VARIANT else [place]
+        if not (plain and place in LOOKED_UP):
+            found += [place / v.name for v in own] if place in BY_VARIANT else [place]
     return found
 
 

@@ -16,7 +16,7 @@ from rapipe.evaluation.attribution import Blame
 from rapipe.evaluation.lookup import Lookup
 from rapipe.evaluation.noise import Noted, Seen, levels_seen, scores
 from rapipe.evaluation.swaps import Swaps, examine
-from rapipe.files import whole
+from rapipe.files import sha256, whole
 from rapipe.params import Params, Variant
 from rapipe.pipeline.ask import ask_of
 from rapipe.pipeline.inputs import (
@@ -74,6 +74,13 @@ def run(params: Params, variant: Variant) -> None:
         by_class = by_class or metrics.by_class(seen.logits, images.labels, len(images.classes))
         if examined:
             examined.add(seen, noted)
+    seen_sha256 = ""
+    if not edited:
+        with whole(paths.EVIDENCE / variant.name) as folder:
+            noted.predictions().write(folder / paths.PREDICTIONS)
+            seen_sha256 = sha256(folder / paths.PREDICTIONS)
+            if examined and examined.blamed:
+                write_csv(folder / paths.BLAME, examined.blame_rows())
     write_result(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
@@ -81,17 +88,13 @@ def run(params: Params, variant: Variant) -> None:
             "parameters": card["parameters"],
             "best_epoch": card["best_epoch"],
             "edited": edited,
+            "predictions_sha256": seen_sha256,
             "store": store,
             "rows": rows,
             "by_class": dict(zip(images.classes, by_class, strict=True)),
             **(examined.found if examined else {}),
         },
     )
-    if not edited:
-        with whole(paths.EVIDENCE / variant.name) as folder:
-            noted.predictions().write(folder / paths.PREDICTIONS)
-            if examined and examined.blamed:
-                write_csv(folder / paths.BLAME, examined.blame_rows())
 
 
 def lookup_of(

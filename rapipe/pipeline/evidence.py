@@ -18,6 +18,7 @@ import numpy.typing as npt
 from rapipe import paths
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import Interval, interval_of_mean
+from rapipe.files import sha256
 from rapipe.params import Params, variants
 from rapipe.pipeline.inputs import checked, labelled, read_result
 from rapipe.records import Predictions
@@ -123,8 +124,10 @@ def read(params: Params) -> Evidence:
     seeds: dict[Key, list[Predictions]] = {}
     runs: dict[Key, list[Run]] = {}
     for v in variants(params):
-        own = Predictions.read(checked(paths.EVIDENCE / v.name / paths.PREDICTIONS))
-        run = read_result(paths.RUNS / f"{v.name}.json")
+        file = checked(paths.EVIDENCE / v.name / paths.PREDICTIONS)
+        own, run = Predictions.read(file), read_result(paths.RUNS / f"{v.name}.json")
+        if run["predictions_sha256"] != sha256(file):
+            raise UserError(f"{file} is of another evaluation than the results: run rapipe eval")
         swapped_at = {row["noise_std"] for row in run.get("swaps", ())}
         other_swaps = v.retrieval != "none" and swapped_at != set(params.evaluate.swap_std)
         if own.levels != levels or other_swaps or not np.array_equal(own.ids, images.ids):

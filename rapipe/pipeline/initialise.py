@@ -6,7 +6,6 @@ Pretraining takes long, so weights are also kept in `data/cache`, by what they w
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from rapipe import checkpoints, paths, weights
 from rapipe.backbones import build
 from rapipe.encoder import Encoder, EncoderSpec
-from rapipe.files import CARD, sound, whole
+from rapipe.files import put, sound, whole
 from rapipe.fitting.speed import precision_of
 from rapipe.params import Entry, Params, entry
 from rapipe.pipeline.inputs import checked, fingerprint, read_json, write_csv, write_json
@@ -48,7 +47,8 @@ def initialise(params: Params, own: Entry, folder: Path) -> None:
     recipe, card = params.train, {}
     if own.start != SCRATCH:
         kept = weights_of(params, own)
-        shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("*.csv", CARD))
+        for name in (weights.WEIGHTS, weights.CARD):
+            put(folder / name, (kept / name).read_bytes())
         card = read_json(folder / weights.CARD, "initialise")
     facts = {
         "noise_std": recipe.noise_std if own.noisy else 0.0,

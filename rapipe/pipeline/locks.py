@@ -28,6 +28,11 @@ def held(reads: Collection[Path], writes: Collection[Path]) -> Iterator[None]:
 
     Waits for them, and says so. All locks are taken in one order, so nobody waits for ever.
     """
+    with suppress(ImportError, ValueError, OSError):  # a lock takes two open files
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with ExitStack() as stack:
         for path in sorted({*reads, *writes}):
             _take(path, path in writes, stack)
@@ -36,8 +41,8 @@ def held(reads: Collection[Path], writes: Collection[Path]) -> Iterator[None]:
 
 def _take(path: Path, alone: bool, stack: ExitStack) -> None:
     name = "+".join(path.parts)
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
     try:
+        paths.LOCKS.mkdir(0o755, parents=True, exist_ok=True)
         lock = ReadWriteLock(paths.LOCKS / f"{name}.lock")
         acquire = lock.acquire_write if alone else lock.acquire_read
         try:
@@ -47,7 +52,7 @@ def _take(path: Path, alone: bool, stack: ExitStack) -> None:
             say(f"waiting for another rapipe process, which {use} {path}")
             _wait(acquire)
         stack.callback(lock.release)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError, ValueError) as error:
         raise UserError(f"{paths.LOCKS / name}.lock cannot be used: {error}") from None
 
 

@@ -59,7 +59,7 @@ def run(
         image: a file, or the row of a test image.
         classifier: name of a trained one; the first with neighbours unless given.
     """
-    bank, train = Embeddings.read(checked(paths.BANK)), images_of("train")
+    bank = Embeddings.read(checked(paths.BANK))
     check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     asked = _open(image)
@@ -76,7 +76,7 @@ def run(
         from rapipe.report import pictures as drawn
         from rapipe.report import style
 
-        shown = pictures(train, bank.ids[found.indices[0]])
+        shown = pictures(images_of("train"), bank.ids[found.indices[0]])
         facts, label = _facts(asked, answer), _classes(asked.label)
         same = label if asked.label >= 0 else facts.get("predicted", label)
         figure = drawn.looked_up(asked.pixels, _title(facts), shown, rows, label, same)

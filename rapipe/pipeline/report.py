@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,9 +95,9 @@ def run(params: Params) -> None:
     write_csv(paths.CLAIMS, claims.claim_rows(made))
     write_csv(paths.SWAPS, swaps)
     write_json(paths.METRICS, summary(found, pretraining[-1], floors))
-    shutil.rmtree(paths.FIGURES, ignore_errors=True)
-    for name, data in drawn.items():
-        files.put(paths.FIGURES / f"{name}.png", data)
+    with files.whole(paths.FIGURES) as folder:
+        for name, data in drawn.items():
+            files.put(folder / f"{name}.png", data)
     files.put(paths.PAGE, page("What is looking things up worth?", sections).encode())
 
 

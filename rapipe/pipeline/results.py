@@ -65,11 +65,13 @@ def rows(params: Params, edited: bool = False) -> list[dict[str, Any]]:
 def runs(params: Params) -> list[dict[str, Any]]:
     """Every evaluation that belongs to the present setting; `UserError` if there is none."""
     present = {(v.backbone, v.retrieval): _setting(v.name) for v in variants(params)}
-    found = [run for path in sorted(paths.RUNS.glob("*.json")) if (run := _run(path))]
+    written = [_run(path) for path in sorted(paths.RUNS.glob("*.json"))]
+    found = [run for run in written if run]
     found = [run for run in found if run["setting"] == present.get(_strategy(run))]
     _tell_apart(found)
     if not found:
-        raise UserError(f"{paths.RUNS} holds no results of these parameters: run dvc repro")
+        old = " but some of an older version" if None in written else ""
+        raise UserError(f"{paths.RUNS} holds no results of these parameters{old}: run dvc repro")
     return found
 
 

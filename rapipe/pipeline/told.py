@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ from rapipe.errors import OF_THE_DISK, Interrupted, UserError, printable
 
 MISTAKE, INTERRUPTED = 2, 130
 """Exit codes."""
+MEMORY = (
+    "error: there is not enough memory for this: lower pretrain.batch_size, train.batch_size, "
+    "retrieval.k or a width"
+)
 
 
 @contextmanager
@@ -29,6 +34,8 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:
         _end("interrupted: the same command starts this again", INTERRUPTED)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _end(MEMORY, MISTAKE)
         if error.errno not in OF_THE_DISK:
             raise
         what = printable(str(error.filename or "a file"))
@@ -36,11 +43,7 @@ def told() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _of_memory(error):
             raise
-        _end(
-            "error: there is not enough memory for this: lower pretrain.batch_size, "
-            "train.batch_size, retrieval.k or a width",
-            MISTAKE,
-        )
+        _end(MEMORY, MISTAKE)
 
 
 def _of_memory(error: Exception) -> bool:

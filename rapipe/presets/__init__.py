@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rapipe import text
-from rapipe.errors import UserError
+from rapipe.errors import UserError, sentence
 from rapipe.files import put
 
 DEFAULT = "digits"
@@ -64,7 +64,7 @@ def write(name: str, path: Path) -> None:
     except RecursionError:
         raise UserError(f"{path} is nested too deeply: delete it, then run this again") from None
     except Exception as error:  # of any kind: odd tags make ruamel raise whatever there is
-        raise UserError(f"{path} is not valid YAML: {text.sentence(error)}") from None
+        raise UserError(f"{path} is not valid YAML: {sentence(error)}") from None
     put(path, raw)
 
 

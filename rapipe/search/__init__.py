@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 from rapipe import mapped
 from rapipe.device import device
 from rapipe.errors import UserError
-from rapipe.files import sound, whole
+from rapipe.files import alone, sound, whole
 from rapipe.metrics import recall_at_k
 from rapipe.progress import say
 from rapipe.records import Ids, Neighbours, Vectors
@@ -38,7 +38,7 @@ from rapipe.search.ranking import Keyed, Keys, Proposed, check_k, rank, similari
 
 BACKENDS = ("torch", "faiss", "lance", "auto")
 EXACT = "exact"
-KEY = re.compile(r"[0-9a-f]{16}(\.part)?")
+KEY = re.compile(r"[0-9a-f]{16}(\.part|\.old)?")
 SAMPLE = 1000
 """Queries on which recall is measured; half of them choose the effort, half are the figure."""
 EXACT_PRODUCTS = 1e10
@@ -165,20 +165,21 @@ def ready(bank: Vectors, method: Method, stack: ExitStack) -> Exact | Faiss | La
     home = method.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     folder = home / _fingerprint(bank, method)
     kind = Faiss if method.backend == "faiss" else Lance
-    if sound(folder):  # else it is built again
+    lock = home.with_name(f"{home.name}.lock")
+    with alone(lock, "builds an index") if method.cache else nullcontext():
+        if not sound(folder):
+            say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
+            home.mkdir(parents=True, exist_ok=True)
+            for old in home.iterdir():  # one index at a time: they are large
+                if KEY.fullmatch(old.name):
+                    shutil.rmtree(old)
+            with whole(folder) as partial:
+                if method.backend == "faiss":
+                    Faiss.build(bank, method.index).write(partial)
+                else:
+                    Lance.build(bank, method.index, partial)
+                mapped.trim()
         return kind.read(folder, method.index)
-    say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.iterdir():  # one index at a time: they are large
-        if KEY.fullmatch(old.name):
-            shutil.rmtree(old)
-    with whole(folder) as partial:
-        if method.backend == "faiss":
-            Faiss.build(bank, method.index).write(partial)
-        else:
-            Lance.build(bank, method.index, partial)
-        mapped.trim()
-    return kind.read(folder, method.index)
 
 
 def _fingerprint(bank: Vectors, method: Method) -> str:

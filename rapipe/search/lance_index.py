@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from rapipe import mapped
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 from rapipe.records import Vectors
 from rapipe.search.ranking import Candidates, Index
 
@@ -69,7 +69,7 @@ class Lance:
                 n, d = bank.shape
                 raise UserError(
                     f"retrieval.index is {kind!r}, and Lance cannot make it for {n} vectors of {d} "
-                    f"dimensions ({str(error).splitlines()[0]}); choose exact, or another backend"
+                    f"dimensions ({first_line(error)}); choose exact, or another backend"
                 ) from None
         return cls(table, kind)
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from rapipe.errors import UserError
-from rapipe.files import put
+from rapipe.files import alone, put
 from rapipe.progress import say
 from rapipe.records import Embeddings, Vectors
 from rapipe.store import rows as rows_
@@ -194,20 +193,9 @@ def checkout(name: str, folder: Path, pointer: Path) -> Manifest:
         return chosen
 
 
-@contextmanager
-def _locked(pointer: Path) -> Iterator[None]:
+def _locked(pointer: Path) -> AbstractContextManager[bool]:
     """Keep other edits out; wait while there is one."""
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{pointer}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that edits {pointer}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return alone(pointer.with_name(f"{pointer.name}.lock"), f"edits {pointer}")
 
 
 @contextmanager

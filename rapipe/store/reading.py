@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import mapped
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 from rapipe.progress import track
 from rapipe.records import Vectors
 from rapipe.store import rows as rows_
@@ -200,7 +200,7 @@ class Store:
                 found.update(part["digest"].to_pylist())
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
-                f"--where {condition!r} is not understood ({str(error).splitlines()[0]}); it is "
+                f"--where {condition!r} is not understood ({first_line(error)}); it is "
                 "SQL on id, label, source and split, such as \"source = 'svhn' AND label < 3\""
             ) from None
         return np.isin(keys, np.array(list(found), keys.dtype))

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rapipe.errors import UserError
+from rapipe.errors import UserError, first_line
 from rapipe.records import Embeddings, Ids, Labels, Names, Vectors
 
 BATCH = 8192
@@ -231,8 +231,7 @@ AGAIN = ": run rapipe embed, or dvc repro"
 
 def _first_line(error: BaseException) -> str:
     """What is wrong, without where in Lance's code it was noticed."""
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? [^ ]*\.rs:\d+:\d+", "", line)
+    return re.sub(r",? [^ ]*\.rs:\d+:\d+", "", first_line(error))
 
 
 def _scan(table: Any, columns: tuple[str, ...], folder: Path) -> Iterator[pa.RecordBatch]:

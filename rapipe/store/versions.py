@@ -10,14 +10,16 @@ Whatever is interrupted before store.json is replaced has not happened.
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rapipe.errors import UserError
-from rapipe.files import put, sealed, unsealed
+from rapipe.files import NoSeal, put, sealed, unsealed
 from rapipe.store.rows import Mask, Rows
 
 TAG = re.compile(r"(?!v\d+$)[A-Za-z][\w.-]*")
@@ -82,7 +84,7 @@ class Embedded:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file; `UserError` if it is missing or damaged."""
     try:
-        facts = unsealed(path.read_text())
+        facts = _facts(path.read_text())
         return Manifest(**{**facts, "classes": tuple(facts["classes"])})
     except FileNotFoundError:
         raise UserError(
@@ -93,6 +95,15 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(
             f"{path} is damaged ({error}): run rapipe store checkout VERSION, or rapipe embed"
         ) from None
+
+
+def _facts(text: str) -> dict[str, Any]:
+    """The content of a file of this or of an older version, which put no seal on it."""
+    try:
+        return unsealed(text)
+    except NoSeal:
+        found: dict[str, Any] = json.loads(text)
+        return found
 
 
 class History:
@@ -148,7 +159,8 @@ class History:
         """Versions by name."""
         path = self.folder / TAGS
         try:
-            found: dict[str, int] = unsealed(path.read_text())["tags"]
+            facts = _facts(path.read_text())
+            found: dict[str, int] = facts.get("tags", facts)  # as 0.6 wrote them
             known = self.manifests()
             lost = [name for name, number in found.items() if number not in known]
         except FileNotFoundError:
