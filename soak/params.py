@@ -81,7 +81,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
                 known = draw(st.sets(st.sampled_from(SOURCE_KEYS)))
                 source = {name: draw(scalars) for name in sorted(known)}
                 if isinstance(raw.get("corpus"), dict):
-            raw["corpus"]["sources"] = [{"kind": "digits", **source}]
+                    raw["corpus"]["sources"] = [{"kind": "digits", **source}]
             case "item":
                 raw[group][key] = [draw(values)]
             case "drop":
