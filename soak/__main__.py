@@ -54,6 +54,8 @@ def main() -> None:
         except PermissionError as error:
             print(f"{kind} is left out: {error}", file=sys.stderr)
     show(counts)
+    for what, count in kill.counts.items():
+        print(f"{what}: {count}")
     if given.json:
         facts = {
             "rapipe": __version__,
@@ -62,7 +64,7 @@ def main() -> None:
             "seed": given.seed,
             "minutes": round((time.monotonic() - start) / 60, 1),
             "faults": {fault: {name: own[name] for name in COLUMNS} for fault, own in rows(counts)},
-            "resumed": dict(kill.counts),
+            "counted": dict(kill.counts),
             "wrong": wrong,
         }
         put(given.json, (json.dumps(facts, indent=2) + "\n").encode())

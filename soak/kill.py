@@ -292,6 +292,10 @@ class Trial:
     def finish_dvc(self) -> None:
         """`dvc repro` again."""
         self.did.append("dvc repro")
+        torn = self.clone.path / ".dvc/tmp/rwlock"  # which DVC writes in place
+        if torn.exists() and not torn.read_bytes():
+            counts["DVC's own lock file was cut short, and removed by hand"] += 1
+            torn.unlink()
         started = self.clone.start(self.said, "dvc", "repro", **self.site(self.env()))
         process = psutil.Process(started.pid)
         if not until(lambda: ended(process), self.allowed()):
@@ -448,7 +452,8 @@ def attempt(known: Golden, nursery: Nursery, folder: Path, seed: int, number: in
 
 
 counts: Counter[str] = Counter()
-"""Of trials with a checkpoint: how many were resumed from it, and how many were not."""
+"""Of trials with a checkpoint: how many were resumed from it, and how many were not; and what was
+DVC's to survive."""
 
 
 def run(seconds: float, seed: int, first: int = 0, last: int = sys.maxsize) -> Iterator[Outcome]:

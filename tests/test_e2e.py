@@ -72,9 +72,11 @@ def test_two_at_once_take_turns_or_refuse(
     second = clone.start(said / "second", "dvc", "repro")
     embed = clone.start(said / "embed", "rapipe", "embed")
     assert first.wait() == 0, (said / "first").read_text()
-    assert embed.wait() == 0, (said / "embed").read_text()
-    told = "waiting for another rapipe process, which writes data/encoder"
-    assert told in (said / "embed").read_text()
+    by_hand = embed.wait(), (said / "embed").read_text()
+    assert "waiting for another rapipe process, which writes data/encoder" in by_hand[1]
+    assert by_hand[0] in (0, 2), by_hand[1]  # DVC may remove the store while it is written
+    assert by_hand[1].count("error: ") == by_hand[0] / 2
+    assert "Traceback" not in by_hand[1]
     if second.wait():
         assert re.search("is busy|[Uu]nable to acquire lock", (said / "second").read_text())
     assert not ran(clone.call("dvc", "repro")) - {"embed"}

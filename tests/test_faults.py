@@ -181,6 +181,7 @@ def test_inputs_that_change_under_a_stage_are_told(
         (Interrupted("it resumes"), 130, "interrupted: it resumes\n"),
         (Interrupted("it resumes", 143), 143, "interrupted: it resumes\n"),
         (OSError(28, "No space left on device", "x"), 2, "error: x cannot be read or written: No"),
+        (FileNotFoundError(2, "No", "data/x"), 2, "error: data/x is gone: another process removed"),
         (MemoryError(), 2, "error: there is not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9"), 2, "error: there is not"),
     ],

@@ -11,6 +11,10 @@ from rapipe.errors import OF_THE_DISK, Interrupted, UserError, printable
 
 MISTAKE, INTERRUPTED = 2, 130
 """Exit codes."""
+GONE = (
+    "is gone: another process removed it, as dvc repro does before it makes something again; run "
+    "the same again"
+)
 MEMORY = (
     "error: there is not enough memory for this: lower pretrain.batch_size, train.batch_size, "
     "retrieval.k or a width"
@@ -36,6 +40,8 @@ def told() -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOMEM:
             _end(MEMORY, MISTAKE)
+        if error.errno == errno.ENOENT and error.filename:
+            _end(f"error: {printable(str(error.filename))} {GONE}", MISTAKE)
         if error.errno not in OF_THE_DISK:
             raise
         what = printable(str(error.filename or "a file"))
