@@ -155,11 +155,11 @@ def test_inputs_that_change_under_a_stage_are_told(
     from rapipe.pipeline import embed
 
     monkeypatch.chdir(project[0])
+    path = paths.split("test")
+    data = path.read_bytes()
 
     def run(params: Params) -> None:
         embed.run(params)
-        path = paths.split("test")
-        data = path.read_bytes()
         os.utime(path)
         files.check_unchanged()  # a file that was only touched is the same
         path.write_bytes(data[:-1] + b"?")
@@ -170,6 +170,7 @@ def test_inputs_that_change_under_a_stage_are_told(
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert "error: data/corpus/test.arrow was rewritten while it was used: run the same" in said
+    path.write_bytes(data)
     files.watch()
 
 
@@ -213,7 +214,7 @@ def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     while not list((folder / paths.CHECKPOINTS).glob("*/last.ckpt")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
