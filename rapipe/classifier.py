@@ -43,6 +43,10 @@ class ClassifierSpec:
     dimension: int
     """D of the neighbours' vectors; 0 without retrieval."""
     attend: str
+    places: str = "all"
+    """Where neighbours enter: at `all` places of the backbone, or the `last`."""
+    gate: bool = False
+    """Tokens may attend to no neighbour at all."""
     head: str = "linear"
     """Its name in the table of heads."""
     frozen: bool = False
@@ -64,8 +68,10 @@ class Classifier(nn.Module):
         self.backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
         self.head = HEADS[spec.head](self.backbone.widths[-1], self.backbone.features, spec.classes)
         widths = self.backbone.widths if spec.retrieval != "none" else ()
+        self.first = len(widths) - 1 if spec.places == "last" and widths else 0
         self.fusions = nn.ModuleList(
-            Fusion(width, spec.dimension, spec.classes, spec.attend) for width in widths
+            Fusion(width, spec.dimension, spec.classes, spec.attend, spec.gate)
+            for width in widths[self.first :]
         )
         self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
@@ -100,7 +106,9 @@ class Classifier(nn.Module):
 
     def _fused(self, retrieved: Retrieved) -> Fuse:
         def fuse(place: int, tokens: Tensor) -> Tensor:
-            fused: Tensor = self.fusions[place](tokens, retrieved)
+            if place < self.first:
+                return tokens
+            fused: Tensor = self.fusions[place - self.first](tokens, retrieved)
             return fused
 
         return fuse

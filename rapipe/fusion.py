@@ -41,9 +41,14 @@ class Fusion(nn.Module):
         classes: number of classes that a neighbour's label may have.
         attend: what keys and values are made of: `embedding` (the vector),
             `label` (a learned vector for the class; zero if it has none) or `both`.
+        gate: beside the neighbours there is a learned key whose value is zero, so that a token
+            that finds none of them worth reading reads nothing (`add_zero_attn` of torch's
+            attention, with a key that is learned).
     """
 
-    def __init__(self, channels: int, dimension: int, classes: int, attend: str) -> None:
+    def __init__(
+        self, channels: int, dimension: int, classes: int, attend: str, gate: bool = False
+    ) -> None:
         super().__init__()
         self.attend = attend
         self.heads = math.gcd(channels, HEADS)
@@ -55,6 +60,7 @@ class Fusion(nn.Module):
             self.label = nn.Embedding(classes + 1, channels, padding_idx=classes)
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
+        self.nothing = nn.Parameter(torch.zeros(channels)) if gate else None
 
     def forward(self, tokens: Tensor, retrieved: Retrieved) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""
@@ -65,19 +71,26 @@ class Fusion(nn.Module):
         return fused
 
     def weights(self, tokens: Tensor, retrieved: Retrieved) -> Tensor:
-        """How much the tokens attend to each neighbour (B, K): mean over heads and tokens, sum 1.
+        """How much the tokens attend to each neighbour (B, K): mean over heads and tokens.
 
-        All zero where no neighbours are present.
+        They sum to 1, or to less where a gate takes the rest. All zero where no neighbours are
+        present.
         """
         q, k, _ = self._projected(tokens, retrieved)
-        shares = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K)
+        shares = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K) or K + 1
+        shares = shares[..., : retrieved.labels.shape[1]]
         mean: Tensor = shares.mean(dim=(1, 2)) * retrieved.present[:, None]
         return mean
 
     def _projected(self, tokens: Tensor, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, T, C/H), and keys and values (B, H, K, C/H)."""
+        """Queries (B, H, T, C/H), and keys and values (B, H, K, C/H), or K + 1 with a gate."""
         q = self._split(self.query(self.norm(tokens)))
-        k, v = map(self._split, self.key_value(self._memory(retrieved)).chunk(2, dim=-1))
+        projected = self.key_value(self._memory(retrieved))  # (B, K, 2C)
+        if self.nothing is not None:
+            b, _, c = tokens.shape
+            none = F.pad(self.nothing, (0, c)).expand(b, 1, 2 * c)
+            projected = torch.cat([projected, none], dim=1)
+        k, v = map(self._split, projected.chunk(2, dim=-1))
         return q, k, v
 
     def _memory(self, retrieved: Retrieved) -> Tensor:

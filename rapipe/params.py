@@ -236,6 +236,10 @@ class RetrievalParams:
     min_recall: Rate
     """Share of the true neighbours that an index must find."""
     attend: Annotated[str, Choices(("embedding", "label", "both"))]
+    places: Annotated[str, Choices(("all", "last"))]
+    """Of the backbone, where neighbours enter."""
+    gate: bool
+    """Attention may go to no neighbour at all."""
     dropout: Probability
     """Share of training images that lose all their neighbours, each step anew."""
     prune: Probability
@@ -348,6 +352,8 @@ class TrainParams:
     """What is looked for before the training."""
     loggers: tuple[str, ...]
     """Who records the curves, beside `history.csv`."""
+    measure_every: Limit
+    """Epochs between two measurements; only measured ones can be the best. The last always is."""
     probe_every: LimitOrNone
     """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
     precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]

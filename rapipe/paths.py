@@ -11,6 +11,8 @@ RAW = Path("data/raw")
 CACHE = Path("data/cache")
 """Decoded images of each source, and indexes; may be deleted at any time."""
 INDEX = CACHE / "index"
+QUERIES = CACHE / "queries"
+"""Embeddings of noisy test images, by what they were made from."""
 STARTS = CACHE / "starts"
 """Weights to start from that have been made before, by what they were made from."""
 CORPUS = Path("data/corpus")

@@ -145,6 +145,7 @@ class Fit(pl.LightningModule):
         if not self.epoch_size:
             raise UserError("corpus.sources: the weights are so low that an epoch has no image")
         self.seen: dict[str, list[Tensor]] = defaultdict(list)
+        self.measured = -1
 
     def train_dataloader(self) -> Epoch:
         rng = _rng(self.schedule.seed, self.current_epoch)
@@ -240,16 +241,18 @@ class Fit(pl.LightningModule):
 
 
 class History(Callback):
-    """Rows of measurements, after each epoch and, if asked, between steps in the first two.
+    """Rows of measurements, after epochs and, if asked, between steps in the first two.
 
     Args:
         measure: returns what to record; gets the Lightning module.
         every: steps between two measurements in the first epochs; 0 for none.
+        epochs: between two measurements after epochs; the last one is always measured.
     """
 
-    def __init__(self, measure: Callable[[Any], Row], every: int = 0) -> None:
+    def __init__(self, measure: Callable[[Any], Row], every: int = 0, epochs: int = 1) -> None:
         self.measure = measure
         self.every = every
+        self.epochs = epochs
         self.rows: list[Row] = []
 
     def on_train_batch_end(
@@ -269,7 +272,12 @@ class History(Callback):
                     _log(logger, row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        number = trainer.current_epoch + 1
+        if number % self.epochs and number < module.schedule.epochs:
+            module.check_weights()
+            return
         self._record(trainer, module)
+        module.measured = trainer.global_step
         module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `Patience`
         if not watched():
             facts = " ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items())
@@ -317,6 +325,8 @@ def averaged(trainer: pl.Trainer, module: Any) -> AbstractContextManager[None]:
 class Best(Callback):
     """Keeps the weights of the epoch with the highest `score` in `history` (first of equals).
 
+    Only epochs that end with a measurement count.
+
     Where weights are averaged, only epochs with an average count once there is one.
     """
 
@@ -327,6 +337,8 @@ class Best(Callback):
         self.kept: dict[str, Any] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if module.measured != trainer.global_step:
+            return
         row, own = self.history.rows[-1], averaging(trainer)
         counts = int(own is not None and own.begun)
         rank = (counts, row[self.score])

@@ -164,6 +164,8 @@ AVERAGES: dict[str, Callable[[int], Averaging | None]] = {
 class Patience(EarlyStopping):
     """Stops when the validation accuracy has not risen for some epochs; the best epoch is kept.
 
+    Only epochs that end with a measurement are counted.
+
     Args:
         score: name of what `History` records.
 
@@ -172,6 +174,11 @@ class Patience(EarlyStopping):
 
     def __init__(self, score: str, epochs: int) -> None:
         super().__init__(score, patience=epochs, mode="max", check_on_train_epoch_end=True)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Looks at what was measured just now; else there is nothing to look at."""
+        if pl_module.measured == trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Stays stopped if it was, and the process was killed before it could say so."""

@@ -127,6 +127,8 @@ def lookup_of(
         bank,
         variant.retrieval,
         ask_of(params),
+        paths.QUERIES,
+        remembered["encoder"],
     )
 
 

@@ -175,7 +175,7 @@ def trained(
             "test_top1_not_for_selection": accuracy(classifier, material, "test", recipe.compile),
         }
 
-    history = History(measure, recipe.probe_every)
+    history = History(measure, recipe.probe_every, recipe.measure_every)
     best = Best(classifier, history, "validation_top1")
     unique = f"{variant.name}-{fingerprint(facts)}"
     checkpoints = paths.CHECKPOINTS / unique
@@ -253,6 +253,8 @@ def spec_of(
         retrieval=variant.retrieval,
         dimension=memory.vectors.shape[1] if memory else 0,
         attend=params.retrieval.attend if memory else "",
+        places=params.retrieval.places if memory else "all",
+        gate=params.retrieval.gate if memory else False,
         head=own.head,
         frozen=own.frozen,
     )
@@ -298,7 +300,7 @@ def setting(
     if memory:
         asked = params.retrieval
         facts["store"] = memory["store"]
-        facts["retrieval"] = [asked.attend, asked.dropout]
+        facts["retrieval"] = [asked.attend, asked.places, asked.gate, asked.dropout]
         facts["strategy"] = {"diverse": asked.diversity, "replay": asked.replay}.get(
             variant.retrieval
         )

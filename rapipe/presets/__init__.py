@@ -19,7 +19,7 @@ from rapipe.files import put
 DEFAULT = "digits"
 PRESETS = (
     *("digits", "tiny", "own-images"),
-    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10", "simclr"),
+    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10", "simclr", "study-cpu", "study"),
 )
 
 

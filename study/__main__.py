@@ -1,0 +1,58 @@
+"""Runs the study in pieces, each resumable; then makes tables and figures of what there is.
+
+    python -m study encoder --preset study-cpu        the encoder and its memory
+    python -m study main --preset study-cpu           a piece; `python -m study` lists them
+    python -m study report --preset study-cpu         CSV, figures and tables in results/study/
+
+--source cifar10=FOLDER reads a source of the preset from Parquet files instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rapipe.errors import UserError
+from rapipe.pipeline.told import told
+from study.pieces import OWN, PIECES
+
+SCALES = ("study-cpu", "study", "tiny")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="pieces:\n" + "\n".join(f"  {name:10}{own.about}" for name, own in PIECES.items()),
+    )
+    parser.add_argument("piece", choices=("encoder", *PIECES, "report"))
+    parser.add_argument("--preset", choices=SCALES, default="study-cpu")
+    parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--seeds", type=int, default=0, help="the first so many; 0 for all")
+    given = parser.parse_args()
+    with told():
+        sources = dict(map(source_of, given.source))
+        from study.running import Study, encoder, run
+
+        study = Study(given.preset, sources)
+        if given.piece == "report":
+            from study import report
+
+            report.run(study)
+        elif given.piece == "encoder":
+            encoder(study, OWN)
+        else:
+            run(study, given.piece, given.seeds)
+
+
+def source_of(text: str) -> tuple[str, Path]:
+    """`NAME=PATH`; `UserError` if it is something else."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise UserError(f"--source {text!r}: write NAME=PATH, such as cifar10=/data/cifar10")
+    return name, Path(path)
+
+
+main()

@@ -1,0 +1,117 @@
+"""The study's figures; each is None where there is nothing to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rapipe.params import NOISY
+from rapipe.report import curves
+from rapipe.report import evidence as drawn
+from rapipe.report.style import Point, looks
+from study.results import MAIN, Found, Key, run_rows
+
+
+def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
+    """Each figure with the name of its file, one after the other."""
+    main = {key: found.runs[key] for key in found.keys(MAIN)}
+    histories = {
+        (key.backbone, key.retrieval): [run["history"] for run in runs]
+        for key, runs in main.items()
+    }
+    yield "steps", curves.accuracy_curves(histories, "step") if histories else None
+    yield "noise", noise(found)
+    yield "cells", cells(found)
+    for axis, start in (("k", "k-"), ("bank_size", "bank-")):
+        yield start.strip("-"), curves.ablation_curves(_rows(found, start), axis)
+    yield "labels", labels(found)
+
+
+def _points(found: Found, key: Key, voted: bool = False) -> list[Point]:
+    """Mean over seeds and images at each noise level, with its 95 % interval."""
+    right = found.voted(key)[:1] if voted else found.correct(key)
+    points = []
+    for place, level in enumerate(found.levels):
+        own = right[:, place]
+        points.append(Point(level, float(own.mean()), *found.interval(own)))
+    return points
+
+
+def noise(found: Found) -> Figure | None:
+    """Accuracy of `main` against noise, and of the best vote."""
+    keys = found.keys(MAIN)
+    if not keys:
+        return None
+    look = looks(key.retrieval for key in keys)
+    panels: dict[str, dict[str, drawn.Line]] = {}
+    for key in keys:
+        panel = panels.setdefault(key.backbone, {})
+        panel[key.retrieval] = drawn.Line(_points(found, key), look[key.retrieval])
+        if key.retrieval == "knn":
+            panel["vote of knn"] = drawn.Line(_points(found, key, voted=True), drawn.VOTE)
+    title = "Test accuracy against noise, with 95 % intervals"
+    return drawn.curves_over_noise(panels, title, "test accuracy")
+
+
+def cells(found: Found) -> Figure | None:
+    """{neighbours or not} x {noise in training or not}."""
+    look = looks(("none", "knn"))
+    panels: dict[str, dict[str, drawn.Line]] = {}
+    for key in found.keys("noise"):
+        backbone = key.backbone.removesuffix(NOISY)
+        own = Key(MAIN, backbone, key.retrieval)
+        for of, dashes, told in ((own, "-", ""), (key, "--", ", noise in training")):
+            if of in found.runs:
+                style = {**look[key.retrieval], "ls": dashes}
+                line = drawn.Line(_points(found, of), style)
+                panels.setdefault(backbone, {})[key.retrieval + told] = line
+    if not panels:
+        return None
+    title = "Test accuracy: neighbours or not, noise in training or not"
+    return drawn.curves_over_noise(panels, title, "test accuracy")
+
+
+def labels(found: Found) -> Figure | None:
+    """Clean accuracy against the share of the labels."""
+    from rapipe.report.style import band, finish, log_axis, panels_of
+
+    settings = [*found.settings("labels-"), MAIN]
+    keys = [key for setting in settings for key in found.keys(setting)]
+    shown = list(dict.fromkeys(key.backbone for key in keys if key.setting != MAIN))
+    if not shown:
+        return None
+    look = looks(("none", "knn"))
+    figure, panels = panels_of(shown, "Clean test accuracy against the share of labels")
+    for backbone in shown:
+        votes = {}
+        for retrieval in ("none", "knn"):
+            points = {}
+            for key in keys:
+                if (key.backbone, key.retrieval) == (backbone, retrieval):
+                    train = found.runs[key][0]["parameters"]["train"]
+                    points[100 * train["label_fraction"]] = found.top1(key, 0)
+                    if retrieval == "knn":
+                        votes[100 * train["label_fraction"]] = [
+                            float(found.voted(key)[0, 0].mean())
+                        ]
+            band(panels[backbone], points, retrieval, look[retrieval])
+        band(panels[backbone], votes, "best vote", drawn.VOTE)
+        log_axis(panels[backbone])
+        panels[backbone].set_xlabel("labels known, %")
+    finish(panels, "test accuracy, clean")
+    return figure
+
+
+def _rows(found: Found, start: str) -> list[dict]:
+    """Rows of a series and of `main`, for the backbones that the series has."""
+    shown = {key.backbone for s in found.settings(start) for key in found.keys(s)}
+    return [
+        {**row, "bank_size": int(row["bank_size"])}
+        for row in run_rows(found)
+        if row["backbone"] in shown
+        and (row["setting"] == MAIN or row["setting"].startswith(start))
+        and row["retrieval"] != "sampled"
+        and np.isfinite(row["top1"])
+    ]

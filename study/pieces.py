@@ -1,0 +1,183 @@
+"""Which questions the study asks, and with which parameters: one list for every scale.
+
+A scale is a preset (`study`, `study-cpu`, `tiny`). A piece is what one command runs: one or
+more settings, each the preset with some parameters changed. `main` is the preset itself; the
+others leave out what `main` has already trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rapipe.params import NOISY, Params, Variant, variant
+
+Sets = dict[str, Any]
+"""Parameters by their full names, and the values they get."""
+
+KS = (5, 15, 50, 100, 300, 500, 1000)
+"""Numbers of neighbours, those of the first study."""
+SHARES = (0.01, 0.1, 0.3)
+"""Of the memory; all of it is in `main`."""
+FRACTIONS = {0.01: 32, 0.1: 5}
+"""Of the labels, and how many times as many epochs they get; all labels are in `main`."""
+FEW = 3
+"""Seeds of every piece but `main`."""
+OWN, RANDOM, WIDER = "own", "random", "wider"
+"""Encoders: pretrained on the task's images, not at all, on another source's images as well."""
+QUIET: Sets = {"evaluate.swap_std": [], "evaluate.attributed": 0}
+"""What only `main` looks at."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Classifiers that share all parameters but backbone, strategy and seed.
+
+    Args:
+        name: of its folder.
+        sets: what differs from the preset.
+        retrievals: whose classifiers are trained: strategies, and `none`.
+        seeds: how many of the preset's; 0 for all.
+        encoder: which encoder the memory is made with.
+    """
+
+    name: str
+    sets: Sets = field(default_factory=dict)
+    retrievals: tuple[str, ...] = ("knn",)
+    seeds: int = FEW
+    encoder: str = OWN
+
+    def variants(self, params: Params) -> list[Variant]:
+        """The classifiers, a seed after the other, so that each seed is whole before the next."""
+        seeds = params.train.seeds[: self.seeds or None]
+        return [
+            variant(params, backbone, retrieval, seed)
+            for seed in seeds
+            for backbone in params.train.backbones
+            for retrieval in self.retrievals
+        ]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one command runs."""
+
+    about: str
+    settings: Callable[[Params, int], Iterator[Setting]]
+    """Of the preset's parameters, and the rows of the memory."""
+
+
+def main(params: Params, rows: int) -> Iterator[Setting]:
+    """The preset itself."""
+    yield Setting("main", {}, ("none", *params.retrieval.strategies), 0)
+
+
+def floors(params: Params, rows: int) -> Iterator[Setting]:
+    """The encoder without a memory: its features under a linear classifier, and as a start."""
+    own = params.pretrain
+    sets = {
+        "train.backbones": [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"],
+        "train.width": own.width,
+        "train.stem": own.stem,
+        **QUIET,
+    }
+    yield Setting("encoder", sets, ("none",))
+
+
+def random(params: Params, rows: int) -> Iterator[Setting]:
+    """A memory of the same images, embedded by the encoder before it was pretrained."""
+    yield Setting("random", {"train.backbones": _two(params), **QUIET}, encoder=RANDOM)
+
+
+def noise(params: Params, rows: int) -> Iterator[Setting]:
+    """Noise in training, with and without neighbours: with `main` the four cells."""
+    named = [name + NOISY for name in _plain(params)]
+    yield Setting("noise", {"train.backbones": named, **QUIET}, ("none", "knn"))
+
+
+def labels(params: Params, rows: int) -> Iterator[Setting]:
+    """Few labels: those of the others are unknown to the classifier and to the memory."""
+    for share, times in FRACTIONS.items():
+        sets = {
+            "train.label_fraction": share,
+            "train.epochs": times * params.train.epochs,
+            "train.measure_every": times * params.train.measure_every,
+            "train.backbones": _two(params),
+            **QUIET,
+        }
+        yield Setting(f"labels-{100 * share:g}", sets, ("none", "knn"))
+
+
+def neighbours(params: Params, rows: int) -> Iterator[Setting]:
+    """How many neighbours."""
+    for k in KS:
+        if k != params.retrieval.k and k < rows:
+            yield Setting(f"k-{k}", {"retrieval.k": k, "train.backbones": _two(params), **QUIET})
+
+
+def bank(params: Params, rows: int) -> Iterator[Setting]:
+    """How large a memory; a smaller one is part of a larger one."""
+    for share in SHARES:
+        size = round(share * rows)
+        if size >= params.retrieval.k:
+            sets = {"retrieval.bank": size, "train.backbones": _two(params), **QUIET}
+            yield Setting(f"bank-{100 * share:g}", sets)
+
+
+def wider(params: Params, rows: int) -> Iterator[Setting]:
+    """Images of the preset's memory sources too, without labels: for the encoder, for both."""
+    own = [source.name for source in params.corpus.sources if source.role == "task"]
+    if len(own) < len(params.corpus.sources):
+        shared = {"train.backbones": _two(params), **QUIET}
+        yield Setting("wider-encoder", {"retrieval.bank": "+".join(own), **shared}, encoder=WIDER)
+        yield Setting("wider-memory", shared, encoder=WIDER)
+
+
+def fusion(params: Params, rows: int) -> Iterator[Setting]:
+    """The first study's way to attend, and each of ours taken back alone."""
+    study: Sets = {
+        "retrieval.attend": "embedding",
+        "retrieval.places": "all",
+        "retrieval.gate": False,
+        "retrieval.dropout": 0.0,
+    }
+    shared = {"train.backbones": _two(params), **QUIET}
+    yield Setting("fusion-study", {**study, **shared})
+    for key, value in study.items():
+        group, name = key.split(".")
+        if getattr(getattr(params, group), name) != value:
+            yield Setting(f"fusion-{name}", {key: value, **shared})
+
+
+def longer(params: Params, rows: int) -> Iterator[Setting]:
+    """Four times the epochs: is what neighbours add still there at the end?"""
+    times = {name: 4 * getattr(params.train, name) for name in ("epochs", "measure_every")}
+    sets = {f"train.{name}": value for name, value in times.items()}
+    sets |= {"train.backbones": _two(params), **QUIET}
+    yield Setting("longer", sets, ("none", "knn"))
+
+
+def _plain(params: Params) -> list[str]:
+    """The preset's backbones but those that see noise in training."""
+    return [name for name in params.train.backbones if not name.endswith(NOISY)]
+
+
+def _two(params: Params) -> list[str]:
+    """The convolutional network and the transformer that the questions are about."""
+    every = _plain(params)
+    return [name for name in ("resnet18", "perceiver") if name in every] or every[:1]
+
+
+PIECES: dict[str, Piece] = {
+    "main": Piece("every classifier, without neighbours, with them, and with random ones", main),
+    "noise": Piece("noise in training, with neighbours and without", noise),
+    "labels": Piece("1 % and 10 % of the labels", labels),
+    "floors": Piece("the encoder itself as a classifier", floors),
+    "random": Piece("a memory made by a random encoder", random),
+    "k": Piece("5 to 1000 neighbours", neighbours),
+    "bank": Piece("1 % to 100 % of the memory", bank),
+    "fusion": Piece("the first study's fusion, and ours with one part taken back", fusion),
+    "longer": Piece("four times the epochs", longer),
+    "wider": Piece("unlabelled images of a second source in the memory", wider),
+}

@@ -1,0 +1,433 @@
+"""Runs a piece: makes what its classifiers need, then trains and tests what is not there yet.
+
+Everything heavy lies in `data/study/`, a folder for each encoder and each setting, named by
+what went into it; each is a rapipe project of its own, made by the stages of the pipeline. What
+is worth keeping of a classifier is one JSON file in `results/study/`, and a classifier that has
+its file is not trained again. So a run that was interrupted goes on with the same command, and
+the same command started twice shares the work.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rapipe import __version__, paths, presets
+from rapipe.errors import UserError
+from rapipe.files import alone, sound, unsealed, whole
+from rapipe.params import Params, Variant, load, parse
+from rapipe.pipeline import inputs
+from rapipe.progress import say
+from study.pieces import OWN, PIECES, RANDOM, WIDER, Sets, Setting
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "data/study"
+FOUND = ROOT / "results/study"
+SHARED = (paths.CORPUS, paths.ENCODER, paths.STORE, paths.STORE_MANIFEST, paths.PRECISION)
+"""What a setting takes from its encoder's folder."""
+PACKAGES = ("torch", "lightly", "timm", "perceiver-pytorch", "faiss-cpu", "lancedb", "numpy")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One scale of the study.
+
+    Args:
+        preset: its name.
+        sources: Parquet files or folders that stand in for sources of the preset, by name.
+        work: where encoders and classifiers go.
+        found: where results go.
+    """
+
+    preset: str
+    sources: Mapping[str, Path]
+    work: Path = WORK
+    found: Path = FOUND
+
+    @property
+    def results(self) -> Path:
+        """The folder of this scale."""
+        return self.found / self.preset
+
+    def params(self, sets: Sets | None = None) -> dict[str, Any]:
+        """The preset's parameters as a mapping, with some of them changed."""
+        path = self.work / self.preset / "preset.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with alone(path.with_suffix(".lock"), "reads the preset"):
+            path.unlink(missing_ok=True)
+            presets.write(self.preset, path)
+            content = _plain(load(path))
+        own = content["corpus"]["sources"]
+        known = [source["name"] for source in own]
+        for name, place in self.sources.items():
+            if name not in known:
+                raise UserError(
+                    f"--source {name}: the preset {self.preset} has no source of this name; "
+                    f"choose from {', '.join(known)}"
+                )
+            source = own[known.index(name)]
+            source.update(kind="parquet", path=str(place.absolute()))
+        for key, value in (sets or {}).items():
+            group, name = key.split(".")
+            content[group][name] = value
+        return content
+
+
+def _plain(params: Params) -> dict[str, Any]:
+    """Parameters as YAML has them."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(params)))
+    return content
+
+
+def run(study: Study, piece: str, seeds: int = 0) -> None:
+    """Run a piece, but for what has been run before.
+
+    Args:
+        seeds: only so many, where a setting has more; 0 for all that it has.
+    """
+    whole_preset = parse(study.params())
+    home = encoder(study, OWN)
+    rows = _rows(home)
+    for setting in PIECES[piece].settings(whole_preset, rows):
+        content = _of_encoder(study.params(setting.sets), setting.encoder)
+        params = parse(content)
+        todo = [v for v in setting.variants(params) if not _done(study, piece, setting, v, content)]
+        if seeds:
+            todo = [v for v in todo if v.seed in params.train.seeds[:seeds]]
+        if todo:
+            made = encoder(study, setting.encoder)
+            folder = _prepared(study, setting, content, made)
+            for v in todo:
+                _classifier(study, piece, setting, v, content, folder, made)
+
+
+def _of_encoder(content: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The parameters of a setting: memory sources belong to the wider encoder alone."""
+    corpus = content["corpus"]
+    if kind != WIDER:
+        task = [source for source in corpus["sources"] if source["role"] == "task"]
+        corpus = {**corpus, "sources": task}
+    return {**content, "corpus": corpus}
+
+
+def encoder(study: Study, kind: str) -> Path:
+    """The folder of an encoder and its memory; made if it is not there.
+
+    Its scores go to the results: how good the encoder is, what it took, what the audit found.
+    """
+    from rapipe.pipeline import audit, corpus, embed, prefetch, pretrain
+
+    content = _of_encoder(study.params(), kind)
+    decides = {name: content[name] for name in ("seed", "corpus", "pretrain")}
+    key = inputs.fingerprint([kind, decides, content["train"]["precision"]])
+    folder = study.work / study.preset / f"encoder-{kind}-{key}"
+    with alone(folder.with_suffix(".lock"), f"makes the {kind} encoder"), _inside(folder, content):
+        result = study.results / f"encoder-{kind}.json"
+        if Path("done").exists() and result.exists():
+            return folder
+        if not sound(paths.CORPUS):
+            _stage(corpus.run)
+        if not sound(paths.ENCODER):
+            _stage(pretrain.run if kind != RANDOM else untrained, "pretrain", pretrain)
+        _stage(embed.run)
+        _stage(prefetch.run)
+        _stage(audit.run)
+        inputs.write_result(result, _encoder_card(study, kind, content))
+        Path("done").touch()
+    return folder
+
+
+def untrained(params: Params) -> None:
+    """The encoder as it was before pretraining: the floor for what pretraining is worth."""
+    import torch
+
+    from rapipe.encoder import Encoder
+    from rapipe.fitting.speed import precision_of
+    from rapipe.pipeline import pretrain
+    from rapipe.pipeline.inputs import labelled
+
+    own = params.pretrain
+    spec = pretrain.spec_of(params, own.encoder, own.width, own.stem)
+    torch.manual_seed(params.seed)
+    made = Encoder(spec)
+    precision = precision_of(params.train.precision, paths.PRECISION)
+    facts = {**pretrain.facts_of(params, spec, precision), "trained": False}
+    scores = pretrain.scores(made, labelled("train"), labelled("validation"))
+    with whole(paths.ENCODER) as folder:
+        made.write(folder, {**facts, "scores": scores})
+    with whole(paths.PRETRAINING) as folder:
+        inputs.write_json(folder / "scores.json", scores)
+
+
+def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What the results keep of an encoder."""
+    import csv
+
+    from rapipe.pipeline import costs, evidence
+    from rapipe.pipeline.inputs import labelled
+
+    leakage = inputs.read_result(paths.LEAKAGE)
+    alike = [int(row["test_id"]) for row in evidence.duplicates(leakage)]
+    history = paths.PRETRAINING / "history.csv"
+    card = json.loads((paths.ENCODER / "card.json").read_text())
+    return {
+        "preset": study.preset,
+        "encoder": kind,
+        "command": command(study, "encoder"),
+        "parameters": _public(study, content),
+        "corpus": _corpus_facts(),
+        "weights": card["hash"],
+        "store": json.loads(paths.STORE_MANIFEST.read_text())["sha256"],
+        "scores": json.loads((paths.PRETRAINING / "scores.json").read_text()),
+        "history": list(csv.DictReader(history.open())) if history.exists() else [],
+        "leakage": leakage,
+        "lookalikes": packed(np.isin(labelled("test").ids, alike)),
+        "costs": {row["stage"]: row["seconds"] for row in costs.rows()},
+        "machine": machine(),
+    }
+
+
+def _corpus_facts() -> dict[str, Any]:
+    card = inputs.corpus_card()
+    names = ("hash", "splits", "classes", "sources")
+    return {name: card[name] for name in names if name in card}
+
+
+def _prepared(study: Study, setting: Setting, content: dict[str, Any], made: Path) -> Path:
+    """The folder of a setting, with its neighbours and what its classifiers start from."""
+    from rapipe.pipeline import initialise, prefetch
+
+    key = inputs.fingerprint([made.name, content])
+    folder = study.work / study.preset / f"{setting.name}-{key}"
+    with alone(folder.with_suffix(".lock"), f"prepares {setting.name}"):
+        if not (folder / "ready").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in SHARED:
+                _link(made / path, folder / path)
+            with _inside(folder, content):
+                if set(setting.retrievals) != {"none"}:
+                    _stage(prefetch.run)
+                _stage(initialise.run)
+                Path("ready").touch()
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same files under another name: artefacts are replaced whole, never written into."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, copy_function=_hard)
+    elif source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        _hard(source, target)
+
+
+def _hard(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without links
+        shutil.copy2(source, target)
+
+
+def _classifier(
+    study: Study,
+    piece: str,
+    setting: Setting,
+    v: Variant,
+    content: dict[str, Any],
+    folder: Path,
+    made: Path,
+) -> None:
+    """Train and test one classifier, unless another process does; keep what is worth keeping."""
+    from rapipe.pipeline import evaluate, train
+
+    lock = folder / f"{v.name}.lock"
+    with alone(lock, f"trains {v.name}", wait=False) as mine, _inside(folder, content):
+        if not mine or _done(study, piece, setting, v, content):
+            return
+        say(f"{piece} / {setting.name} / {v.name}")
+        seconds = {}
+        for name, stage in (("train", train.run), ("eval", evaluate.run)):
+            start = time.perf_counter()
+            _stage_of(stage, v)
+            seconds[name] = round(time.perf_counter() - start, 2)
+        found = _run_card(v)
+        inputs.write_result(
+            result_of(study, piece, setting, v),
+            {
+                "preset": study.preset,
+                "piece": piece,
+                "setting": setting.name,
+                "variant": asdict(v),
+                "command": command(study, piece),
+                "changed": setting.sets,
+                "parameters": _public(study, content),
+                "encoder": {"kind": setting.encoder, "folder": made.name},
+                "corpus": inputs.corpus_card()["hash"],
+                "seconds": seconds,
+                "machine": machine(),
+                **found,
+            },
+        )
+        shutil.rmtree(paths.EVIDENCE / v.name)
+        shutil.rmtree(paths.MODELS / v.name)
+
+
+def _run_card(v: Variant) -> dict[str, Any]:
+    """What the results keep of a classifier: all but its weights."""
+    import csv
+
+    from rapipe.records import Predictions
+
+    run = inputs.read_result(paths.RUNS / f"{v.name}.json")
+    card = inputs.read_card(paths.MODELS / v.name / "card.json")
+    seen = Predictions.read(inputs.checked(paths.EVIDENCE / v.name / paths.PREDICTIONS))
+    parts = ("votes", "drift", "swaps")
+    evidence: dict[str, Any] = {name: run[name] for name in parts if name in run}
+    if "attribution" in run:
+        lists = ("harm", "help")
+        evidence["attribution"] = {k: x for k, x in run["attribution"].items() if k not in lists}
+    with (paths.MODELS / v.name / "history.csv").open() as file:
+        history = [{k: _number(x) for k, x in row.items()} for row in csv.DictReader(file)]
+    scores = ("noise_std", "top1", "top3", "nll", "ece", "n_test", "bank_size")
+    return {
+        "weights": run["parameters"],
+        "weights_trained": card["trained_parameters"],
+        "weights_sha256": card["hash"],
+        "store": run["store"],
+        "precision": card["precision"],
+        "best_epoch": run["best_epoch"],
+        "validation_top1": card["validation_top1"],
+        "rows": [{name: row[name] for name in scores} for row in run["rows"]],
+        "correct": [packed(level) for level in seen.correct],
+        "voted": [packed(level) for level in seen.voted] if seen.voted is not None else [],
+        **evidence,
+        "history": history,
+    }
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def packed(bits: npt.NDArray[np.bool_]) -> str:
+    """Bits (N,) as text: eight in a byte, in base 64."""
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> npt.NDArray[np.bool_]:
+    """What `packed` was given (N,)."""
+    flat = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(flat, count=count).astype(bool)
+
+
+def result_of(study: Study, piece: str, setting: Setting, v: Variant) -> Path:
+    """The file of a classifier."""
+    return study.results / "runs" / setting.name / f"{v.name}.json"
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What a result holds; `UserError` if it is damaged."""
+    try:
+        return unsealed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and run its piece again"
+        ) from None
+
+
+def _done(study: Study, piece: str, setting: Setting, v: Variant, content: dict[str, Any]) -> bool:
+    """Whether a classifier has a result, of these parameters."""
+    path = result_of(study, piece, setting, v)
+    if not path.exists():
+        return False
+    try:
+        found = kept(path)
+    except UserError as error:
+        say(f"{error}; it is made again")
+        return False
+    if found["parameters"] != _public(study, content):
+        say(f"{path} is of other parameters, and is made again")
+        return False
+    return True
+
+
+def _public(study: Study, content: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without where this machine has its files."""
+    sources = [
+        {**own, "path": Path(own["path"]).name if own["name"] in study.sources else own["path"]}
+        for own in content["corpus"]["sources"]
+    ]
+    return {**content, "corpus": {**content["corpus"], "sources": sources}}
+
+
+def command(study: Study, piece: str) -> str:
+    """How to run a piece."""
+    given = "".join(f" --source {name}={path.name}" for name, path in study.sources.items())
+    return f"python -m study {piece} --preset {study.preset}{given}"
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    import torch
+
+    from rapipe.device import processor
+
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "processor": processor(),
+        **gpu,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "rapipe": __version__,
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def _rows(home: Path) -> int:
+    """Rows of the memory of an encoder."""
+    with chdir(home):
+        return int(inputs.bank_card()["rows"])
+
+
+@contextmanager
+def _inside(folder: Path, content: dict[str, Any]) -> Iterator[None]:
+    """Work in a folder whose params.yaml says this."""
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / paths.PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
+    raw = ROOT / paths.RAW
+    if not (folder / paths.RAW).exists():
+        (folder / paths.RAW.parent).mkdir(exist_ok=True)
+        (folder / paths.RAW).symlink_to(raw)
+    with chdir(folder):
+        yield
+
+
+def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) -> None:
+    """A stage, as dvc.yaml would run it: with its locks, and what it took."""
+    from rapipe.pipeline.entry import stage
+
+    stage(run, name, module)
+
+
+def _stage_of(run: Callable[[Params, Variant], None], v: Variant) -> None:
+    from rapipe.pipeline.entry import stage_of_chosen
+
+    stage_of_chosen(run, v.backbone, v.retrieval, v.seed)

@@ -1,0 +1,379 @@
+"""The study's tables, in Markdown: each is a function of what was found, empty where nothing was.
+
+Accuracy is in percent of all test images: mean over seeds ± sample standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from rapipe.params import NOISY
+from rapipe.records import ANOTHER
+from rapipe.report.style import spread
+from study.results import ENCODER, MAIN, Claim, Found, Key
+
+NOTHING = "&ndash;"
+REFERENCE = {
+    ("resnet18", "none"): "95.82 ± 0.58",
+    ("resnet18", "sampled"): "82.16 ± 0.56",
+    ("resnet18", "knn"): "94.72 ± 0.77",
+}
+"""The first study's, with k = 50: three test batches, the highest of all steps, 5 seeds."""
+REFERENCE_K = {
+    5: "94.53 ± 1.02",
+    15: "94.0 ± 1.1",
+    50: "94.72 ± 0.77",
+    100: "94.77 ± 0.80",
+    300: "94.66 ± 0.79",
+    500: "94.64 ± 0.35",
+    1000: "94.57 ± 0.92",
+}
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown; empty without lines."""
+    if not lines:
+        return ""
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return f"{mean} ± {100 * spread(values):.1f}" if len(values) > 1 else mean
+
+
+def number(values: Sequence[float], digits: int = 3) -> str:
+    """The same of numbers that are no shares."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {spread(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def level_words(level: float) -> str:
+    """A noise level in words."""
+    return f"noise {level:g}" if level else "clean"
+
+
+def _scores(found: Found, key: Key) -> list[str]:
+    return [percent(found.top1(key, place)) for place in range(len(found.levels))]
+
+
+def _name(key: Key) -> list[str]:
+    own = {"none": "none", "knn": "kNN"}.get(key.retrieval, key.retrieval)
+    return [key.backbone, own]
+
+
+def accuracy(found: Found) -> str:
+    """Every classifier of `main`."""
+    heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
+    heads += ["area under the curve", "first study, clean"]
+    lines = [
+        [
+            *_name(key),
+            str(len(found.runs[key])),
+            *_scores(found, key),
+            number(found.areas(key)),
+            REFERENCE.get((key.backbone, key.retrieval), NOTHING),
+        ]
+        for key in found.keys(MAIN)
+    ]
+    return table(heads, lines)
+
+
+def short(found: Found) -> str:
+    """The same for the first screen: one line a classifier."""
+    heads = ["test accuracy, %", *map(level_words, found.levels)]
+    names = {"resnet18": "ResNet-18", "alexnet": "AlexNet", "perceiver": "Perceiver"}
+    lines = []
+    for key in found.keys(MAIN):
+        name = names.get(key.backbone, key.backbone)
+        own = {"none": "", "knn": ", kNN"}.get(key.retrieval, f", {key.retrieval}")
+        lines.append([name + own, *_scores(found, key)])
+    near = next((key for key in found.keys(MAIN) if key.retrieval == "knn"), None)
+    if near:
+        lines.append(["best vote of the neighbours, no training", *_vote(found, near)])
+    return table(heads, lines)
+
+
+def _vote(found: Found, key: Key) -> list[str]:
+    """Of the vote that was best on validation; it is the same for every backbone and seed."""
+    voted = found.voted(key)[0]
+    return [f"{100 * level.mean():.1f}" for level in voted]
+
+
+def without(found: Found) -> str:
+    """`main` without the test images that are nearly copies of one in the memory."""
+    left = ~found.lookalikes
+    if left.all():
+        return ""
+    heads = ["classifier", "neighbours", *map(level_words, found.levels)]
+    lines = []
+    for key in found.keys(MAIN):
+        own = found.correct(key)[:, :, left].mean(axis=2)
+        lines.append([*_name(key), *(percent(list(own[:, i])) for i in range(own.shape[1]))])
+    return table(heads, lines)
+
+
+def claims(made: Sequence[Claim], piece: str) -> str:
+    """The comparisons of a piece."""
+    heads = ["first", "minus", "images", "points", "95 % interval", "without lookalikes"]
+    heads += ["seeds", "p, McNemar", "p, seeds too", "in words"]
+    lines = [
+        [
+            own.first,
+            own.second,
+            level_words(own.noise_std),
+            f"{100 * own.verdict.difference:+.1f}",
+            f"{100 * own.verdict.interval.low:+.1f}, {100 * own.verdict.interval.high:+.1f}",
+            f"{100 * own.without:+.1f}",
+            str(own.verdict.seeds),
+            *(_p(value) for value in (own.adjusted_mcnemar, own.adjusted_p)),
+            own.words,
+        ]
+        for own in made
+        if own.piece == piece
+    ]
+    return table(heads, lines)
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+def votes(found: Found) -> str:
+    """Every vote of the neighbours of `main`."""
+    key = next((key for key in found.keys(MAIN) if key.retrieval == "knn"), None)
+    if key is None:
+        return ""
+    heads = ["vote", "of the nearest", "validation", *map(level_words, found.levels)]
+    rows = found.runs[key][0]["votes"]
+    lines = []
+    for name in dict.fromkeys(row["vote"] for row in rows):
+        own = [row for row in rows if row["vote"] == name]
+        scores = [f"{100 * row['top1']:.1f}" for row in own]
+        lines.append([name, str(own[0]["k"]), f"{100 * own[0]['validation_top1']:.1f}", *scores])
+    return table(heads, lines)
+
+
+def encoders(found: Found) -> str:
+    """How good each encoder is, and what it took."""
+    heads = ["encoder", "kNN vote, validation", "linear, validation"]
+    heads += ["the same, random initialisation: kNN", "raw pixels: kNN", "seconds of pretraining"]
+    heads += ["lookalikes among test images"]
+    lines = []
+    for kind, own in found.encoders.items():
+        names = ("knn_top1", "linear_top1", "random_init_knn_top1", "raw_pixels_knn_top1")
+        scores = [
+            f"{100 * own['scores'][name]:.1f}" if name in own["scores"] else NOTHING
+            for name in names
+        ]
+        seconds = f"{own['costs']['pretrain']:.0f}" if kind != "random" else NOTHING
+        alike = own["leakage"]["near_duplicates"]
+        lines.append([kind, *scores, seconds, str(alike)])
+    return table(heads, lines)
+
+
+def floors(found: Found) -> str:
+    """The encoder without a memory, and a memory by a random encoder."""
+    heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
+    lines = [
+        [*_name(key), str(len(found.runs[key])), *_scores(found, key)]
+        for setting in (ENCODER, "random")
+        for key in found.keys(setting)
+    ]
+    for line, key in zip(
+        lines, [key for s in (ENCODER, "random") for key in found.keys(s)], strict=True
+    ):
+        if key.setting == "random":
+            line[1] = "kNN by a random encoder"
+    return table(heads, lines)
+
+
+def cells(found: Found) -> str:
+    """Neighbours or not, noise in training or not; of the seeds that all cells have."""
+    heads = [
+        "classifier",
+        "noise in training",
+        "neighbours",
+        "seeds",
+        *map(level_words, found.levels),
+    ]
+    lines = []
+    for backbone in dict.fromkeys(key.backbone for key in found.keys(MAIN)):
+        for setting, name in ((MAIN, backbone), ("noise", backbone + NOISY)):
+            for retrieval in ("none", "knn"):
+                key = Key(setting, name, retrieval)
+                if Key("noise", backbone + NOISY, "knn") in found.runs and key in found.runs:
+                    told = "yes" if setting == "noise" else "no"
+                    own = [backbone, told, _name(key)[1], str(len(found.runs[key]))]
+                    lines.append([*own, *_scores(found, key)])
+    return table(heads, lines)
+
+
+def series(found: Found, start: str, head: str) -> str:
+    """A setting a line: labels, neighbours, memory."""
+    heads = [head, "classifier", "neighbours", "seeds", *map(level_words, found.levels)]
+    heads += ["best vote, clean"]
+    lines = []
+    for setting in found.settings(f"{start}-"):
+        for key in found.keys(setting):
+            run = found.runs[key][0]
+            value = {
+                "labels": f"{run['parameters']['train']['label_fraction']:.0%}",
+                "k": str(run["variant"]["k"]),
+                "bank": f"{run['rows'][0]['bank_size']:,}",
+            }[start]
+            vote = _vote(found, key)[0] if key.retrieval == "knn" else NOTHING
+            own = [value, *_name(key), str(len(found.runs[key]))]
+            lines.append([*own, *_scores(found, key), vote])
+    return table(heads, lines)
+
+
+def neighbours(found: Found) -> str:
+    """By the number of neighbours, beside the first study's."""
+    heads = ["k", "classifier", "seeds", *map(level_words, found.levels)]
+    heads += ["best vote, clean", "seconds of training", "first study, ResNet-18, clean"]
+    keys = [key for setting in found.settings("k-") for key in found.keys(setting)]
+    keys += [key for key in found.keys(MAIN) if key.retrieval == "knn"] if keys else []
+    shown = {key.backbone for key in keys if key.setting != MAIN}
+    lines = []
+    for key in sorted(keys, key=lambda key: (key.backbone, found.runs[key][0]["variant"]["k"])):
+        if key.backbone in shown:
+            k = found.runs[key][0]["variant"]["k"]
+            seconds = f"{np.mean([run['seconds']['train'] for run in found.runs[key]]):.0f}"
+            study = REFERENCE_K.get(k, NOTHING) if key.backbone == "resnet18" else NOTHING
+            own = [str(k), key.backbone, str(len(found.runs[key])), *_scores(found, key)]
+            lines.append([*own, _vote(found, key)[0], seconds, study])
+    return table(heads, lines)
+
+
+FUSIONS = {
+    "fusion-study": "as in the first study",
+    "fusion-attend": "ours, but neighbours are vectors without labels",
+    "fusion-places": "ours, but after every stage",
+    "fusion-gate": "ours, without the gate",
+    "fusion-dropout": "ours, without neighbour dropout",
+}
+
+
+def fusion(found: Found) -> str:
+    """Ways to attend."""
+    heads = ["fusion", "classifier", "seeds", *map(level_words, found.levels)]
+    heads += ["weights", "seconds of training"]
+    keys = [key for setting in found.settings("fusion-") for key in found.keys(setting)]
+    shown = {key.backbone for key in keys}
+    own = [key for key in found.keys(MAIN) if key.retrieval != "sampled" and key.backbone in shown]
+    lines = []
+    for key in sorted([*own, *keys], key=lambda key: key.backbone, reverse=True):
+        runs = found.runs[key]
+        name = FUSIONS.get(key.setting, "ours" if key.retrieval == "knn" else "no neighbours")
+        seconds = f"{np.mean([run['seconds']['train'] for run in runs]):.0f}"
+        line = [name, key.backbone, str(len(runs)), *_scores(found, key)]
+        lines.append([*line, f"{runs[0]['weights']:,}", seconds])
+    return table(heads, lines)
+
+
+def others(found: Found) -> str:
+    """Longer training, and a wider memory."""
+    heads = ["setting", "classifier", "neighbours", "seeds", *map(level_words, found.levels)]
+    heads += ["memory"]
+    names = {
+        "longer": "four times the epochs",
+        "wider-encoder": "encoder of both sources, memory of the first",
+        "wider-memory": "encoder and memory of both sources",
+    }
+    lines = [
+        [
+            told,
+            *_name(key),
+            str(len(found.runs[key])),
+            *_scores(found, key),
+            f"{found.runs[key][0]['rows'][0]['bank_size']:,}" if key.retrieval != "none" else "0",
+        ]
+        for setting, told in names.items()
+        for key in found.keys(setting)
+    ]
+    return table(heads, lines)
+
+
+def reliance(found: Found) -> str:
+    """What swapped neighbours do to the classifiers of `main`, on clean images."""
+    heads = ["classifier", "trained with", "reliance", "own neighbours", "none", "another image's"]
+    heads += ["random", "right class", "wrong class"]
+    lines = []
+    for key in found.keys(MAIN):
+        swaps = [
+            {row["swap"]: row for row in run.get("swaps", ()) if row["noise_std"] == 0}
+            for run in found.runs[key]
+        ]
+        if not all(swaps):
+            continue
+
+        def top1(name: str, swaps: list = swaps) -> str:
+            return percent([own[name]["top1"] for own in swaps if name in own])
+
+        lines.append(
+            [
+                *_name(key),
+                number([own[ANOTHER]["moved"] for own in swaps], 2),
+                percent(found.top1(key, 0)),
+                *map(top1, ("none", ANOTHER, "sampled", "same class", "wrong class")),
+            ]
+        )
+    return table(heads, lines)
+
+
+def costs(found: Found) -> str:
+    """Weights and seconds of the classifiers of `main`."""
+    heads = ["classifier", "neighbours", "weights", "seconds of training", "of evaluation"]
+    lines = []
+    for key in found.keys(MAIN):
+        runs = found.runs[key]
+        seconds = [number([run["seconds"][name] for run in runs], 0) for name in ("train", "eval")]
+        lines.append([*_name(key), f"{runs[0]['weights']:,}", *seconds])
+    return table(heads, lines)
+
+
+def machines(found: Found) -> str:
+    """What it ran on."""
+    kinds: dict[str, int] = {}
+    for run in found.every():
+        own = run["machine"]
+        name = own.get("gpu", own["processor"])
+        told = (
+            f"{name}, {own['threads']} thread(s) a process, {run['precision']}, "
+            f"torch {own['torch']}, rapipe {own['rapipe']}"
+        )
+        kinds[told] = kinds.get(told, 0) + 1
+    seconds = sum(sum(run["seconds"].values()) for run in found.every())
+    seconds += sum(sum(own["costs"].values()) for own in found.encoders.values())
+    lines = [[told, str(count)] for told, count in kinds.items()]
+    total = f"\nAll of it: {seconds / 3600:.1f} hours of one process.\n"
+    return table(["machine", "classifiers"], lines) + total
+
+
+Blocks = Callable[[Found], str]
+
+
+def blocks(found: Found, made: Sequence[Claim]) -> Iterator[tuple[str, str, str]]:
+    """Every table: its name, its heading, and itself."""
+    yield "short", "In short", short(found)
+    yield "accuracy", "Accuracy", accuracy(found)
+    for piece in dict.fromkeys(own.piece for own in made):
+        yield f"claims-{piece}", f"Comparisons: {piece}", claims(made, piece)
+    yield "votes", "Votes of the neighbours, without training", votes(found)
+    yield "encoders", "Encoders", encoders(found)
+    yield "floors", "Floors", floors(found)
+    yield "cells", "The four cells", cells(found)
+    yield "labels", "Few labels", series(found, "labels", "labels")
+    yield "k", "How many neighbours", neighbours(found)
+    yield "bank", "How large a memory", series(found, "bank", "images in the memory")
+    yield "fusion", "Ways to attend", fusion(found)
+    yield "others", "Longer training, wider memory", others(found)
+    yield "reliance", "Swapped neighbours", reliance(found)
+    yield "without", "Without lookalikes", without(found)
+    yield "costs", "What it costs", costs(found)
+    yield "machines", "Machines", machines(found)
