@@ -87,7 +87,7 @@ def floors(params: Params, rows: int) -> Iterator[Setting]:
 
 def random(params: Params, rows: int) -> Iterator[Setting]:
     """A memory of the same images, embedded by the encoder before it was pretrained."""
-    yield Setting("random", {"train.backbones": _two(params), **QUIET}, encoder=RANDOM)
+    yield Setting("random", {"train.backbones": _one(params), **QUIET}, encoder=RANDOM)
 
 
 def noise(params: Params, rows: int) -> Iterator[Setting]:
@@ -113,7 +113,7 @@ def neighbours(params: Params, rows: int) -> Iterator[Setting]:
     """How many neighbours."""
     for k in KS:
         if k != params.retrieval.k and k < rows:
-            yield Setting(f"k-{k}", {"retrieval.k": k, "train.backbones": _two(params), **QUIET})
+            yield Setting(f"k-{k}", {"retrieval.k": k, "train.backbones": _one(params), **QUIET})
 
 
 def bank(params: Params, rows: int) -> Iterator[Setting]:
@@ -121,7 +121,7 @@ def bank(params: Params, rows: int) -> Iterator[Setting]:
     for share in SHARES:
         size = round(share * rows)
         if size >= params.retrieval.k:
-            sets = {"retrieval.bank": size, "train.backbones": _two(params), **QUIET}
+            sets = {"retrieval.bank": size, "train.backbones": _one(params), **QUIET}
             yield Setting(f"bank-{100 * share:g}", sets)
 
 
@@ -129,7 +129,7 @@ def wider(params: Params, rows: int) -> Iterator[Setting]:
     """Images of the preset's memory sources too, without labels: for the encoder, for both."""
     own = [source.name for source in params.corpus.sources if source.role == "task"]
     if len(own) < len(params.corpus.sources):
-        shared = {"train.backbones": _two(params), **QUIET}
+        shared = {"train.backbones": _one(params), **QUIET}
         yield Setting("wider-encoder", {"retrieval.bank": "+".join(own), **shared}, encoder=WIDER)
         yield Setting("wider-memory", shared, encoder=WIDER)
 
@@ -169,15 +169,21 @@ def _two(params: Params) -> list[str]:
     return [name for name in ("resnet18", "perceiver") if name in every] or every[:1]
 
 
+def _one(params: Params) -> list[str]:
+    """The network of the first study's own sweeps."""
+    return _two(params)[:1]
+
+
 PIECES: dict[str, Piece] = {
     "main": Piece("every classifier, without neighbours, with them, and with random ones", main),
     "noise": Piece("noise in training, with neighbours and without", noise),
     "labels": Piece("1 % and 10 % of the labels", labels),
     "floors": Piece("the encoder itself as a classifier", floors),
-    "random": Piece("a memory made by a random encoder", random),
+    "fusion": Piece("the first study's fusion, and ours with one part taken back", fusion),
     "k": Piece("5 to 1000 neighbours", neighbours),
     "bank": Piece("1 % to 100 % of the memory", bank),
-    "fusion": Piece("the first study's fusion, and ours with one part taken back", fusion),
+    "random": Piece("a memory made by a random encoder", random),
     "longer": Piece("four times the epochs", longer),
     "wider": Piece("unlabelled images of a second source in the memory", wider),
 }
+"""In the order in which they are worth running."""

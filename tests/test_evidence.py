@@ -415,3 +415,47 @@ def test_predictions_check_themselves() -> None:
         Predictions(np.arange(3), (0.1, 0.2), right, right.astype(np.float32))
     with pytest.raises(RecordError, match="confidence has a wrong shape"):
         Predictions(np.arange(3), (0.0, 0.2), right, right[:1].astype(np.float32))
+
+
+class Counting:
+    """An encoder that counts the images it embeds."""
+
+    features = 4
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def parameters(self) -> Any:
+        return iter([torch.zeros(1)])
+
+    def embed(self, pixels: Any) -> Any:
+        self.seen += len(pixels)
+        return np.asarray(pixels, np.float32).reshape(len(pixels), -1)[:, :4] / 255
+
+
+def test_embeddings_of_the_same_images_are_kept_and_damage_is_seen(tmp_path: Path) -> None:
+    images, bank = make_images(6), make_embeddings(9)
+    counted = Counting()
+
+    def lookup(by: str) -> Lookup:
+        ask = Ask(K, 0, Method())
+        return Lookup(counted, bank, "knn", ask, tmp_path / "kept", by)  # type: ignore[arg-type]
+
+    plain = Lookup(counted, bank, "knn", Ask(K, 0, Method()))  # type: ignore[arg-type]
+    expected = plain.queries(images, images.pixels).vectors
+    counted.seen = 0
+    for _ in range(3):
+        found = lookup("one").queries(images, images.pixels)
+        np.testing.assert_array_equal(found.vectors, expected)
+        np.testing.assert_array_equal(found.ids, images.ids)
+    assert counted.seen == 6
+    for by, pixels in (("another", images.pixels), ("one", images.pixels // 2)):
+        lookup(by).queries(images, pixels)  # of another encoder, and of other images
+    assert counted.seen == 18
+    for file in (tmp_path / "kept").iterdir():
+        if not file.suffix:
+            raw = bytearray(file.read_bytes())
+            raw[-1] ^= 1
+            file.write_bytes(raw)
+    np.testing.assert_array_equal(lookup("one").queries(images, images.pixels).vectors, expected)
+    assert counted.seen == 24

@@ -256,6 +256,7 @@ def test_best_keeps_the_first_of_equal_epochs() -> None:
     for value, score in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.9), (4.0, 0.7)):
         torch.nn.init.constant_(network.weight, value)
         history.rows.append({"score": score, "epoch": value})
-        best.on_train_epoch_end(SimpleNamespace(callbacks=[]), None)  # type: ignore[arg-type]
+        now = SimpleNamespace(callbacks=[], global_step=value)
+        best.on_train_epoch_end(now, SimpleNamespace(measured=value))  # type: ignore[arg-type]
     assert best.restore()["epoch"] == 2
     assert network.weight.item() == 2

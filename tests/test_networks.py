@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,50 @@ def test_fusion_sees_what_attend_says_and_nothing_else() -> None:
         fusion = Fusion(16, 8, 3, attend)
         equal = torch.equal(fusion(tokens, found), fusion(tokens, other))
         assert equal is not differs, attend
+
+
+def test_a_gate_that_takes_all_the_attention_leaves_tokens_as_they_are() -> None:
+    """One that takes none of it is no gate. Tokens are alike here, so that one key suits all."""
+    gated, open_ = Fusion(16, 8, 3, "both", gate=True), Fusion(16, 8, 3, "both")
+    torch.nn.init.eye_(gated.query.weight)
+    torch.nn.init.zeros_(gated.out.bias)
+    open_.load_state_dict({k: v for k, v in gated.state_dict().items() if k != "nothing"})
+    tokens, found = torch.arange(16.0).expand(5, 7, 16), retrieved()
+    toward = gated.norm(tokens)[0, 0].detach()
+    gated.nothing.data = 1e4 * toward  # type: ignore[union-attr]
+    torch.testing.assert_close(gated(tokens, found), tokens)
+    assert gated.weights(tokens, found).max() < 1e-6
+    gated.nothing.data = -1e4 * toward  # type: ignore[union-attr]
+    torch.testing.assert_close(gated(tokens, found), open_(tokens, found))
+    torch.testing.assert_close(gated.weights(tokens, found).sum(dim=1), torch.ones(5))
+
+
+def test_a_new_gate_is_one_more_neighbour() -> None:
+    """Where every key is alike, each of six neighbours gets a seventh."""
+    gated = Fusion(16, 8, 3, "both", gate=True)
+    torch.nn.init.zeros_(gated.query.weight)
+    shares = gated.weights(torch.randn(5, 7, 16), retrieved())
+    torch.testing.assert_close(shares, torch.full((5, 6), 1 / 7))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "perceiver", "alexnet"])
+def test_neighbours_at_the_last_place_alone(name: str) -> None:
+    """One fusion, of the last width; earlier tokens are those of the plain network."""
+    late = Classifier(replace(spec(name), places="last"))
+    assert len(late.fusions) == 1
+    assert late.fusions[0].out.out_features == late.backbone.widths[-1]
+    bank, images = Bank(make_embeddings(20), 3, CPU), make_images(9)
+    indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
+    plain = Classifier(spec(name, "none"))
+    shared = {k: v for k, v in late.state_dict().items() if not k.startswith("fusions")}
+    plain.load_state_dict(shared)
+    with_neighbours = late.predict(images.pixels, bank, indices)
+    assert not np.allclose(with_neighbours, plain.predict(images.pixels))
+    for part in (late.fusions[0].out.weight, late.fusions[0].out.bias):
+        torch.nn.init.zeros_(part)
+    np.testing.assert_allclose(
+        late.predict(images.pixels, bank, indices), plain.predict(images.pixels), atol=1e-6
+    )
 
 
 def test_unlabelled_neighbours_lend_no_label() -> None:

@@ -199,6 +199,37 @@ def test_training_stops_when_patience_ends(tmp_path: Path) -> None:
     assert best.restore()["epoch"] == 2
 
 
+@pytest.mark.parametrize(("every", "measured"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_epochs_between_measurements_and_the_last_one(
+    every: int, measured: list[int], tmp_path: Path
+) -> None:
+    """Only what was measured can be the best: the last epoch here, each better than before."""
+    module = training(epochs=5)
+    seen: list[torch.Tensor] = []
+
+    def measure(own: Training) -> dict[str, float]:
+        seen.append(next(own.network.parameters()).detach().clone())
+        return {"score": float(len(seen))}
+
+    history = History(measure, epochs=every)
+    best = Best(module.network, history, "score")
+    fit(module, [history, best], tmp_path / "c")
+    assert [row["epoch"] for row in history.rows] == measured
+    assert best.restore()["epoch"] == 5
+    assert torch.equal(next(module.network.parameters()), seen[-1])
+
+
+def test_patience_counts_measured_epochs(tmp_path: Path) -> None:
+    """Measured after 2, 4, 6 and 8 epochs; the best is the first: two more are waited for."""
+    module = training(Tricks(patience=2), epochs=20)
+    left = iter([0.5, 0.4, 0.4, 0.9])
+    history = History(lambda m: {"score": next(left)}, epochs=2)
+    best = Best(module.network, history, "score")
+    fit(module, [history, best], tmp_path / "c")
+    assert [row["epoch"] for row in history.rows] == [2, 4, 6]
+    assert best.restore()["epoch"] == 2
+
+
 class Killed(Callback):
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch

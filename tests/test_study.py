@@ -1,0 +1,368 @@
+"""The study: its pieces, that it resumes, and that its pages say what its files hold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score
+
+from rapipe.errors import UserError
+from rapipe.evaluation.statistics import paired_interval
+from rapipe.files import sealed
+from rapipe.params import parse
+from study import report, running, tables
+from study.pieces import KS, OWN, PIECES, RANDOM, WIDER
+from study.results import Found, claims, run_rows
+from study.running import ROOT, Study, packed, unpacked
+
+SCALES = ("study", "study-cpu", "tiny")
+PUBLISHED = ROOT / "results/study"
+
+
+# Pieces
+
+
+@pytest.mark.parametrize("preset", SCALES)
+def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
+    preset: str, tmp_path: Path
+) -> None:
+    study = Study(preset, {}, tmp_path / "work", tmp_path / "found")
+    whole = parse(study.params())
+    names = []
+    for piece in PIECES.values():
+        for setting in piece.settings(whole, 9000):
+            params = parse(running._of_encoder(study.params(setting.sets), setting.encoder))
+            assert setting.variants(params), setting.name
+            names.append(setting.name)
+    assert len(set(names)) == len(names)
+    assert ("wider-memory" in names) == (preset != "tiny")
+
+
+def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
+    whole = parse(Study("study", {}, tmp_path, tmp_path).params())
+    (main,) = PIECES["main"].settings(whole, 45_000)
+    asked = {(v.backbone, v.retrieval) for v in main.variants(whole)}
+    assert asked == {
+        (backbone, retrieval)
+        for backbone in ("resnet18", "alexnet", "perceiver")
+        for retrieval in ("none", "sampled", "knn")
+    }
+    assert len(main.variants(whole)) == 9 * 5
+    assert [v.seed for v in main.variants(whole)] == sorted([0, 1, 2, 3, 4] * 9)
+    swept = [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 45_000)]
+    assert {*swept, whole.retrieval.k} == {*KS}
+    assert [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 200)] == [5, 15, 100]
+    banks = [s.sets["retrieval.bank"] for s in PIECES["bank"].settings(whole, 45_000)]
+    assert banks == [450, 4500, 13_500]
+    assert not [*PIECES["bank"].settings(whole, 100)][0].sets["retrieval.bank"] < whole.retrieval.k
+
+
+def test_memory_sources_belong_to_the_wider_encoder_alone(tmp_path: Path) -> None:
+    content = Study("study", {}, tmp_path, tmp_path).params()
+    for kind, names in (
+        (OWN, ["cifar10"]),
+        (RANDOM, ["cifar10"]),
+        (WIDER, ["cifar10", "tiny-imagenet"]),
+    ):
+        own = running._of_encoder(content, kind)["corpus"]["sources"]
+        assert [source["name"] for source in own] == names
+
+
+def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    study = Study("study", {"cifar10": tmp_path / "mine"}, tmp_path / "w", tmp_path / "f")
+    content = study.params()
+    first, second = content["corpus"]["sources"]
+    assert (first["kind"], first["path"]) == ("parquet", str(tmp_path / "mine"))
+    assert second["kind"] == "tiny-imagenet"
+    public = running._public(study, content)["corpus"]["sources"][0]["path"]
+    assert public == "mine"
+    with pytest.raises(UserError, match="mnist: the preset study has no source of this name"):
+        Study("study", {"mnist": tmp_path}, tmp_path / "w", tmp_path / "f").params()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["main", "--source", "cifar10"], "write NAME=PATH"),
+        (["main", "--preset", "tiny", "--source", "mnist=x"], "choose from digits"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told(words: list[str], said: str) -> None:
+    own = subprocess.run(
+        [sys.executable, "-m", "study", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert own.returncode == 2
+    assert said in own.stderr
+    assert "Traceback" not in own.stderr
+
+
+# Running
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_bits_come_back(count: int) -> None:
+    bits = np.random.default_rng(count).random(count) < 0.5
+    np.testing.assert_array_equal(unpacked(packed(bits), count), bits)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Two pieces of the tiny scale, and the report, with a memory source of two images."""
+    folder = tmp_path_factory.mktemp("study")
+    study = Study("tiny", {}, folder / "work", folder / "found")
+    params = study.params
+
+    def quick(sets: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = params(sets)
+        if not set(sets or {}) & {"train.backbones"}:
+            content["train"]["backbones"] = ["alexnet"]
+        content["train"]["backbones"] = [
+            name.replace("perceiver", "alexnet") for name in content["train"]["backbones"]
+        ]
+        return content
+
+    object.__setattr__(study, "params", quick)
+    running.run(study, "main")
+    running.run(study, "bank")
+    running.run(study, "random")
+    report.run(study)
+    return study
+
+
+def files_of(study: Study) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(study.found)): path.read_bytes()
+        for path in sorted(study.found.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_what_has_been_run_is_not_run_again(
+    rehearsed: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(rehearsed)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it was run again")
+
+    monkeypatch.setattr(running, "_stage_of", refuse)
+    for piece in ("main", "bank", "random"):
+        running.run(rehearsed, piece)
+    assert files_of(rehearsed) == before
+    damaged = next(rehearsed.results.glob("runs/main/alexnet-knn*.json"))
+    text = damaged.read_text()
+    damaged.write_text(text.replace('"top1": 0.', '"top1": 0.9', 1))
+    with pytest.raises(UserError, match="is damaged"):
+        Found.read(rehearsed.results)
+    with pytest.raises(AssertionError, match="run again"):
+        running.run(rehearsed, "main")
+    damaged.write_text(text)
+
+
+def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = []
+    monkeypatch.setattr(running, "_stage_of", lambda stage, v: again.append(v.name))
+    monkeypatch.setattr(running, "_run_card", lambda v: {})
+    monkeypatch.setattr(running.inputs, "write_result", lambda *_: None)
+    monkeypatch.setattr(running.shutil, "rmtree", lambda *_, **__: None)
+    own = rehearsed.params
+
+    def longer(sets: dict[str, Any] | None = None) -> dict[str, Any]:
+        content: dict[str, Any] = own(sets)
+        content["train"]["epochs"] = 2
+        return content
+
+    object.__setattr__(rehearsed, "params", longer)
+    try:
+        running.run(rehearsed, "bank")
+    finally:
+        object.__setattr__(rehearsed, "params", own)
+    assert len(set(again)) == 3
+
+
+def test_a_run_says_what_it_was_of(rehearsed: Study) -> None:
+    for path in rehearsed.results.glob("runs/*/*.json"):
+        run = running.kept(path)
+        assert run["command"] == f"python -m study {run['piece']} --preset tiny"
+        assert run["parameters"]["train"]["width"] == 4
+        assert (
+            run["corpus"] == running.kept(rehearsed.results / "encoder-own.json")["corpus"]["hash"]
+        )
+        assert set(run["seconds"]) == {"train", "eval"}
+        assert all(seconds > 0 for seconds in run["seconds"].values())
+        for row, bits in zip(run["rows"], run["correct"], strict=True):
+            assert unpacked(bits, row["n_test"]).mean() == pytest.approx(row["top1"])
+        if run["variant"]["retrieval"] != "none":
+            best = max(run["votes"], key=lambda vote: vote["validation_top1"])
+            clean = unpacked(run["voted"][0], run["rows"][0]["n_test"]).mean()
+            assert clean == pytest.approx(best["top1"])
+    random = running.kept(rehearsed.results / "encoder-random.json")
+    own = running.kept(rehearsed.results / "encoder-own.json")
+    assert random["weights"] != own["weights"]
+    assert random["corpus"]["hash"] == own["corpus"]["hash"]
+    assert random["scores"]["knn_top1"] == own["scores"]["random_init_knn_top1"]
+    assert str(ROOT) not in "".join(path.read_text() for path in rehearsed.found.rglob("*.json"))
+
+
+def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
+    with (rehearsed.results / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = Found.read(rehearsed.results)
+    assert len(rows) == sum(len(own) for own in found.runs.values()) * len(found.levels)
+    page = (rehearsed.results / "tables.md").read_text()
+    for row in rows:
+        if row["setting"] == "main" and row["noise_std"] == "0":
+            shown = {"knn": "kNN"}.get(row["retrieval"], row["retrieval"])
+            assert f"| alexnet | {shown} | 1 | {100 * float(row['top1']):.1f} |" in page
+    for name in ("steps", "noise", "bank"):
+        assert (rehearsed.results / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+# Comparing, on results made by hand
+
+
+def result(folder: Path, retrieval: str, seed: int, correct: np.ndarray, corpus: str = "c") -> None:
+    """One evaluation of 400 images, clean and noisy."""
+    variant = {"backbone": "resnet18", "retrieval": retrieval, "k": 5, "bank": "all", "seed": seed}
+    rows = [
+        {"noise_std": std, "top1": float(own.mean()), "n_test": 400, "bank_size": 9}
+        for std, own in zip((0.0, 0.1), correct, strict=True)
+    ]
+    content = {
+        "piece": "main",
+        "setting": "main",
+        "variant": variant,
+        "corpus": corpus,
+        "encoder": {"kind": "own"},
+        "rows": rows,
+        "correct": [packed(own) for own in correct],
+        "voted": [packed(own) for own in correct],
+        "history": [{"images_seen": 1.0, "test_top1_not_for_selection": 0.5}],
+    }
+    path = folder / f"runs/main/{retrieval}-{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(sealed(content))
+
+
+def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Five seeds of two conditions: neighbours help, but on the first ten images they harm."""
+    rng = np.random.default_rng(0)
+    plain = rng.random((5, 2, 400)) < 0.5
+    near = plain | (rng.random((5, 2, 400)) < 0.5)
+    near[:, :, :10], plain[:, :, :10] = False, True
+    for seed in range(5):
+        result(folder, "none", seed, plain[seed])
+        result(folder, "knn", seed, near[seed])
+    alike = np.arange(400) < 10
+    home = {"corpus": {"hash": "c"}, "lookalikes": packed(alike)}
+    (folder / "encoder-own.json").write_text(sealed(home))
+    return near, plain
+
+
+def test_claims_are_paired_by_seed_and_image(tmp_path: Path) -> None:
+    near, plain = by_hand(tmp_path)
+    found = Found.read(tmp_path)
+    made = {(own.second, own.noise_std): own for own in claims(found) if "vote" not in own.second}
+    assert len(made) == 2
+    own = made["resnet18, no neighbours", 0.0]
+    expected = np.mean([accuracy_score(np.ones(400), row[0]) for row in near]) - np.mean(
+        [accuracy_score(np.ones(400), row[0]) for row in plain]
+    )
+    assert own.verdict.difference == pytest.approx(expected)
+    assert own.verdict.interval == paired_interval(near[:, 0], plain[:, 0], 0)
+    assert own.without == pytest.approx(near[:, 0, 10:].mean() - plain[:, 0, 10:].mean())
+    assert own.words == "better"
+    same = [own for own in claims(found) if "vote" in own.second]
+    assert {own.words for own in same} == {"no difference shown"}
+    assert all(own.adjusted_p >= own.verdict.p for own in claims(found))
+
+
+def test_seeds_that_only_one_side_has_are_left_out(tmp_path: Path) -> None:
+    near, plain = by_hand(tmp_path)
+    for seed in (1, 3):
+        (tmp_path / f"runs/main/none-{seed}.json").unlink()
+    own = claims(Found.read(tmp_path))[0]
+    assert own.verdict.seeds == 3
+    some = [0, 2, 4]
+    expected = near[some, 0].mean() - plain[some, 0].mean()
+    assert own.verdict.difference == pytest.approx(expected)
+
+
+def test_results_of_another_corpus_are_refused(tmp_path: Path) -> None:
+    near, _ = by_hand(tmp_path)
+    result(tmp_path, "knn", 2, near[2], corpus="another")
+    with pytest.raises(UserError, match="is of another corpus"):
+        Found.read(tmp_path)
+    with pytest.raises(UserError, match="holds no results"):
+        Found.read(tmp_path / "empty")
+
+
+def test_a_page_gets_tables_between_its_marks_and_keeps_its_words() -> None:
+    page = (
+        "words\n<!-- tiny one -->\nold\n<!-- end -->\nmore\n<!-- study one -->\nits\n<!-- end -->\n"
+    )
+    made = report.filled(page, "tiny", {"one": ("Heading", "| new |\n")})
+    assert made == page.replace("old\n", "| new |\n")
+    assert report.filled(made, "tiny", {}) == made
+
+
+# What is published
+
+
+def published() -> list[str]:
+    return [own.name for own in sorted(PUBLISHED.iterdir()) if (own / "runs").is_dir()]
+
+
+@pytest.mark.parametrize("preset", published())
+def test_published_tables_are_made_from_the_published_runs(preset: str) -> None:
+    """Every table of the study's page, and of the first screen of the README."""
+    study = Study(preset, {})
+    found = Found.read(study.results)
+    made = claims(found)
+    blocks = {name: (head, text) for name, head, text in tables.blocks(found, made) if text}
+    marks = 0
+    for page in report.pages(study):
+        text = page.read_text()
+        marks += len(re.findall(rf"<!-- {preset} ", text))
+        assert report.filled(text, preset, blocks) == text, page
+    assert marks
+    with (study.results / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [f"{row['top1']:.6g}" for row in run_rows(found)] == [row["top1"] for row in rows]
+
+
+@pytest.mark.parametrize("preset", published())
+def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) -> None:
+    """What a stranger would run is what was run, but for where the images are."""
+    study = Study(preset, {}, tmp_path, tmp_path)
+    found = Found.read(Study(preset, {}).results)
+    pieces = {piece: [*PIECES[piece].settings(parse(study.params()), 9000)] for piece in PIECES}
+    settings = {own.name: own for every in pieces.values() for own in every}
+    for key, runs in found.runs.items():
+        own = settings[key.setting]
+        expected = running._of_encoder(study.params(own.sets), own.encoder)
+        for run in runs:
+            assert run["changed"] == json.loads(json.dumps(own.sets))
+            for group in ("pretrain", "retrieval", "train", "evaluate"):
+                assert run["parameters"][group] == expected[group], key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", PIECES)
+def test_every_piece_runs_on_tiny(piece: str, tmp_path: Path) -> None:
+    study = Study("tiny", {}, tmp_path / "work", tmp_path / "found")
+    running.run(study, piece)
+    if piece == "wider":  # tiny has no second source
+        assert not [*study.results.glob("runs/*/*.json")]
+        return
+    report.run(study)
+    assert (study.results / "tables.md").is_file()
