@@ -62,7 +62,8 @@ def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
     assert [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 200)] == [5, 15, 100]
     banks = [s.sets["retrieval.bank"] for s in PIECES["bank"].settings(whole, 45_000)]
     assert banks == [450, 4500, 13_500]
-    assert not [*PIECES["bank"].settings(whole, 100)][0].sets["retrieval.bank"] < whole.retrieval.k
+    small = list(PIECES["bank"].settings(whole, 100))
+    assert all(setting.sets["retrieval.bank"] >= whole.retrieval.k for setting in small)
 
 
 def test_memory_sources_belong_to_the_wider_encoder_alone(tmp_path: Path) -> None:
@@ -319,7 +320,9 @@ def test_a_page_gets_tables_between_its_marks_and_keeps_its_words() -> None:
 
 
 def published() -> list[str]:
-    return [own.name for own in sorted(PUBLISHED.iterdir()) if (own / "runs").is_dir()]
+    """Scales with results, but for the rehearsal."""
+    kept = (own for own in sorted(PUBLISHED.iterdir()) if own.name != "tiny")
+    return [own.name for own in kept if (own / "runs").is_dir()]
 
 
 @pytest.mark.parametrize("preset", published())
