@@ -181,7 +181,10 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
 
     leakage = inputs.read_result(paths.LEAKAGE)
     alike = [int(row["test_id"]) for row in evidence.duplicates(leakage)]
-    history = paths.PRETRAINING / "history.csv"
+    history: list[dict[str, Any]] = []
+    if (paths.PRETRAINING / "history.csv").exists():
+        with (paths.PRETRAINING / "history.csv").open() as file:
+            history = [{k: _number(x) for k, x in row.items()} for row in csv.DictReader(file)]
     card = json.loads((paths.ENCODER / "card.json").read_text())
     return {
         "preset": study.preset,
@@ -192,7 +195,7 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
         "weights": card["hash"],
         "store": json.loads(paths.STORE_MANIFEST.read_text())["sha256"],
         "scores": json.loads((paths.PRETRAINING / "scores.json").read_text()),
-        "history": list(csv.DictReader(history.open())) if history.exists() else [],
+        "history": history,
         "leakage": leakage,
         "lookalikes": packed(np.isin(labelled("test").ids, alike)),
         "costs": {row["stage"]: row["seconds"] for row in costs.rows()},
