@@ -92,7 +92,7 @@ def random(params: Params, rows: int) -> Iterator[Setting]:
 
 def noise(params: Params, rows: int) -> Iterator[Setting]:
     """Noise in training, with and without neighbours: with `main` the four cells."""
-    named = [name + NOISY for name in _plain(params)]
+    named = [name + NOISY for name in _two(params)]
     yield Setting("noise", {"train.backbones": named, **QUIET}, ("none", "knn"))
 
 
@@ -142,7 +142,7 @@ def fusion(params: Params, rows: int) -> Iterator[Setting]:
         "retrieval.gate": False,
         "retrieval.dropout": 0.0,
     }
-    shared = {"train.backbones": _two(params), **QUIET}
+    shared = {"train.backbones": _one(params), **QUIET}
     yield Setting("fusion-study", {**study, **shared})
     for key, value in study.items():
         group, name = key.split(".")

@@ -263,6 +263,7 @@ def _classifier(
         if not mine or _done(study, piece, setting, v, content):
             return
         say(f"{piece} / {setting.name} / {v.name}")
+        resumed = any(paths.CHECKPOINTS.glob(f"{v.name}-*"))  # then its seconds are of the rest
         seconds = {}
         for name, stage in (("train", train.run), ("eval", evaluate.run)):
             start = time.perf_counter()
@@ -282,6 +283,7 @@ def _classifier(
                 "encoder": {"kind": setting.encoder, "folder": made.name},
                 "corpus": inputs.corpus_card()["hash"],
                 "seconds": seconds,
+                "resumed": resumed,
                 "machine": machine(),
                 **found,
             },
