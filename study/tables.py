@@ -12,7 +12,7 @@ import numpy as np
 from rapipe.params import NOISY
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, Claim, Found, Key
+from study.results import ENCODER, MAIN, Claim, Found, Key, Run
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -243,7 +243,7 @@ def neighbours(found: Found) -> str:
     for key in sorted(keys, key=lambda key: (key.backbone, found.runs[key][0]["variant"]["k"])):
         if key.backbone in shown:
             k = found.runs[key][0]["variant"]["k"]
-            seconds = f"{np.mean([run['seconds']['train'] for run in found.runs[key]]):.0f}"
+            seconds = _seconds(found.runs[key], "train")
             study = REFERENCE_K.get(k, NOTHING) if key.backbone == "resnet18" else NOTHING
             own = [str(k), key.backbone, str(len(found.runs[key])), *_scores(found, key)]
             lines.append([*own, _vote(found, key)[0], seconds, study])
@@ -270,7 +270,7 @@ def fusion(found: Found) -> str:
     for key in sorted([*own, *keys], key=lambda key: key.backbone, reverse=True):
         runs = found.runs[key]
         name = FUSIONS.get(key.setting, "ours" if key.retrieval == "knn" else "no neighbours")
-        seconds = f"{np.mean([run['seconds']['train'] for run in runs]):.0f}"
+        seconds = _seconds(runs, "train")
         line = [name, key.backbone, str(len(runs)), *_scores(found, key)]
         lines.append([*line, f"{runs[0]['weights']:,}", seconds])
     return table(heads, lines)
@@ -326,13 +326,19 @@ def reliance(found: Found) -> str:
     return table(heads, lines)
 
 
+def _seconds(runs: Sequence[Run], name: str) -> str:
+    """Median of what a stage took, of trainings that were not interrupted if there are any."""
+    timed = [run for run in runs if not run.get("resumed")] or runs
+    return f"{np.median([run['seconds'][name] for run in timed]):.0f}"
+
+
 def costs(found: Found) -> str:
     """Weights and seconds of the classifiers of `main`."""
     heads = ["classifier", "neighbours", "weights", "seconds of training", "of evaluation"]
     lines = []
     for key in found.keys(MAIN):
         runs = found.runs[key]
-        seconds = [number([run["seconds"][name] for run in runs], 0) for name in ("train", "eval")]
+        seconds = [_seconds(runs, name) for name in ("train", "eval")]
         lines.append([*_name(key), f"{runs[0]['weights']:,}", *seconds])
     return table(heads, lines)
 
