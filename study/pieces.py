@@ -74,7 +74,10 @@ def main(params: Params, rows: int) -> Iterator[Setting]:
 
 
 def floors(params: Params, rows: int) -> Iterator[Setting]:
-    """The encoder without a memory: its features under a linear classifier, and as a start."""
+    """The encoder without a memory: its features under a linear classifier, and as a start.
+
+    And what neighbours add to these.
+    """
     own = params.pretrain
     sets = {
         "train.backbones": [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"],
@@ -82,7 +85,7 @@ def floors(params: Params, rows: int) -> Iterator[Setting]:
         "train.stem": own.stem,
         **QUIET,
     }
-    yield Setting("encoder", sets, ("none",))
+    yield Setting("encoder", sets, ("none", "knn"))
 
 
 def random(params: Params, rows: int) -> Iterator[Setting]:

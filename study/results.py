@@ -221,6 +221,9 @@ Pair = tuple[str, Key, Key, bool]
 
 def _pairs(found: Found) -> Iterator[Pair]:
     """What is compared."""
+    for own in found.keys(ENCODER):
+        if own.retrieval != "none":
+            yield "floors", own, own._replace(retrieval="none"), False
     networks = list(dict.fromkeys(key.backbone for key in found.keys(MAIN)))
     for name in networks:
         plain, near = Key(MAIN, name, "none"), Key(MAIN, name, "knn")
@@ -237,7 +240,8 @@ def _pairs(found: Found) -> Iterator[Pair]:
             yield "labels", few[1], few[0], False
             yield "labels", few[1], few[1], True
         for own in found.keys(ENCODER):
-            yield "floors", near, own, False
+            if own.retrieval == "none":
+                yield "floors", near, own, False
         yield "random", near, Key("random", name, "knn"), False
         yield "random", Key("random", name, "knn"), plain, False
         for piece in ("k", "bank"):
