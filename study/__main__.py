@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument("--preset", choices=SCALES, default="study-cpu")
     parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--seeds", type=int, default=0, help="the first so many; 0 for all")
+    parser.add_argument(
+        "--retrieval", action="append", default=[], help="only this strategy, or none; repeat it"
+    )
     given = parser.parse_args()
     with told():
         sources = dict(map(source_of, given.source))
@@ -44,7 +47,7 @@ def main() -> None:
         elif given.piece == "encoder":
             encoder(study, OWN)
         else:
-            run(study, given.piece, given.seeds)
+            run(study, given.piece, given.seeds, given.retrieval)
 
 
 def source_of(text: str) -> tuple[str, Path]:

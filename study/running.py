@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -92,13 +92,18 @@ def _plain(params: Params) -> dict[str, Any]:
     return content
 
 
-def run(study: Study, piece: str, seeds: int = 0) -> None:
+def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()) -> None:
     """Run a piece, but for what has been run before.
 
     Args:
         seeds: only so many, where a setting has more; 0 for all that it has.
+        retrievals: only these, `none` or strategies; nothing for all.
     """
     whole_preset = parse(study.params())
+    known = ("none", *whole_preset.retrieval.strategies)
+    for name in retrievals:
+        if name not in known:
+            raise UserError(f"--retrieval {name}: choose from {', '.join(known)}")
     home = encoder(study, OWN)
     rows = _rows(home)
     for setting in PIECES[piece].settings(whole_preset, rows):
@@ -107,6 +112,8 @@ def run(study: Study, piece: str, seeds: int = 0) -> None:
         todo = [v for v in setting.variants(params) if not _done(study, piece, setting, v, content)]
         if seeds:
             todo = [v for v in todo if v.seed in params.train.seeds[:seeds]]
+        if retrievals:
+            todo = [v for v in todo if v.retrieval in retrievals]
         if todo:
             made = encoder(study, setting.encoder)
             folder = _prepared(study, setting, content, made)

@@ -177,18 +177,13 @@ def encoders(found: Found) -> str:
 
 
 def floors(found: Found) -> str:
-    """The encoder without a memory, and a memory by a random encoder."""
+    """The encoder as a classifier, with neighbours too; and a memory by a random encoder."""
     heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
-    lines = [
-        [*_name(key), str(len(found.runs[key])), *_scores(found, key)]
-        for setting in (ENCODER, "random")
-        for key in found.keys(setting)
-    ]
-    for line, key in zip(
-        lines, [key for s in (ENCODER, "random") for key in found.keys(s)], strict=True
-    ):
-        if key.setting == "random":
-            line[1] = "kNN by a random encoder"
+    lines = []
+    for key in (*found.keys(ENCODER), *found.keys("random")):
+        name, shown = _name(key)
+        told = "kNN by a random encoder" if key.setting == "random" else shown
+        lines.append([name, told, str(len(found.runs[key])), *_scores(found, key)])
     return table(heads, lines)
 
 

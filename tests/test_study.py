@@ -95,6 +95,7 @@ def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> 
         (["nothing"], "invalid choice: 'nothing'"),
         (["main", "--source", "cifar10"], "write NAME=PATH"),
         (["main", "--preset", "tiny", "--source", "mnist=x"], "choose from digits"),
+        (["main", "--preset", "tiny", "--retrieval", "kn"], "choose from none, sampled, knn"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told(words: list[str], said: str) -> None:
