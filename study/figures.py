@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from rapipe.params import NOISY
 from rapipe.report import curves
 from rapipe.report import evidence as drawn
-from rapipe.report.style import Point, looks
+from rapipe.report.style import Point, band, finish, line, log_axis, looks, panels_of, styled
 from study.results import MAIN, Found, Key, run_rows
 
 
@@ -21,6 +22,7 @@ def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
         (key.backbone, key.retrieval): [run["history"] for run in runs]
         for key, runs in main.items()
     }
+    yield "headline", headline(found)
     yield "steps", curves.accuracy_curves(histories, "step") if histories else None
     yield "noise", noise(found)
     yield "cells", cells(found)
@@ -37,6 +39,37 @@ def _points(found: Found, key: Key, voted: bool = False) -> list[Point]:
         own = right[:, place]
         points.append(Point(level, float(own.mean()), *found.interval(own)))
     return points
+
+
+@styled
+def headline(found: Found) -> Figure | None:
+    """Both questions in one: accuracy while it learns, and against noise."""
+    keys = found.keys(MAIN)
+    if not keys:
+        return None
+    look = looks(key.retrieval for key in keys)
+    backbones = list(dict.fromkeys(key.backbone for key in keys))
+    names = [
+        *(f"{own}: as it learns" for own in backbones),
+        *(f"{own}: noise" for own in backbones),
+    ]
+    figure, panels = panels_of(names, "Test accuracy, with neighbours and without", rows=2)
+    for key in keys:
+        style, above = look[key.retrieval], panels[f"{key.backbone}: as it learns"]
+        points: dict[float, list[float]] = defaultdict(list)
+        for run in found.runs[key]:
+            for row in run["history"]:
+                points[row["step"]].append(row["test_top1_not_for_selection"])
+        band(above, points, key.retrieval, style)
+        log_axis(above)
+        above.set_xlabel("optimiser step")
+        below = panels[f"{key.backbone}: noise"]
+        line(below, _points(found, key), key.retrieval, style)
+        if key.retrieval == "knn":
+            line(below, _points(found, key, voted=True), "vote of knn", drawn.VOTE)
+        below.set_xlabel(drawn.NOISE)
+    finish(panels, "test accuracy")
+    return figure
 
 
 def noise(found: Found) -> Figure | None:
@@ -65,18 +98,17 @@ def cells(found: Found) -> Figure | None:
         for of, dashes, told in ((own, "-", ""), (key, "--", ", noise in training")):
             if of in found.runs:
                 style = {**look[key.retrieval], "ls": dashes}
-                line = drawn.Line(_points(found, of), style)
-                panels.setdefault(backbone, {})[key.retrieval + told] = line
+                own_line = drawn.Line(_points(found, of), style)
+                panels.setdefault(backbone, {})[key.retrieval + told] = own_line
     if not panels:
         return None
     title = "Test accuracy: neighbours or not, noise in training or not"
     return drawn.curves_over_noise(panels, title, "test accuracy")
 
 
+@styled
 def labels(found: Found) -> Figure | None:
     """Clean accuracy against the share of the labels."""
-    from rapipe.report.style import band, finish, log_axis, panels_of
-
     settings = [*found.settings("labels-"), MAIN]
     keys = [key for setting in settings for key in found.keys(setting)]
     shown = list(dict.fromkeys(key.backbone for key in keys if key.setting != MAIN))
