@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from rapipe import __version__, paths, presets
 from rapipe.errors import UserError
-from rapipe.files import alone, sound, unsealed, whole
+from rapipe.files import alone, put, sound, unsealed, whole
 from rapipe.params import Params, Variant, load, parse
 from rapipe.pipeline import inputs
 from rapipe.progress import say
@@ -38,6 +38,8 @@ WORK = ROOT / "data/study"
 FOUND = ROOT / "results/study"
 SHARED = (paths.CORPUS, paths.ENCODER, paths.STORE, paths.STORE_MANIFEST, paths.PRECISION)
 """What a setting takes from its encoder's folder."""
+DECIDES = ("seed", "corpus", "pretrain")
+"""Groups of parameters that decide what an encoder is."""
 PACKAGES = ("torch", "lightly", "timm", "perceiver-pytorch", "faiss-cpu", "lancedb", "numpy")
 
 
@@ -104,8 +106,7 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
     for name in retrievals:
         if name not in known:
             raise UserError(f"--retrieval {name}: choose from {', '.join(known)}")
-    home = encoder(study, OWN)
-    rows = _rows(home)
+    rows = _rows(study)
     for setting in PIECES[piece].settings(whole_preset, rows):
         content = _of_encoder(study.params(setting.sets), setting.encoder)
         params = parse(content)
@@ -138,7 +139,7 @@ def encoder(study: Study, kind: str) -> Path:
     from rapipe.pipeline import audit, corpus, embed, prefetch, pretrain
 
     content = _of_encoder(study.params(), kind)
-    decides = {name: content[name] for name in ("seed", "corpus", "pretrain")}
+    decides = {name: content[name] for name in DECIDES}
     key = inputs.fingerprint([kind, decides, content["train"]["precision"]])
     folder = study.work / study.preset / f"encoder-{kind}-{key}"
     with alone(folder.with_suffix(".lock"), f"makes the {kind} encoder"), _inside(folder, content):
@@ -200,6 +201,7 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
         "parameters": _public(study, content),
         "corpus": _corpus_facts(),
         "weights": card["hash"],
+        "memory": inputs.bank_card()["rows"],
         "store": json.loads(paths.STORE_MANIFEST.read_text())["sha256"],
         "scores": json.loads((paths.PRETRAINING / "scores.json").read_text()),
         "history": history,
@@ -411,10 +413,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _rows(home: Path) -> int:
-    """Rows of the memory of an encoder."""
-    with chdir(home):
-        return int(inputs.bank_card()["rows"])
+def _rows(study: Study) -> int:
+    """Rows of the memory of the own encoder, which is made if nothing says how many."""
+    result = study.results / f"encoder-{OWN}.json"
+    expected = _public(study, _of_encoder(study.params(), OWN))
+    found = kept(result) if result.exists() else {}
+    if not found or any(found["parameters"][own] != expected[own] for own in DECIDES):
+        encoder(study, OWN)
+        found = kept(result)
+    return int(found["memory"])
 
 
 @contextmanager
@@ -423,7 +430,10 @@ def _inside(folder: Path, content: dict[str, Any]) -> Iterator[None]:
     import yaml
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / paths.PARAMS).write_text(yaml.safe_dump(content, sort_keys=False))
+    said = yaml.safe_dump(content, sort_keys=False).encode()
+    file = folder / paths.PARAMS
+    if not file.is_file() or file.read_bytes() != said:  # else others may be reading it
+        put(file, said)
     raw = ROOT / paths.RAW
     if not (folder / paths.RAW).exists():
         (folder / paths.RAW.parent).mkdir(exist_ok=True)
