@@ -321,6 +321,26 @@ def reliance(found: Found) -> str:
     return table(heads, lines)
 
 
+def losses(found: Found) -> str:
+    """What noise takes from the classifiers of `main` with neighbours, and whose failure it is."""
+    heads = ["classifier", "images", "neighbours still found, %", "of the right class, %"]
+    heads += ["points lost", "since neighbours are worse", "with the clean image's neighbours"]
+    lines = []
+    for key in found.keys(MAIN):
+        if key.retrieval == "knn":
+            drifts = [run["drift"] for run in found.runs[key]]
+            for place, level in enumerate(found.levels):
+                rows = [own[place] for own in drifts]
+                shares = [f"{100 * rows[0][name]:.1f}" for name in ("recall", "purity")]
+                failed = [
+                    [row[name] for row in rows] for name in ("retrieval_failed", "fusion_failed")
+                ]
+                lost = [sum(both) for both in zip(*failed, strict=True)]
+                points = [percent(own) for own in (lost, *failed)]
+                lines.append([key.backbone, level_words(level), *shares, *points])
+    return table(heads, lines)
+
+
 def _seconds(runs: Sequence[Run], name: str) -> str:
     """Median of what a stage took, of trainings that were not interrupted if there are any."""
     timed = [run for run in runs if not run.get("resumed")] or runs
@@ -375,6 +395,7 @@ def blocks(found: Found, made: Sequence[Claim]) -> Iterator[tuple[str, str, str]
     yield "fusion", "Ways to attend", fusion(found)
     yield "others", "Longer training, wider memory", others(found)
     yield "reliance", "Swapped neighbours", reliance(found)
+    yield "losses", "What noise takes", losses(found)
     yield "without", "Without lookalikes", without(found)
     yield "costs", "What it costs", costs(found)
     yield "machines", "Machines", machines(found)
