@@ -25,7 +25,7 @@ from study.running import kept, unpacked
 Run = dict[str, Any]
 MAIN, ENCODER = "main", "encoder"
 """Settings that others are compared with."""
-BITS = 0
+BOOTSTRAP = 0
 """The seed of the bootstrap."""
 
 
@@ -169,7 +169,7 @@ class Found:
 
     def interval(self, values: npt.NDArray[Any]) -> Interval:
         """Of the mean of values (S, N), over seeds and images."""
-        return statistics.interval_of_mean(values, BITS)
+        return statistics.interval_of_mean(values, BOOTSTRAP)
 
 
 def _place(backbone: str) -> int:
@@ -200,7 +200,7 @@ def claims(found: Found) -> list[Claim]:
         name = f"the best vote of its neighbours, of {second.words}" if of_vote else second.words
         left = ~found.lookalikes
         for place, level in enumerate(found.levels):
-            verdict = statistics.compare(a[:, place], b[:, place], BITS)
+            verdict = statistics.compare(a[:, place], b[:, place], BOOTSTRAP)
             without = a[:, place][:, left].mean() - b[:, place][:, left].mean()
             made.append(Claim(piece, first.words, name, level, verdict, float(without)))
     adjusted: list[Claim] = []

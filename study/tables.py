@@ -5,7 +5,7 @@ Accuracy is in percent of all test images: mean over seeds ± sample standard de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -400,9 +400,6 @@ def machines(found: Found) -> str:
     lines = [[told, str(count)] for told, count in kinds.items()]
     total = f"\nAll of it: {seconds / 3600:.1f} hours of one process.\n"
     return table(["machine", "classifiers"], lines) + total
-
-
-Blocks = Callable[[Found], str]
 
 
 def blocks(found: Found, made: Sequence[Claim]) -> Iterator[tuple[str, str, str]]:
