@@ -76,16 +76,16 @@ def main(params: Params, rows: int) -> Iterator[Setting]:
 def floors(params: Params, rows: int) -> Iterator[Setting]:
     """The encoder without a memory: its features under a linear classifier, and as a start.
 
-    And what neighbours add to these.
+    What neighbours add to these; and to the same network from scratch, which may be wider than
+    the preset's.
     """
     own = params.pretrain
-    sets = {
-        "train.backbones": [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"],
-        "train.width": own.width,
-        "train.stem": own.stem,
-        **QUIET,
-    }
-    yield Setting("encoder", sets, ("none", "knn"))
+    shared = {"train.width": own.width, "train.stem": own.stem, **QUIET}
+    for name, backbones in (
+        ("encoder", [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"]),
+        ("scratch", [own.encoder]),
+    ):
+        yield Setting(name, {"train.backbones": backbones, **shared}, ("none", "knn"))
 
 
 def random(params: Params, rows: int) -> Iterator[Setting]:

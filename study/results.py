@@ -23,8 +23,8 @@ from rapipe.pipeline.efficiency import area
 from study.running import kept, unpacked
 
 Run = dict[str, Any]
-MAIN, ENCODER = "main", "encoder"
-"""Settings that others are compared with."""
+MAIN, ENCODER, SCRATCH = "main", "encoder", "scratch"
+"""Settings that others are compared with: the preset, and classifiers of the encoder's size."""
 BOOTSTRAP = 0
 """The seed of the bootstrap."""
 
@@ -221,9 +221,12 @@ Pair = tuple[str, Key, Key, bool]
 
 def _pairs(found: Found) -> Iterator[Pair]:
     """What is compared."""
-    for own in found.keys(ENCODER):
+    for own in (*found.keys(SCRATCH), *found.keys(ENCODER)):
         if own.retrieval != "none":
             yield "floors", own, own._replace(retrieval="none"), False
+        elif own.setting == ENCODER:
+            for scratch in found.keys(SCRATCH):
+                yield "floors", scratch, own, False
     networks = list(dict.fromkeys(key.backbone for key in found.keys(MAIN)))
     for name in networks:
         plain, near = Key(MAIN, name, "none"), Key(MAIN, name, "knn")
@@ -239,9 +242,6 @@ def _pairs(found: Found) -> Iterator[Pair]:
             few = [Key(setting, name, own) for own in ("none", "knn")]
             yield "labels", few[1], few[0], False
             yield "labels", few[1], few[1], True
-        for own in found.keys(ENCODER):
-            if own.retrieval == "none":
-                yield "floors", near, own, False
         yield "random", near, Key("random", name, "knn"), False
         yield "random", Key("random", name, "knn"), plain, False
         for piece in ("k", "bank"):

@@ -374,10 +374,17 @@ def _done(study: Study, piece: str, setting: Setting, v: Variant, content: dict[
     except UserError as error:
         say(f"{error}; it is made again")
         return False
-    if found["parameters"] != _public(study, content):
+    if _decisive(found["parameters"]) != _decisive(_public(study, content)):
         say(f"{path} is of other parameters, and is made again")
         return False
     return True
+
+
+def _decisive(content: dict[str, Any]) -> dict[str, Any]:
+    """Parameters without those that only say which others there are."""
+    others = ("backbones", "seeds")
+    train = {name: own for name, own in content["train"].items() if name not in others}
+    return {**content, "train": train}
 
 
 def _public(study: Study, content: dict[str, Any]) -> dict[str, Any]:

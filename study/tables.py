@@ -13,7 +13,7 @@ from rapipe.params import NOISY
 from rapipe.pipeline.efficiency import first_step
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, Claim, Found, Key, Run
+from study.results import ENCODER, MAIN, SCRATCH, Claim, Found, Key, Run
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -206,7 +206,7 @@ def floors(found: Found) -> str:
     """The encoder as a classifier, with neighbours too; and a memory by a random encoder."""
     heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
     lines = []
-    for key in (*found.keys(ENCODER), *found.keys("random")):
+    for key in (*found.keys(SCRATCH), *found.keys(ENCODER), *found.keys("random")):
         name, shown = _name(key)
         told = "kNN by a random encoder" if key.setting == "random" else shown
         lines.append([name, told, str(len(found.runs[key])), *_scores(found, key)])
