@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from rapipe.params import NOISY
@@ -140,10 +139,9 @@ def _rows(found: Found, start: str) -> list[dict]:
     """Rows of a series and of `main`, for the backbones that the series has."""
     shown = {key.backbone for s in found.settings(start) for key in found.keys(s)}
     return [
-        {**row, "bank_size": int(row["bank_size"])}
+        row
         for row in run_rows(found)
         if row["backbone"] in shown
         and (row["setting"] == MAIN or row["setting"].startswith(start))
         and row["retrieval"] != "sampled"
-        and np.isfinite(row["top1"])
     ]

@@ -29,8 +29,7 @@ def run(study: Study) -> None:
     inputs.write_csv(study.results / "claims.csv", claim_rows(made))
     blocks = {name: (heading, text) for name, heading, text in tables.blocks(found, made) if text}
     put(study.results / "tables.md", _page(study, blocks).encode())
-    for page in PAGES:
-        path = (study.found / page).resolve()
+    for path in pages(study):
         if path.is_file():
             put(path, filled(path.read_text(), study.preset, blocks).encode())
     for name, figure in figures.figures(found):

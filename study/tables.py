@@ -11,6 +11,7 @@ import numpy as np
 
 from rapipe.params import NOISY
 from rapipe.pipeline.efficiency import first_step
+from rapipe.pipeline.evidence import interval_words, level_words
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
 from study.results import ENCODER, MAIN, SCRATCH, Claim, Found, Key, Run
@@ -51,11 +52,6 @@ def number(values: Sequence[float], digits: int = 3) -> str:
     """The same of numbers that are no shares."""
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {spread(values):.{digits}f}" if len(values) > 1 else mean
-
-
-def level_words(level: float) -> str:
-    """A noise level in words."""
-    return f"noise {level:g}" if level else "clean"
 
 
 def _scores(found: Found, key: Key) -> list[str]:
@@ -153,7 +149,7 @@ def claims(made: Sequence[Claim], piece: str) -> str:
             own.second,
             level_words(own.noise_std),
             f"{100 * own.verdict.difference:+.1f}",
-            f"{100 * own.verdict.interval.low:+.1f}, {100 * own.verdict.interval.high:+.1f}",
+            interval_words(own.verdict.interval),
             f"{100 * own.without:+.1f}",
             str(own.verdict.seeds),
             *(_p(value) for value in (own.adjusted_mcnemar, own.adjusted_p)),
