@@ -197,7 +197,7 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
     return {
         "preset": study.preset,
         "encoder": kind,
-        "command": command(study, "encoder"),
+        "command": command(study, "encoder" if kind == OWN else kind),  # whose piece makes it
         "parameters": _public(study, content),
         "corpus": _corpus_facts(),
         "weights": card["hash"],
