@@ -150,7 +150,7 @@ CASES = (
     *(Case("strategy", name, PERCEIVER, "", (name,)) for name in STRATEGIES),
     *(
         classifier("views", name, augment=name)
-        for name in ("none", "affine", "crop", "shift", "flip", "randaugment")
+        for name in ("none", "affine", "crop", "noisy-crop", "shift", "flip", "randaugment")
     ),
     *(
         classifier("schedule", name, schedule=name)

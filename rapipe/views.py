@@ -242,6 +242,16 @@ def crop(size: int) -> nn.Module:
     )
 
 
+def noisy_crop(size: int) -> nn.Module:
+    """`crop`, and Gaussian noise with a standard deviation of .1 on half of the images.
+
+    For an encoder whose neighbours of a noisy image are those of the clean one.
+
+    Source: this project.
+    """
+    return Views(crop(size), SomeNoise(0.1))
+
+
 def shift(size: int) -> nn.Module:
     """For training classifiers on glyphs: rotation 10 degrees, shift 10 %.
 
@@ -281,6 +291,7 @@ VIEWS: dict[str, Callable[[int], nn.Module]] = {
     "none": none,
     "affine": affine,
     "crop": crop,
+    "noisy-crop": noisy_crop,
     "shift": shift,
     "flip": flip,
     "randaugment": randaugment,

@@ -11,7 +11,7 @@ from rapipe.params import NOISY
 from rapipe.report import curves
 from rapipe.report import evidence as drawn
 from rapipe.report.style import Point, band, finish, line, log_axis, looks, panels_of, styled
-from study.results import MAIN, Found, Key, run_rows
+from study.results import MAIN, NOISE, Found, Key, run_rows
 
 
 def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
@@ -91,7 +91,7 @@ def cells(found: Found) -> Figure | None:
     """{neighbours or not} x {noise in training or not}."""
     look = looks(("none", "knn"))
     panels: dict[str, dict[str, drawn.Line]] = {}
-    for key in found.keys("noise"):
+    for key in found.keys(NOISE):
         backbone = key.backbone.removesuffix(NOISY)
         own = Key(MAIN, backbone, key.retrieval)
         for of, dashes, told in ((own, "-", ""), (key, "--", ", noise in training")):

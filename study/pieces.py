@@ -24,8 +24,10 @@ FRACTIONS = {0.01: 32, 0.1: 5}
 """Of the labels, and how many times as many epochs they get; all labels are in `main`."""
 FEW = 3
 """Seeds of every piece but `main`."""
-OWN, RANDOM, WIDER = "own", "random", "wider"
-"""Encoders: pretrained on the task's images, not at all, on another source's images as well."""
+OWN, RANDOM, WIDER, ROBUST = "own", "random", "wider", "robust"
+"""Encoders: pretrained on the task's images, not at all, on another source's too, with noise."""
+ENCODERS: dict[str, Sets] = {ROBUST: {"pretrain.views": "noisy-crop"}}
+"""What differs from the preset for an encoder, if anything."""
 QUIET: Sets = {"evaluate.swap_std": [], "evaluate.attributed": 0}
 """What only `main` looks at."""
 
@@ -97,6 +99,13 @@ def noise(params: Params, rows: int) -> Iterator[Setting]:
     """Noise in training, with and without neighbours: with `main` the four cells."""
     named = [name + NOISY for name in _two(params)]
     yield Setting("noise", {"train.backbones": named, **QUIET}, ("none", "knn"))
+
+
+def robust(params: Params, rows: int) -> Iterator[Setting]:
+    """An encoder that has seen noise: neighbours that noise does not change so much."""
+    plain = _two(params)
+    sets = {"train.backbones": [*plain, *(name + NOISY for name in plain)], **QUIET}
+    yield Setting("robust", sets, encoder=ROBUST)
 
 
 def labels(params: Params, rows: int) -> Iterator[Setting]:
@@ -186,6 +195,7 @@ PIECES: dict[str, Piece] = {
     "k": Piece("5 to 1000 neighbours", neighbours),
     "bank": Piece("1 % to 100 % of the memory", bank),
     "random": Piece("a memory made by a random encoder", random),
+    "robust": Piece("a memory made by an encoder that has seen noise", robust),
     "longer": Piece("four times the epochs", longer),
     "wider": Piece("unlabelled images of a second source in the memory", wider),
 }

@@ -25,6 +25,8 @@ from study.running import kept, unpacked
 Run = dict[str, Any]
 MAIN, ENCODER, SCRATCH = "main", "encoder", "scratch"
 """Settings that others are compared with: the preset, and classifiers of the encoder's size."""
+NOISE, ROBUST = "noise", "robust"
+"""Settings that others are compared with on noisy images."""
 BOOTSTRAP = 0
 """The seed of the bootstrap."""
 
@@ -235,9 +237,15 @@ def _pairs(found: Found) -> Iterator[Pair]:
         yield "main", near, sampled, False
         yield "main", sampled, plain, False
         yield "main", near, near, True
-        noisy = [Key("noise", name + NOISY, own) for own in ("none", "knn")]
+        noisy = [Key(NOISE, name + NOISY, own) for own in ("none", "knn")]
         yield "noise", noisy[1], noisy[0], False
         yield "noise", near, noisy[0], False
+        robust, both = (own._replace(setting=ROBUST) for own in (near, noisy[1]))
+        for own in (plain, near, noisy[0]):
+            yield "robust", robust, own, False
+        yield "robust", robust, robust, True
+        for own in noisy:
+            yield "robust", both, own, False
         for setting in found.settings("labels-"):
             few = [Key(setting, name, own) for own in ("none", "knn")]
             yield "labels", few[1], few[0], False

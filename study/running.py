@@ -31,7 +31,7 @@ from rapipe.files import alone, put, sound, unsealed, whole
 from rapipe.params import Params, Variant, load, parse
 from rapipe.pipeline import inputs
 from rapipe.progress import say
-from study.pieces import OWN, PIECES, RANDOM, WIDER, Sets, Setting
+from study.pieces import ENCODERS, OWN, PIECES, RANDOM, WIDER, Sets, Setting
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "data/study"
@@ -82,10 +82,16 @@ class Study:
                 )
             source = own[known.index(name)]
             source.update(kind="parquet", path=str(place.absolute()))
-        for key, value in (sets or {}).items():
-            group, name = key.split(".")
-            content[group][name] = value
-        return content
+        return _changed(content, sets or {})
+
+
+def _changed(content: dict[str, Any], sets: Sets) -> dict[str, Any]:
+    """Parameters with some of them changed."""
+    made = {group: dict(own) if isinstance(own, dict) else own for group, own in content.items()}
+    for key, value in sets.items():
+        group, name = key.split(".")
+        made[group][name] = value
+    return made
 
 
 def _plain(params: Params) -> dict[str, Any]:
@@ -123,7 +129,8 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
 
 
 def _of_encoder(content: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The parameters of a setting: memory sources belong to the wider encoder alone."""
+    """The parameters of an encoder's settings: memory sources belong to the wider one alone."""
+    content = _changed(content, ENCODERS.get(kind, {}))
     corpus = content["corpus"]
     if kind != WIDER:
         task = [source for source in corpus["sources"] if source["role"] == "task"]

@@ -14,7 +14,7 @@ from rapipe.pipeline.efficiency import first_step
 from rapipe.pipeline.evidence import interval_words, level_words
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, SCRATCH, Claim, Found, Key, Run
+from study.results import ENCODER, MAIN, NOISE, ROBUST, SCRATCH, Claim, Found, Key, Run
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -210,22 +210,23 @@ def floors(found: Found) -> str:
 
 
 def cells(found: Found) -> str:
-    """Neighbours or not, noise in training or not; of the seeds that all cells have."""
-    heads = [
-        "classifier",
-        "noise in training",
-        "neighbours",
-        "seeds",
-        *map(level_words, found.levels),
-    ]
+    """Neighbours or not, by an encoder that has seen noise or not; noise in training or not."""
+    heads = ["classifier", "noise in training", "neighbours", "seeds"]
+    heads += map(level_words, found.levels)
     lines = []
     for backbone in dict.fromkeys(key.backbone for key in found.keys(MAIN)):
-        for setting, name in ((MAIN, backbone), ("noise", backbone + NOISY)):
-            for retrieval in ("none", "knn"):
+        noisy = backbone + NOISY
+        if Key(NOISE, noisy, "knn") not in found.runs:
+            continue
+        for home, name, told in ((MAIN, backbone, "no"), (NOISE, noisy, "yes")):
+            for setting, retrieval, shown in (
+                (home, "none", "none"),
+                (home, "knn", "kNN"),
+                (ROBUST, "knn", "kNN by the robust encoder"),
+            ):
                 key = Key(setting, name, retrieval)
-                if Key("noise", backbone + NOISY, "knn") in found.runs and key in found.runs:
-                    told = "yes" if setting == "noise" else "no"
-                    own = [backbone, told, _name(key)[1], str(len(found.runs[key]))]
+                if key in found.runs:
+                    own = [backbone, told, shown, str(len(found.runs[key]))]
                     lines.append([*own, *_scores(found, key)])
     return table(heads, lines)
 
@@ -344,12 +345,19 @@ def reliance(found: Found) -> str:
 
 
 def losses(found: Found) -> str:
-    """What noise takes from the classifiers of `main` with neighbours, and whose failure it is."""
-    heads = ["classifier", "images", "neighbours still found, %", "of the right class, %"]
+    """What noise takes from classifiers with neighbours, and whose failure it is."""
+    heads = [
+        "classifier",
+        "memory by",
+        "images",
+        "neighbours still found, %",
+        "of the right class, %",
+    ]
     heads += ["points lost", "since neighbours are worse", "with the clean image's neighbours"]
     lines = []
-    for key in found.keys(MAIN):
-        if key.retrieval == "knn":
+    for key in (*found.keys(MAIN), *found.keys(ROBUST)):
+        if key.retrieval == "knn" and not key.backbone.endswith(NOISY):
+            encoder = found.runs[key][0]["encoder"]["kind"]
             drifts = [run["drift"] for run in found.runs[key]]
             for place, level in enumerate(found.levels):
                 rows = [own[place] for own in drifts]
@@ -359,7 +367,7 @@ def losses(found: Found) -> str:
                 ]
                 lost = [sum(both) for both in zip(*failed, strict=True)]
                 points = [percent(own) for own in (lost, *failed)]
-                lines.append([key.backbone, level_words(level), *shares, *points])
+                lines.append([key.backbone, encoder, level_words(level), *shares, *points])
     return table(heads, lines)
 
 

@@ -206,3 +206,15 @@ def test_crops_cut_and_scale_without_bending() -> None:
     assert (steps > 0).all()
     assert (steps <= 0.6 / 31 + 1e-4).all()
     assert steps.amin((1, 2, 3)).max() > 2 * steps.amin((1, 2, 3)).min()
+
+
+def test_a_noisy_crop_is_a_crop_with_noise_on_half_of_the_images() -> None:
+    images = torch.full((400, 3, 16, 16), 0.5)
+    torch.manual_seed(0)
+    clean = VIEWS["crop"](16)(images)
+    torch.manual_seed(0)
+    noise = VIEWS["noisy-crop"](16)(images) - clean
+    spread = noise.flatten(1).std(dim=1)
+    noisy = spread > 0
+    assert 150 < noisy.sum() < 250
+    assert spread[noisy].median() == pytest.approx(0.1, abs=0.01)
