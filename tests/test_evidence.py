@@ -53,11 +53,12 @@ def examined(n: int = 40, rows: int = 120) -> tuple[Images, Lookup, Seen]:
     """Images whose neighbours were found by a `Follower`, and what it made of them."""
     images, bank = make_images(n, seed=1), make_embeddings(rows, seed=2)
     vectors = make_embeddings(n, seed=3).vectors
-    lookup = Lookup(None, bank, "knn", Ask(K, 0, Method()))  # type: ignore[arg-type]
+    lookup = Lookup(None, bank, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
     queries = Keys(images.ids, vectors)
     found = lookup.find(queries)
     logits = Follower().predict(images.pixels, Bank(bank, CLASSES, CPU), found.indices)
-    return images, lookup, Seen(0.0, images.pixels, logits, queries, found)
+    voters = lookup.voters(found, queries)
+    return images, lookup, Seen(0.0, images.pixels, logits, queries, found, voters)
 
 
 def swaps_of(images: Images, lookup: Lookup, attend: str = "both", pruned: int = 0) -> Swaps:
@@ -138,6 +139,42 @@ def test_k_is_chosen_by_validation_and_smaller_if_equal() -> None:
 # Swapped neighbours
 
 
+@pytest.mark.parametrize("strategy", ["knn", "sampled"])
+@pytest.mark.parametrize("strange", [-1, CLASSES])
+def test_only_rows_whose_class_is_known_vote(strategy: str, strange: int) -> None:
+    """As if the others were not there, however near they are; and everyone where all are known."""
+    bank, vectors = make_embeddings(120, seed=2), make_embeddings(40, seed=3).vectors
+    queries = Keys(np.arange(40) + 10**6, vectors)
+    unknown = np.random.default_rng(0).random(120) < 0.8
+    few = replace(bank, labels=np.where(unknown, strange, bank.labels))
+    ask = Ask(K, 0, Method())
+
+    def lookup(memory: Embeddings) -> Lookup:
+        return Lookup(None, memory, strategy, ask, CLASSES)  # type: ignore[arg-type]
+
+    own = lookup(few)
+    found = own.find(queries)
+    assert not own.all_known
+    alone = lookup(bank.take(np.flatnonzero(~unknown))).find(queries)
+    similarities, labels = own.voters(found, queries)
+    np.testing.assert_array_equal(similarities, alone.similarities)
+    np.testing.assert_array_equal(labels, bank.labels[~unknown][alone.indices])
+    everyone = lookup(bank)
+    found = everyone.find(queries)
+    assert everyone.all_known
+    np.testing.assert_array_equal(everyone.voters(found, None).labels, bank.labels[found.indices])
+
+
+def test_fewer_known_rows_than_neighbours_all_vote() -> None:
+    bank, vectors = make_embeddings(120, seed=2), make_embeddings(9, seed=3).vectors
+    queries = Keys(np.arange(9) + 10**6, vectors)
+    few = replace(bank, labels=np.where(np.arange(120) < 2, bank.labels, -1))
+    for memory, voting in ((few, 2), (replace(bank, labels=np.full(120, -1)), K)):
+        lookup = Lookup(None, memory, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
+        voters = lookup.voters(lookup.find(queries), queries)
+        assert voters.labels.shape == voters.similarities.shape == (9, voting)
+
+
 def test_nearest_of_class_is_that_of_a_loop() -> None:
     bank, queries = make_embeddings(60, seed=6), make_embeddings(20, seed=7)
     targets = np.arange(20) % CLASSES
@@ -172,7 +209,9 @@ def test_where_the_memory_lacks_a_class_the_right_oracle_keeps_the_own_neighbour
     lookup = replace(lookup, bank=left)
     queries = Keys(images.ids, make_embeddings(len(images), seed=3).vectors)
     own = lookup.find(queries)
-    seen = Seen(0.0, images.pixels, np.zeros((len(images), CLASSES), np.float32), queries, own)
+    seen = Seen(
+        0.0, images.pixels, np.zeros((len(images), CLASSES), np.float32), queries, own, None
+    )
     found = by_name(swaps_of(images, lookup), seen)
     lacking = images.labels == 1
     assert np.array_equal(found["same class"].indices[lacking], own.indices[lacking])
@@ -440,9 +479,9 @@ def test_embeddings_of_the_same_images_are_kept_and_damage_is_seen(tmp_path: Pat
 
     def lookup(by: str) -> Lookup:
         ask = Ask(K, 0, Method())
-        return Lookup(counted, bank, "knn", ask, tmp_path / "kept", by)  # type: ignore[arg-type]
+        return Lookup(counted, bank, "knn", ask, CLASSES, tmp_path / "kept", by)  # type: ignore[arg-type]
 
-    plain = Lookup(counted, bank, "knn", Ask(K, 0, Method()))  # type: ignore[arg-type]
+    plain = Lookup(counted, bank, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
     expected = plain.queries(images, images.pixels).vectors
     counted.seen = 0
     for _ in range(3):

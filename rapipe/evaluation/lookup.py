@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from rapipe.encoder import Encoder
+from rapipe.evaluation.votes import Voters
 from rapipe.files import alone, put
-from rapipe.neighbours import STRATEGIES, Ask
+from rapipe.neighbours import STRATEGIES, Ask, NotServedError
 from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels, Vectors
 from rapipe.search import Keys, Method, search
 
@@ -26,6 +28,7 @@ class Lookup:
     The query is the embedding of the image as the classifier sees it, noise included.
 
     Args:
+        classes: how many the task has.
         kept: a folder for embeddings of test images, which are the same for every classifier;
             by a hash of the pixels and of `embedded_by`.
         embedded_by: the encoder's fingerprint.
@@ -35,6 +38,7 @@ class Lookup:
     bank: Embeddings
     strategy: str
     ask: Ask
+    classes: int
     kept: Path | None = None
     embedded_by: str = ""
 
@@ -70,6 +74,35 @@ class Lookup:
         """
         ask = replace(self.ask, method=Method()) if bank else self.ask
         return STRATEGIES[strategy or self.strategy](queries, bank or self.bank, ask)
+
+    def voters(self, found: Neighbours, queries: Keys | None) -> Voters:
+        """Who votes on what the classifier is asked (Q, K): rows whose class is known.
+
+        If all of the memory's are, these are the neighbours that were found; otherwise what the
+        same strategy finds among the rows that have a class of the task, so that few labels
+        make no weak floor. Where it finds nothing there, those that were found after all.
+
+        Args:
+            queries: what asked for `found`; None will do where `all_known`.
+        """
+        own, bank = found, self.bank
+        if queries and len(self.known) and not self.all_known:
+            few = replace(self.ask, method=Method(), k=min(self.ask.k, len(self.known)))
+            with suppress(NotServedError):
+                own = STRATEGIES[self.strategy](queries, self.known, few)
+                bank = self.known
+        return Voters(own.similarities, bank.labels[own.indices])
+
+    @property
+    def all_known(self) -> bool:
+        """Whether every row has a class of the task."""
+        return self.known is self.bank
+
+    @cached_property
+    def known(self) -> Embeddings:
+        """The rows that have a class of the task."""
+        known = (self.bank.labels >= 0) & (self.bank.labels < self.classes)
+        return self.bank if known.all() else self.bank.take(np.flatnonzero(known))
 
 
 def _kept(path: Path) -> Vectors | None:

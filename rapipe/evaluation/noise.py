@@ -15,7 +15,7 @@ from rapipe import metrics
 from rapipe.classifier import Classifier
 from rapipe.evaluation.calibration import vote_entropy
 from rapipe.evaluation.lookup import Lookup
-from rapipe.evaluation.votes import Vote
+from rapipe.evaluation.votes import Vote, Voters
 from rapipe.progress import track
 from rapipe.records import Embeddings, Images, Neighbours, Pixels, Predictions
 from rapipe.retrieved import Bank
@@ -33,6 +33,8 @@ class Seen:
     queries: Keys | None
     """What the images ask the memory; None without retrieval."""
     found: Neighbours | None
+    voters: Voters | None
+    """The neighbours that vote; None without retrieval."""
 
 
 def levels_seen(
@@ -55,8 +57,9 @@ def levels_seen(
         pixels = gaussian_noise(images.pixels, images.ids, std, seed)
         queries = lookup.queries(images, pixels) if lookup else None
         found = lookup.find(queries) if lookup and queries else None
+        voters = lookup.voters(found, queries) if lookup and found else None
         logits = classifier.predict(pixels, bank, found.indices if found else None)
-        yield Seen(std, pixels, logits, queries, found)
+        yield Seen(std, pixels, logits, queries, found, voters)
 
 
 def scores(seen: Seen, images: Images) -> dict[str, float]:
@@ -95,8 +98,8 @@ class Noted:
             labels = self.bank.labels[seen.found.indices]  # (N, K)
             own["similarity"] = seen.found.similarities.mean(axis=1)
             own["vote_entropy"] = vote_entropy(labels, classes).astype(np.float32)
-            if self.vote:
-                counted = self.vote(seen.found.similarities, labels, classes)
+            if self.vote and seen.voters:
+                counted = self.vote(*seen.voters, classes)
                 own["voted"] = metrics.hits(counted, targets)
         self.levels.append(seen.noise_std)
         for name, column in own.items():

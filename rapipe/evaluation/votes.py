@@ -74,6 +74,13 @@ def count(labels: Labels, weights: Weights, classes: int) -> Counted:
     return votes
 
 
+class Voters(NamedTuple):
+    """Neighbours who vote."""
+
+    similarities: Similarities  # (Q, K)
+    labels: Labels  # (Q, K)
+
+
 class Vote(NamedTuple):
     """A way to vote, with the number of neighbours that was best on validation."""
 

@@ -127,6 +127,7 @@ def lookup_of(
         bank,
         variant.retrieval,
         ask_of(params),
+        len(images.classes),
         paths.QUERIES,
         remembered["encoder"],
     )
@@ -158,9 +159,10 @@ class Examination:
         """Choose the votes; leave neighbours out one at a time."""
         asking = labelled("validation")
         table, bank = neighbours_of(asking, variant, "validation"), self.lookup.bank
-        self.votes = votes.chosen(
-            table.similarities, bank.labels[table.indices], asking.labels, self.classes
-        )
+        ask = not self.lookup.all_known
+        queries = self.lookup.queries(asking, asking.pixels) if ask else None
+        voters = self.lookup.voters(table, queries)
+        self.votes = votes.chosen(*voters, asking.labels, self.classes)
         pruned, count = np.empty(0, np.int64), min(self.params.evaluate.attributed, len(asking))
         if count:
             rng = np.random.default_rng(self.params.seed)
@@ -198,10 +200,11 @@ class Examination:
         """Votes, drift and swaps at one noise level; the clean one comes first."""
         assert seen.found is not None
         assert seen.queries is not None
+        assert seen.voters is not None
         labels, bank = self.images.labels, self.lookup.bank
         level = {"noise_std": seen.noise_std}
         for vote in self.votes:
-            counted = vote(seen.found.similarities, bank.labels[seen.found.indices], self.classes)
+            counted = vote(*seen.voters, self.classes)
             own = {"vote": vote.name, "k": vote.k, "validation_top1": vote.validation_top1}
             self.found["votes"].append({**level, **own, "top1": metrics.top_k(counted, labels, 1)})
         clean = self.clean = self.clean or seen
