@@ -11,7 +11,7 @@ from rapipe.params import NOISY
 from rapipe.report import curves
 from rapipe.report import evidence as drawn
 from rapipe.report.style import Point, band, finish, line, log_axis, looks, panels_of, styled
-from study.results import MAIN, NOISE, Found, Key, run_rows
+from study.results import MAIN, Found, Key, run_rows
 
 
 def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
@@ -89,16 +89,13 @@ def noise(found: Found) -> Figure | None:
 
 def cells(found: Found) -> Figure | None:
     """{neighbours or not} x {noise in training or not}."""
-    look = looks(("none", "knn"))
+    look = looks(told for _, told, _ in found.cells())
     panels: dict[str, dict[str, drawn.Line]] = {}
-    for key in found.keys(NOISE):
-        backbone = key.backbone.removesuffix(NOISY)
-        own = Key(MAIN, backbone, key.retrieval)
-        for of, dashes, told in ((own, "-", ""), (key, "--", ", noise in training")):
-            if of in found.runs:
-                style = {**look[key.retrieval], "ls": dashes}
-                own_line = drawn.Line(_points(found, of), style)
-                panels.setdefault(backbone, {})[key.retrieval + told] = own_line
+    for backbone, told, key in found.cells():
+        noisy = key.backbone.endswith(NOISY)
+        style = {**look[told], "ls": "--" if noisy else "-"}
+        own = drawn.Line(_points(found, key), style)
+        panels.setdefault(backbone, {})[told + noisy * ", noise in training"] = own
     if not panels:
         return None
     title = "Test accuracy: neighbours or not, noise in training or not"

@@ -143,6 +143,23 @@ class Found:
         names = {key.setting for key in self.runs if key.setting.startswith(start)}
         return sorted(names, key=lambda name: (_number(name), name))
 
+    def cells(self) -> Iterator[tuple[str, str, Key]]:
+        """Backbone, its neighbours in words, and condition: noise in training or not.
+
+        Without neighbours, with those of an encoder that has not seen noise, of one that has.
+        """
+        for backbone in dict.fromkeys(key.backbone for key in self.keys(NOISE)):
+            plain = backbone.removesuffix(NOISY)
+            for home, name in ((MAIN, plain), (NOISE, backbone)):
+                for setting, retrieval, told in (
+                    (home, "none", "none"),
+                    (home, "knn", "kNN"),
+                    (ROBUST, "knn", "kNN by the robust encoder"),
+                ):
+                    key = Key(setting, name, retrieval)
+                    if key in self.runs:
+                        yield plain, told, key
+
     def correct(self, key: Key, seeds: Sequence[int] = ()) -> npt.NDArray[np.bool_]:
         """Whether each answer was right (S, L, N)."""
         return self._bits(key, "correct", seeds)

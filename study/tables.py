@@ -14,7 +14,7 @@ from rapipe.pipeline.efficiency import first_step
 from rapipe.pipeline.evidence import interval_words, level_words
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, NOISE, ROBUST, SCRATCH, Claim, Found, Key, Run
+from study.results import ENCODER, MAIN, ROBUST, SCRATCH, Claim, Found, Key, Run
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -152,7 +152,8 @@ def claims(made: Sequence[Claim], piece: str) -> str:
             interval_words(own.verdict.interval),
             f"{100 * own.without:+.1f}",
             str(own.verdict.seeds),
-            *(_p(value) for value in (own.adjusted_mcnemar, own.adjusted_p)),
+            _p(own.adjusted_mcnemar),
+            _p(own.adjusted_p) if own.verdict.seeds > 1 else NOTHING,
             own.words,
         ]
         for own in made
@@ -214,20 +215,10 @@ def cells(found: Found) -> str:
     heads = ["classifier", "noise in training", "neighbours", "seeds"]
     heads += map(level_words, found.levels)
     lines = []
-    for backbone in dict.fromkeys(key.backbone for key in found.keys(MAIN)):
-        noisy = backbone + NOISY
-        if Key(NOISE, noisy, "knn") not in found.runs:
-            continue
-        for home, name, told in ((MAIN, backbone, "no"), (NOISE, noisy, "yes")):
-            for setting, retrieval, shown in (
-                (home, "none", "none"),
-                (home, "knn", "kNN"),
-                (ROBUST, "knn", "kNN by the robust encoder"),
-            ):
-                key = Key(setting, name, retrieval)
-                if key in found.runs:
-                    own = [backbone, told, shown, str(len(found.runs[key]))]
-                    lines.append([*own, *_scores(found, key)])
+    for backbone, told, key in found.cells():
+        noisy = "yes" if key.backbone.endswith(NOISY) else "no"
+        own = [backbone, noisy, told, str(len(found.runs[key]))]
+        lines.append([*own, *_scores(found, key)])
     return table(heads, lines)
 
 
