@@ -1,3 +1,3 @@
 """rapipe: retrieval-augmented perception, from a corpus of images to evidence."""
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"

@@ -19,7 +19,7 @@ from rapipe.evaluation.statistics import paired_interval
 from rapipe.files import sealed
 from rapipe.params import parse
 from study import report, running, tables
-from study.pieces import KS, OWN, PIECES, RANDOM, WIDER
+from study.pieces import KS, OWN, PIECES, RANDOM, ROBUST, WIDER
 from study.results import Found, claims, run_rows
 from study.running import ROOT, Study, packed, unpacked
 
@@ -71,10 +71,21 @@ def test_memory_sources_belong_to_the_wider_encoder_alone(tmp_path: Path) -> Non
     for kind, names in (
         (OWN, ["cifar10"]),
         (RANDOM, ["cifar10"]),
+        (ROBUST, ["cifar10"]),
         (WIDER, ["cifar10", "tiny-imagenet"]),
     ):
         own = running._of_encoder(content, kind)["corpus"]["sources"]
         assert [source["name"] for source in own] == names
+
+
+def test_the_robust_encoder_differs_by_the_noise_in_its_views_alone(tmp_path: Path) -> None:
+    content = Study("study-cpu", {}, tmp_path, tmp_path).params()
+    before = json.dumps(content)
+    own, robust = (running._of_encoder(content, kind) for kind in (OWN, ROBUST))
+    assert robust["pretrain"].pop("views") == "noisy-crop"
+    assert own["pretrain"].pop("views") == "crop"
+    assert own == robust
+    assert json.dumps(content) == before
 
 
 def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> None:
