@@ -89,11 +89,11 @@ def noise(found: Found) -> Figure | None:
 
 def cells(found: Found) -> Figure | None:
     """{neighbours or not} x {noise in training or not}."""
-    look = looks(told for _, told, _ in found.cells())
+    look = looks(told.lower() for _, told, _ in found.cells())
     panels: dict[str, dict[str, drawn.Line]] = {}
     for backbone, told, key in found.cells():
         noisy = key.backbone.endswith(NOISY)
-        style = {**look[told], "ls": "--" if noisy else "-"}
+        style = {**look[told.lower()], "ls": "--" if noisy else "-"}
         own = drawn.Line(_points(found, key), style)
         panels.setdefault(backbone, {})[told + noisy * ", noise in training"] = own
     if not panels:
