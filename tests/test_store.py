@@ -783,7 +783,7 @@ taken = []
 def into(reader):
     for part in reader:
         taken.append(part)
-        time.sleep(0.5)
+        time.sleep(2)  # long, so that a busy machine interrupts before the end
 threading.Timer(0.4, _thread.interrupt_main).start()
 try:
     rows.insert(pairs(), 8, into, Path("store"))
