@@ -337,13 +337,8 @@ def reliance(found: Found) -> str:
 
 def losses(found: Found) -> str:
     """What noise takes from classifiers with neighbours, and whose failure it is."""
-    heads = [
-        "classifier",
-        "memory by",
-        "images",
-        "neighbours still found, %",
-        "of the right class, %",
-    ]
+    heads = ["classifier", "memory by", "images"]
+    heads += ["neighbours still found, %", "of the right class, %"]
     heads += ["points lost", "since neighbours are worse", "with the clean image's neighbours"]
     lines = []
     for key in (*found.keys(MAIN), *found.keys(ROBUST)):

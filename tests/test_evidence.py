@@ -136,9 +136,6 @@ def test_k_is_chosen_by_validation_and_smaller_if_equal() -> None:
     assert votes.best(votes.chosen(similarities, labels, targets, 2)).name == "plurality"
 
 
-# Swapped neighbours
-
-
 @pytest.mark.parametrize("strategy", ["knn", "sampled"])
 @pytest.mark.parametrize("strange", [-1, CLASSES])
 def test_only_rows_whose_class_is_known_vote(strategy: str, strange: int) -> None:
@@ -173,6 +170,9 @@ def test_fewer_known_rows_than_neighbours_all_vote() -> None:
         lookup = Lookup(None, memory, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
         voters = lookup.voters(lookup.find(queries), queries)
         assert voters.labels.shape == voters.similarities.shape == (9, voting)
+
+
+# Swapped neighbours
 
 
 def test_nearest_of_class_is_that_of_a_loop() -> None:
