@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         return b"picture"
 
     monkeypatch.setattr("rapipe.report.style.png", thrown_away)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's `&` has Ctrl-C ignored, by pytest and by what pytest starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 
 def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
-    project: tuple[Path, list[damage.Stage]], tmp_path: Path
+    project: tuple[Path, list[damage.Stage]], tmp_path: Path, interruptible: None
 ) -> None:
     folder = Path(shutil.copytree(project[0], tmp_path / "own"))
     text = (folder / "params.yaml").read_text()
