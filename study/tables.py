@@ -252,7 +252,7 @@ def neighbours(found: Found) -> str:
     for key in sorted(keys, key=lambda key: (key.backbone, found.runs[key][0]["variant"]["k"])):
         if key.backbone in shown:
             k = found.runs[key][0]["variant"]["k"]
-            seconds = _seconds(found.runs[key], "train")
+            seconds = f"{_seconds(found.runs[key], 'train'):.0f}"
             study = REFERENCE_K.get(k, NOTHING) if key.backbone == "resnet18" else NOTHING
             own = [str(k), key.backbone, str(len(found.runs[key])), *_scores(found, key)]
             lines.append([*own, _vote(found, key)[0], seconds, study])
@@ -279,7 +279,7 @@ def fusion(found: Found) -> str:
     for key in sorted([*own, *keys], key=lambda key: key.backbone, reverse=True):
         runs = found.runs[key]
         name = FUSIONS.get(key.setting, "ours" if key.retrieval == "knn" else "no neighbours")
-        seconds = _seconds(runs, "train")
+        seconds = f"{_seconds(runs, 'train'):.0f}"
         line = [name, key.backbone, str(len(runs)), *_scores(found, key)]
         lines.append([*line, f"{runs[0]['weights']:,}", seconds])
     return table(heads, lines)
@@ -357,21 +357,32 @@ def losses(found: Found) -> str:
     return table(heads, lines)
 
 
-def _seconds(runs: Sequence[Run], name: str) -> str:
+def _seconds(runs: Sequence[Run], name: str) -> float:
     """Median of what a stage took, of trainings that were not interrupted if there are any."""
     timed = [run for run in runs if not run.get("resumed")] or runs
-    return f"{np.median([run['seconds'][name] for run in timed]):.0f}"
+    return float(np.median([run["seconds"][name] for run in timed]))
 
 
 def costs(found: Found) -> str:
-    """Weights and seconds of the classifiers of `main`."""
-    heads = ["classifier", "neighbours", "weights", "seconds of training", "of evaluation"]
+    """Weights and seconds of the classifiers of `main`, and how many times those of none."""
+    heads = ["classifier", "neighbours", "weights", "times none's"]
+    heads += ["seconds of training", "times none's", "of evaluation"]
     lines = []
     for key in found.keys(MAIN):
-        runs = found.runs[key]
-        seconds = [_seconds(runs, name) for name in ("train", "eval")]
-        lines.append([*_name(key), f"{runs[0]['weights']:,}", *seconds])
+        weights, seconds = _cost(found.runs[key])
+        more = [NOTHING, NOTHING]
+        plain = key._replace(retrieval="none")
+        if key != plain and plain in found.runs:
+            others = _cost(found.runs[plain])
+            more = [f"{weights / others[0]:.2f}", f"{seconds / others[1]:.2f}"]
+        own = [f"{weights:,}", more[0], f"{seconds:.0f}", more[1]]
+        lines.append([*_name(key), *own, f"{_seconds(found.runs[key], 'eval'):.0f}"])
     return table(heads, lines)
+
+
+def _cost(runs: Sequence[Run]) -> tuple[int, float]:
+    """Weights, and seconds of training."""
+    return runs[0]["weights"], _seconds(runs, "train")
 
 
 def machines(found: Found) -> str:

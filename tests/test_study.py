@@ -354,6 +354,42 @@ def test_published_tables_are_made_from_the_published_runs(preset: str) -> None:
     assert [f"{row['top1']:.6g}" for row in run_rows(found)] == [row["top1"] for row in rows]
 
 
+BLOCK = re.compile(r"<!-- \S+ \S+ -->\n.*?<!-- end -->|```.*?```", re.DOTALL)
+DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+")
+SUMMARIES = ("In short", "What it is worth", "What did not work, and what is missing")
+"""Sections whose numbers may be of any table; others have their own, and that of encoders."""
+
+
+def numbers(text: str) -> set[str]:
+    return {f".{own.split('.')[1]}" if own[0] == "0" else own for own in DECIMAL.findall(text)}
+
+
+def sections(page: str) -> dict[str, str]:
+    """What stands under each heading of the second level."""
+    return {own.partition("\n")[0]: own for own in re.split(r"^## ", page, flags=re.M)[1:]}
+
+
+def test_numbers_in_the_words_stand_in_the_tables_beside_them() -> None:
+    """So that words do not stay behind when more is run. Numbers with a point only."""
+    page = (PUBLISHED / "README.md").read_text()
+    first = sections((ROOT / "README.md").read_text())["What it is worth"]
+    every = "".join(re.findall(r"<!-- .*?<!-- end -->", page, re.DOTALL))
+    encoders = re.findall(r"<!-- \S+ encoders -->.*?<!-- end -->", page, re.DOTALL)[0]
+    seen = 0
+    for head, text in {**sections(page), "What it is worth": first}.items():
+        beside = "".join(BLOCK.findall(text)) + encoders
+        words = numbers(BLOCK.sub("", text)) - NOT_MEASURED.get(head, set())
+        assert words <= numbers(every if head in SUMMARIES else beside), head
+        seen += len(words)
+    assert seen > 100
+
+
+NOT_MEASURED = {
+    "The question": {"95.82", "94.7"},  # the first study's
+    "What did not work, and what is missing": {".1"},  # a parameter
+}
+
+
 @pytest.mark.parametrize("preset", published())
 def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) -> None:
     """What a stranger would run is what was run, but for where the images are."""
