@@ -448,10 +448,12 @@ def _inside(folder: Path, content: dict[str, Any]) -> Iterator[None]:
     file = folder / paths.PARAMS
     if not file.is_file() or file.read_bytes() != said:  # else others may be reading it
         put(file, said)
-    raw = ROOT / paths.RAW
-    if not (folder / paths.RAW).exists():
-        (folder / paths.RAW.parent).mkdir(exist_ok=True)
-        (folder / paths.RAW).symlink_to(raw)
+    raw = folder / paths.RAW
+    if not raw.exists():  # or it leads to where the project was before it was moved
+        raw.parent.mkdir(exist_ok=True)
+        link = raw.with_name(f"raw-{os.getpid()}")
+        link.symlink_to(os.path.relpath((ROOT / paths.RAW).resolve(), raw.parent.resolve()))
+        link.replace(raw)
     with chdir(folder):
         yield
 

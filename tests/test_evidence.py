@@ -160,6 +160,8 @@ def test_only_rows_whose_class_is_known_vote(strategy: str, strange: int) -> Non
     found = everyone.find(queries)
     assert everyone.all_known
     np.testing.assert_array_equal(everyone.voters(found, None).labels, bank.labels[found.indices])
+    with pytest.raises(ValueError, match="rows without a class do not vote"):
+        own.voters(found, None)
 
 
 def test_fewer_known_rows_than_neighbours_all_vote() -> None:

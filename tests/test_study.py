@@ -158,6 +158,16 @@ def files_of(study: Study) -> dict[str, bytes]:
     }
 
 
+def test_raw_data_are_found_again_after_a_move(tmp_path: Path) -> None:
+    raw = tmp_path / "own/data/raw"
+    raw.parent.mkdir(parents=True)
+    raw.symlink_to(tmp_path / "gone")
+    with running._inside(tmp_path / "own", {}):
+        assert not Path("data/raw").readlink().is_absolute()
+        assert Path("data/raw").samefile(ROOT / "data/raw")
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
+
+
 def test_what_has_been_run_is_not_run_again(
     rehearsed: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,9 +84,16 @@ class Lookup:
 
         Args:
             queries: what asked for `found`; None will do where `all_known`.
+
+        Raises:
+            ValueError: there are no queries, but they are needed.
         """
         own, bank = found, self.bank
-        if queries and len(self.known) and not self.all_known:
+        if self.all_known:
+            return Voters(own.similarities, bank.labels[own.indices])
+        if queries is None:
+            raise ValueError("rows without a class do not vote: say what asked for these")
+        if len(self.known):
             few = replace(self.ask, method=Method(), k=min(self.ask.k, len(self.known)))
             with suppress(NotServedError):
                 own = STRATEGIES[self.strategy](queries, self.known, few)
