@@ -199,8 +199,9 @@ def _embedded(backbone: str, place: Place) -> Tensor:
 def _classifier(backbone: str, retrieval: str, place: Place) -> Classifier:
     torch.manual_seed(0)
     d = 8 * WIDTH if retrieval != "none" else 0
-    attend = "embedding" if d else ""
-    spec = ClassifierSpec(backbone, WIDTH, "half", SIDE, CLASSES, *MOMENTS, retrieval, d, attend)
+    attend = "both" if d else ""
+    shape = (backbone, WIDTH, "half", SIDE, CLASSES)
+    spec = ClassifierSpec(*shape, *MOMENTS, retrieval, d, attend, gate=bool(d))
     made: Classifier = _there(_lived(Classifier(spec)), place)
     for own in made.modules():
         if isinstance(own, nn.Dropout):

@@ -44,10 +44,23 @@ def main() -> None:
             from study import report
 
             report.run(study)
-        elif given.piece == "encoder":
+            return
+        check_device(given.preset)
+        if given.piece == "encoder":
             encoder(study, OWN)
         else:
             run(study, given.piece, given.seeds, given.retrieval)
+
+
+def check_device(preset: str) -> None:
+    """`UserError` where the full scale would take months."""
+    import torch
+
+    if preset == "study" and not torch.cuda.is_available():
+        raise UserError(
+            f"--preset study needs a GPU, and torch {torch.__version__} finds none that it can use "
+            "(is its driver too old for this torch?): choose study-cpu"
+        )
 
 
 def source_of(text: str) -> tuple[str, Path]:

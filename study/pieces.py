@@ -78,16 +78,16 @@ def main(params: Params, rows: int) -> Iterator[Setting]:
 def floors(params: Params, rows: int) -> Iterator[Setting]:
     """The encoder without a memory: its features under a linear classifier, and as a start.
 
-    What neighbours add to these; and to the same network from scratch, which may be wider than
-    the preset's.
+    What neighbours add to these; and to the same network from scratch, where that is not the
+    preset's own.
     """
     own = params.pretrain
     shared = {"train.width": own.width, "train.stem": own.stem, **QUIET}
-    for name, backbones in (
-        ("encoder", [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"]),
-        ("scratch", [own.encoder]),
-    ):
-        yield Setting(name, {"train.backbones": backbones, **shared}, ("none", "knn"))
+    starts = [f"{own.encoder}+corpus+frozen", f"{own.encoder}+corpus"]
+    yield Setting("encoder", {"train.backbones": starts, **shared}, ("none", "knn"))
+    its_own = (own.encoder in params.train.backbones, params.train.width, params.train.stem)
+    if its_own != (True, own.width, own.stem):
+        yield Setting("scratch", {"train.backbones": [own.encoder], **shared}, ("none", "knn"))
 
 
 def random(params: Params, rows: int) -> Iterator[Setting]:

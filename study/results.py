@@ -138,6 +138,12 @@ class Found:
             kept, key=lambda key: (_place(key.backbone), key.backbone, order.get(key.retrieval, 2))
         )
 
+    def scratch(self) -> list[Key]:
+        """The conditions of the encoder's own network from scratch, with neighbours and without."""
+        networks = {key.backbone.partition("+")[0] for key in self.keys(ENCODER)}
+        own = [key for key in self.keys(MAIN) if key.backbone in networks]
+        return self.keys(SCRATCH) or [key for key in own if key.retrieval in ("none", "knn")]
+
     def settings(self, start: str) -> list[str]:
         """The settings whose names start so, by the number in their names."""
         names = {key.setting for key in self.runs if key.setting.startswith(start)}
@@ -244,7 +250,7 @@ def _pairs(found: Found) -> Iterator[Pair]:
         if own.retrieval != "none":
             yield "floors", own, own._replace(retrieval="none"), False
         elif own.setting == ENCODER:
-            for scratch in found.keys(SCRATCH):
+            for scratch in found.scratch():
                 yield "floors", scratch, own, False
     networks = list(dict.fromkeys(key.backbone for key in found.keys(MAIN)))
     for name in networks:

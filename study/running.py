@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
@@ -108,6 +107,7 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
         retrievals: only these, `none` or strategies; nothing for all.
     """
     whole_preset = parse(study.params())
+    _check_images(study)
     known = ("none", *whole_preset.retrieval.strategies)
     for name in retrievals:
         if name not in known:
@@ -128,6 +128,25 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
                 _classifier(study, piece, setting, v, content, folder, made)
 
 
+def _check_images(study: Study) -> None:
+    """Raise `UserError` if there are results of other images: they would be made again."""
+    result = study.results / f"encoder-{OWN}.json"
+    if result.exists():
+        found = kept(result)
+        there, here = (
+            [[source[name] for name in ("name", "kind", "path")] for source in own["sources"]]
+            for own in (
+                found["parameters"]["corpus"],
+                _public(study, _of_encoder(study.params(), OWN))["corpus"],
+            )
+        )
+        if there != here:
+            raise UserError(
+                f"{study.results} holds results of other images, made by `{found['command']}`: "
+                "give the same --source to every piece, or remove that folder to begin anew"
+            )
+
+
 def _of_encoder(content: dict[str, Any], kind: str) -> dict[str, Any]:
     """The parameters of an encoder's settings: memory sources belong to the wider one alone."""
     content = _changed(content, ENCODERS.get(kind, {}))
@@ -145,6 +164,7 @@ def encoder(study: Study, kind: str) -> Path:
     """
     from rapipe.pipeline import audit, corpus, embed, prefetch, pretrain
 
+    _check_images(study)
     content = _of_encoder(study.params(), kind)
     decides = {name: content[name] for name in DECIDES}
     key = inputs.fingerprint([kind, decides, content["train"]["precision"]])
@@ -169,6 +189,7 @@ def untrained(params: Params) -> None:
     """The encoder as it was before pretraining: the floor for what pretraining is worth."""
     import torch
 
+    from rapipe.device import device
     from rapipe.encoder import Encoder
     from rapipe.fitting.speed import precision_of
     from rapipe.pipeline import pretrain
@@ -177,7 +198,7 @@ def untrained(params: Params) -> None:
     own = params.pretrain
     spec = pretrain.spec_of(params, own.encoder, own.width, own.stem)
     torch.manual_seed(params.seed)
-    made = Encoder(spec)
+    made = Encoder(spec).to(device())
     precision = precision_of(params.train.precision, paths.PRECISION)
     facts = {**pretrain.facts_of(params, spec, precision), "trained": False}
     scores = pretrain.scores(made, labelled("train"), labelled("validation"))
@@ -280,11 +301,9 @@ def _classifier(
             return
         say(f"{piece} / {setting.name} / {v.name}")
         resumed = any(paths.CHECKPOINTS.glob(f"{v.name}-*"))  # then its seconds are of the rest
-        seconds = {}
-        for name, stage in (("train", train.run), ("eval", evaluate.run)):
-            start = time.perf_counter()
-            _stage_of(stage, v)
-            seconds[name] = round(time.perf_counter() - start, 2)
+        if not sound(paths.MODELS / v.name):  # else it was interrupted while it was tested
+            _stage_of(train.run, v)
+        _stage_of(evaluate.run, v)
         found = _run_card(v)
         inputs.write_result(
             result_of(study, piece, setting, v),
@@ -298,7 +317,7 @@ def _classifier(
                 "parameters": _public(study, content),
                 "encoder": {"kind": setting.encoder, "folder": made.name},
                 "corpus": inputs.corpus_card()["hash"],
-                "seconds": seconds,
+                "seconds": {"train": _seconds("train", v), "eval": _seconds("evaluate", v)},
                 "resumed": resumed,
                 "machine": machine(),
                 **found,
@@ -306,6 +325,12 @@ def _classifier(
         )
         shutil.rmtree(paths.EVIDENCE / v.name)
         shutil.rmtree(paths.MODELS / v.name)
+
+
+def _seconds(stage: str, v: Variant) -> float:
+    """What a stage took of a classifier."""
+    card = inputs.read_json(paths.COSTS / f"{stage}-{v.name}.json", stage)
+    return float(card["seconds"])
 
 
 def _run_card(v: Variant) -> dict[str, Any]:

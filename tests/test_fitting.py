@@ -118,6 +118,27 @@ def test_resumed_equals_uninterrupted(make: Any, tmp_path: Path) -> None:
     assert len(history.rows) == 2 + 2 + (epochs - 2)
 
 
+def test_checkpoints_are_written_where_it_is_measured(tmp_path: Path) -> None:
+    """Else the loss of the first row after it resumes would be that of fewer steps."""
+
+    def rows(name: str, stop: int | None = None) -> list[Any]:
+        history = History(measure, epochs=3)
+        if stop is None:
+            fit(training(epochs=8), [history], tmp_path / name)
+            return history.rows
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(training(epochs=8), [history, Stop(stop)], tmp_path / name)
+        return history.rows
+
+    whole = rows("whole")
+    assert [row["epoch"] for row in whole] == [3, 6, 8]
+    rows("cut", stop=1)
+    assert not (tmp_path / "cut/last.ckpt").exists()
+    rows("cut", stop=4)
+    assert Whole().load_checkpoint(tmp_path / "cut/last.ckpt")["epoch"] == 2
+    assert rows("cut") == whole
+
+
 @pytest.mark.parametrize("make", [pretraining, training])
 def test_same_seed_same_numbers_other_seed_others(make: Any, tmp_path: Path) -> None:
     rows = [run(make(seed=seed), tmp_path / "c")[0].rows for seed in (0, 0, 1)]

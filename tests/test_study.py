@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score
 
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import paired_interval
-from rapipe.files import sealed
+from rapipe.files import sealed, unsealed
 from rapipe.params import parse
 from study import report, running, tables
 from study.pieces import KS, OWN, PIECES, RANDOM, ROBUST, WIDER
@@ -62,6 +62,10 @@ def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
     assert [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 200)] == [5, 15, 100]
     banks = [s.sets["retrieval.bank"] for s in PIECES["bank"].settings(whole, 45_000)]
     assert banks == [450, 4500, 13_500]
+    assert [own.name for own in PIECES["floors"].settings(whole, 45_000)] == ["encoder"]
+    narrow = parse(Study("study-cpu", {}, tmp_path, tmp_path).params())
+    named = [own.name for own in PIECES["floors"].settings(narrow, 9000)]
+    assert named == ["encoder", "scratch"]  # as wide as the encoder
     small = list(PIECES["bank"].settings(whole, 100))
     assert all(setting.sets["retrieval.bank"] >= whole.retrieval.k for setting in small)
 
@@ -106,6 +110,7 @@ def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> 
         (["nothing"], "invalid choice: 'nothing'"),
         (["main", "--source", "cifar10"], "write NAME=PATH"),
         (["main", "--preset", "tiny", "--source", "mnist=x"], "choose from digits"),
+        (["main", "--preset", "study"], "--preset study needs a GPU"),
         (["main", "--preset", "tiny", "--retrieval", "kn"], "choose from none, sampled, knn"),
     ],
 )
@@ -190,8 +195,44 @@ def test_what_has_been_run_is_not_run_again(
     damaged.write_text(text)
 
 
+def test_a_test_that_was_interrupted_costs_no_training(
+    rehearsed: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(rehearsed.results.glob("runs/main/alexnet-none*.json"))
+    before = path.read_bytes()
+    path.unlink()
+    stage_of, ran = running._stage_of, []
+
+    def interrupted(stage: Any, v: Any) -> None:
+        ran.append(stage.__module__.rpartition(".")[2])
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        stage_of(stage, v)
+
+    monkeypatch.setattr(running, "_stage_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(rehearsed, "main")
+    running.run(rehearsed, "main")
+    assert ran == ["train", "evaluate", "evaluate"]
+    again, first = running.kept(path), unsealed(before.decode())
+    for both in (again, first):
+        assert both.pop("seconds")["train"] > 0
+    assert again == first
+
+
+def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: Path) -> None:
+    before = files_of(rehearsed)
+    other = Study("tiny", {"digits": tmp_path / "mine"}, rehearsed.work, rehearsed.found)
+    told = "results of other images, made by `python -m study encoder --preset tiny`: give the same"
+    for run in (lambda: running.run(other, "random"), lambda: running.encoder(other, OWN)):
+        with pytest.raises(UserError, match=re.escape(told)):
+            run()
+    assert files_of(rehearsed) == before
+
+
 def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     again = []
+    monkeypatch.setattr(running, "_seconds", lambda *_: 1.0)
     monkeypatch.setattr(running, "_stage_of", lambda stage, v: again.append(v.name))
     monkeypatch.setattr(running, "_run_card", lambda v: {})
     monkeypatch.setattr(running.inputs, "write_result", lambda *_: None)
@@ -252,16 +293,24 @@ def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
 # Comparing, on results made by hand
 
 
-def result(folder: Path, retrieval: str, seed: int, correct: np.ndarray, corpus: str = "c") -> None:
+def result(
+    folder: Path,
+    retrieval: str,
+    seed: int,
+    correct: np.ndarray,
+    corpus: str = "c",
+    setting: str = "main",
+    backbone: str = "resnet18",
+) -> None:
     """One evaluation of 400 images, clean and noisy."""
-    variant = {"backbone": "resnet18", "retrieval": retrieval, "k": 5, "bank": "all", "seed": seed}
+    variant = {"backbone": backbone, "retrieval": retrieval, "k": 5, "bank": "all", "seed": seed}
     rows = [
         {"noise_std": std, "top1": float(own.mean()), "n_test": 400, "bank_size": 9}
         for std, own in zip((0.0, 0.1), correct, strict=True)
     ]
     content = {
-        "piece": "main",
-        "setting": "main",
+        "piece": setting,
+        "setting": setting,
         "variant": variant,
         "corpus": corpus,
         "encoder": {"kind": "own"},
@@ -270,7 +319,7 @@ def result(folder: Path, retrieval: str, seed: int, correct: np.ndarray, corpus:
         "voted": [packed(own) for own in correct],
         "history": [{"images_seen": 1.0, "test_top1_not_for_selection": 0.5}],
     }
-    path = folder / f"runs/main/{retrieval}-{seed}.json"
+    path = folder / f"runs/{setting}/{retrieval}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(sealed(content))
 
@@ -306,6 +355,25 @@ def test_claims_are_paired_by_seed_and_image(tmp_path: Path) -> None:
     same = [own for own in claims(found) if "vote" in own.second]
     assert {own.words for own in same} == {"no difference shown"}
     assert all(own.adjusted_p >= own.verdict.p for own in claims(found))
+
+
+def test_the_encoders_network_from_scratch_is_mains_where_nothing_differs(tmp_path: Path) -> None:
+    _, plain = by_hand(tmp_path)
+    for seed in range(3):
+        result(tmp_path, "none", seed, plain[seed], "c", "encoder", "resnet18+corpus")
+    found = Found.read(tmp_path)
+    pairs = {(own.first, own.second) for own in claims(found) if own.piece == "floors"}
+    encoder = "resnet18+corpus, no neighbours (encoder)"
+    assert pairs == {("resnet18, no neighbours", encoder), ("resnet18, kNN", encoder)}
+    rows = tables.floors(found).splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| resnet18", "none"],
+        ["| resnet18", "kNN"],
+        ["| resnet18+corpus", "none"],
+    ]
+    result(tmp_path, "none", 0, plain[0], "c", "scratch")
+    own = [key.setting for key in Found.read(tmp_path).scratch()]
+    assert own == ["scratch"]
 
 
 def test_seeds_that_only_one_side_has_are_left_out(tmp_path: Path) -> None:

@@ -246,7 +246,8 @@ class History(Callback):
     Args:
         measure: returns what to record; gets the Lightning module.
         every: steps between two measurements in the first epochs; 0 for none.
-        epochs: between two measurements after epochs; the last one is always measured.
+        epochs: between two measurements after epochs; the last one is always measured. `fit`
+            writes its checkpoints then, so that no row is of fewer steps where it resumes.
     """
 
     def __init__(self, measure: Callable[[Any], Row], every: int = 0, epochs: int = 1) -> None:
@@ -369,7 +370,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     keep: bool = False,
 ) -> dict[str, float]:
-    """Train to the end of the schedule, resuming from the last epoch in `checkpoints`.
+    """Train to the end of the schedule, resuming from the last measured epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
     goes in). A damaged checkpoint is removed.
@@ -387,6 +388,7 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     module.tricks = tricks or module.tricks
     last = checkpoints / "last.ckpt"
+    every = next((own.epochs for own in callbacks if isinstance(own, History)), 1)
     if last.exists() and not intact(last):
         say(f"{last} is damaged, so this training starts again")
         last.unlink()
@@ -395,10 +397,12 @@ def fit(
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
-        with _interruptions_told(last, module):
+        with _interruptions_told(last, module, every):
             found = _found(module, checkpoints / "found.json", precision)
         bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
-        last_epoch = ModelCheckpoint(checkpoints, filename="last", enable_version_counter=False)
+        last_epoch = ModelCheckpoint(
+            checkpoints, filename="last", enable_version_counter=False, every_n_epochs=every
+        )
         trainer = _trainer(
             module,
             precision,
@@ -409,7 +413,7 @@ def fit(
             enable_progress_bar=watched(),
         )
         try:
-            with _interruptions_told(last, module):
+            with _interruptions_told(last, module, every):
                 trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
         finally:
             close(loggers)
@@ -419,14 +423,18 @@ def fit(
 
 
 @contextmanager
-def _interruptions_told(last: Path, module: Fit) -> Iterator[None]:
-    """On Ctrl-C and on SIGTERM Lightning ends the process; `Interrupted` says where it resumes."""
+def _interruptions_told(last: Path, module: Fit, every: int) -> Iterator[None]:
+    """On Ctrl-C and on SIGTERM Lightning ends the process; `Interrupted` says where it resumes.
+
+    Args:
+        every: epochs between two checkpoints.
+    """
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as end:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores by then
         where = (
-            f"the same command resumes after epoch {module.current_epoch} of "
+            f"the same command resumes after epoch {module.current_epoch // every * every} of "
             f"{module.schedule.epochs}, from {last}"
             if last.exists()
             else "no epoch was finished, so the same command starts from the first"
