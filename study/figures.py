@@ -67,6 +67,10 @@ def headline(found: Found) -> Figure | None:
         if key.retrieval == "knn":
             line(below, _points(found, key, voted=True), "vote of knn", drawn.VOTE)
         below.set_xlabel(drawn.NOISE)
+    for backbone, key in found.hardened():
+        told = "none" if key.retrieval == "none" else "knn by an encoder that saw noise"
+        style = {**look[key.retrieval], "ls": "--"}
+        line(panels[f"{backbone}: noise"], _points(found, key), f"{told}, noise in training", style)
     finish(panels, "test accuracy")
     return figure
 

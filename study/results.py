@@ -166,6 +166,14 @@ class Found:
                     if key in self.runs:
                         yield plain, told, key
 
+    def hardened(self) -> Iterator[tuple[str, Key]]:
+        """Backbone, and condition with noise in training: without neighbours, or with those of
+        the encoder that saw noise too."""
+        for backbone, _, key in self.cells():
+            shown = (key.setting, key.retrieval) in ((NOISE, "none"), (ROBUST, "knn"))
+            if shown and key.backbone.endswith(NOISY):
+                yield backbone, key
+
     def correct(self, key: Key, seeds: Sequence[int] = ()) -> npt.NDArray[np.bool_]:
         """Whether each answer was right (S, L, N)."""
         return self._bits(key, "correct", seeds)

@@ -15,7 +15,7 @@ from rapipe.pipeline.efficiency import first_step
 from rapipe.pipeline.evidence import interval_words, level_words
 from rapipe.records import ANOTHER
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, NOISE, ROBUST, Claim, Found, Key, Run
+from study.results import ENCODER, MAIN, ROBUST, Claim, Found, Key, Run
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -118,12 +118,10 @@ def short(found: Found) -> str:
         name = names.get(key.backbone, key.backbone)
         own = {"none": "", "knn": ", kNN"}.get(key.retrieval, f", {key.retrieval}")
         lines.append([name + own, *_scores(found, key)])
-    shown = {(NOISE, "none"): "", (ROBUST, "knn"): ", kNN by an encoder that saw it too"}
-    for backbone, _, key in found.cells():
-        own = shown.get((key.setting, key.retrieval))
-        if own is not None and key.backbone.endswith(NOISY):
-            name = f"{names.get(backbone, backbone)}, noise in training{own}"
-            lines.append([name, *_scores(found, key)])
+    for backbone, key in found.hardened():
+        own = "" if key.retrieval == "none" else ", kNN by an encoder that saw it too"
+        name = f"{names.get(backbone, backbone)}, noise in training{own}"
+        lines.append([name, *_scores(found, key)])
     near = next((key for key in found.keys(MAIN) if key.retrieval == "knn"), None)
     if near:
         lines.append(["best vote of the neighbours, no training", *_vote(found, near)])
