@@ -344,12 +344,18 @@ def reliance(found: Found) -> str:
 
 
 def losses(found: Found) -> str:
-    """What noise takes from classifiers with neighbours, and whose failure it is."""
+    """What noise takes from classifiers, and whose failure it is of those with neighbours."""
     heads = ["classifier", "memory by", "images"]
     heads += ["neighbours still found, %", "of the right class, %"]
     heads += ["points lost", "since neighbours are worse", "with the clean image's neighbours"]
     lines = []
     for key in (*found.keys(MAIN), *found.keys(ROBUST)):
+        if key.retrieval == "none":
+            for place, level in enumerate(found.levels):
+                kept = zip(found.top1(key, 0), found.top1(key, place), strict=True)
+                lost = percent([clean - noisy for clean, noisy in kept])
+                own = [key.backbone, "none", level_words(level), NOTHING, NOTHING, lost]
+                lines.append([*own, NOTHING, NOTHING])
         if key.retrieval == "knn" and not key.backbone.endswith(NOISY):
             encoder = found.runs[key][0]["encoder"]["kind"]
             drifts = [run["drift"] for run in found.runs[key]]
