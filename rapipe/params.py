@@ -353,7 +353,8 @@ class TrainParams:
     loggers: tuple[str, ...]
     """Who records the curves, beside `history.csv`."""
     measure_every: Limit
-    """Epochs between two measurements; only measured ones can be the best. The last always is."""
+    """Epochs between two measurements, and two checkpoints; only measured ones can be the best.
+    The last always is measured."""
     probe_every: LimitOrNone
     """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
     precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]

@@ -417,7 +417,7 @@ def fit(
                 trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
         finally:
             close(loggers)
-    if not keep:
+    if not keep and checkpoints.exists():  # it does not where there was no epoch to go on from
         shutil.rmtree(checkpoints)
     return found
 
