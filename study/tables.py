@@ -353,9 +353,9 @@ def losses(found: Found) -> str:
         if key.retrieval == "none":
             for place, level in enumerate(found.levels):
                 kept = zip(found.top1(key, 0), found.top1(key, place), strict=True)
-                lost = percent([clean - noisy for clean, noisy in kept])
-                own = [key.backbone, "none", level_words(level), NOTHING, NOTHING, lost]
-                lines.append([*own, NOTHING, NOTHING])
+                points = [percent([clean - noisy for clean, noisy in kept]), NOTHING, NOTHING]
+                own = [key.backbone, "none", level_words(level), NOTHING, NOTHING]
+                lines.append([*own, *points])
         if key.retrieval == "knn" and not key.backbone.endswith(NOISY):
             encoder = found.runs[key][0]["encoder"]["kind"]
             drifts = [run["drift"] for run in found.runs[key]]
