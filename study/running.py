@@ -107,7 +107,6 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
         retrievals: only these, `none` or strategies; nothing for all.
     """
     whole_preset = parse(study.params())
-    _check_images(study)
     known = ("none", *whole_preset.retrieval.strategies)
     for name in retrievals:
         if name not in known:

@@ -437,7 +437,7 @@ def _interruptions_told(last: Path, module: Fit, every: int) -> Iterator[None]:
             f"the same command resumes after epoch {module.current_epoch // every * every} of "
             f"{module.schedule.epochs}, from {last}"
             if last.exists()
-            else "no epoch was finished, so the same command starts from the first"
+            else "no epoch was measured, so the same command starts from the first"
         )
         raise Interrupted(where, 143 if isinstance(end, SIGTERMException) else 130) from None
 
