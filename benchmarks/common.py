@@ -44,7 +44,7 @@ def machine(*packages: str) -> Result:
 
 def precision() -> Any:
     """What `train.precision: auto` chooses, measured anew."""
-    from rapipe.fitting.speed import precision_of
+    from rapipe.training.precision import precision_of
 
     with tempfile.TemporaryDirectory() as folder:
         return precision_of("auto", Path(folder) / "precision.json")

@@ -61,7 +61,7 @@ def make_images(count: int) -> list[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rapipe import presets
+    from rapipe.config import presets
 
     rng = np.random.default_rng(0)
     encoded = []
@@ -99,7 +99,7 @@ def _decode_share(encoded: list[bytes]) -> float:
 
 def build() -> None:
     """All of the corpus stage; what is in `data/cache` is not decoded again."""
-    from rapipe.params import load
+    from rapipe.config.loading import load
     from rapipe.pipeline import corpus
 
     corpus.run(load(Path("params.yaml")))

@@ -23,17 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import (
-    Result,
-    asked,
-    clocked,
-    in_turns,
-    machine,
-    ratio,
-    spread,
-    target,
-    told,
-)
+from benchmarks.common import Result, asked, clocked, in_turns, machine, ratio, spread, target, told
 
 SIDE = 32
 ROUNDS = 5
@@ -86,8 +76,9 @@ def make(count: int, width: int, stem: str) -> None:
     """Write a corpus and an encoder where the pipeline expects them."""
     import torch
 
-    from rapipe import paths, presets
-    from rapipe.encoder import Encoder, EncoderSpec
+    from rapipe import paths
+    from rapipe.config import presets
+    from rapipe.encoder.encoder import Encoder, EncoderSpec
     from rapipe.records import SPLITS, Images
 
     rng = np.random.default_rng(0)
@@ -106,7 +97,7 @@ def make(count: int, width: int, stem: str) -> None:
 def embed() -> float:
     """Seconds of the whole stage."""
     from rapipe import paths
-    from rapipe.params import load
+    from rapipe.config.loading import load
     from rapipe.pipeline import embed
 
     shutil.rmtree(paths.STORE, ignore_errors=True)
@@ -119,7 +110,7 @@ def without_store(count: int) -> float:
     """Seconds until the vectors are there."""
     from rapipe import paths
     from rapipe.device import device
-    from rapipe.encoder import Encoder
+    from rapipe.encoder.encoder import Encoder
     from rapipe.pipeline.embed import blocks
 
     def run() -> None:
@@ -138,7 +129,7 @@ def bare(count: int) -> float:
 
     from rapipe import paths
     from rapipe.device import device
-    from rapipe.encoder import CHUNK, Encoder
+    from rapipe.encoder.encoder import CHUNK, Encoder
 
     backbone = Encoder.read(paths.ENCODER).to(device()).backbone
     batch = torch.rand(CHUNK, 3, SIDE, SIDE, device=device())

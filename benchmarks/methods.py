@@ -208,8 +208,8 @@ def params_of(sets: Sets) -> Any:
     """The default's parameters with these in the place of its own."""
     from ruamel.yaml import YAML
 
-    from rapipe import presets
-    from rapipe.params import parse
+    from rapipe.config import presets
+    from rapipe.config.loading import parse
 
     path = Path("params.yaml")
     presets.write(presets.DEFAULT, path)
@@ -244,7 +244,7 @@ def pretrained(case: Case, photographs: str) -> None:
 
 def classified(case: Case, seed: int) -> None:
     """Train and test the classifiers of a case, one without neighbours and the others with."""
-    from rapipe.params import variants
+    from rapipe.config.variants import variants
 
     with inside(WORK / "digits"):
         params = params_of(
@@ -325,7 +325,7 @@ def with_tables(text: str) -> str:
 
 def tables() -> Iterator[str]:
     """A table a kind of method, in Markdown: its source, what was measured, how to run it."""
-    from rapipe.pipeline import methods
+    from rapipe import methods
 
     for kind in methods.KINDS:
         known = {row["name"]: row for row in methods.rows(kind)}

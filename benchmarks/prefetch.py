@@ -127,7 +127,7 @@ class Setting:
         import torch
 
         from rapipe.device import device
-        from rapipe.encoder import Encoder, EncoderSpec
+        from rapipe.encoder.encoder import Encoder, EncoderSpec
         from rapipe.records import Embeddings, Images
 
         rng = np.random.default_rng(0)
@@ -174,19 +174,19 @@ class Setting:
         """One training step of each method."""
         import torch
 
+        from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
         from rapipe.device import device
-        from rapipe.retrieved import Bank, Retrieved
 
         here, (b, d) = device(), (self.batch, self.dimension)
-        bank = Bank(self.bank, CLASSES, here)
-        constant = Retrieved(
+        bank = DeviceBank(self.bank, CLASSES, here)
+        constant = NeighbourBatch(
             torch.randn(b, k, d, device=here),
             torch.randint(0, CLASSES, (b, k), device=here),
             torch.ones(b, dtype=torch.bool, device=here),
         )
 
-        def looked_up(search: Callable[[Any], Any]) -> Callable[[Any], Retrieved]:
-            def find(images: Any) -> Retrieved:
+        def looked_up(search: Callable[[Any], Any]) -> Callable[[Any], NeighbourBatch]:
+            def find(images: Any) -> NeighbourBatch:
                 with torch.no_grad():
                     own = self.encoder.backbone(self.encoder.normalise(images))
                     found = search(torch.nn.functional.normalize(own))
@@ -222,12 +222,12 @@ class Setting:
         """
         import torch
 
-        from rapipe.classifier import Classifier, ClassifierSpec
+        from rapipe.batches.transforms import VIEWS
+        from rapipe.classifier.classifier import Classifier, ClassifierSpec
+        from rapipe.classifier.module import ClassifierModule
         from rapipe.device import autocast, device
-        from rapipe.fitting.base import Schedule
-        from rapipe.fitting.training import Training
         from rapipe.records import Neighbours
-        from rapipe.views import VIEWS
+        from rapipe.training.module import Schedule
 
         torch.manual_seed(0)
         retrieval = "none" if bank is None and find is None else "knn"
@@ -237,7 +237,7 @@ class Setting:
         )  # fmt: skip
         indices = np.random.default_rng(1).integers(0, len(self.bank), (IMAGES, k), dtype=np.int32)
         table = Neighbours(self.images.ids, indices, np.zeros((IMAGES, k), np.float32))
-        module = Training(
+        module = ClassifierModule(
             Classifier(spec), VIEWS["flip"](SIDE), self.images, table if bank else None, bank,
             Schedule(10**6, self.batch, 1e-3, 0), 0.01, 0.0,
         ).to(device())  # fmt: skip
@@ -263,15 +263,15 @@ class Setting:
 
     def on_disk(self, folder: Path) -> Any:
         """The bank as if it did not fit."""
+        from rapipe.batches.loader import ArrayField
+        from rapipe.classifier.neighbour_batch import DeviceBank
         from rapipe.device import device
-        from rapipe.feed import Column
         from rapipe.records import Embeddings
-        from rapipe.retrieved import Bank
 
         self.bank.write(folder / "bank")
         vectors = Embeddings.read(folder / "bank").vectors
-        bank = Bank(self.bank, CLASSES, device())
-        bank.vectors = Column(vectors, device(), stay=False)
+        bank = DeviceBank(self.bank, CLASSES, device())
+        bank.vectors = ArrayField(vectors, device(), stay=False)
         return bank
 
     def faiss(self, k: int) -> Callable[[Any], Any]:

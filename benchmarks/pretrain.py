@@ -40,9 +40,7 @@ from benchmarks.common import (
     target,
     told,
 )
-from benchmarks.common import (
-    precision as auto_precision,
-)
+from benchmarks.common import precision as auto_precision
 
 SIDE = 32
 STEPS = 24
@@ -153,19 +151,19 @@ class Peers:
         """BYOL as `rapipe pretrain` makes it."""
         import torch
 
-        from rapipe.backbones import build
-        from rapipe.fitting.base import Schedule
-        from rapipe.fitting.pretraining import Pretraining
-        from rapipe.objectives import OBJECTIVES, Recipe
+        from rapipe.batches.transforms import VIEWS, Normalise
+        from rapipe.encoder.backbones import build
+        from rapipe.pretraining.module import PretrainingModule
+        from rapipe.pretraining.objectives import OBJECTIVES, Recipe
         from rapipe.records import Images
-        from rapipe.views import VIEWS, Normalise
+        from rapipe.training.module import Schedule
 
         torch.manual_seed(0)
         n = len(self.pixels)
         images = Images(
             np.arange(n), self.pixels, np.zeros(n, np.int64), np.array(["x"] * n), ("x",)
         )
-        return Pretraining(
+        return PretrainingModule(
             OBJECTIVES["byol"](
                 build("resnet18", self.width, self.stem, SIDE), Recipe(SIDE, 1, (), 0.0)
             ),
@@ -181,7 +179,7 @@ class Peers:
         """`fit`, between the end of the warm-up and the end of the last step."""
         from pytorch_lightning.callbacks import Callback
 
-        from rapipe.fitting.base import fit
+        from rapipe.training.loop import fit
 
         class Watch(Callback):
             def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

@@ -99,7 +99,7 @@ def main() -> None:
 
 def make_vectors(path: Path, rows: int) -> None:
     """Write unit vectors (rows, D) around 2,000 centres, which lie around 20 others."""
-    from rapipe import mapped
+    from rapipe.io import memory_map
 
     rng = np.random.default_rng(0)
     high = rng.standard_normal((20, D), np.float32)
@@ -113,7 +113,7 @@ def make_vectors(path: Path, rows: int) -> None:
             own = own + np.float32(0.9) * rng.standard_normal((n, D), np.float32)
             yield own / np.linalg.norm(own, axis=1, keepdims=True)
 
-    mapped.write_array(path, (rows, D), blocks())
+    memory_map.write_array(path, (rows, D), blocks())
 
 
 def measure(path: Path, rows: int, graph: bool, folder: Path) -> dict[str, Measured]:
@@ -146,11 +146,11 @@ def measure(path: Path, rows: int, graph: bool, folder: Path) -> dict[str, Measu
 
 def bank_of(path: Path) -> Any:
     """The vectors, with ids in no order."""
-    from rapipe import mapped
-    from rapipe.search import Keys
+    from rapipe.io import memory_map
+    from rapipe.retrieval.search import KeyedVectors
 
-    vectors = mapped.array(path)
-    return Keys(np.random.default_rng(1).permutation(len(vectors)), vectors)
+    vectors = memory_map.map_array(path)
+    return KeyedVectors(np.random.default_rng(1).permutation(len(vectors)), vectors)
 
 
 def asking(rows: int, queries: int) -> Any:
@@ -163,10 +163,10 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
     import faiss
     import torch
 
-    from rapipe.search import Keys, Method, search
+    from rapipe.retrieval.search import KeyedVectors, SearchMethod, search
 
     bank = bank_of(path)
-    bank = Keys(bank.ids, np.array(bank.vectors))
+    bank = KeyedVectors(bank.ids, np.array(bank.vectors))
     chosen = asking(len(bank.ids), count)
     queries = bank.vectors[chosen]
     tensor, asked = torch.from_numpy(bank.vectors), torch.from_numpy(queries)
@@ -176,7 +176,7 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
     flat.add(bank.vectors)
     built = time.perf_counter() - start
 
-    def ours(method: Method) -> None:
+    def ours(method: SearchMethod) -> None:
         for first in range(0, count, BATCH):
             part = slice(first, first + BATCH)
             search(queries[part], bank, K, bank.ids[chosen[part]], method)
@@ -190,8 +190,8 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
         "bare products": lambda: batches(
             lambda part: torch.mm(asked[part], tensor.T, out=room[: len(asked[part])]), BATCH // 2
         ),
-        "torch": lambda: ours(Method()),
-        "faiss, exact": lambda: ours(Method("faiss")),
+        "torch": lambda: ours(SearchMethod()),
+        "faiss, exact": lambda: ours(SearchMethod("faiss")),
         "plain FAISS Flat": lambda: batches(lambda part: flat.search(queries[part], K + 1)),
         "plain torch.cdist + topk": lambda: batches(
             lambda part: torch.cdist(asked[part], tensor).topk(K + 1, largest=False)
@@ -213,7 +213,7 @@ def table(path: Path) -> Measured:
     """Every row of the bank asks; between bare products, of some queries, for all."""
     import torch
 
-    from rapipe.search import search
+    from rapipe.retrieval.search import search
 
     bank = bank_of(path)
     n = len(bank.ids)
@@ -241,20 +241,20 @@ def table(path: Path) -> Measured:
 
 def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measured:
     """Our search with one method, built first."""
-    from rapipe import mapped
-    from rapipe.search import Exact, Method, rank, ready, search
+    from rapipe.io import memory_map
+    from rapipe.retrieval.search import Exact, SearchMethod, build_index, rank, search
 
     bank = bank_of(path)
     chosen = asking(len(bank.ids), count)
-    method = Method(backend, index, RECALL, Path(cache) if cache else None)
-    queries = mapped.take(bank.vectors, chosen)
+    method = SearchMethod(backend, index, RECALL, Path(cache) if cache else None)
+    queries = memory_map.take_rows(bank.vectors, chosen)
     start = time.perf_counter()
     found = search(queries, bank, K, bank.ids[chosen], method)
     first = time.perf_counter() - start
     if not cache:
         return {"seconds": [first], "queries": count, "recall": 1.0}
     with ExitStack() as stack:
-        index_ = ready(bank.vectors, method, stack)
+        index_ = build_index(bank.vectors, method, stack)
         if not isinstance(index_, Exact):
             for level in range(index_.levels):
                 if index_.effort != found.found_by["effort"]:

@@ -52,13 +52,13 @@ def corpus(
     """Compose the sources into one Arrow file a split."""
     if describe:
         from rapipe.pipeline import describe as described
-        from rapipe.pipeline.told import told
+        from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-        with told():
+        with exit_on_user_error():
             described.run()
         return
     from rapipe.pipeline import corpus
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(corpus.run)
 
@@ -67,7 +67,7 @@ def corpus(
 def pretrain() -> None:
     """Pretrain the encoder without labels; resumes where it was interrupted."""
     from rapipe.pipeline import pretrain
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(pretrain.run)
 
@@ -76,7 +76,7 @@ def pretrain() -> None:
 def embed() -> None:
     """Embed every image into the store."""
     from rapipe.pipeline import embed
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(embed.run)
 
@@ -85,7 +85,7 @@ def embed() -> None:
 def prefetch() -> None:
     """Find the neighbours of every image, once."""
     from rapipe.pipeline import prefetch
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(prefetch.run)
 
@@ -94,7 +94,7 @@ def prefetch() -> None:
 def audit() -> None:
     """Refuse what leaks from the held-out splits, and list test images close to the memory."""
     from rapipe.pipeline import audit
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(audit.run)
 
@@ -103,7 +103,7 @@ def audit() -> None:
 def initialise() -> None:
     """Get ready what classifiers start from: from scratch, pretrained here, or elsewhere."""
     from rapipe.pipeline import initialise
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(initialise.run)
 
@@ -112,7 +112,7 @@ def initialise() -> None:
 def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Train the classifiers, all or some."""
     from rapipe.pipeline import train
-    from rapipe.pipeline.entry import stage_of_chosen
+    from rapipe.pipeline.running.stage import stage_of_chosen
 
     stage_of_chosen(train.run, backbone, retrieval, seed)
 
@@ -121,7 +121,7 @@ def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = N
 def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Evaluate the classifiers, all or some, on the whole test split, clean and noisy."""
     from rapipe.pipeline import evaluate
-    from rapipe.pipeline.entry import stage_of_chosen
+    from rapipe.pipeline.running.stage import stage_of_chosen
 
     stage_of_chosen(evaluate.run, backbone, retrieval, seed)
 
@@ -130,7 +130,7 @@ def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed 
 def report() -> None:
     """Draw the figures and write results/index.html."""
     from rapipe.pipeline import report
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(report.run)
 
@@ -144,11 +144,11 @@ def results(
 ) -> None:
     """Print a row a (backbone, retrieval, k, seed, noise level, memory)."""
     from rapipe import paths
-    from rapipe.params import load
+    from rapipe.config.loading import load
     from rapipe.pipeline import results
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         params = load(paths.PARAMS)
         found = results.by_class(params) if by_class else results.rows(params, edited=True)
         show(found, as_json)
@@ -157,10 +157,10 @@ def results(
 @app.command()
 def costs(as_json: AsJson = False) -> None:
     """Print what each stage took when it last ran here: seconds, and peak memory in gigabytes."""
-    from rapipe.pipeline import costs
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.running import costs
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         show(costs.rows(), as_json)
 
 
@@ -170,10 +170,10 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List every method that params.yaml can name, with a line of explanation and its source."""
-    from rapipe.pipeline import methods
-    from rapipe.pipeline.told import told
+    from rapipe import methods
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         found = methods.rows(kind)
     if as_json:
         show(found, as_json)
@@ -210,11 +210,11 @@ def neighbors(
 ) -> None:
     """Look an image up in the memory; say what a classifier makes of its neighbours."""
     from rapipe import paths
-    from rapipe.pipeline.checks import load_checked
-    from rapipe.pipeline.neighbors import run
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.memory.look_up import run
+    from rapipe.pipeline.running.check_names import load_checked
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         run(load_checked(paths.PARAMS), image, k, classifier, picture, as_json)
 
 
@@ -223,10 +223,11 @@ def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without it they are listed.")] = None,
 ) -> None:
     """Write a preset over params.yaml, keeping its comments, or list the presets."""
-    from rapipe import paths, presets
-    from rapipe.pipeline.told import told
+    from rapipe import paths
+    from rapipe.config import presets
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         if name is None:
             for known in presets.PRESETS:
                 print(f"{known:14} {presets.describe(known)}")
@@ -248,11 +249,13 @@ Limit = Annotated[int, typer.Option(help="Show at most so many rows.", min=0)]
 @memory.command(name="info")
 def store_info(as_json: AsJson = False) -> None:
     """What the current version holds, and which versions there are."""
-    from rapipe.pipeline import editing
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.memory.edit import (
+        info,
+    )
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
-        found = editing.info()
+    with exit_on_user_error():
+        found = info()
     if as_json:
         show(found, as_json)
         return
@@ -275,13 +278,16 @@ def store_list(
     as_json: AsJson = False,
 ) -> None:
     """Rows of the memory, by id; those that meet every condition."""
-    from rapipe.pipeline import editing
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.memory.edit import (
+        listed,
+    )
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
     from rapipe.progress import say
+    from rapipe.retrieval.store.selection import Selection
 
-    with told():
-        chosen = editing.Selection(ids or (), classes or (), sources or (), where)
-        found, count = editing.listed(chosen, limit)
+    with exit_on_user_error():
+        chosen = Selection(ids or (), classes or (), sources or (), where)
+        found, count = listed(chosen, limit)
     show(found, as_json)
     if len(found) < count:
         say(f"{len(found)} of {count:,} rows; --limit shows more")
@@ -298,13 +304,13 @@ def store_add(
     unlabelled: Annotated[bool, typer.Option(help="Leave its labels out.")] = False,
 ) -> None:
     """Embed the training images of a source into the memory."""
-    from rapipe.pipeline import adding
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.memory import add
+    from rapipe.pipeline.running.stage import stage
 
     def run(params: Any) -> None:
-        print(adding.run(params, source, classes or (), limit, name, unlabelled))
+        print(add.run(params, source, classes or (), limit, name, unlabelled))
 
-    stage(run, "store add", adding)
+    stage(run, "store add", add)
 
 
 @memory.command(name="remove")
@@ -318,26 +324,33 @@ def store_remove(
     ] = False,
 ) -> None:
     """Take rows that meet every condition out of the memory."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        remove,
+    )
+    from rapipe.retrieval.store.selection import Selection
 
     chosen = (ids or (), classes or (), sources or (), where)
-    _said(lambda: editing.remove(editing.Selection(*chosen), purge))
+    _said(lambda: remove(Selection(*chosen), purge))
 
 
 @memory.command(name="tag")
 def store_tag(name: Annotated[str, typer.Argument(help="A name; it moves if it exists.")]) -> None:
     """Name the current version, so that `compact` keeps it."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        tag,
+    )
 
-    _said(lambda: editing.tag(name))
+    _said(lambda: tag(name))
 
 
 @memory.command(name="checkout")
 def store_checkout(name: Annotated[str, typer.Argument(help="A tag, or a number.")]) -> None:
     """Make another version the current one."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        checkout,
+    )
 
-    _said(lambda: editing.checkout(name))
+    _said(lambda: checkout(name))
 
 
 @memory.command(name="diff")
@@ -348,11 +361,13 @@ def store_diff(
     as_json: AsJson = False,
 ) -> None:
     """What each of two versions has that the other lacks."""
-    from rapipe.pipeline import editing
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.memory.edit import (
+        diff,
+    )
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
-        found = editing.diff(one, other, limit)
+    with exit_on_user_error():
+        found = diff(one, other, limit)
     if as_json:
         show(found, as_json)
         return
@@ -368,17 +383,21 @@ def store_diff(
 @memory.command(name="compact")
 def store_compact() -> None:
     """Drop versions without a tag, removed rows, and what killed edits left."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        compact,
+    )
 
-    _said(editing.compact)
+    _said(compact)
 
 
 @memory.command(name="verify")
 def store_verify() -> None:
     """Compare every row with its digest, and all with the manifest and the encoder."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        verify,
+    )
 
-    _said(editing.verify)
+    _said(verify)
 
 
 @memory.command(name="export")
@@ -386,14 +405,16 @@ def store_export(
     path: Annotated[Path, typer.Argument(help="NAME.parquet, or NAME.npy.")],
 ) -> None:
     """Write the current version for other programs."""
-    from rapipe.pipeline import editing
+    from rapipe.pipeline.memory.edit import (
+        export,
+    )
 
-    _said(lambda: editing.export(path))
+    _said(lambda: export(path))
 
 
 def _said(edit: Callable[[], str]) -> None:
     """Print what an edit says of itself."""
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         print(edit())

@@ -1,7 +1,9 @@
 """What ends a command: a mistake that a user can mend, and an interruption."""
 
 import errno
+import re
 import unicodedata
+from collections.abc import Mapping
 
 OF_THE_DISK = frozenset(
     (
@@ -15,6 +17,8 @@ MOST_LETTERS, MOST_SAID = 4000, 600
 """Of a sentence, whatever it quotes, and of what it quotes of an exception."""
 MOST_OF_A_NAME = 500
 """Letters of a name that a user gave to something."""
+ARGUMENT = re.compile("`([a-z_]+)`")
+"""An argument's name in a message."""
 JOINERS = "\u200c\u200d\xad"
 """Letters that cannot be seen and that names are spelled with all the same."""
 
@@ -29,6 +33,22 @@ class UserError(Exception):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(shortened(printable(sentence), MOST_LETTERS))
+
+
+class ArgumentError(UserError, ValueError):
+    """A mistake in an argument of a library function, whose name stands in backticks.
+
+    Whoever has another name for the argument, such as a key of params.yaml, says it so:
+
+        >>> raise ArgumentError("`k` is 9, but the bank has 5 rows").renamed({"k": "retrieval.k"})
+        Traceback (most recent call last):
+        rapipe.errors.UserError: retrieval.k is 9, but the bank has 5 rows
+    """
+
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        """The same mistake, with other names for arguments; those without one stay."""
+        named = ARGUMENT.sub(lambda found: names.get(found[1], found[0]), str(self))
+        return UserError(named)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -13,7 +13,7 @@ CACHE = Path("data/cache")
 INDEX = CACHE / "index"
 QUERIES = CACHE / "queries"
 """Embeddings of noisy test images, by what they were made from."""
-STARTS = CACHE / "starts"
+INITIAL_CACHE = CACHE / "starts"
 """Weights to start from that have been made before, by what they were made from."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
@@ -24,7 +24,7 @@ STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
-START = Path("data/start")
+INITIAL = Path("data/start")
 """For each name in `train.backbones` the weights it starts from, and what it alone needs."""
 TEACHER = "teacher"
 """Folder of the same in that of a name that has a teacher."""
@@ -34,7 +34,7 @@ MODELS = Path("data/models")
 EVIDENCE = Path("data/evidence")
 """For each classifier, what it made of every test image, and what each row of memory did."""
 PREDICTIONS = "predictions.arrow"
-BLAME = "rows.csv"
+INFLUENCE = "rows.csv"
 PRECISION = Path("data/precision.json")
 """How much faster bfloat16 was measured to be here. Not in the cache: a machine decides once."""
 COSTS = Path("data/costs")
@@ -65,7 +65,7 @@ MADE_BY = {
     NEIGHBOURS: "prefetch",
     LEAKAGE: "audit",
     DUPLICATES: "audit",
-    START: "initialise",
+    INITIAL: "initialise",
     MODELS: "train",
     EVIDENCE: "eval",
     RUNS: "eval",

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rapipe import files, mapped
 from rapipe.errors import UserError
+from rapipe.io import memory_map
+from rapipe.io.atomic import name_file_in_errors, part_path
 
 Ids = npt.NDArray[np.int64]  # (N,)
 Labels = npt.NDArray[np.int64]  # (N,), -1 = none
@@ -175,7 +176,7 @@ class Embeddings:
             block = self.vectors[start : start + BLOCK]
             squares = np.einsum("nd,nd->n", block, block)
             _require(np.allclose(squares, 1, atol=1e-3), "a vector is not of unit length")
-            mapped.release()
+            memory_map.release_pages()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -194,7 +195,7 @@ class Embeddings:
         """Write `vectors.npy` (for memory maps) and `rows.arrow` (everything else)."""
         folder.mkdir(parents=True, exist_ok=True)
         blocks = (self.vectors[start : start + BLOCK] for start in range(0, len(self), BLOCK))
-        mapped.write_array(folder / VECTORS, self.vectors.shape, blocks)
+        memory_map.write_array(folder / VECTORS, self.vectors.shape, blocks)
         columns = {
             "id": pa.array(self.ids),
             "label": pa.array(self.labels),
@@ -208,7 +209,7 @@ class Embeddings:
         """Read what `write` wrote; vectors stay on disk, memory-mapped."""
         table, _ = _read_arrow(folder / "rows.arrow")
         try:
-            vectors = mapped.array(folder / VECTORS)
+            vectors = memory_map.map_array(folder / VECTORS)
         except FileNotFoundError:
             raise UserError(
                 f"{folder / VECTORS} is missing: run rapipe prefetch, or dvc repro"
@@ -337,7 +338,7 @@ class Predictions:
 
 PER_LEVEL = ("correct", "confidence", "similarity", "vote_entropy", "voted", "repaired")
 PER_SWAP = ("change", "moved")
-ANOTHER = "another image's"
+OTHER_IMAGE = "another image's"
 """The swap whose `moved` is the reliance on neighbours."""
 
 
@@ -351,9 +352,9 @@ def _write_arrow(
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
     table = pa.table(columns).replace_schema_metadata(metadata)
-    partial = files.part_of(path)
+    partial = part_path(path)
     with (
-        files.named(partial),
+        name_file_in_errors(partial),
         partial.open("wb") as file,
         pa.PythonFile(sink(file), mode="w") as out,
         pa.ipc.new_file(out, table.schema, options=LARGE) as writer,
@@ -364,7 +365,7 @@ def _write_arrow(
 
 def _read_arrow(path: Path) -> tuple[pa.Table, Facts]:
     try:
-        table = pa.ipc.open_file(pa.py_buffer(mapped.file(path))).read_all()
+        table = pa.ipc.open_file(pa.py_buffer(memory_map.map_file(path))).read_all()
         return table, json.loads(table.schema.metadata[b"rapipe"])
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that makes it, or dvc repro") from None

@@ -1,10 +1,10 @@
 """What dvc.yaml runs as the stage corpus."""
 
 if __name__ == "__main__":  # the processes that decode images import this file, and need no more
-    from rapipe.pipeline.told import told
+    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
-    with told():
+    with exit_on_user_error():
         from rapipe.pipeline import corpus
-        from rapipe.pipeline.entry import stage
+        from rapipe.pipeline.running.stage import stage
 
         stage(corpus.run)

@@ -1,10 +1,10 @@
 """What dvc.yaml runs as the stages evaluate-*: BACKBONE RETRIEVAL SEED."""
 
-from rapipe.pipeline.told import told
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 if __name__ == "__main__":
-    with told():
+    with exit_on_user_error():
         from rapipe.pipeline import evaluate
-        from rapipe.pipeline.entry import stage_of_variant
+        from rapipe.pipeline.running.stage import stage_of_variant
 
         stage_of_variant(evaluate.run)

@@ -1,10 +1,10 @@
 """What `dvc repro` runs for the stage initialise."""
 
-from rapipe.pipeline.told import told
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 if __name__ == "__main__":
-    with told():
+    with exit_on_user_error():
         from rapipe.pipeline import initialise
-        from rapipe.pipeline.entry import stage
+        from rapipe.pipeline.running.stage import stage
 
         stage(initialise.run)

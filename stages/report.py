@@ -1,10 +1,10 @@
 """What dvc.yaml runs as the stage report."""
 
-from rapipe.pipeline.told import told
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 if __name__ == "__main__":
-    with told():
+    with exit_on_user_error():
         from rapipe.pipeline import report
-        from rapipe.pipeline.entry import stage
+        from rapipe.pipeline.running.stage import stage
 
         stage(report.run)

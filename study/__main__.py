@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from rapipe.errors import UserError
-from rapipe.pipeline.told import told
-from study.pieces import OWN, PIECES
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
+from study.pieces import EXPERIMENTS, OWN
 
 SCALES = ("study-cpu", "study", "tiny")
 
@@ -25,9 +25,10 @@ def main() -> None:
         prog="python -m study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="pieces:\n" + "\n".join(f"  {name:10}{own.about}" for name, own in PIECES.items()),
+        epilog="pieces:\n"
+        + "\n".join(f"  {name:10}{own.about}" for name, own in EXPERIMENTS.items()),
     )
-    parser.add_argument("piece", choices=("encoder", *PIECES, "report"))
+    parser.add_argument("piece", choices=("encoder", *EXPERIMENTS, "report"))
     parser.add_argument("--preset", choices=SCALES, default="study-cpu")
     parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--seeds", type=int, default=0, help="the first so many; 0 for all")
@@ -35,7 +36,7 @@ def main() -> None:
         "--retrieval", action="append", default=[], help="only this strategy, or none; repeat it"
     )
     given = parser.parse_args()
-    with told():
+    with exit_on_user_error():
         sources = dict(map(source_of, given.source))
         from study.running import Study, encoder, run
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from rapipe.params import NOISY
+from rapipe.config.names import NOISY
 from rapipe.report import curves
-from rapipe.report import evidence as drawn
+from rapipe.report import figures as drawn
 from rapipe.report.style import Point, band, finish, line, log_axis, looks, panels_of, styled
-from study.results import MAIN, Found, Key, run_rows
+from study.results import MAIN, Key, StudyResults, run_rows
 
 
-def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
+def figures(found: StudyResults) -> Iterator[tuple[str, Figure | None]]:
     """Each figure with the name of its file, one after the other."""
     main = {key: found.runs[key] for key in found.keys(MAIN)}
     histories = {
@@ -30,7 +30,7 @@ def figures(found: Found) -> Iterator[tuple[str, Figure | None]]:
     yield "labels", labels(found)
 
 
-def _points(found: Found, key: Key, voted: bool = False) -> list[Point]:
+def _points(found: StudyResults, key: Key, voted: bool = False) -> list[Point]:
     """Mean over seeds and images at each noise level, with its 95 % interval."""
     right = found.voted(key)[:1] if voted else found.correct(key)
     points = []
@@ -41,7 +41,7 @@ def _points(found: Found, key: Key, voted: bool = False) -> list[Point]:
 
 
 @styled
-def headline(found: Found) -> Figure | None:
+def headline(found: StudyResults) -> Figure | None:
     """Both questions in one: accuracy while it learns, and against noise."""
     keys = found.keys(MAIN)
     if not keys:
@@ -75,7 +75,7 @@ def headline(found: Found) -> Figure | None:
     return figure
 
 
-def noise(found: Found) -> Figure | None:
+def noise(found: StudyResults) -> Figure | None:
     """Accuracy of `main` against noise, and of the best vote."""
     keys = found.keys(MAIN)
     if not keys:
@@ -91,7 +91,7 @@ def noise(found: Found) -> Figure | None:
     return drawn.curves_over_noise(panels, title, "test accuracy")
 
 
-def cells(found: Found) -> Figure | None:
+def cells(found: StudyResults) -> Figure | None:
     """{neighbours or not} x {noise in training or not}."""
     look = looks(told.lower() for _, told, _ in found.cells())
     panels: dict[str, dict[str, drawn.Line]] = {}
@@ -107,7 +107,7 @@ def cells(found: Found) -> Figure | None:
 
 
 @styled
-def labels(found: Found) -> Figure | None:
+def labels(found: StudyResults) -> Figure | None:
     """Clean accuracy against the share of the labels."""
     settings = [*found.settings("labels-"), MAIN]
     keys = [key for setting in settings for key in found.keys(setting)]
@@ -136,7 +136,7 @@ def labels(found: Found) -> Figure | None:
     return figure
 
 
-def _rows(found: Found, start: str) -> list[dict]:
+def _rows(found: StudyResults, start: str) -> list[dict]:
     """Rows of a series and of `main`, for the backbones that the series has."""
     shown = {key.backbone for s in found.settings(start) for key in found.keys(s)}
     return [

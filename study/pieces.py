@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rapipe.params import NOISY, Params, Variant, variant
+from rapipe.config.names import NOISY
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant, make_variant
 
-Sets = dict[str, Any]
+Overrides = dict[str, Any]
 """Parameters by their full names, and the values they get."""
 
 KS = (5, 15, 50, 100, 300, 500, 1000)
@@ -26,9 +28,9 @@ FEW = 3
 """Seeds of every piece but `main`, `noise` and `robust`, which have all of the preset's."""
 OWN, RANDOM, WIDER, ROBUST = "own", "random", "wider", "robust"
 """Encoders: pretrained on the task's images, not at all, on another source's too, with noise."""
-ENCODERS: dict[str, Sets] = {ROBUST: {"pretrain.views": "noisy-crop"}}
+ENCODERS: dict[str, Overrides] = {ROBUST: {"pretrain.views": "noisy-crop"}}
 """What differs from the preset for an encoder, if anything."""
-QUIET: Sets = {"evaluate.swap_std": [], "evaluate.attributed": 0}
+QUIET: Overrides = {"evaluate.swap_std": [], "evaluate.attributed": 0}
 """What only `main` looks at."""
 
 
@@ -45,7 +47,7 @@ class Setting:
     """
 
     name: str
-    sets: Sets = field(default_factory=dict)
+    sets: Overrides = field(default_factory=dict)
     retrievals: tuple[str, ...] = ("knn",)
     seeds: int = FEW
     encoder: str = OWN
@@ -54,7 +56,7 @@ class Setting:
         """The classifiers, a seed after the other, so that each seed is whole before the next."""
         seeds = params.train.seeds[: self.seeds or None]
         return [
-            variant(params, backbone, retrieval, seed)
+            make_variant(params, backbone, retrieval, seed)
             for seed in seeds
             for backbone in params.train.backbones
             for retrieval in self.retrievals
@@ -62,7 +64,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Experiment:
     """What one command runs."""
 
     about: str
@@ -148,7 +150,7 @@ def wider(params: Params, rows: int) -> Iterator[Setting]:
 
 def fusion(params: Params, rows: int) -> Iterator[Setting]:
     """The first study's way to attend, and each of ours taken back alone."""
-    study: Sets = {
+    study: Overrides = {
         "retrieval.attend": "embedding",
         "retrieval.places": "all",
         "retrieval.gate": False,
@@ -186,17 +188,19 @@ def _one(params: Params) -> list[str]:
     return _two(params)[:1]
 
 
-PIECES: dict[str, Piece] = {
-    "main": Piece("every classifier, without neighbours, with them, and with random ones", main),
-    "noise": Piece("noise in training, with neighbours and without", noise),
-    "labels": Piece("1 % and 10 % of the labels", labels),
-    "floors": Piece("the encoder itself as a classifier", floors),
-    "fusion": Piece("the first study's fusion, and ours with one part taken back", fusion),
-    "k": Piece("5 to 1000 neighbours", neighbours),
-    "bank": Piece("1 % to 100 % of the memory", bank),
-    "random": Piece("a memory made by a random encoder", random),
-    "robust": Piece("a memory made by an encoder that has seen noise", robust),
-    "longer": Piece("four times the epochs", longer),
-    "wider": Piece("unlabelled images of a second source in the memory", wider),
+EXPERIMENTS: dict[str, Experiment] = {
+    "main": Experiment(
+        "every classifier, without neighbours, with them, and with random ones", main
+    ),
+    "noise": Experiment("noise in training, with neighbours and without", noise),
+    "labels": Experiment("1 % and 10 % of the labels", labels),
+    "floors": Experiment("the encoder itself as a classifier", floors),
+    "fusion": Experiment("the first study's fusion, and ours with one part taken back", fusion),
+    "k": Experiment("5 to 1000 neighbours", neighbours),
+    "bank": Experiment("1 % to 100 % of the memory", bank),
+    "random": Experiment("a memory made by a random encoder", random),
+    "robust": Experiment("a memory made by an encoder that has seen noise", robust),
+    "longer": Experiment("four times the epochs", longer),
+    "wider": Experiment("unlabelled images of a second source in the memory", wider),
 }
 """In the order in which they are worth running."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rapipe.files import put
-from rapipe.pipeline import inputs
+from rapipe.io.atomic import atomic_write
+from rapipe.io.tables import write_csv
 from rapipe.progress import say
 from rapipe.report.style import png
 from study import figures, tables
-from study.results import Found, claim_rows, claims, run_rows
+from study.results import StudyResults, claim_rows, claims, run_rows
 from study.running import Study, command
 
 PAGES = ("README.md", "../../README.md")
@@ -23,18 +23,18 @@ PAGES = ("README.md", "../../README.md")
 
 def run(study: Study) -> None:
     """Write `runs.csv`, `claims.csv`, `tables.md` and `figures/`, and fill the pages."""
-    found = Found.read(study.results)
+    found = StudyResults.read(study.results)
     made = claims(found)
-    inputs.write_csv(study.results / "runs.csv", run_rows(found))
-    inputs.write_csv(study.results / "claims.csv", claim_rows(made))
+    write_csv(study.results / "runs.csv", run_rows(found))
+    write_csv(study.results / "claims.csv", claim_rows(made))
     blocks = {name: (heading, text) for name, heading, text in tables.blocks(found, made) if text}
-    put(study.results / "tables.md", _page(study, blocks).encode())
+    atomic_write(study.results / "tables.md", _page(study, blocks).encode())
     for path in pages(study):
         if path.is_file():
-            put(path, filled(path.read_text(), study.preset, blocks).encode())
+            atomic_write(path, filled(path.read_text(), study.preset, blocks).encode())
     for name, figure in figures.figures(found):
         if figure is not None:
-            put(study.results / "figures" / f"{name}.png", png(figure))
+            atomic_write(study.results / "figures" / f"{name}.png", png(figure))
     say(f"{sum(len(own) for own in found.runs.values())} classifiers; see {study.results}")
 
 

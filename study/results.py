@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rapipe.config.names import NOISY
 from rapipe.errors import UserError
 from rapipe.evaluation import statistics
+from rapipe.evaluation.learning_curves import area
 from rapipe.evaluation.statistics import Interval, Verdict
-from rapipe.params import NOISY
-from rapipe.pipeline.efficiency import area
 from study.running import kept, unpacked
 
 Run = dict[str, Any]
@@ -65,7 +65,7 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResults:
     """All that has been run of one scale."""
 
     runs: dict[Key, list[Run]]
@@ -74,7 +74,7 @@ class Found:
     """By kind, what the results keep of each."""
 
     @classmethod
-    def read(cls, folder: Path) -> Found:
+    def read(cls, folder: Path) -> StudyResults:
         """Everything in the folder of a scale; `UserError` if nothing is there."""
         by_key: dict[Key, list[Run]] = defaultdict(list)
         for path in sorted(folder.glob("runs/*/*.json")):
@@ -216,7 +216,7 @@ def _number(name: str) -> float:
     return float(last) if last.replace(".", "").isdigit() else 0.0
 
 
-def claims(found: Found) -> list[Claim]:
+def claims(found: StudyResults) -> list[Claim]:
     """Every comparison that the study is after, on clean images and at each noise level.
 
     P-values are adjusted for all comparisons of the same piece.
@@ -252,7 +252,7 @@ Pair = tuple[str, Key, Key, bool]
 """Piece, what is compared with what, and whether the second is the vote of its neighbours."""
 
 
-def _pairs(found: Found) -> Iterator[Pair]:
+def _pairs(found: StudyResults) -> Iterator[Pair]:
     """What is compared."""
     for own in (*found.keys(SCRATCH), *found.keys(ENCODER)):
         if own.retrieval != "none":
@@ -295,7 +295,7 @@ def _pairs(found: Found) -> Iterator[Pair]:
         yield "wider", Key("wider-memory", name, "knn"), plain, False
 
 
-def run_rows(found: Found) -> list[dict[str, Any]]:
+def run_rows(found: StudyResults) -> list[dict[str, Any]]:
     """A row a run and noise level, for the CSV."""
     rows = []
     for key, own in found.runs.items():

@@ -24,13 +24,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rapipe import __version__, paths, presets
+from rapipe import __version__, paths
+from rapipe.config import presets
+from rapipe.config.loading import load, parse
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant
 from rapipe.errors import UserError
-from rapipe.files import alone, put, sound, unsealed, whole
-from rapipe.params import Params, Variant, load, parse
-from rapipe.pipeline import inputs
+from rapipe.io.atomic import atomic_write
+from rapipe.io.checksums import is_intact
+from rapipe.io.folders import atomic_folder
+from rapipe.io.locks import file_lock
+from rapipe.io.tables import (
+    fingerprint,
+    parse_checksummed,
+    read_json,
+    write_checksummed,
+    write_json,
+)
+from rapipe.pipeline.inputs import bank_card, checked, corpus_card, read_card, read_result
 from rapipe.progress import say
-from study.pieces import ENCODERS, OWN, PIECES, RANDOM, WIDER, Sets, Setting
+from study.pieces import ENCODERS, EXPERIMENTS, OWN, RANDOM, WIDER, Overrides, Setting
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "data/study"
@@ -63,11 +76,11 @@ class Study:
         """The folder of this scale."""
         return self.found / self.preset
 
-    def params(self, sets: Sets | None = None) -> dict[str, Any]:
+    def params(self, sets: Overrides | None = None) -> dict[str, Any]:
         """The preset's parameters as a mapping, with some of them changed."""
         path = self.work / self.preset / "preset.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(path.with_suffix(".lock"), "reads the preset"):
+        with file_lock(path.with_suffix(".lock"), "reads the preset"):
             path.unlink(missing_ok=True)
             presets.write(self.preset, path)
             content = _plain(load(path))
@@ -84,7 +97,7 @@ class Study:
         return _changed(content, sets or {})
 
 
-def _changed(content: dict[str, Any], sets: Sets) -> dict[str, Any]:
+def _changed(content: dict[str, Any], sets: Overrides) -> dict[str, Any]:
     """Parameters with some of them changed."""
     made = {group: dict(own) if isinstance(own, dict) else own for group, own in content.items()}
     for key, value in sets.items():
@@ -112,7 +125,7 @@ def run(study: Study, piece: str, seeds: int = 0, retrievals: Sequence[str] = ()
         if name not in known:
             raise UserError(f"--retrieval {name}: choose from {', '.join(known)}")
     rows = _rows(study)
-    for setting in PIECES[piece].settings(whole_preset, rows):
+    for setting in EXPERIMENTS[piece].settings(whole_preset, rows):
         content = _of_encoder(study.params(setting.sets), setting.encoder)
         params = parse(content)
         todo = [v for v in setting.variants(params) if not _done(study, piece, setting, v, content)]
@@ -166,20 +179,23 @@ def encoder(study: Study, kind: str) -> Path:
     _check_images(study)
     content = _of_encoder(study.params(), kind)
     decides = {name: content[name] for name in DECIDES}
-    key = inputs.fingerprint([kind, decides, content["train"]["precision"]])
+    key = fingerprint([kind, decides, content["train"]["precision"]])
     folder = study.work / study.preset / f"encoder-{kind}-{key}"
-    with alone(folder.with_suffix(".lock"), f"makes the {kind} encoder"), _inside(folder, content):
+    with (
+        file_lock(folder.with_suffix(".lock"), f"makes the {kind} encoder"),
+        _inside(folder, content),
+    ):
         result = study.results / f"encoder-{kind}.json"
         if Path("done").exists() and result.exists():
             return folder
-        if not sound(paths.CORPUS):
+        if not is_intact(paths.CORPUS):
             _stage(corpus.run)
-        if not sound(paths.ENCODER):
+        if not is_intact(paths.ENCODER):
             _stage(pretrain.run if kind != RANDOM else untrained, "pretrain", pretrain)
         _stage(embed.run)
         _stage(prefetch.run)
         _stage(audit.run)
-        inputs.write_result(result, _encoder_card(study, kind, content))
+        write_checksummed(result, _encoder_card(study, kind, content))
         Path("done").touch()
     return folder
 
@@ -189,10 +205,10 @@ def untrained(params: Params) -> None:
     import torch
 
     from rapipe.device import device
-    from rapipe.encoder import Encoder
-    from rapipe.fitting.speed import precision_of
+    from rapipe.encoder.encoder import Encoder
     from rapipe.pipeline import pretrain
     from rapipe.pipeline.inputs import labelled
+    from rapipe.training.precision import precision_of
 
     own = params.pretrain
     spec = pretrain.spec_of(params, own.encoder, own.width, own.stem)
@@ -201,21 +217,22 @@ def untrained(params: Params) -> None:
     precision = precision_of(params.train.precision, paths.PRECISION)
     facts = {**pretrain.facts_of(params, spec, precision), "trained": False}
     scores = pretrain.scores(made, labelled("train"), labelled("validation"))
-    with whole(paths.ENCODER) as folder:
+    with atomic_folder(paths.ENCODER) as folder:
         made.write(folder, {**facts, "scores": scores})
-    with whole(paths.PRETRAINING) as folder:
-        inputs.write_json(folder / "scores.json", scores)
+    with atomic_folder(paths.PRETRAINING) as folder:
+        write_json(folder / "scores.json", scores)
 
 
 def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str, Any]:
     """What the results keep of an encoder."""
     import csv
 
-    from rapipe.pipeline import costs, evidence
+    from rapipe.evaluation import evidence
     from rapipe.pipeline.inputs import labelled
+    from rapipe.pipeline.running import costs
 
-    leakage = inputs.read_result(paths.LEAKAGE)
-    alike = [int(row["test_id"]) for row in evidence.duplicates(leakage)]
+    leakage = read_result(paths.LEAKAGE)
+    alike = [int(row["test_id"]) for row in evidence.read_duplicates(leakage)]
     history: list[dict[str, Any]] = []
     if (paths.PRETRAINING / "history.csv").exists():
         with (paths.PRETRAINING / "history.csv").open() as file:
@@ -228,7 +245,7 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
         "parameters": _public(study, content),
         "corpus": _corpus_facts(),
         "weights": card["hash"],
-        "memory": inputs.bank_card()["rows"],
+        "memory": bank_card()["rows"],
         "store": json.loads(paths.STORE_MANIFEST.read_text())["sha256"],
         "scores": json.loads((paths.PRETRAINING / "scores.json").read_text()),
         "history": history,
@@ -240,7 +257,7 @@ def _encoder_card(study: Study, kind: str, content: dict[str, Any]) -> dict[str,
 
 
 def _corpus_facts() -> dict[str, Any]:
-    card = inputs.corpus_card()
+    card = corpus_card()
     names = ("hash", "splits", "classes", "sources")
     return {name: card[name] for name in names if name in card}
 
@@ -249,9 +266,9 @@ def _prepared(study: Study, setting: Setting, content: dict[str, Any], made: Pat
     """The folder of a setting, with its neighbours and what its classifiers start from."""
     from rapipe.pipeline import initialise, prefetch
 
-    key = inputs.fingerprint([made.name, content])
+    key = fingerprint([made.name, content])
     folder = study.work / study.preset / f"{setting.name}-{key}"
-    with alone(folder.with_suffix(".lock"), f"prepares {setting.name}"):
+    with file_lock(folder.with_suffix(".lock"), f"prepares {setting.name}"):
         if not (folder / "ready").exists():
             folder.mkdir(parents=True, exist_ok=True)
             for path in SHARED:
@@ -295,16 +312,16 @@ def _classifier(
     from rapipe.pipeline import evaluate, train
 
     lock = folder / f"{v.name}.lock"
-    with alone(lock, f"trains {v.name}", wait=False) as mine, _inside(folder, content):
+    with file_lock(lock, f"trains {v.name}", wait=False) as mine, _inside(folder, content):
         if not mine or _done(study, piece, setting, v, content):
             return
         say(f"{piece} / {setting.name} / {v.name}")
         resumed = any(paths.CHECKPOINTS.glob(f"{v.name}-*"))  # then its seconds are of the rest
-        if not sound(paths.MODELS / v.name):  # else it was interrupted while it was tested
+        if not is_intact(paths.MODELS / v.name):  # else it was interrupted while it was tested
             _stage_of(train.run, v)
         _stage_of(evaluate.run, v)
         found = _run_card(v)
-        inputs.write_result(
+        write_checksummed(
             result_of(study, piece, setting, v),
             {
                 "preset": study.preset,
@@ -315,7 +332,7 @@ def _classifier(
                 "changed": setting.sets,
                 "parameters": _public(study, content),
                 "encoder": {"kind": setting.encoder, "folder": made.name},
-                "corpus": inputs.corpus_card()["hash"],
+                "corpus": corpus_card()["hash"],
                 "seconds": {"train": _seconds("train", v), "eval": _seconds("evaluate", v)},
                 "resumed": resumed,
                 "machine": machine(),
@@ -328,7 +345,7 @@ def _classifier(
 
 def _seconds(stage: str, v: Variant) -> float:
     """What a stage took of a classifier."""
-    card = inputs.read_json(paths.COSTS / f"{stage}-{v.name}.json", stage)
+    card = read_json(paths.COSTS / f"{stage}-{v.name}.json", stage)
     return float(card["seconds"])
 
 
@@ -338,9 +355,9 @@ def _run_card(v: Variant) -> dict[str, Any]:
 
     from rapipe.records import Predictions
 
-    run = inputs.read_result(paths.RUNS / f"{v.name}.json")
-    card = inputs.read_card(paths.MODELS / v.name / "card.json")
-    seen = Predictions.read(inputs.checked(paths.EVIDENCE / v.name / paths.PREDICTIONS))
+    run = read_result(paths.RUNS / f"{v.name}.json")
+    card = read_card(paths.MODELS / v.name / "card.json")
+    seen = Predictions.read(checked(paths.EVIDENCE / v.name / paths.PREDICTIONS))
     parts = ("votes", "drift", "swaps")
     evidence: dict[str, Any] = {name: run[name] for name in parts if name in run}
     if "attribution" in run:
@@ -388,7 +405,7 @@ def result_of(study: Study, piece: str, setting: Setting, v: Variant) -> Path:
 def kept(path: Path) -> dict[str, Any]:
     """What a result holds; `UserError` if it is damaged."""
     try:
-        return unsealed(path.read_text(encoding="utf-8"))
+        return parse_checksummed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}): delete it, and run its piece again"
@@ -471,7 +488,7 @@ def _inside(folder: Path, content: dict[str, Any]) -> Iterator[None]:
     said = yaml.safe_dump(content, sort_keys=False).encode()
     file = folder / paths.PARAMS
     if not file.is_file() or file.read_bytes() != said:  # else others may be reading it
-        put(file, said)
+        atomic_write(file, said)
     raw = folder / paths.RAW
     if not raw.exists():  # or it leads to where the project was before it was moved
         raw.parent.mkdir(exist_ok=True)
@@ -484,12 +501,12 @@ def _inside(folder: Path, content: dict[str, Any]) -> Iterator[None]:
 
 def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) -> None:
     """A stage, as dvc.yaml would run it: with its locks, and what it took."""
-    from rapipe.pipeline.entry import stage
+    from rapipe.pipeline.running.stage import stage
 
     stage(run, name, module)
 
 
 def _stage_of(run: Callable[[Params, Variant], None], v: Variant) -> None:
-    from rapipe.pipeline.entry import stage_of_chosen
+    from rapipe.pipeline.running.stage import stage_of_chosen
 
     stage_of_chosen(run, v.backbone, v.retrieval, v.seed)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rapipe.params import NOISY
-from rapipe.pipeline.efficiency import first_step
-from rapipe.pipeline.evidence import interval_words, level_words
-from rapipe.records import ANOTHER
+from rapipe.config.names import NOISY
+from rapipe.evaluation.evidence import interval_words, level_words
+from rapipe.evaluation.learning_curves import first_step
+from rapipe.records import OTHER_IMAGE
 from rapipe.report.style import spread
-from study.results import ENCODER, MAIN, ROBUST, Claim, Found, Key, Run
+from study.results import ENCODER, MAIN, ROBUST, Claim, Key, Run, StudyResults
 
 NOTHING = "&ndash;"
 REFERENCE = {
@@ -55,7 +55,7 @@ def number(values: Sequence[float], digits: int = 3) -> str:
     return f"{mean} ± {spread(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def _scores(found: Found, key: Key) -> list[str]:
+def _scores(found: StudyResults, key: Key) -> list[str]:
     return [percent(found.top1(key, place)) for place in range(len(found.levels))]
 
 
@@ -64,7 +64,7 @@ def _name(key: Key) -> list[str]:
     return [key.backbone, own]
 
 
-def accuracy(found: Found) -> str:
+def accuracy(found: StudyResults) -> str:
     """Every classifier of `main`."""
     heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
     heads += ["first study, clean"]
@@ -80,7 +80,7 @@ def accuracy(found: Found) -> str:
     return table(heads, lines)
 
 
-def speed(found: Found) -> str:
+def speed(found: StudyResults) -> str:
     """How fast the classifiers of `main` learn, seed by seed against those without neighbours."""
     heads = ["classifier", "neighbours", "area under the curve", "minus none", "95 % interval"]
     goal = _reached(found)
@@ -102,14 +102,14 @@ def speed(found: Found) -> str:
     return table(heads, lines)
 
 
-def _reached(found: Found) -> float:
+def _reached(found: StudyResults) -> float:
     """The highest tenth of test accuracy that every classifier of `main` reaches."""
     runs = [run for key in found.keys(MAIN) for run in found.runs[key]]
     tests = ([row["test_top1_not_for_selection"] for row in run["history"]] for run in runs)
     return math.floor(10 * min(map(max, tests), default=0)) / 10
 
 
-def short(found: Found) -> str:
+def short(found: StudyResults) -> str:
     """The same for the first screen: one line a classifier, with noise in training at last."""
     heads = ["test accuracy, %", *map(level_words, found.levels)]
     names = {"resnet18": "ResNet-18", "alexnet": "AlexNet", "perceiver": "Perceiver"}
@@ -128,13 +128,13 @@ def short(found: Found) -> str:
     return table(heads, lines)
 
 
-def _vote(found: Found, key: Key) -> list[str]:
+def _vote(found: StudyResults, key: Key) -> list[str]:
     """Of the vote that was best on validation; it is the same for every backbone and seed."""
     voted = found.voted(key)[0]
     return [f"{100 * level.mean():.1f}" for level in voted]
 
 
-def without(found: Found) -> str:
+def without(found: StudyResults) -> str:
     """`main` without the test images that are nearly copies of one in the memory."""
     left = ~found.lookalikes
     if left.all():
@@ -174,7 +174,7 @@ def _p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
 
 
-def votes(found: Found) -> str:
+def votes(found: StudyResults) -> str:
     """Every vote of the neighbours of `main`."""
     key = next((key for key in found.keys(MAIN) if key.retrieval == "knn"), None)
     if key is None:
@@ -189,7 +189,7 @@ def votes(found: Found) -> str:
     return table(heads, lines)
 
 
-def encoders(found: Found) -> str:
+def encoders(found: StudyResults) -> str:
     """How good each encoder is, and what it took."""
     heads = ["encoder", "kNN vote, validation", "linear, validation"]
     heads += ["the same, random initialisation: kNN", "raw pixels: kNN", "seconds of pretraining"]
@@ -207,7 +207,7 @@ def encoders(found: Found) -> str:
     return table(heads, lines)
 
 
-def floors(found: Found) -> str:
+def floors(found: StudyResults) -> str:
     """The encoder as a classifier, with neighbours too; and a memory by a random encoder."""
     heads = ["classifier", "neighbours", "seeds", *map(level_words, found.levels)]
     lines = []
@@ -218,7 +218,7 @@ def floors(found: Found) -> str:
     return table(heads, lines)
 
 
-def cells(found: Found) -> str:
+def cells(found: StudyResults) -> str:
     """Neighbours or not, by an encoder that has seen noise or not; noise in training or not."""
     heads = ["classifier", "noise in training", "neighbours", "seeds"]
     heads += map(level_words, found.levels)
@@ -230,7 +230,7 @@ def cells(found: Found) -> str:
     return table(heads, lines)
 
 
-def series(found: Found, start: str, head: str) -> str:
+def series(found: StudyResults, start: str, head: str) -> str:
     """A setting a line: labels, neighbours, memory."""
     heads = [head, "classifier", "neighbours", "seeds", *map(level_words, found.levels)]
     heads += ["best vote, clean"]
@@ -249,7 +249,7 @@ def series(found: Found, start: str, head: str) -> str:
     return table(heads, lines)
 
 
-def neighbours(found: Found) -> str:
+def neighbours(found: StudyResults) -> str:
     """By the number of neighbours, beside the first study's."""
     heads = ["k", "classifier", "seeds", *map(level_words, found.levels)]
     heads += ["best vote, clean", "seconds of training", "first study, ResNet-18, clean"]
@@ -276,7 +276,7 @@ FUSIONS = {
 }
 
 
-def fusion(found: Found) -> str:
+def fusion(found: StudyResults) -> str:
     """Ways to attend."""
     heads = ["fusion", "classifier", "seeds", *map(level_words, found.levels)]
     heads += ["weights", "seconds of training"]
@@ -293,7 +293,7 @@ def fusion(found: Found) -> str:
     return table(heads, lines)
 
 
-def others(found: Found) -> str:
+def others(found: StudyResults) -> str:
     """Longer training, and a wider memory."""
     heads = ["setting", "classifier", "neighbours", "seeds", *map(level_words, found.levels)]
     heads += ["memory"]
@@ -316,7 +316,7 @@ def others(found: Found) -> str:
     return table(heads, lines)
 
 
-def reliance(found: Found) -> str:
+def reliance(found: StudyResults) -> str:
     """What swapped neighbours do to the classifiers of `main`, on clean images."""
     heads = ["classifier", "trained with", "reliance", "own neighbours", "none", "another image's"]
     heads += ["random", "right class", "wrong class"]
@@ -335,15 +335,15 @@ def reliance(found: Found) -> str:
         lines.append(
             [
                 *_name(key),
-                number([own[ANOTHER]["moved"] for own in swaps], 2),
+                number([own[OTHER_IMAGE]["moved"] for own in swaps], 2),
                 percent(found.top1(key, 0)),
-                *map(top1, ("none", ANOTHER, "sampled", "same class", "wrong class")),
+                *map(top1, ("none", OTHER_IMAGE, "sampled", "same class", "wrong class")),
             ]
         )
     return table(heads, lines)
 
 
-def losses(found: Found) -> str:
+def losses(found: StudyResults) -> str:
     """What noise takes from classifiers, and whose failure it is of those with neighbours."""
     heads = ["classifier", "memory by", "images"]
     heads += ["neighbours still found, %", "of the right class, %"]
@@ -377,7 +377,7 @@ def _seconds(runs: Sequence[Run], name: str) -> float:
     return float(np.median([run["seconds"][name] for run in timed]))
 
 
-def costs(found: Found) -> str:
+def costs(found: StudyResults) -> str:
     """Weights and seconds of the classifiers of `main`, and how many times those of none."""
     heads = ["classifier", "neighbours", "weights", "times none's"]
     heads += ["seconds of training", "times none's", "of evaluation"]
@@ -399,7 +399,7 @@ def _cost(runs: Sequence[Run]) -> tuple[int, float]:
     return runs[0]["weights"], _seconds(runs, "train")
 
 
-def machines(found: Found) -> str:
+def machines(found: StudyResults) -> str:
     """What it ran on."""
     kinds: dict[str, int] = {}
     for run in found.every():
@@ -417,7 +417,7 @@ def machines(found: Found) -> str:
     return table(["machine", "classifiers"], lines) + total
 
 
-def blocks(found: Found, made: Sequence[Claim]) -> Iterator[tuple[str, str, str]]:
+def blocks(found: StudyResults, made: Sequence[Claim]) -> Iterator[tuple[str, str, str]]:
     """Every table: its name, its heading, and itself."""
     yield "short", "In short", short(found)
     yield "accuracy", "Accuracy", accuracy(found)

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from rapipe import presets
-from rapipe.params import Params, load, variants
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 from rapipe.records import Embeddings, Images
 
 ROOT = Path(__file__).parent.parent

@@ -9,30 +9,40 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 EXEMPT = {
-    "rapipe/params.py",  # DVC tracks the values
+    "rapipe/config",  # DVC tracks the values
+    "rapipe/specs.py",  # as these are of params.yaml too
     "rapipe/paths.py",  # constants that dvc.yaml spells out
-    "rapipe/errors.py",  # one empty class
+    "rapipe/errors.py",  # words
     "rapipe/progress.py",  # what is shown, not what is computed
-    "rapipe/pipeline/checks.py",  # only refuses
-    "rapipe/pipeline/told.py",  # prints mistakes
-    "rapipe/pipeline/entry.py",  # starts a stage
-    "rapipe/pipeline/costs.py",  # says what a stage took
-    "rapipe/pipeline/locks.py",  # who waits for whom
-    "rapipe/files.py",  # how files are written and checked, not what is in them
-    "rapipe/__init__.py",
-    "rapipe/pipeline/__init__.py",
-    "rapipe/evaluation/__init__.py",
-    "rapipe/fitting/__init__.py",
-    "stages/__init__.py",
+    "rapipe/pipeline/running",  # how a stage is started, and what is refused before
+    "rapipe/io/atomic.py",  # how files are written and checked, not what is in them
+    "rapipe/io/checksums.py",
+    "rapipe/io/folders.py",
+    "rapipe/io/locks.py",
+    "rapipe/io/text.py",
 }
-"""Modules that no stage declares, and why: none of them changes what a stage computes."""
+"""Files and folders that no stage declares, and why: none changes what a stage computes."""
 
 
 @cache
-def imported(file: str) -> frozenset[str]:
-    """Our files that `file` imports, anywhere in it; packages count with their `__init__`."""
+def is_exempt(file: str) -> bool:
+    """Whether no stage declares this file; an `__init__` without code is not worth a line."""
+    if any(file == path or file.startswith(f"{path}/") for path in EXEMPT):
+        return True
+    body = ast.parse((ROOT / file).read_text()).body
+    return file.endswith("__init__.py") and all(isinstance(node, ast.Expr) for node in body)
+
+
+@cache
+def imported(file: str, lazily: bool = True) -> frozenset[str]:
+    """Our files that `file` imports; packages count with their `__init__`.
+
+    Args:
+        lazily: count what is imported inside functions too, and for type checkers.
+    """
+    tree = ast.parse((ROOT / file).read_text())
     found: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    for node in ast.walk(tree) if lazily else tree.body:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -47,7 +57,7 @@ def imported(file: str) -> frozenset[str]:
                     for path in (f"{base}.py", f"{base}/__init__.py")
                     if parts[0] in ("rapipe", "stages") and (ROOT / path).is_file()
                 }
-    return frozenset(found - {file})
+    return frozenset(found - {file, "rapipe/__init__.py"})
 
 
 def closure(file: str) -> set[str]:
@@ -57,5 +67,5 @@ def closure(file: str) -> set[str]:
     while todo:
         current = todo.pop()
         done.add(current)
-        todo |= {path for path in imported(current) if path not in EXEMPT} - done
+        todo |= {path for path in imported(current) if not is_exempt(path)} - done
     return done

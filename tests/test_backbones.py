@@ -10,9 +10,9 @@ import timm
 import torch
 from torch import Tensor
 
-from rapipe.backbones import BACKBONES, FAMILIES, Backbone, build, find, keep
-from rapipe.backbones.base import fuse_map
-from rapipe.backbones.timm_plan import Place, make_plan
+from rapipe.encoder.backbones import BACKBONES, FAMILIES, Backbone, build, find, no_fusion
+from rapipe.encoder.backbones.base import fuse_map
+from rapipe.encoder.backbones.timm_plan import Stage, make_plan
 from rapipe.errors import UserError
 
 TRANSFORMERS = (
@@ -48,7 +48,7 @@ def shown(backbone: Backbone, size: int) -> list[tuple[int, torch.Size]]:
     with torch.inference_mode():
         features = backbone(images, look)
         assert features.shape == (2, backbone.features)
-        torch.testing.assert_close(features, backbone(images, keep))
+        torch.testing.assert_close(features, backbone(images, no_fusion))
     return seen
 
 
@@ -184,9 +184,9 @@ def test_token_order_is_that_of_positions() -> None:
     assert (marked[0, :, 1, 2] == 7).all()
     assert marked.sum() == 5 * 7
     for place, zeros, where in (
-        (Place("", None, 5, True), torch.zeros(1, 5, 3, 4), (0, slice(None), 1, 2)),
-        (Place("", None, 5, False), torch.zeros(1, 3, 4, 5), (0, 1, 2)),
-        (Place("", None, 5, False), torch.zeros(1, 12, 5), (0, 6)),
+        (Stage("", None, 5, True), torch.zeros(1, 5, 3, 4), (0, slice(None), 1, 2)),
+        (Stage("", None, 5, False), torch.zeros(1, 3, 4, 5), (0, 1, 2)),
+        (Stage("", None, 5, False), torch.zeros(1, 12, 5), (0, 6)),
     ):
         marked = place.enter(mark, 0, zeros)
         assert marked.shape == zeros.shape
@@ -196,7 +196,7 @@ def test_token_order_is_that_of_positions() -> None:
 
 def test_of_several_outputs_only_the_part_with_the_tokens_is_fused() -> None:
     pixels, patches = torch.zeros(8, 4, 3), torch.zeros(2, 4, 5)
-    left, fused = Place("", 1, 5, False).enter(lambda _, x: x + 1, 0, (pixels, patches))
+    left, fused = Stage("", 1, 5, False).enter(lambda _, x: x + 1, 0, (pixels, patches))
     assert left is pixels
     assert torch.equal(fused, patches + 1)
 

@@ -19,12 +19,12 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from rapipe import weights
-from rapipe.backbones import Backbone, Fuse, build, keep
-from rapipe.checkpoints import fill, read
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.encoder.backbones import Backbone, Fuse, build, no_fusion
+from rapipe.encoder.checkpoints import fill, read
+from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
+from rapipe.io import weights
 
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
@@ -65,7 +65,7 @@ class Wrapped(Backbone):
         super().__init__()
         self.net, self.features, self.widths = net, features, (features,)
 
-    def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
+    def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
         return self.net(images)
 
 

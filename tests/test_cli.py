@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from rapipe import presets
-from rapipe.pipeline.told import told
+from rapipe.config import presets
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 
 def rapipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -71,11 +71,11 @@ def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
 
 
 def test_what_the_disk_refuses_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"), told():
+    with pytest.raises(SystemExit, match="2"), exit_on_user_error():
         raise OSError(errno.ENOSPC, "No space left on device", "data/corpus/train.arrow")
     said = capsys.readouterr().err
     assert said == (
         "error: data/corpus/train.arrow cannot be read or written: No space left on device\n"
     )
-    with pytest.raises(OSError, match="odd"), told():
+    with pytest.raises(OSError, match="odd"), exit_on_user_error():
         raise OSError(errno.EBADF, "odd")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rapipe import decoded
-from rapipe.corpus import Part, Report, Rules, compose, corpus_hash, held_out, limited
-from rapipe.decoded import Workers, decode_split, key
-from rapipe.decoding import Decoding, pixel_hash
+from rapipe.corpus import decode_cache
+from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash, held_out, limited
+from rapipe.corpus.contact_sheet import contact_sheet
+from rapipe.corpus.decode import Decoding, pixel_hash
+from rapipe.corpus.decode_cache import Workers, decode_split, key
+from rapipe.corpus.sources import SOURCES, SourceRequest
+from rapipe.corpus.sources.base import Item, Source, Split
 from rapipe.errors import UserError
 from rapipe.records import SPLITS, Images
-from rapipe.sheet import contact_sheet
-from rapipe.sources import SOURCES, Ask
-from rapipe.sources.base import Item, Source, Split
 
 RULES = Rules(
     Decoding(8),
@@ -292,13 +292,13 @@ def broken(n: int) -> Source:
     return Source(("a", "b"), {"all": Split(n, items)}, ())
 
 
-@pytest.mark.parametrize("chunk", [decoded.CHUNK_IMAGES, 16])
+@pytest.mark.parametrize("chunk", [decode_cache.CHUNK_IMAGES, 16])
 def test_what_cannot_be_used_stops_or_is_listed(
     composed: Corpus, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     """In this process (one chunk) and in several."""
-    monkeypatch.setattr(decoded, "CHUNK_IMAGES", chunk)
-    monkeypatch.setattr(decoded, "BLOCK_BYTES", 8 * 192)
+    monkeypatch.setattr(decode_cache, "CHUNK_IMAGES", chunk)
+    monkeypatch.setattr(decode_cache, "BLOCK_BYTES", 8 * 192)
     part = composed.part(broken(100))
     told = r"^row 6 is no image that can be read: .* \(corpus.on_error: skip leaves out and lists"
     with pytest.raises(UserError, match=told):
@@ -318,7 +318,7 @@ def test_what_cannot_be_used_stops_or_is_listed(
 
 def test_processes_and_one_process_agree(composed: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = composed(s=source(all=150))
-    monkeypatch.setattr(decoded, "CHUNK_IMAGES", 16)
+    monkeypatch.setattr(decode_cache, "CHUNK_IMAGES", 16)
     monkeypatch.setattr(Workers, "submit", watched := Watched(Workers.submit))
     together = composed(s=source(all=150))
     assert watched.calls == (10 if os.cpu_count() != 1 else 0)
@@ -353,12 +353,12 @@ def test_what_is_decoded_is_kept(composed: Corpus, tmp_path: Path) -> None:
     again = composed(replace(RULES, seed=1), s=part)
     assert len(walked) == 2
     assert sorted(first["train"].ids) != sorted(again["train"].ids)
-    with (part.cache / "test" / decoded.PIXELS).open("r+b") as file:
+    with (part.cache / "test" / decode_cache.PIXELS).open("r+b") as file:
         file.truncate(100)  # not whole: it is decoded again
     composed(s=part)
     assert len(walked) == 3
-    for damage in (b"", b"PK\3\4", (part.cache / "test" / decoded.ROWS).read_bytes()[:-30]):
-        (part.cache / "test" / decoded.ROWS).write_bytes(damage)
+    for damage in (b"", b"PK\3\4", (part.cache / "test" / decode_cache.ROWS).read_bytes()[:-30]):
+        (part.cache / "test" / decode_cache.ROWS).write_bytes(damage)
         composed(s=part)
     assert len(walked) == 6
 
@@ -369,8 +369,8 @@ def test_the_key_of_a_source_changes_with_what_it_reads(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
 
     def now(decoding: Decoding = RULES.decoding) -> str:
-        own = SOURCES["folder"](Ask(str(tmp_path)))
-        return key("folder", Ask(str(tmp_path)), own, decoding)
+        own = SOURCES["folder"](SourceRequest(str(tmp_path)))
+        return key("folder", SourceRequest(str(tmp_path)), own, decoding)
 
     keys = [now(), now(Decoding(9)), now(Decoding(8, "pad"))]
     Image.new("RGB", (5, 5)).save(tmp_path / "b/2.png")

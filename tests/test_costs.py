@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from rapipe import paths
-from rapipe.pipeline import costs
+from rapipe.pipeline.running import costs
 
 
 def test_a_stage_leaves_a_card_of_what_it_took(tmp_path: Path) -> None:
     code = (
-        "import numpy as np\nfrom rapipe.pipeline.costs import counted\n"
-        "with counted('first'): pass\n"
-        "with counted('second'): np.ones(200_000_000, np.uint8)\n"
+        "import numpy as np\nfrom rapipe.pipeline.running.costs import record_costs\n"
+        "with record_costs('first'): pass\n"
+        "with record_costs('second'): np.ones(200_000_000, np.uint8)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -38,7 +38,7 @@ def test_costs_are_listed_in_the_order_of_the_stages(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("pretrain", "embed")):
-        with costs.counted(name):
+        with costs.record_costs(name):
             pass
         os.utime(paths.COSTS / f"{name}.json", (number, number))
     assert [row["stage"] for row in costs.rows()] == ["pretrain", "embed"]
@@ -47,14 +47,15 @@ def test_costs_are_listed_in_the_order_of_the_stages(
 
 def test_a_stage_that_fails_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no"), costs.counted("failed"):
+    with pytest.raises(ValueError, match="no"), costs.record_costs("failed"):
         raise ValueError("no")
     assert costs.rows() == []
 
 
 def test_looking_at_the_memory_does_not_wait_for_torch() -> None:
     code = (
-        "import sys\nimport rapipe.pipeline.editing, rapipe.pipeline.results, rapipe.pipeline.costs"
+        "import sys\nimport rapipe.pipeline.memory.edit, rapipe.pipeline.results, "
+        "rapipe.pipeline.running.costs"
         "\nassert not {'torch', 'pytorch_lightning', 'kornia', 'timm'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

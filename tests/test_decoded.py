@@ -11,18 +11,27 @@ import numpy as np
 import psutil
 import pytest
 
-from rapipe.decoded import PIXELS, ROWS, SKIPPED, Decoded, Workers, decode_split, lock_of
-from rapipe.decoding import Decoding
-from rapipe.files import CARD, alone
-from rapipe.sources.base import Item, Split
+from rapipe.corpus.decode import Decoding
+from rapipe.corpus.decode_cache import (
+    PIXELS,
+    ROWS,
+    SKIPPED,
+    Decoded,
+    Workers,
+    decode_split,
+    lock_of,
+)
+from rapipe.corpus.sources.base import Item, Split
+from rapipe.io.checksums import CHECKSUMS
+from rapipe.io.locks import file_lock
 
 CODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from rapipe import decoded
-from rapipe.decoding import Decoding
-from rapipe.sources.base import Item, Split
+from rapipe.corpus import decode_cache
+from rapipe.corpus.decode import Decoding
+from rapipe.corpus.sources.base import Item, Split
 
 def items():
     for row in range(int(sys.argv[2])):
@@ -32,11 +41,11 @@ def items():
         sys.stdin.readline()
 
 if __name__ == "__main__":
-    decoded.CHUNK_IMAGES = 16
-    with decoded.Workers() as workers:
+    decode_cache.CHUNK_IMAGES = 16
+    with decode_cache.Workers() as workers:
         workers.count = 2
         split = Split(int(sys.argv[2]), items)
-        decoded.decode_split(split, "s", Decoding(8), False, Path(sys.argv[1]), workers)
+        decode_cache.decode_split(split, "s", Decoding(8), False, Path(sys.argv[1]), workers)
 """
 
 
@@ -95,17 +104,19 @@ def test_two_processes_that_decode_the_same(tmp_path: Path) -> None:
     told = [process.communicate(timeout=120)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], told
     check(folder, 200)
-    assert sorted(path.name for path in folder.iterdir()) == sorted((PIXELS, ROWS, SKIPPED, CARD))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        (PIXELS, ROWS, SKIPPED, CHECKSUMS)
+    )
 
 
 def test_a_folder_in_use_is_told(tmp_path: Path) -> None:
     with (
-        alone(lock_of(tmp_path / "key"), "") as first,
-        alone(lock_of(tmp_path / "key"), "", wait=False) as second,
+        file_lock(lock_of(tmp_path / "key"), "") as first,
+        file_lock(lock_of(tmp_path / "key"), "", wait=False) as second,
     ):
         assert first
         assert not second
-    with alone(lock_of(tmp_path / "key"), "", wait=False) as third:
+    with file_lock(lock_of(tmp_path / "key"), "", wait=False) as third:
         assert third
 
 

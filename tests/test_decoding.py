@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from rapipe.decoding import Decoding, decode, decode_into, decode_many, pixel_hash
+from rapipe.corpus.decode import Decoding, decode, decode_into, decode_many, pixel_hash
 from rapipe.errors import UserError
 
 EIGHT = Decoding(8)

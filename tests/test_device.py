@@ -15,8 +15,8 @@ import torch
 from conftest import ROOT
 
 from rapipe.errors import UserError
-from soak import device
-from soak.device import BACKBONES, STAND_INS, Place, compare
+from tests.faults import device
+from tests.faults.device import BACKBONES, STAND_INS, Place, compare
 
 
 @pytest.mark.parametrize("name", STAND_INS)
@@ -62,7 +62,7 @@ def test_one_device_is_not_compared_with_itself(capsys: pytest.CaptureFixture[st
 @pytest.mark.skipif(os.environ.get("RAPIPE_TEST_GPU") != "1", reason="RAPIPE_TEST_GPU is not 1")
 def test_a_gpu_agrees_within_the_tolerances() -> None:
     seen = {name: own for name, own in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    command = [sys.executable, "-m", "soak.device", "--json"]
+    command = [sys.executable, "-m", "tests.faults.device", "--json"]
     done = subprocess.run(command, cwd=ROOT, env=seen, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(own["within"] for own in json.loads(done.stdout)["differences"]["GPU"])

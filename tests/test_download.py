@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rapipe.corpus.sources import download
+from rapipe.corpus.sources.download import Archive, fetch, obtain
 from rapipe.errors import UserError
-from rapipe.sources import download
-from rapipe.sources.download import Archive, fetch, obtain
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_000, dtype=np.uint8).tobytes()
 MD5 = hashlib.md5(CONTENT).hexdigest()

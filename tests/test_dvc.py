@@ -12,7 +12,9 @@ import yaml
 from conftest import ROOT
 from imports import closure
 
-from rapipe.params import Params, load, variants
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 

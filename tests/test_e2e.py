@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from soak.clone import Clone
+from tests.faults.clone import Clone
 
 
 def ran(printed: str) -> set[str]:

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from rapipe import paths
 from rapipe.cli import app
-from rapipe.files import part_of, seal
-from rapipe.params import Params, load
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.io.atomic import part_path
+from rapipe.io.checksums import write_checksums
 from rapipe.pipeline.report import edits, found_by
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
 
@@ -179,7 +181,7 @@ def test_a_store_of_another_encoder_is_refused(project: Path) -> None:
     card = json.loads((paths.ENCODER / "card.json").read_text())
     card["spec"]["mean"] = [0.5, 0.5, 0.5]  # the same weights, another preparation of images
     (paths.ENCODER / "card.json").write_text(json.dumps(card))
-    seal(paths.ENCODER)
+    write_checksums(paths.ENCODER)
     for words in (["prefetch"], ["eval"], ["store", "verify"], ["store", "add", "digits"]):
         error = rapipe(*words, code=2)
         assert "embedded by encoder" in error
@@ -230,7 +232,7 @@ def test_a_mistake_in_prefetch_loses_nothing(project: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in paths.NEIGHBOURS.rglob("*")} == before
     Path("params.yaml").write_text(text)
     rapipe("prefetch")
-    assert not part_of(paths.NEIGHBOURS).exists()
+    assert not part_path(paths.NEIGHBOURS).exists()
     card = json.loads(paths.table_card("knn").read_text())
     assert card["test"] == {
         "queries": 1000,

@@ -13,19 +13,24 @@ import torch
 from conftest import make_embeddings, make_images
 from sklearn.neighbors import KNeighborsClassifier
 
-from rapipe import classifier as classifier_module
 from rapipe import metrics
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.evaluation import attribution, drift, votes
-from rapipe.evaluation.lookup import Lookup, nearest_of_class
-from rapipe.evaluation.noise import Noted, Seen
-from rapipe.evaluation.swaps import Swap, Swaps, examine
-from rapipe.feed import CPU
-from rapipe.fusion import Fusion
-from rapipe.neighbours import STRATEGIES, Ask
-from rapipe.records import ANOTHER, Embeddings, Images, Predictions, RecordError
-from rapipe.retrieved import Bank, Retrieved
-from rapipe.search import Keys, Method, search
+from rapipe.batches.loader import CPU
+from rapipe.classifier import classifier as classifier_module
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.fusions.cross_attention import CrossAttention
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
+from rapipe.encoder.retriever import Retriever, nearest_of_class
+from rapipe.evaluation import attribution, drift
+from rapipe.evaluation.counterfactuals import (
+    Counterfactual,
+    Counterfactuals,
+    evaluate_counterfactuals,
+)
+from rapipe.evaluation.noise_levels import LevelPredictions, PredictionsBuilder
+from rapipe.records import OTHER_IMAGE, Embeddings, Images, Predictions, RecordError
+from rapipe.retrieval import votes
+from rapipe.retrieval.search import KeyedVectors, SearchMethod, search
+from rapipe.retrieval.strategies import STRATEGIES, RetrievalRequest
 
 CLASSES, K = 3, 5
 
@@ -37,7 +42,7 @@ class Follower:
     device = CPU
 
     def predict(
-        self, pixels: np.ndarray, bank: Bank | None = None, indices: np.ndarray | None = None
+        self, pixels: np.ndarray, bank: DeviceBank | None = None, indices: np.ndarray | None = None
     ) -> np.ndarray:
         if bank is None or indices is None:
             return np.eye(CLASSES)[np.zeros(len(pixels), int)]
@@ -45,27 +50,29 @@ class Follower:
         counted = [np.bincount(row[row >= 0], minlength=CLASSES) for row in labels]
         return np.stack(counted) + np.eye(CLASSES)[0] * 1e-3
 
-    def attention(self, pixels: np.ndarray, bank: Bank, indices: np.ndarray) -> np.ndarray:
+    def attention(self, pixels: np.ndarray, bank: DeviceBank, indices: np.ndarray) -> np.ndarray:
         return np.full(indices.shape, 1 / indices.shape[1], np.float32)
 
 
-def examined(n: int = 40, rows: int = 120) -> tuple[Images, Lookup, Seen]:
+def examined(n: int = 40, rows: int = 120) -> tuple[Images, Retriever, LevelPredictions]:
     """Images whose neighbours were found by a `Follower`, and what it made of them."""
     images, bank = make_images(n, seed=1), make_embeddings(rows, seed=2)
     vectors = make_embeddings(n, seed=3).vectors
-    lookup = Lookup(None, bank, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
-    queries = Keys(images.ids, vectors)
+    lookup = Retriever(None, bank, "knn", RetrievalRequest(K, 0, SearchMethod()), CLASSES)  # type: ignore[arg-type]
+    queries = KeyedVectors(images.ids, vectors)
     found = lookup.find(queries)
-    logits = Follower().predict(images.pixels, Bank(bank, CLASSES, CPU), found.indices)
+    logits = Follower().predict(images.pixels, DeviceBank(bank, CLASSES, CPU), found.indices)
     voters = lookup.voters(found, queries)
-    return images, lookup, Seen(0.0, images.pixels, logits, queries, found, voters)
+    return images, lookup, LevelPredictions(0.0, images.pixels, logits, queries, found, voters)
 
 
-def swaps_of(images: Images, lookup: Lookup, attend: str = "both", pruned: int = 0) -> Swaps:
-    return Swaps(images, lookup, CLASSES, attend, (0.25,), np.arange(pruned))
+def swaps_of(
+    images: Images, lookup: Retriever, attend: str = "both", pruned: int = 0
+) -> Counterfactuals:
+    return Counterfactuals(images, lookup, CLASSES, attend, (0.25,), np.arange(pruned))
 
 
-def by_name(swaps: Swaps, seen: Seen) -> dict[str, Swap]:
+def by_name(swaps: Counterfactuals, seen: LevelPredictions) -> dict[str, Counterfactual]:
     return {swap.name: swap for swap in swaps.of(seen)}
 
 
@@ -76,7 +83,9 @@ def by_name(swaps: Swaps, seen: Seen) -> dict[str, Swap]:
 def test_distance_votes_are_those_of_scikit_learn(k: int) -> None:
     bank, queries = make_embeddings(200, seed=4), make_embeddings(50, seed=5)
     found = search(queries.vectors, bank, k, queries.ids)
-    counted = votes.count(bank.labels[found.indices], votes.distance(found.similarities), CLASSES)
+    counted = votes.count_votes(
+        bank.labels[found.indices], votes.distance(found.similarities), CLASSES
+    )
     theirs = KNeighborsClassifier(k, weights="distance").fit(bank.vectors, bank.labels)
     expected = theirs.predict_proba(queries.vectors)
     shares = counted / counted.sum(axis=1, keepdims=True)
@@ -92,12 +101,12 @@ def test_votes_are_sums_over_labelled_neighbours() -> None:
         "rank": [1 / 3 + 1 / 5, 1 / 2],
     }
     for name, values in expected.items():
-        found = votes.count(labels, votes.VOTES[name](similarities), 2)
+        found = votes.count_votes(labels, votes.VOTES[name](similarities), 2)
         np.testing.assert_allclose(found, [values], rtol=1e-5, err_msg=name)
 
 
 def test_classes_the_task_does_not_know_have_no_vote() -> None:
-    found = votes.count(np.array([[5, 1]]), np.ones((1, 2)), 2)
+    found = votes.count_votes(np.array([[5, 1]]), np.ones((1, 2)), 2)
     assert found.tolist() == [[0, 1]]
 
 
@@ -111,15 +120,15 @@ def test_neighbours_vote_nearest_first_in_whatever_order_they_come() -> None:
 
 def test_without_a_class_of_the_task_nobody_votes() -> None:
     labels = np.array([[-1, 5]])
-    assert votes.chosen(np.ones((1, 2), np.float32), labels, np.array([0]), 2) == []
-    assert votes.best([]) is None
+    assert votes.choose_votes(np.ones((1, 2), np.float32), labels, np.array([0]), 2) == []
+    assert votes.best_vote([]) is None
 
 
 def test_equal_counts_go_to_the_nearest() -> None:
     similarities = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     for labels, winner in (([0, 1, 1, 0], 0), ([1, 0, 0, 1], 1), ([0, 1, 0, 1], 0)):
         weights = votes.plurality(similarities)
-        counted = votes.count(np.array([labels]), weights, 2)[0]
+        counted = votes.count_votes(np.array([labels]), weights, 2)[0]
         assert counted[winner] > counted[1 - winner]
 
 
@@ -129,11 +138,11 @@ def test_k_is_chosen_by_validation_and_smaller_if_equal() -> None:
     labels = np.ones((4, 12), int)
     labels[:3, 0] = 0
     targets = np.zeros(4, int)
-    for vote in votes.chosen(similarities, labels, targets, 2):
+    for vote in votes.choose_votes(similarities, labels, targets, 2):
         assert vote.k == 1
         assert vote.validation_top1 == 0.75
         assert metrics.top_k(vote(similarities, labels, 2), targets, 1) == 0.75
-    assert votes.best(votes.chosen(similarities, labels, targets, 2)).name == "plurality"
+    assert votes.best_vote(votes.choose_votes(similarities, labels, targets, 2)).name == "plurality"
 
 
 @pytest.mark.parametrize("strategy", ["knn", "sampled"])
@@ -141,13 +150,13 @@ def test_k_is_chosen_by_validation_and_smaller_if_equal() -> None:
 def test_only_rows_whose_class_is_known_vote(strategy: str, strange: int) -> None:
     """As if the others were not there, however near they are; and everyone where all are known."""
     bank, vectors = make_embeddings(120, seed=2), make_embeddings(40, seed=3).vectors
-    queries = Keys(np.arange(40) + 10**6, vectors)
+    queries = KeyedVectors(np.arange(40) + 10**6, vectors)
     unknown = np.random.default_rng(0).random(120) < 0.8
     few = replace(bank, labels=np.where(unknown, strange, bank.labels))
-    ask = Ask(K, 0, Method())
+    ask = RetrievalRequest(K, 0, SearchMethod())
 
-    def lookup(memory: Embeddings) -> Lookup:
-        return Lookup(None, memory, strategy, ask, CLASSES)  # type: ignore[arg-type]
+    def lookup(memory: Embeddings) -> Retriever:
+        return Retriever(None, memory, strategy, ask, CLASSES)  # type: ignore[arg-type]
 
     own = lookup(few)
     found = own.find(queries)
@@ -166,10 +175,10 @@ def test_only_rows_whose_class_is_known_vote(strategy: str, strange: int) -> Non
 
 def test_fewer_known_rows_than_neighbours_all_vote() -> None:
     bank, vectors = make_embeddings(120, seed=2), make_embeddings(9, seed=3).vectors
-    queries = Keys(np.arange(9) + 10**6, vectors)
+    queries = KeyedVectors(np.arange(9) + 10**6, vectors)
     few = replace(bank, labels=np.where(np.arange(120) < 2, bank.labels, -1))
     for memory, voting in ((few, 2), (replace(bank, labels=np.full(120, -1)), K)):
-        lookup = Lookup(None, memory, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
+        lookup = Retriever(None, memory, "knn", RetrievalRequest(K, 0, SearchMethod()), CLASSES)  # type: ignore[arg-type]
         voters = lookup.voters(lookup.find(queries), queries)
         assert voters.labels.shape == voters.similarities.shape == (9, voting)
 
@@ -180,7 +189,7 @@ def test_fewer_known_rows_than_neighbours_all_vote() -> None:
 def test_nearest_of_class_is_that_of_a_loop() -> None:
     bank, queries = make_embeddings(60, seed=6), make_embeddings(20, seed=7)
     targets = np.arange(20) % CLASSES
-    keys = Keys(queries.ids, queries.vectors)
+    keys = KeyedVectors(queries.ids, queries.vectors)
     found = nearest_of_class(keys, bank, targets, 4)
     for query, target in enumerate(targets):
         rows = np.flatnonzero(bank.labels == target)
@@ -190,7 +199,7 @@ def test_nearest_of_class_is_that_of_a_loop() -> None:
 
 def test_a_class_with_few_rows_repeats_them_and_never_shows_the_query() -> None:
     bank = make_embeddings(6, seed=6)  # two rows a class
-    keys = Keys(bank.ids[:1], bank.vectors[:1])
+    keys = KeyedVectors(bank.ids[:1], bank.vectors[:1])
     assert nearest_of_class(keys, bank, bank.labels[:1], 4).tolist() == [[3, 3, 3, 3]]
 
 
@@ -209,9 +218,9 @@ def test_where_the_memory_lacks_a_class_the_right_oracle_keeps_the_own_neighbour
     images, lookup, _ = examined()
     left = lookup.bank.take(np.flatnonzero(lookup.bank.labels != 1))
     lookup = replace(lookup, bank=left)
-    queries = Keys(images.ids, make_embeddings(len(images), seed=3).vectors)
+    queries = KeyedVectors(images.ids, make_embeddings(len(images), seed=3).vectors)
     own = lookup.find(queries)
-    seen = Seen(
+    seen = LevelPredictions(
         0.0, images.pixels, np.zeros((len(images), CLASSES), np.float32), queries, own, None
     )
     found = by_name(swaps_of(images, lookup), seen)
@@ -227,7 +236,7 @@ def test_other_swaps_change_what_they_say_and_nothing_else() -> None:
     images, lookup, seen = examined()
     own, bank = seen.found.indices, lookup.bank
     found = by_name(swaps_of(images, lookup, pruned=7), seen)
-    another = found[ANOTHER].indices
+    another = found[OTHER_IMAGE].indices
     assert sorted(map(tuple, another)) == sorted(map(tuple, own))
     assert not (another == own).all(axis=1).any()
     duplicate = found["own duplicate"]
@@ -262,7 +271,7 @@ def test_strategies_that_the_memory_cannot_serve_are_no_swaps() -> None:
 
 def test_poisoned_shares_have_names_of_their_own() -> None:
     images, lookup, seen = examined()
-    swaps = Swaps(images, lookup, CLASSES, "both", (0.001, 0.004), np.arange(2))
+    swaps = Counterfactuals(images, lookup, CLASSES, "both", (0.001, 0.004), np.arange(2))
     names = [swap.name for swap in swaps.of(seen)]
     assert len(set(names)) == len(names)
     drawn = lookup.find(seen.queries, "sampled")
@@ -282,8 +291,8 @@ def test_what_a_classifier_cannot_see_is_not_swapped(attend: str, absent: list[s
 
 def test_who_only_follows_neighbours_is_moved_as_they_are() -> None:
     images, lookup, seen = examined()
-    bank = Bank(lookup.bank, CLASSES, CPU)
-    made = examine(Follower(), seen, swaps_of(images, lookup), bank)  # type: ignore[arg-type]
+    bank = DeviceBank(lookup.bank, CLASSES, CPU)
+    made = evaluate_counterfactuals(Follower(), seen, swaps_of(images, lookup), bank)  # type: ignore[arg-type]
     found = {row["swap"]: row for row in made.rows}
     assert [found["knn"][key] for key in ("change", "flips", "kl", "moved")] == [0] * 4
     assert (found["same class"]["top1"], found["same class"]["follows"]) == (1.0, 1.0)
@@ -341,7 +350,7 @@ def test_a_planted_bad_row_is_blamed_and_pruned() -> None:
     indices = np.stack([np.flatnonzero(bank.labels == own)[:3] for own in images.labels])
     bank.labels[0] = 2
     shown = np.concatenate([np.zeros((30, 1), int), np.maximum(indices, 1)], axis=1)
-    there = Bank(bank, CLASSES, CPU)
+    there = DeviceBank(bank, CLASSES, CPU)
     found = attribution.attribute(
         Follower(),  # type: ignore[arg-type]
         images.pixels[images.labels != 2],
@@ -349,15 +358,15 @@ def test_a_planted_bad_row_is_blamed_and_pruned() -> None:
         there,
         shown[images.labels != 2].astype(np.int32),
     )
-    blamed = attribution.blame(found)
+    blamed = attribution.influence(found)
     assert blamed.rows[0] == 0
     assert blamed.shown[0] == 20
     assert blamed.effect[0] == pytest.approx(found.effect[:, 0].sum())
     assert blamed.effect[0] < 0 < blamed.effect[-1]
-    assert attribution.worst(blamed, 0.02, len(bank), 5).tolist() == [0]
-    assert len(attribution.worst(blamed, 1.0, len(bank), 5)) == (blamed.effect < 0).sum()
-    assert not len(attribution.worst(blamed, 0.0, len(bank), 5))
-    assert len(attribution.worst(blamed, 1.0, len(bank), len(bank))) == 0  # k must be left
+    assert attribution.most_harmful(blamed, 0.02, len(bank), 5).tolist() == [0]
+    assert len(attribution.most_harmful(blamed, 1.0, len(bank), 5)) == (blamed.effect < 0).sum()
+    assert not len(attribution.most_harmful(blamed, 0.0, len(bank), 5))
+    assert len(attribution.most_harmful(blamed, 1.0, len(bank), len(bank))) == 0  # k must be left
 
 
 def real(attend: str = "both", backbone: str = "alexnet") -> Classifier:
@@ -374,7 +383,7 @@ def test_attention_and_effect_are_those_of_a_loop(
 ) -> None:
     monkeypatch.setattr(classifier_module, "CHUNK", 4)  # several chunks
     network, images, bank = real(backbone=backbone), make_images(6), make_embeddings(20)
-    there = Bank(bank, CLASSES, CPU)
+    there = DeviceBank(bank, CLASSES, CPU)
     indices = np.array([np.random.default_rng(i).permutation(20)[:K] for i in range(6)], np.int32)
     found = attribution.attribute(network, images.pixels, images.labels, there, indices)
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
@@ -393,7 +402,7 @@ def test_attention_and_effect_are_those_of_a_loop(
 
 def test_a_lone_neighbour_is_compared_with_none() -> None:
     network, images, bank = real(), make_images(4), make_embeddings(20)
-    there, indices = Bank(bank, CLASSES, CPU), np.arange(4, dtype=np.int32)[:, None]
+    there, indices = DeviceBank(bank, CLASSES, CPU), np.arange(4, dtype=np.int32)[:, None]
     found = attribution.attribute(network, images.pixels, images.labels, there, indices)
     own = np.arange(4), images.labels
     every = metrics.softmax(network.predict(images.pixels, there, indices))[own]
@@ -406,8 +415,8 @@ def test_a_lone_neighbour_is_compared_with_none() -> None:
 
 def test_fusion_weights_are_the_softmax_of_a_loop() -> None:
     torch.manual_seed(0)
-    fusion, tokens = Fusion(16, 8, CLASSES, "both"), torch.randn(2, 7, 16)
-    shown = Retrieved(
+    fusion, tokens = CrossAttention(16, 8, CLASSES, "both"), torch.randn(2, 7, 16)
+    shown = NeighbourBatch(
         torch.randn(2, K, 8), torch.randint(0, CLASSES, (2, K)), torch.tensor([True, False])
     )
     found = fusion.weights(tokens, shown)
@@ -429,7 +438,7 @@ def test_fusion_weights_are_the_softmax_of_a_loop() -> None:
 def test_predictions_are_noted_and_read_back(tmp_path: Path) -> None:
     images, lookup, seen = examined()
     vote = votes.Vote("plurality", 3, 0.5)
-    noted = Noted(images, lookup.bank, vote)
+    noted = PredictionsBuilder(images, lookup.bank, vote)
     noted.add(seen)
     noted.add(replace(seen, noise_std=0.1, logits=-seen.logits))
     for swap in range(3):  # more swaps than levels
@@ -445,7 +454,7 @@ def test_predictions_are_noted_and_read_back(tmp_path: Path) -> None:
     counted = vote(seen.found.similarities, labels, CLASSES)
     assert read.voted is not None
     assert read.voted[1].mean() == metrics.top_k(counted, images.labels, 1)
-    plain = Noted(images, None, None)
+    plain = PredictionsBuilder(images, None, None)
     plain.add(seen)
     plain.predictions().write(tmp_path / "q.arrow")
     assert Predictions.read(tmp_path / "q.arrow").similarity is None
@@ -479,11 +488,11 @@ def test_embeddings_of_the_same_images_are_kept_and_damage_is_seen(tmp_path: Pat
     images, bank = make_images(6), make_embeddings(9)
     counted = Counting()
 
-    def lookup(by: str) -> Lookup:
-        ask = Ask(K, 0, Method())
-        return Lookup(counted, bank, "knn", ask, CLASSES, tmp_path / "kept", by)  # type: ignore[arg-type]
+    def lookup(by: str) -> Retriever:
+        ask = RetrievalRequest(K, 0, SearchMethod())
+        return Retriever(counted, bank, "knn", ask, CLASSES, tmp_path / "kept", by)  # type: ignore[arg-type]
 
-    plain = Lookup(counted, bank, "knn", Ask(K, 0, Method()), CLASSES)  # type: ignore[arg-type]
+    plain = Retriever(counted, bank, "knn", RetrievalRequest(K, 0, SearchMethod()), CLASSES)  # type: ignore[arg-type]
     expected = plain.queries(images, images.pixels).vectors
     counted.seen = 0
     for _ in range(3):

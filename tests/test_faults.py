@@ -1,6 +1,6 @@
 """Artefacts that are damaged between two stages, full and read-only disks, two at once, Ctrl-C.
 
-`python -m soak` does the same to more of them, and more often.
+`python -m tests.faults` does the same to more of them, and more often.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ import pytest
 from conftest import ROOT
 from filelock import ReadWriteLock
 
-from rapipe import files, paths
+from rapipe import paths
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 from rapipe.errors import Interrupted, UserError
-from rapipe.params import Params, load, variants
+from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline import report
-from rapipe.pipeline.entry import stage as run_stage
-from rapipe.pipeline.locks import held
-from rapipe.pipeline.told import told
-from soak import damage, disk
-from soak.outcome import Outcome
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
+from rapipe.pipeline.running.locks import artefact_locks
+from rapipe.pipeline.running.stage import stage as run_stage
+from tests.faults import damage, disk
+from tests.faults.outcome import Outcome
 
 UNREAD = ("sheet.png", "rows.csv", "history.csv", "scores.json")
 """Files that hardly a stage reads: to go on to the end takes seconds."""
@@ -108,7 +111,7 @@ def test_who_writes_is_alone_and_readers_are_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with held([paths.CORPUS], [paths.ENCODER]):
+    with artefact_locks([paths.CORPUS], [paths.ENCODER]):
         lock = paths.LOCKS / "data+corpus.lock"
         other = ReadWriteLock(lock, is_singleton=False)
         with other.read_lock(timeout=0):
@@ -117,8 +120,8 @@ def test_who_writes_is_alone_and_readers_are_together(
         ready = tmp_path / "ready"
         code = (
             "from pathlib import Path; from rapipe import paths;"
-            "from rapipe.pipeline.locks import held\n"
-            f"with held([paths.ENCODER], []): Path({str(ready)!r}).write_text('in')"
+            "from rapipe.pipeline.running.locks import artefact_locks\n"
+            f"with artefact_locks([paths.ENCODER], []): Path({str(ready)!r}).write_text('in')"
         )
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code]
@@ -135,8 +138,9 @@ def test_who_writes_is_alone_and_readers_are_together(
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from rapipe import paths; from rapipe.pipeline.locks import held\n"
-        "with held([], [paths.CORPUS]): os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal; from rapipe import paths\n"
+        "from rapipe.pipeline.running.locks import artefact_locks\n"
+        "with artefact_locks([], [paths.CORPUS]): os.kill(os.getpid(), signal.SIGKILL)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(2):
@@ -161,7 +165,7 @@ def test_inputs_that_change_under_a_stage_are_told(
     def run(params: Params) -> None:
         embed.run(params)
         os.utime(path)
-        files.check_unchanged()  # a file that was only touched is the same
+        check_unchanged()  # a file that was only touched is the same
         path.write_bytes(data[:-1] + b"?")
 
     run.__module__ = embed.__name__
@@ -171,7 +175,7 @@ def test_inputs_that_change_under_a_stage_are_told(
     said = capsys.readouterr().err
     assert "error: data/corpus/test.arrow was rewritten while it was used: run the same" in said
     path.write_bytes(data)
-    files.watch()
+    watch()
 
 
 @pytest.mark.parametrize(
@@ -190,14 +194,14 @@ def test_inputs_that_change_under_a_stage_are_told(
 def test_how_an_end_is_told(
     raised: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught, told():
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
         raise raised
     assert caught.value.code == code
     assert capsys.readouterr().err.startswith(sentence)
 
 
 def test_a_defect_keeps_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="ours"), told():
+    with pytest.raises(RuntimeError, match="ours"), exit_on_user_error():
         raise RuntimeError("a defect of ours")
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from conftest import make_images
 
-from rapipe.evaluation.features import knn_accuracy, linear_accuracy
+from rapipe.encoder.scores import knn_accuracy, linear_accuracy
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import make_embeddings, make_images
 
-from rapipe import feed as feed_module
-from rapipe import mapped
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.feed import AHEAD, CPU, Column, Feed, ahead
+from rapipe.batches import loader as feed_module
+from rapipe.batches.loader import CPU, PREFETCHED, ArrayField, BatchLoader, prefetch
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
+from rapipe.io import memory_map
 from rapipe.records import Embeddings, Images
-from rapipe.retrieved import Bank, Neighbourhood
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
 
@@ -54,9 +54,9 @@ def test_batches_are_the_rows_asked_for_wherever_they_lie(
     for where in ("device", "file"):
         if where == "file":
             room(monkeypatch, 0)
-        columns = [Column(images.pixels, CPU), Column(images.labels, CPU)]
+        columns = [ArrayField(images.pixels, CPU), ArrayField(images.labels, CPU)]
         assert [column.resident for column in columns] == [where == "device"] * 2
-        made[where] = list(Feed(CPU, *columns).batches(rows, 16))
+        made[where] = list(BatchLoader(CPU, *columns).batches(rows, 16))
     for batches in made.values():
         assert [len(labels) for _, labels in batches] == [
             len(rows[start : start + 16]) for start in range(0, len(rows), 16)
@@ -79,12 +79,12 @@ def test_neighbours_are_gathered_wherever_bank_and_table_lie(
     table = np.random.default_rng(0).integers(0, 20, (50, 4)).astype(np.int32)
     table.setflags(write=False)  # as tables are that are mapped
     room(monkeypatch, 1 << 30 if bank_fits else 0)
-    memory = Bank(bank, 2, CPU)
+    memory = DeviceBank(bank, 2, CPU)
     room(monkeypatch, 1 << 30 if table_fits else 0)
-    part = Neighbourhood(table, memory)
+    part = NeighbourField(table, memory)
     assert (part.indices.resident, memory.vectors.resident) == (table_fits and bank_fits, bank_fits)
     order = np.random.default_rng(1).permutation(50)
-    for start, (found,) in enumerate(Feed(CPU, part).batches(order, 16)):
+    for start, (found,) in enumerate(BatchLoader(CPU, part).batches(order, 16)):
         own = table[order[start * 16 : start * 16 + 16]]
         assert np.array_equal(found.vectors.numpy(), bank.vectors[own])
         assert np.array_equal(found.labels.numpy(), np.where(bank.labels < 2, bank.labels, -1)[own])
@@ -93,24 +93,25 @@ def test_neighbours_are_gathered_wherever_bank_and_table_lie(
 
 def test_what_is_in_memory_is_not_copied_and_what_is_mapped_is() -> None:
     array = np.arange(10)
-    column = Column(array, CPU, stay=False)
+    column = ArrayField(array, CPU, stay=False)
     array[3] = 77
     assert column.resident
     assert column.place(column.fetch(torch.tensor([3]))).item() == 77
 
 
 def test_a_column_that_does_not_stay_is_streamed(files: tuple[Images, Embeddings]) -> None:
-    assert mapped.is_mapped(files[0].pixels)
-    assert not Column(files[0].pixels, CPU, stay=False).resident
+    assert memory_map.is_mapped(files[0].pixels)
+    assert not ArrayField(files[0].pixels, CPU, stay=False).resident
 
 
 def test_training_is_the_same_from_memory_and_from_files(
     files: tuple[Images, Embeddings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rapipe.fitting.base import Schedule, fit
-    from rapipe.fitting.training import Training
+    from rapipe.batches.transforms import VIEWS
+    from rapipe.classifier.module import ClassifierModule
     from rapipe.records import Neighbours
-    from rapipe.views import VIEWS
+    from rapipe.training.loop import fit
+    from rapipe.training.module import Schedule
 
     images, bank = files
     table = np.random.default_rng(0).integers(0, 20, (50, 4)).astype(np.int32)
@@ -121,9 +122,9 @@ def test_training_is_the_same_from_memory_and_from_files(
             room(monkeypatch, 0)
         torch.manual_seed(0)
         spec = ClassifierSpec("perceiver", 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
-        memory = Bank(bank, 3, CPU)
+        memory = DeviceBank(bank, 3, CPU)
         classifier = Classifier(spec)
-        module = Training(
+        module = ClassifierModule(
             classifier, VIEWS["flip"](16), images, neighbours, memory, Schedule(2, 16, 1e-3, 0),
             0.01, 0.5,
         )  # fmt: skip
@@ -145,13 +146,13 @@ def test_ahead_works_while_the_caller_does_and_no_further() -> None:
             made.append(number)
             yield (torch.tensor(number),)
 
-    batches = ahead(source(), CPU)
+    batches = prefetch(source(), CPU)
     assert next(batches)[0].item() == 0
     deadline = time.monotonic() + 5
-    while len(made) < 1 + AHEAD and time.monotonic() < deadline:
+    while len(made) < 1 + PREFETCHED and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert made == list(range(1 + AHEAD))
+    assert made == list(range(1 + PREFETCHED))
     assert [batch[0].item() for batch in batches] == list(range(1, 10))
 
 
@@ -162,8 +163,8 @@ def test_ahead_hands_on_errors_and_leaves_no_thread() -> None:
 
     threads = threading.active_count()
     with pytest.raises(OSError, match="the disk is gone"):
-        list(ahead(source(), CPU))
-    endless = ahead(iter(lambda: (torch.tensor(1),), None), CPU)
+        list(prefetch(source(), CPU))
+    endless = prefetch(iter(lambda: (torch.tensor(1),), None), CPU)
     next(endless)
     endless.close()  # type: ignore[attr-defined]
     assert threading.active_count() == threads

@@ -16,32 +16,34 @@ import torch
 from conftest import make_embeddings, make_images
 from pytorch_lightning.callbacks import Callback
 
-from rapipe.backbones import BACKBONES
-from rapipe.classifier import Classifier, ClassifierSpec
+from rapipe.batches.loader import CPU, ArrayField, BatchLoader
+from rapipe.batches.transforms import VIEWS, Normalise
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.module import ClassifierModule
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
+from rapipe.encoder.backbones import BACKBONES
 from rapipe.errors import UserError
-from rapipe.feed import CPU, Column, Feed
-from rapipe.fitting.base import Best, Epoch, History, Schedule, epoch_rows, fit
-from rapipe.fitting.checkpoint import Whole
-from rapipe.fitting.pretraining import Pretraining
-from rapipe.fitting.training import Training
-from rapipe.fitting.tricks import Tricks
-from rapipe.objectives import OBJECTIVES, Recipe
 from rapipe.pipeline.pretrain import refuse_collapse
+from rapipe.pretraining.module import PretrainingModule
+from rapipe.pretraining.objectives import OBJECTIVES, Recipe
 from rapipe.records import Neighbours
-from rapipe.retrieved import Bank, Neighbourhood
-from rapipe.views import VIEWS, Normalise
+from rapipe.training.callbacks import BestEpoch, History
+from rapipe.training.checkpoint import ChecksummedIO
+from rapipe.training.loop import fit
+from rapipe.training.module import EpochBatches, Schedule, epoch_rows
+from rapipe.training.recipe import Tricks
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
 
 
 def pretraining(
     epochs: int = 3, rate: float = 0.1, seed: int = 0, weight: float = 1.0
-) -> Pretraining:
+) -> PretrainingModule:
     torch.manual_seed(0)
     objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16), Recipe(16, 3, (), 0))
     schedule = Schedule(epochs, 16, rate, seed)
     views, normalise, weights = VIEWS["affine"](16), Normalise(MEAN, STD), np.full(40, weight)
-    return Pretraining(objective, views, normalise, make_images(40), schedule, weights, "sgd")
+    return PretrainingModule(objective, views, normalise, make_images(40), schedule, weights, "sgd")
 
 
 def training(
@@ -52,25 +54,27 @@ def training(
     n: int = 40,
     backbone: str = "alexnet",
     tricks: Tricks = Tricks(),  # noqa: B008
-) -> Training:
+) -> ClassifierModule:
     torch.manual_seed(0)
     spec = ClassifierSpec(backbone, 4, "half", 16, 3, MEAN, STD, "knn", 8, "both")
     images, rng = make_images(n), np.random.default_rng(0)
     indices = rng.integers(0, 20, (n, 4)).astype(np.int32)
     table = Neighbours(images.ids, indices, np.zeros((n, 4), np.float32))
-    classifier, bank = Classifier(spec), Bank(make_embeddings(20), 3, CPU)
+    classifier, bank = Classifier(spec), DeviceBank(make_embeddings(20), 3, CPU)
     schedule = Schedule(epochs, 16, rate, seed)
     augment = VIEWS["flip"](16)
-    return Training(classifier, augment, images, table, bank, schedule, 0.01, dropout, tricks)
+    return ClassifierModule(
+        classifier, augment, images, table, bank, schedule, 0.01, dropout, tricks
+    )
 
 
-def averaged() -> Training:
+def averaged() -> ClassifierModule:
     """A training with every trick but those that find something, and a mean of weights."""
     tricks = Tricks(2, 0.5, "ema", 9, (), "linear", 0.5, 0.1, 0.4)
     return training(n=70, backbone="resnet18", tricks=tricks)
 
 
-def swa() -> Training:
+def swa() -> ClassifierModule:
     return training(epochs=4, backbone="resnet18", tricks=Tricks(average="swa", schedule="step"))
 
 
@@ -89,9 +93,9 @@ class Stop(Callback):
             raise RuntimeError("killed")
 
 
-def run(module: Any, folder: Path, stop: int | None = None) -> tuple[History, Best]:
+def run(module: Any, folder: Path, stop: int | None = None) -> tuple[History, BestEpoch]:
     history = History(measure, 1)
-    best = Best(module, history, "score")
+    best = BestEpoch(module, history, "score")
     if stop:
         with pytest.raises(RuntimeError, match="killed"):
             fit(module, [history, best, Stop(stop)], folder)
@@ -135,7 +139,7 @@ def test_checkpoints_are_written_where_it_is_measured(tmp_path: Path) -> None:
     rows("cut", stop=1)
     assert not (tmp_path / "cut/last.ckpt").exists()
     rows("cut", stop=4)
-    assert Whole().load_checkpoint(tmp_path / "cut/last.ckpt")["epoch"] == 2
+    assert ChecksummedIO().load_checkpoint(tmp_path / "cut/last.ckpt")["epoch"] == 2
     assert rows("cut") == whole
 
 
@@ -156,7 +160,7 @@ def test_checkpoints_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixtu
     forged = buffer.getvalue()
     forged += hashlib.sha256(forged).digest()
     with pytest.raises(pickle.UnpicklingError):
-        Whole().load_checkpoint(_put(tmp_path / "c/last.ckpt", forged))
+        ChecksummedIO().load_checkpoint(_put(tmp_path / "c/last.ckpt", forged))
     fit(training(), [], tmp_path / "c")
     assert not (tmp_path / "harm").exists()
     assert "c/last.ckpt is damaged, so this training starts again" in capsys.readouterr().err
@@ -203,8 +207,8 @@ def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:
         labels = np.random.default_rng(6).integers(0, 3, 96)
         bank = make_embeddings(20)
         same = [np.flatnonzero(bank.labels == label)[:4] for label in labels]
-        table = Neighbourhood(np.stack(same).astype(np.int32), Bank(bank, 3, CPU))
-        module.feed = Feed(CPU, Column(noise, CPU), Column(labels, CPU), table)
+        table = NeighbourField(np.stack(same).astype(np.int32), DeviceBank(bank, 3, CPU))
+        module.feed = BatchLoader(CPU, ArrayField(noise, CPU), ArrayField(labels, CPU), table)
         module.augment = torch.nn.Identity()
         history = History(lambda m: {"train": m.take("correct")})
         fit(module, [history], tmp_path / "c")
@@ -231,8 +235,8 @@ def test_collapse_is_told() -> None:
 def seen(weights: np.ndarray, seed: int = 0, epoch: int = 0) -> list[int]:
     """The rows of an epoch in batches of 16."""
     order = epoch_rows(weights, np.random.default_rng([seed, epoch]))
-    feed = Feed(CPU, Column(np.arange(len(weights)), CPU))
-    epoch = Epoch(feed, order, 16)
+    feed = BatchLoader(CPU, ArrayField(np.arange(len(weights)), CPU))
+    epoch = EpochBatches(feed, order, 16)
     assert len(epoch) == len(list(epoch))
     return torch.cat([rows for (rows,) in epoch]).tolist()
 
@@ -273,7 +277,7 @@ def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:
 
 def test_best_keeps_the_first_of_equal_epochs() -> None:
     network, history = torch.nn.Linear(1, 1), History(lambda m: {})
-    best = Best(network, history, "score")
+    best = BestEpoch(network, history, "score")
     for value, score in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.9), (4.0, 0.7)):
         torch.nn.init.constant_(network.weight, value)
         history.rows.append({"score": score, "epoch": value})

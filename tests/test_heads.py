@@ -12,11 +12,11 @@ from conftest import make_embeddings, make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.feed import CPU
-from rapipe.heads import HEADS
-from rapipe.heads.graph import SLOPE, GraphAttention
-from rapipe.retrieved import Bank, Retrieved
+from rapipe.batches.loader import CPU
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.heads import HEADS
+from rapipe.classifier.heads.graph import SLOPE, GraphAttention
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
 
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 TOKEN_HEADS = [name for name in HEADS if name != "linear"]
@@ -28,15 +28,15 @@ def spec(backbone: str, head: str, retrieval: str = "knn", frozen: bool = False)
     )
 
 
-def looked_up(n: int = 9) -> tuple[np.ndarray, Bank, np.ndarray]:
+def looked_up(n: int = 9) -> tuple[np.ndarray, DeviceBank, np.ndarray]:
     indices = np.random.default_rng(0).integers(0, 20, (n, 4)).astype(np.int32)
-    return make_images(n).pixels, Bank(make_embeddings(20), 3, CPU), indices
+    return make_images(n).pixels, DeviceBank(make_embeddings(20), 3, CPU), indices
 
 
-def retrieved(b: int) -> Retrieved:
+def retrieved(b: int) -> NeighbourBatch:
     torch.manual_seed(1)
     labels = torch.randint(-1, 3, (b, 6))
-    return Retrieved(torch.randn(b, 6, 8), labels, torch.ones(b, dtype=torch.bool))
+    return NeighbourBatch(torch.randn(b, 6, 8), labels, torch.ones(b, dtype=torch.bool))
 
 
 def test_linear_is_torchs() -> None:
@@ -226,7 +226,7 @@ def test_a_thawed_backbone_learns() -> None:
 
 def test_a_linear_head_asks_for_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retrieval a map is not made into tokens: that would cost time."""
-    from rapipe.backbones import keep
+    from rapipe.encoder.backbones import no_fusion
 
     classifier, given = Classifier(spec("resnet18", "linear", "none")), []
     forward = classifier.backbone.forward
@@ -234,7 +234,7 @@ def test_a_linear_head_asks_for_no_tokens(monkeypatch: pytest.MonkeyPatch) -> No
         classifier.backbone, "forward", lambda x, fuse: given.append(fuse) or forward(x, fuse)
     )
     classifier(torch.rand(2, 3, 16, 16))
-    assert given == [keep]
+    assert given == [no_fusion]
 
 
 def test_features_of_a_frozen_backbone_are_standardised() -> None:

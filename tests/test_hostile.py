@@ -28,22 +28,25 @@ import pytest
 import torch
 from PIL import Image
 
-from rapipe import mapped, presets
-from rapipe.backbones import build
-from rapipe.checkpoints import fill, read
-from rapipe.decoded import ROWS, Decoded, Workers, decode_split
-from rapipe.decoding import Decoding, decode
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.schema import SourceParams
+from rapipe.config.variants import variants
+from rapipe.corpus.contact_sheet import contact_sheet
+from rapipe.corpus.decode import Decoding, decode
+from rapipe.corpus.decode_cache import ROWS, Decoded, Workers, decode_split
+from rapipe.corpus.sources import SOURCES, SourceRequest
+from rapipe.corpus.sources.archives import tree, unpacked
+from rapipe.corpus.sources.base import Item, Split
+from rapipe.corpus.sources.download import md5_of
+from rapipe.encoder.backbones import build
+from rapipe.encoder.checkpoints import fill, read
 from rapipe.errors import UserError
-from rapipe.files import seal
-from rapipe.params import SourceParams, load, variants
+from rapipe.io import memory_map
+from rapipe.io.checksums import write_checksums
 from rapipe.records import Embeddings, Images
 from rapipe.report import pictures, style
-from rapipe.sheet import contact_sheet
-from rapipe.sources import SOURCES, Ask
-from rapipe.sources.archives import tree, unpacked
-from rapipe.sources.base import Item, Split
-from rapipe.sources.download import md5_of
-from soak.images import tags_of
+from tests.faults.images import tags_of
 
 archives, cifar, svhn = (
     import_module(f"rapipe.sources.{n}") for n in ("archives", "cifar", "svhn")
@@ -216,10 +219,10 @@ def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
             decode(tmp_path / name, "x", EIGHT)
     (tmp_path / "huge.png").unlink()
     with pytest.raises(UserError, match="holds no images"):
-        SOURCES["folder"](Ask(str(tmp_path)))
+        SOURCES["folder"](SourceRequest(str(tmp_path)))
     os.mkfifo(tmp_path / "train.parquet")
     with pytest.raises(UserError, match="no folder that holds any"):
-        SOURCES["parquet"](Ask(str(tmp_path)))
+        SOURCES["parquet"](SourceRequest(str(tmp_path)))
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> Any:
@@ -252,7 +255,7 @@ def test_tar_files_stay_inside(name: str, tmp_path: Path) -> None:
             packed.fileobj.write(own.tobuf())  # type: ignore[union-attr]
     archive = replace(cifar.CIFAR10, name="a.tar", md5=md5_of(root / "a.tar"))
     with pytest.raises(UserError, match=r"a\.tar cannot be unpacked: ") as told:
-        unpacked("cifar10", Ask(str(root)), archive, "top")
+        unpacked("cifar10", SourceRequest(str(root)), archive, "top")
     assert str(told.value).isprintable()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "secret"]
     assert [p.name for p in root.iterdir()] == ["a.tar"]
@@ -288,10 +291,10 @@ def test_batches_of_cifar_with_code_or_without_sense(tmp_path: Path, trace: Path
         for name in names:
             (folder / name).write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match="names no classes"):
-            SOURCES["cifar10"](Ask(str(tmp_path)))
+            SOURCES["cifar10"](SourceRequest(str(tmp_path)))
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"a", b"\xff\xfe"]}))
     with pytest.raises(UserError, match=r"batches\.meta is no text"):
-        SOURCES["cifar10"](Ask(str(tmp_path)))
+        SOURCES["cifar10"](SourceRequest(str(tmp_path)))
 
 
 def test_matlab_files_with_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +317,7 @@ def test_matlab_files_with_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             made[split] = replace(archive, md5=md5_of(tmp_path / archive.name))
         monkeypatch.setattr(svhn, "ARCHIVES", made)
         with pytest.raises(UserError, match=r"_32x32\.mat (holds|is no MATLAB file)"):
-            list(SOURCES["svhn"](Ask(str(tmp_path))).splits["train"].items())
+            list(SOURCES["svhn"](SourceRequest(str(tmp_path))).splits["train"].items())
 
 
 STATE = {"conv1.weight": torch.ones(2)}
@@ -410,12 +413,12 @@ def test_arrays_with_code_or_without_end(tmp_path: Path, trace: Path) -> None:
     path = tmp_path / "vectors.npy"
     np.save(path, np.array([Exploit(trace)], object), allow_pickle=True)
     with pytest.raises(ValueError, match="objects"):
-        mapped.array(path)
+        memory_map.map_array(path)
     for shape in ("(4294967296, 4294967296)", "(-1, 4)", "(3, 4)"):
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
         path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(16))
         with pytest.raises(ValueError):  # noqa: PT011
-            mapped.array(path)
+            memory_map.map_array(path)
     from conftest import make_embeddings
 
     make_embeddings(4).write(tmp_path / "bank")
@@ -432,7 +435,7 @@ def test_kept_rows_with_code(tmp_path: Path, trace: Path) -> None:
         names = ("places", "ids", "labels", "sizes", "count")
         objects = {name: np.array([Exploit(trace)], object) for name in names}
         np.savez(folder / ROWS, **objects)  # type: ignore[arg-type]
-        seal(folder)
+        write_checksums(folder)
         assert Decoded.read(folder, 8) is None
         decode_split(split, "s", EIGHT, False, folder, workers)
 

@@ -1,4 +1,4 @@
-"""Images, files and names drawn at random; `soak.images` says what must hold for each."""
+"""Images, files and names drawn at random; `tests.faults.images` says what must hold for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soak.images import PROPERTIES
+from tests.faults.images import PROPERTIES
 
 
 @pytest.mark.parametrize("name", PROPERTIES)

@@ -13,12 +13,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from rapipe import paths
+from rapipe.config.names import parse_name
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 from rapipe.errors import UserError
-from rapipe.files import CARD, seal
-from rapipe.params import Params, entry, variants
+from rapipe.io.checksums import CHECKSUMS, write_checksums
+from rapipe.io.tables import read_json
 from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
-from rapipe.pipeline.inputs import read_json
-from rapipe.pipeline.starts import Start
+from rapipe.pipeline.initial_weights import InitialWeights
 from rapipe.records import Embeddings, Images, Neighbours
 
 
@@ -64,15 +66,15 @@ def test_the_encoder_is_what_the_same_backbone_starts_from(
     monkeypatch.setattr(initialise, "pretrained", None)
     params = changed(own, backbones=("resnet18", "resnet18+corpus", "resnet18+corpus+frozen"))
     initialise.run(params)
-    first = (paths.START / "resnet18+corpus/card.json").read_bytes()
+    first = (paths.INITIAL / "resnet18+corpus/card.json").read_bytes()
     for name in ("resnet18+corpus", "resnet18+corpus+frozen"):
-        assert same(weights_of(paths.START / name), weights_of(paths.ENCODER))
-    assert not (paths.START / "resnet18/weights.safetensors").exists()
+        assert same(weights_of(paths.INITIAL / name), weights_of(paths.ENCODER))
+    assert not (paths.INITIAL / "resnet18/weights.safetensors").exists()
     initialise.run(changed(own, backbones=("resnet18",)))
-    assert sorted(own.name for own in paths.START.iterdir()) == [CARD, "resnet18"]
+    assert sorted(own.name for own in paths.INITIAL.iterdir()) == [CHECKSUMS, "resnet18"]
     shutil.rmtree(paths.ENCODER)
     initialise.run(params)
-    assert (paths.START / "resnet18+corpus/card.json").read_bytes() == first
+    assert (paths.INITIAL / "resnet18+corpus/card.json").read_bytes() == first
 
 
 def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
@@ -88,8 +90,8 @@ def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
     monkeypatch.setattr(initialise, "pretrained", counted)
     initialise.run(changed(own, backbones=("alexnet+corpus", "alexnet+corpus+noise")))
     assert calls == ["alexnet"]
-    assert same(*(weights_of(paths.START / f"alexnet+corpus{more}") for more in ("", "+noise")))
-    (history,) = paths.STARTS.glob("*/history.csv")
+    assert same(*(weights_of(paths.INITIAL / f"alexnet+corpus{more}") for more in ("", "+noise")))
+    (history,) = paths.INITIAL_CACHE.glob("*/history.csv")
     assert "linear_top1" in history.read_text()
     assert not list(paths.CHECKPOINTS.glob("*"))
 
@@ -114,7 +116,7 @@ def test_pretrained_elsewhere(own: Params) -> None:
     """Here elsewhere is a folder of ours; tests/test_checkpoints.py has the other forms."""
     params = changed(own, backbones=("resnet18+elsewhere",), init="data/encoder")
     initialise.run(params)
-    assert same(weights_of(paths.START / "resnet18+elsewhere"), weights_of(paths.ENCODER))
+    assert same(weights_of(paths.INITIAL / "resnet18+elsewhere"), weights_of(paths.ENCODER))
     with pytest.raises(UserError, match=r"train\.init"):
         initialise.run(changed(params, init="data/nowhere.pth"))
     with pytest.raises(UserError, match="is of another network"):
@@ -127,7 +129,7 @@ def test_a_start_of_another_network_is_refused(own: Params) -> None:
     wider = changed(params, width=8)
     with pytest.raises(UserError, match=r"train\.width or train\.stem: run rapipe initialise"):
         train.run(wider, variants(wider)[0])
-    shutil.rmtree(paths.START)
+    shutil.rmtree(paths.INITIAL)
     with pytest.raises(UserError, match="is missing: run rapipe initialise"):
         train.run(params, variants(params)[0])
 
@@ -154,7 +156,7 @@ def test_withheld_labels_are_known_to_nobody(own: Params) -> None:
             assert card["labels"] == kept.sum()
     spoiled = bank.take(np.arange(len(bank)))  # in memory: its file is written over
     dataclasses.replace(spoiled, labels=np.zeros(len(bank), np.int64)).write(paths.BANK)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     with pytest.raises(UserError, match=r"labels that train\.label_fraction withholds"):
         audit.run(params)
 
@@ -169,7 +171,7 @@ def test_a_student_learns_from_images_without_labels(
     dataclasses.replace(
         images, labels=labels, ids=images.ids.copy(), pixels=images.pixels.copy()
     ).write(paths.split("train"))
-    seal(paths.CORPUS)
+    write_checksums(paths.CORPUS)
     params = changed(
         own,
         backbones=("alexnet+distilled",),
@@ -235,7 +237,7 @@ def test_results_of_other_starts_have_another_setting(own: Params) -> None:
         initialise.run(params)
         for variant in variants(params):
             if variant.retrieval == "none":
-                start = Start.of(variant)
+                start = InitialWeights.of(variant)
                 settings.add(
                     (variant.backbone, train.setting(params, variant, start, None, "fp32"))
                 )
@@ -245,11 +247,11 @@ def test_results_of_other_starts_have_another_setting(own: Params) -> None:
 def test_what_a_start_says_is_read_or_told(own: Params) -> None:
     start = changed(own, backbones=("alexnet+distilled",), distill="alexnet")
     initialise.run(start)
-    assert Start.of(variants(start)[0]).teacher == "alexnet"
-    (paths.START / "alexnet+distilled/card.json").write_text("{}")
-    seal(paths.START)
+    assert InitialWeights.of(variants(start)[0]).teacher == "alexnet"
+    (paths.INITIAL / "alexnet+distilled/card.json").write_text("{}")
+    write_checksums(paths.INITIAL)
     with pytest.raises(UserError, match=r"is damaged .*run rapipe initialise"):
-        Start.of(variants(start)[0])
+        InitialWeights.of(variants(start)[0])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_what_a_start_says_is_read_or_told(own: Params) -> None:
 )
 def test_words_in_another_order_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"is no name of a classifier; write .*in this order"):
-        entry(text)
+        parse_name(text)
 
 
 def test_what_contradicts_itself_is_refused(own: Params) -> None:

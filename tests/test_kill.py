@@ -1,6 +1,6 @@
 """Stages that are killed, and started again: the same bytes, resumed where there was a checkpoint.
 
-`python -m soak.kill` draws many more moments, and other ways to die.
+`python -m tests.faults.kill` draws many more moments, and other ways to die.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from soak import kill
-from soak.warm import Nursery
+from tests.faults import kill
+from tests.faults.warm import ProcessGroup
 
 TRAIN = "train-plain@alexnet+corpus-0"
 CHECKPOINT = "last.ckpt"
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
+def nursery() -> Iterator[ProcessGroup]:
+    made = ProcessGroup()
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def golden(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> kill.Golden:
+def golden(nursery: ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> kill.ReferenceRun:
     folder = tmp_path_factory.mktemp("golden") / "clone"
-    return kill.golden(folder, nursery, False, "corpus", "pretrain", "initialise", "train-plain")
+    return kill.reference_run(
+        folder, nursery, False, "corpus", "pretrain", "initialise", "train-plain"
+    )
 
 
 def killed(
-    golden: kill.Golden, nursery: Nursery, folder: Path, name: str, word: str, at: int
+    golden: kill.ReferenceRun, nursery: ProcessGroup, folder: Path, name: str, word: str, at: int
 ) -> kill.Trial:
     """A stage whose group is killed right before it changes `word` once more, and started again."""
     trial = kill.Trial(golden, nursery, folder, golden.stages[name])
@@ -49,13 +51,13 @@ def killed(
 
 @pytest.mark.parametrize("name", ["pretrain", TRAIN])
 def test_training_that_is_killed_is_resumed_to_the_same_bytes(
-    name: str, golden: kill.Golden, nursery: Nursery, tmp_path: Path
+    name: str, golden: kill.ReferenceRun, nursery: ProcessGroup, tmp_path: Path
 ) -> None:
     assert killed(golden, nursery, tmp_path / "trial", name, CHECKPOINT, 3).resumed
 
 
 def test_a_corpus_that_is_killed_between_two_files_is_made_anew(
-    golden: kill.Golden, nursery: Nursery, tmp_path: Path
+    golden: kill.ReferenceRun, nursery: ProcessGroup, tmp_path: Path
 ) -> None:
     killed(golden, nursery, tmp_path / "trial", "corpus", "card.json", 1)
 

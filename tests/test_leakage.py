@@ -13,17 +13,19 @@ import torch
 from conftest import make_embeddings, make_images
 from typer.testing import CliRunner
 
-from rapipe import paths, presets
+from rapipe import paths
 from rapipe.cli import app
-from rapipe.decoding import pixel_hash
-from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.corpus.decode import pixel_hash
+from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.evaluation import leakage
-from rapipe.files import seal
-from rapipe.params import Params, load
+from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import audit, embed, prefetch
 from rapipe.records import Embeddings, Images, Neighbours
-from rapipe.search import Keys, search
-from rapipe.store import Store
+from rapipe.retrieval.search import KeyedVectors, search
+from rapipe.retrieval.store import Store
 
 COPIED, COPY = 4, 7
 """The test image that is a training image with one pixel changed, and that training image."""
@@ -49,11 +51,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, images in splits.items():
             hashed(images).write(paths.split(split))
         paths.CORPUS_CARD.write_text(json.dumps({"classes": splits["train"].classes}))
-        seal(paths.CORPUS)
+        write_checksums(paths.CORPUS)
         torch.manual_seed(0)
         spec = EncoderSpec("resnet18", 16, "half", 16, (0.5,) * 3, (0.3,) * 3)
         Encoder(spec).write(paths.ENCODER, {})
-        seal(paths.ENCODER)
+        write_checksums(paths.ENCODER)
         presets.write("tiny", paths.PARAMS)
         for stage in (embed, prefetch):
             stage.run(load(paths.PARAMS))
@@ -118,7 +120,7 @@ def test_what_the_memory_lacks_is_embedded(project: Params) -> None:
     test, memory = Images.read(paths.split("test")), Store.open(paths.STORE, paths.STORE_MANIFEST)
     known = audit.remembered(memory, test.ids)
     assert len(known.ids) == 20
-    few = Keys(known.ids[::3], known.vectors[::3])
+    few = KeyedVectors(known.ids[::3], known.vectors[::3])
     nothing = audit.remembered(memory, np.array([5]))
     assert nothing.vectors.shape == (0, known.vectors.shape[1])
     for own in (known, few, nothing):
@@ -133,7 +135,7 @@ def test_a_memory_without_labels_justifies_no_threshold(
     bank = Embeddings.read(paths.BANK)
     vectors = np.array(bank.vectors)  # not mapped from the file that is written
     replace(bank, vectors=vectors, labels=np.full(len(bank), -1)).write(paths.BANK)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     audit.run(project)
     card = json.loads(paths.LEAKAGE.read_text())
     for name in ("threshold", "near_duplicates", "near_duplicates_share"):
@@ -149,7 +151,7 @@ def overlap(one: str, other: str) -> int:
     own = images.ids.copy()
     own[2] = ids[5]
     replace(images, ids=own).write(paths.split(one))
-    seal(paths.CORPUS)
+    write_checksums(paths.CORPUS)
     return int(ids[5])
 
 
@@ -158,7 +160,7 @@ def in_bank(split: str) -> int:
     own = bank.ids.copy()
     own[3] = ids[2]
     replace(bank, ids=own, vectors=np.array(bank.vectors)).write(paths.BANK)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     return int(ids[2])
 
 
@@ -168,7 +170,7 @@ def self_hit(strategy: str) -> int:
     indices = table.indices.copy()
     indices[5, -1] = np.flatnonzero(bank.ids == table.query_ids[5])[0]
     replace(table, indices=indices).write(path)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     return int(table.query_ids[5])
 
 
@@ -179,7 +181,7 @@ def absent(row: int) -> int:
     wrong = replace(table, indices=indices)
     indices[1, 2] = row
     wrong.write(path)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     return int(table.query_ids[1])
 
 
@@ -189,7 +191,7 @@ def stranger() -> int:
     ids = table.query_ids.copy()
     ids[4] = 12345
     replace(table, query_ids=ids).write(path)
-    seal(paths.NEIGHBOURS)
+    write_checksums(paths.NEIGHBOURS)
     return 12345
 
 
@@ -297,15 +299,15 @@ def test_self_hits_and_rows_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = make_embeddings(30), make_embeddings(30).take(np.arange(10))
     table = search(queries.vectors, bank, 3, queries.ids)
     assert not len(leakage.self_hits(table, bank.ids))
-    assert not len(leakage.outside(table, 30))
+    assert not len(leakage.outside_bank(table, 30))
     for row in (3, 8):
         table.indices[row, 1] = row
     assert leakage.self_hits(table, bank.ids).tolist() == queries.ids[[3, 8]].tolist()
     table.indices[9, 2] = 30
-    assert leakage.outside(table, 30).tolist() == [queries.ids[9]]
+    assert leakage.outside_bank(table, 30).tolist() == [queries.ids[9]]
     nobody = Neighbours(queries.ids[:0], table.indices[:0], table.similarities[:0])
     assert not len(leakage.self_hits(nobody, bank.ids))
-    assert not len(leakage.outside(nobody, 30))
+    assert not len(leakage.outside_bank(nobody, 30))
 
 
 def test_histograms_share_their_edges() -> None:

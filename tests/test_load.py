@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from soak.load import STAGES, corpus_of
+from tests.faults.load import STAGES, corpus_of
 
 GIGABYTES = 4
 FLAT = 1.5
@@ -17,7 +17,7 @@ def test_a_limit_is_held(tmp_path: Path) -> None:
     """Who needs more than the limit is killed: else to finish would show nothing."""
     import sys
 
-    from soak.load import limited, run
+    from tests.faults.load import limited, run
 
     with limited(1) as group:
         if group is None:

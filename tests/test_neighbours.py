@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 from conftest import make_embeddings
 
-from rapipe.bank import bank_of
 from rapipe.errors import UserError
-from rapipe.neighbours import STRATEGIES, Ask, NotServedError
-from rapipe.neighbours.hard import plurality
-from rapipe.neighbours.replay import SEGMENT, stream_of
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Keys, Method, search, similarities_of
+from rapipe.retrieval.bank import bank_of
+from rapipe.retrieval.search import KeyedVectors, SearchMethod, search, similarities_of
+from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalRequest
+from rapipe.retrieval.strategies.hard import plurality
+from rapipe.retrieval.strategies.replay import SEGMENT, stream_of
 
 RANKED = [name for name in STRATEGIES if name != "sampled"]
 Order = list[int]
 """Bank rows by falling similarity to one query, its own left out."""
 
 
-def asked(k: int, **other: object) -> Ask:
-    return replace(Ask(k, 0, Method()), **other)  # type: ignore[arg-type]
+def asked(k: int, **other: object) -> RetrievalRequest:
+    return replace(RetrievalRequest(k, 0, SearchMethod()), **other)  # type: ignore[arg-type]
 
 
-def uneven(n: int = 60, seed: int = 0) -> tuple[Embeddings, Keys]:
+def uneven(n: int = 60, seed: int = 0) -> tuple[Embeddings, KeyedVectors]:
     """A bank of uneven classes and rows without label, and queries inside it and outside.
 
     Two rows in three stand alone; of the others some share their id, and some but their vector.
@@ -43,7 +43,7 @@ def uneven(n: int = 60, seed: int = 0) -> tuple[Embeddings, Keys]:
     other = make_embeddings(12, seed=seed + 100)
     inside = rng.permutation(len(bank))[:20]
     ids = np.concatenate([bank.ids[inside], other.ids + 10**7])
-    return bank, Keys(ids, np.concatenate([bank.vectors[inside], other.vectors]))
+    return bank, KeyedVectors(ids, np.concatenate([bank.vectors[inside], other.vectors]))
 
 
 def to_all(vectors: np.ndarray, bank: Embeddings) -> np.ndarray:
@@ -52,7 +52,7 @@ def to_all(vectors: np.ndarray, bank: Embeddings) -> np.ndarray:
     return similarities_of(vectors, bank.vectors, every).astype(np.float64)
 
 
-def orders(queries: Keys, bank: Embeddings) -> list[Order]:
+def orders(queries: KeyedVectors, bank: Embeddings) -> list[Order]:
     """For each query every bank row but its own, by the one rule."""
     return [
         sorted(
@@ -63,7 +63,9 @@ def orders(queries: Keys, bank: Embeddings) -> list[Order]:
     ]
 
 
-def check(found: Neighbours, expected: list[Order], queries: Keys, bank: Embeddings) -> None:
+def check(
+    found: Neighbours, expected: list[Order], queries: KeyedVectors, bank: Embeddings
+) -> None:
     """Same rows in the same order, with their similarities."""
     found.check_against(bank.ids)
     assert found.indices.tolist() == expected
@@ -75,7 +77,7 @@ def check(found: Neighbours, expected: list[Order], queries: Keys, bank: Embeddi
 def test_every_strategy_leaves_the_query_out_even_with_duplicates(name: str) -> None:
     bank = make_embeddings(30)
     bank = bank.take(np.concatenate([np.arange(30), np.arange(30), np.arange(10)]))
-    queries = Keys(bank.ids, bank.vectors)
+    queries = KeyedVectors(bank.ids, bank.vectors)
     found = STRATEGIES[name](queries, bank, asked(20))
     found.check_against(bank.ids)
     assert all(len(set(row)) == 20 for row in found.indices.tolist())
@@ -98,7 +100,7 @@ def test_what_a_query_finds_depends_on_no_other_query(name: str, k: int) -> None
     whole = STRATEGIES[name](queries, bank, ask)
     turned = np.random.default_rng(1).permutation(len(queries.ids))
     for some in (turned, turned[:7], turned[7:8], np.arange(20, 32)):
-        part = STRATEGIES[name](Keys(queries.ids[some], queries.vectors[some]), bank, ask)
+        part = STRATEGIES[name](KeyedVectors(queries.ids[some], queries.vectors[some]), bank, ask)
         assert np.array_equal(part.indices, whole.indices[some])
         assert np.array_equal(part.similarities, whole.similarities[some])
 
@@ -129,15 +131,15 @@ def test_a_bank_on_disk_gives_the_same(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["knn", "diverse", "hard"])
 def test_an_index_is_used_where_the_whole_bank_is_searched(name: str) -> None:
     bank, queries = make_embeddings(300), make_embeddings(40, seed=1)
-    keys = Keys(queries.ids + 10**6, queries.vectors)
-    found = STRATEGIES[name](keys, bank, asked(4, method=Method("faiss", "IVF4,Flat", 0.5)))
+    keys = KeyedVectors(queries.ids + 10**6, queries.vectors)
+    found = STRATEGIES[name](keys, bank, asked(4, method=SearchMethod("faiss", "IVF4,Flat", 0.5)))
     assert found.found_by["index"] == "IVF4,Flat"
     assert found.found_by["sample"] == 20
 
 
 def test_knn_is_search() -> None:
     bank, own = make_embeddings(50), make_embeddings(9, seed=1)
-    queries = Keys(own.ids + 1000, own.vectors)
+    queries = KeyedVectors(own.ids + 1000, own.vectors)
     found = STRATEGIES["knn"](queries, bank, asked(5))
     assert np.array_equal(found.indices, search(own.vectors, bank, 5, queries.ids).indices)
     bank, queries = uneven()
@@ -147,13 +149,13 @@ def test_knn_is_search() -> None:
 
 def test_sampled_is_uniform_and_depends_on_seed_and_id_alone() -> None:
     bank = make_embeddings(20)
-    queries = Keys(np.arange(10**6, 10**6 + 6000), np.tile(bank.vectors[:1], (6000, 1)))
+    queries = KeyedVectors(np.arange(10**6, 10**6 + 6000), np.tile(bank.vectors[:1], (6000, 1)))
     found = STRATEGIES["sampled"](queries, bank, asked(5)).indices
     counts = np.bincount(found.reshape(-1), minlength=20)
     expected = 6000 * 5 / 20
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert chi_square < 43.8  # 99.9 % of chi-square with 19 degrees of freedom
-    part = Keys(queries.ids[100:110], queries.vectors[100:110])
+    part = KeyedVectors(queries.ids[100:110], queries.vectors[100:110])
     again = STRATEGIES["sampled"](part, bank, asked(5)).indices
     assert np.array_equal(again, found[100:110])
     other = STRATEGIES["sampled"](part, bank, asked(5, seed=1)).indices
@@ -184,7 +186,7 @@ def test_class_balanced_is_a_round_of_all_classes_after_the_other(k: int, seed: 
 
 def test_class_balanced_takes_as_many_of_each_class() -> None:
     bank = make_embeddings(60)  # 20 of each of 3 classes
-    queries = Keys(np.arange(10**6, 10**6 + 9), make_embeddings(9, seed=1).vectors)
+    queries = KeyedVectors(np.arange(10**6, 10**6 + 9), make_embeddings(9, seed=1).vectors)
     found = STRATEGIES["class-balanced"](queries, bank, asked(11)).indices
     for row, order in zip(found, orders(queries, bank), strict=True):
         counts = Counter(bank.labels[row].tolist())
@@ -197,7 +199,9 @@ def test_class_balanced_takes_as_many_of_each_class() -> None:
 def test_class_balanced_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = uneven()
     whole = STRATEGIES["class-balanced"](queries, bank, asked(9)).indices
-    monkeypatch.setattr(import_module("rapipe.neighbours.class_balanced"), "CANDIDATES", 70)
+    monkeypatch.setattr(
+        import_module("rapipe.retrieval.strategies.class_balanced"), "CANDIDATES", 70
+    )
     assert np.array_equal(STRATEGIES["class-balanced"](queries, bank, asked(9)).indices, whole)
 
 
@@ -211,7 +215,7 @@ def test_class_balanced_needs_a_label() -> None:
 # diverse
 
 
-def relevant(order: Order, near: np.ndarray, alike: np.ndarray, ask: Ask) -> Order:
+def relevant(order: Order, near: np.ndarray, alike: np.ndarray, ask: RetrievalRequest) -> Order:
     """Maximal marginal relevance, one row and one pair at a time."""
     pool, taken = order[: 4 * ask.k], []
 
@@ -229,7 +233,10 @@ def relevant(order: Order, near: np.ndarray, alike: np.ndarray, ask: Ask) -> Ord
 def test_diverse_is_maximal_marginal_relevance(k: int, diversity: float) -> None:
     bank, queries = uneven()
     some = np.arange(14, 26)  # inside and outside
-    queries, ask = Keys(queries.ids[some], queries.vectors[some]), asked(k, diversity=diversity)
+    queries, ask = (
+        KeyedVectors(queries.ids[some], queries.vectors[some]),
+        asked(k, diversity=diversity),
+    )
     alike = to_all(bank.vectors, bank)
     expected = [
         relevant(order, near, alike, ask)
@@ -250,7 +257,9 @@ def test_diverse_without_diversity_is_knn(k: int) -> None:
 def test_diverse_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = uneven()
     whole = STRATEGIES["diverse"](queries, bank, asked(9)).indices
-    monkeypatch.setattr(import_module("rapipe.neighbours.diverse"), "POOLED_BYTES", 50_000)
+    monkeypatch.setattr(
+        import_module("rapipe.retrieval.strategies.diverse"), "POOLED_BYTES", 50_000
+    )
     assert np.array_equal(STRATEGIES["diverse"](queries, bank, asked(9)).indices, whole)
 
 
@@ -259,7 +268,7 @@ def test_diverse_takes_one_of_equal_rows_and_then_something_else() -> None:
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     own = make_embeddings(5, d=2)
     bank = replace(own, ids=np.array([9, 4, 6, 1, 2]), vectors=vectors)
-    query = Keys(np.array([77]), np.array([[1, 0]], np.float32))
+    query = KeyedVectors(np.array([77]), np.array([[1, 0]], np.float32))
     near = STRATEGIES["diverse"](query, bank, asked(3, diversity=0.0)).indices
     apart = STRATEGIES["diverse"](query, bank, asked(3, diversity=0.6)).indices
     assert near.tolist() == [[1, 2, 0]]
@@ -299,7 +308,7 @@ def test_hard_where_few_have_a_label() -> None:
 def test_hard_knows_nothing_of_the_label_of_the_query() -> None:
     """Inside the bank, too: to tell another label of the query's own rows changes nothing."""
     bank, queries = uneven()
-    asks = Keys(queries.ids[:1], queries.vectors[:1])
+    asks = KeyedVectors(queries.ids[:1], queries.vectors[:1])
     own = bank.ids == asks.ids[0]
     relabelled = replace(bank, labels=np.where(own, 7 - bank.labels, bank.labels))
     one, other = (STRATEGIES["hard"](asks, rows, asked(5)) for rows in (bank, relabelled))
@@ -323,7 +332,7 @@ def test_hard_needs_two_classes_and_enough_of_others() -> None:
 # replay
 
 
-def replayed(query: int, order: Order, bank: Embeddings, ask: Ask) -> Order:
+def replayed(query: int, order: Order, bank: Embeddings, ask: RetrievalRequest) -> Order:
     """The nearest of a window that is listed row by row."""
     stream = stream_of(bank.ids, ask.seed).tolist()
     at = [place for place, row in enumerate(stream) if bank.ids[row] == query]
@@ -339,7 +348,7 @@ def replayed(query: int, order: Order, bank: Embeddings, ask: Ask) -> Order:
 def test_replay_is_the_nearest_of_what_came_just_before(k: int, size: int) -> None:
     bank, queries = uneven()
     every = np.arange(len(bank))
-    queries = Keys(
+    queries = KeyedVectors(
         np.concatenate([queries.ids[20:], bank.ids[every]]),
         np.concatenate([queries.vectors[20:], bank.vectors[every]]),
     )
@@ -355,7 +364,7 @@ def test_replay_is_the_nearest_of_what_came_just_before(k: int, size: int) -> No
 @pytest.mark.parametrize("size", [SEGMENT - 1, 300, 640, 699])
 def test_replay_across_segments(size: int) -> None:
     bank = make_embeddings(700)
-    queries, ask = Keys(bank.ids, bank.vectors), asked(4, replay=size, seed=3)
+    queries, ask = KeyedVectors(bank.ids, bank.vectors), asked(4, replay=size, seed=3)
     found = STRATEGIES["replay"](queries, bank, ask)
     expected = [
         replayed(query, order, bank, ask)

@@ -10,22 +10,22 @@ import pytest
 import torch
 from conftest import make_embeddings, make_images
 
-from rapipe.backbones import BACKBONES
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.batches.loader import CPU
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.fusions.cross_attention import CrossAttention, attention
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
+from rapipe.encoder.backbones import BACKBONES
+from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
-from rapipe.feed import CPU
-from rapipe.fusion import Fusion, attention
-from rapipe.retrieved import Bank, Retrieved
 
 ATTEND = ("embedding", "label", "both")
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
-def retrieved(b: int = 5, k: int = 6, d: int = 8) -> Retrieved:
+def retrieved(b: int = 5, k: int = 6, d: int = 8) -> NeighbourBatch:
     torch.manual_seed(1)
     labels = torch.randint(-1, 3, (b, k))
-    return Retrieved(torch.randn(b, k, d), labels, torch.ones(b, dtype=torch.bool))
+    return NeighbourBatch(torch.randn(b, k, d), labels, torch.ones(b, dtype=torch.bool))
 
 
 def spec(backbone: str, retrieval: str = "knn", attend: str = "both") -> ClassifierSpec:
@@ -47,15 +47,15 @@ def test_attention_is_torchs() -> None:
 
 @pytest.mark.parametrize("attend", ATTEND)
 def test_fusion_ignores_the_order_of_neighbours(attend: str) -> None:
-    fusion, tokens, found = Fusion(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
+    fusion, tokens, found = CrossAttention(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
     order = torch.randperm(6)
-    shuffled = Retrieved(found.vectors[:, order], found.labels[:, order], found.present)
+    shuffled = NeighbourBatch(found.vectors[:, order], found.labels[:, order], found.present)
     torch.testing.assert_close(fusion(tokens, found), fusion(tokens, shuffled))
 
 
 @pytest.mark.parametrize("attend", ATTEND)
 def test_fusion_without_output_or_without_neighbours_changes_nothing(attend: str) -> None:
-    fusion, tokens, found = Fusion(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
+    fusion, tokens, found = CrossAttention(16, 8, 3, attend), torch.randn(5, 7, 16), retrieved()
     present = torch.tensor([True, False, True, False, True])
     fused = fusion(tokens, found._replace(present=present))
     assert torch.equal(fused[~present], tokens[~present])
@@ -77,14 +77,14 @@ def test_fusion_sees_what_attend_says_and_nothing_else() -> None:
         ("both", moved, True),
         ("both", renamed, True),
     ):
-        fusion = Fusion(16, 8, 3, attend)
+        fusion = CrossAttention(16, 8, 3, attend)
         equal = torch.equal(fusion(tokens, found), fusion(tokens, other))
         assert equal is not differs, attend
 
 
 def test_a_gate_that_takes_all_the_attention_leaves_tokens_as_they_are() -> None:
     """One that takes none of it is no gate. Tokens are alike here, so that one key suits all."""
-    gated, open_ = Fusion(16, 8, 3, "both", gate=True), Fusion(16, 8, 3, "both")
+    gated, open_ = CrossAttention(16, 8, 3, "both", gate=True), CrossAttention(16, 8, 3, "both")
     torch.nn.init.eye_(gated.query.weight)
     torch.nn.init.zeros_(gated.out.bias)
     open_.load_state_dict({k: v for k, v in gated.state_dict().items() if k != "nothing"})
@@ -100,7 +100,7 @@ def test_a_gate_that_takes_all_the_attention_leaves_tokens_as_they_are() -> None
 
 def test_a_new_gate_is_one_more_neighbour() -> None:
     """Where every key is alike, each of six neighbours gets a seventh."""
-    gated = Fusion(16, 8, 3, "both", gate=True)
+    gated = CrossAttention(16, 8, 3, "both", gate=True)
     torch.nn.init.zeros_(gated.query.weight)
     shares = gated.weights(torch.randn(5, 7, 16), retrieved())
     torch.testing.assert_close(shares, torch.full((5, 6), 1 / 7))
@@ -112,7 +112,7 @@ def test_neighbours_at_the_last_place_alone(name: str) -> None:
     late = Classifier(replace(spec(name), places="last"))
     assert len(late.fusions) == 1
     assert late.fusions[0].out.out_features == late.backbone.widths[-1]
-    bank, images = Bank(make_embeddings(20), 3, CPU), make_images(9)
+    bank, images = DeviceBank(make_embeddings(20), 3, CPU), make_images(9)
     indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
     plain = Classifier(spec(name, "none"))
     shared = {k: v for k, v in late.state_dict().items() if not k.startswith("fusions")}
@@ -128,7 +128,7 @@ def test_neighbours_at_the_last_place_alone(name: str) -> None:
 
 def test_unlabelled_neighbours_lend_no_label() -> None:
     """With labels alone, an unlabelled neighbour is a zero vector, also after training."""
-    fusion = Fusion(16, 8, 3, "label")
+    fusion = CrossAttention(16, 8, 3, "label")
     none = torch.full((5, 6), -1)
     found = retrieved()._replace(labels=none)
     optimiser = torch.optim.SGD(fusion.parameters(), 1.0)
@@ -142,7 +142,7 @@ def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
     fused, plain = Classifier(spec(name)), Classifier(spec(name, "none"))
     shared = {k: v for k, v in fused.state_dict().items() if not k.startswith("fusions")}
     plain.load_state_dict(shared)
-    bank, images = Bank(make_embeddings(20), 3, CPU), make_images(9)
+    bank, images = DeviceBank(make_embeddings(20), 3, CPU), make_images(9)
     indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
     expected = plain.predict(images.pixels)
     assert np.abs(fused.predict(images.pixels, bank, indices) - expected).max() > 1e-4
@@ -156,12 +156,12 @@ def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
 def test_predictions_do_not_depend_on_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, bank, images = (
         Classifier(spec(name)),
-        Bank(make_embeddings(20), 3, CPU),
+        DeviceBank(make_embeddings(20), 3, CPU),
         make_images(13),
     )
     indices = np.random.default_rng(0).integers(0, 20, (13, 4)).astype(np.int32)
     whole = classifier.predict(images.pixels, bank, indices)
-    monkeypatch.setattr("rapipe.classifier.CHUNK", 3)
+    monkeypatch.setattr("rapipe.classifier.classifier.CHUNK", 3)
     assert np.allclose(classifier.predict(images.pixels, bank, indices), whole, atol=1e-5)
     assert classifier.training
 
@@ -199,7 +199,7 @@ def test_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not encoder.training, "a frozen encoder never trains its BatchNorm"
     assert (vectors.shape, vectors.dtype) == ((11, 64), np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    monkeypatch.setattr("rapipe.encoder.CHUNK", 4)
+    monkeypatch.setattr("rapipe.encoder.encoder.CHUNK", 4)
     assert np.allclose(encoder.embed(images.pixels), vectors, atol=1e-5)
     encoder.write(tmp_path, {})
     assert np.allclose(Encoder.read(tmp_path).embed(images.pixels), vectors, atol=1e-5)

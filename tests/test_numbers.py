@@ -24,18 +24,19 @@ import torch
 from conftest import ROOT, make_embeddings, make_images
 from test_fitting import pretraining, training
 
-from rapipe import metrics, paths, weights
-from rapipe.classifier import Classifier, ClassifierSpec
-from rapipe.encoder import Encoder, EncoderSpec
+from rapipe import metrics, paths
+from rapipe.batches.loader import CPU, ROW_MULTIPLE, pad_rows
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.fusions.cross_attention import CrossAttention
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant, make_variant
+from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.encoder.scores import knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.errors import UserError
-from rapipe.evaluation.features import knn_accuracy, linear_accuracy, raw_pixels
-from rapipe.feed import CPU, EVEN, evenly
-from rapipe.files import seal
-from rapipe.fitting.base import Best, History, fit
-from rapipe.fitting.finders import steepest
-from rapipe.fitting.tricks import Tricks
-from rapipe.fusion import Fusion
-from rapipe.params import Params, Variant, variant
+from rapipe.io import weights
+from rapipe.io.checksums import write_checksums
+from rapipe.io.tables import write_csv, write_json
 from rapipe.pipeline import (
     audit,
     corpus,
@@ -47,9 +48,11 @@ from rapipe.pipeline import (
     report,
     train,
 )
-from rapipe.pipeline.inputs import write_csv, write_json
 from rapipe.pipeline.results import rows as results_of
-from rapipe.retrieved import Bank, Retrieved
+from rapipe.training.callbacks import BestEpoch, History
+from rapipe.training.loop import fit
+from rapipe.training.recipe import Tricks
+from rapipe.training.tuner import steepest
 
 PLAIN = ((0.5,) * 3, (0.3,) * 3)
 D, K = 8, 4
@@ -94,7 +97,7 @@ def diverging(module: Any, folder: Path, **more: Any) -> pytest.ExceptionInfo[Us
     """What is told of a training that has weights of its own from the last step on."""
     history = History(lambda m: {"score": 1.0 - m.current_epoch})  # the first epoch is the best
     with pytest.raises(UserError) as told:
-        fit(module, [history, Best(module.network, history, "score")], folder, **more)
+        fit(module, [history, BestEpoch(module.network, history, "score")], folder, **more)
     return told
 
 
@@ -152,7 +155,7 @@ def test_the_finder_of_a_learning_rate_is_not_led_by_nan() -> None:
 
 def test_steps_without_a_label_leave_an_empty_value(own: Params) -> None:
     """What a student says of images is then compared with nothing: that is meant."""
-    v = variant(own, "alexnet", "none", 0)
+    v = make_variant(own, "alexnet", "none", 0)
     row = {"epoch": 1, "step": 3, "images_seen": 9, "loss": 0.1, "train_top1": math.nan}
     row |= {"validation_top1": 0.5, "test_top1_not_for_selection": 0.4}
     file = paths.MODELS / v.name / "history.csv"
@@ -218,7 +221,7 @@ def test_features_too_short_to_have_a_direction_are_refused() -> None:
 def test_logits_that_are_not_finite_are_no_answer(retrieval: str) -> None:
     """They were counted as right: no score is higher than one that is no number."""
     made, images = classifier(retrieval=retrieval), make_images(5)
-    bank = Bank(make_embeddings(20), 3, CPU)
+    bank = DeviceBank(make_embeddings(20), 3, CPU)
     asked = (bank, np.zeros((5, K), np.int32)) if retrieval != "none" else ()
     made.predict(images.pixels, *asked)
     poison(made.head)
@@ -231,7 +234,7 @@ def test_logits_that_are_not_finite_are_no_answer(retrieval: str) -> None:
 
 
 def test_a_vector_that_is_nan_makes_no_prediction() -> None:
-    bank = Bank(make_embeddings(20), 3, CPU)
+    bank = DeviceBank(make_embeddings(20), 3, CPU)
     bank.vectors.array[3, 0] = math.nan
     indices = np.array([[0, 1, 2, 4], [0, 1, 2, 3]], np.int32)
     with pytest.raises(UserError, match="gave 1 of 2 images logits that are not finite"):
@@ -247,8 +250,8 @@ def test_no_score_is_earned_by_what_is_no_number() -> None:
 def test_images_without_neighbours_pass_the_fusion_as_they_are() -> None:
     """A row that is masked whole attends to nothing, and nothing comes of it: forth and back."""
     torch.manual_seed(0)
-    fusion, tokens = Fusion(16, D, 3, "both"), torch.randn(2, 7, 16, requires_grad=True)
-    shown = Retrieved(
+    fusion, tokens = CrossAttention(16, D, 3, "both"), torch.randn(2, 7, 16, requires_grad=True)
+    shown = NeighbourBatch(
         torch.randn(2, K, D), torch.full((2, K), -1), torch.zeros(2, dtype=torch.bool)
     )
     fused = fusion(tokens, shown)
@@ -297,11 +300,11 @@ def spoiled(folder: Path, read: Any) -> None:
     card = json.loads((folder / weights.CARD).read_text())
     del card["spec"], card["hash"]
     made.write(folder, card)
-    seal(folder)
+    write_checksums(folder)
 
 
 def test_stages_stop_at_networks_that_overflow(own: Params) -> None:
-    v: Variant = variant(own, "alexnet", "knn", 0)
+    v: Variant = make_variant(own, "alexnet", "knn", 0)
     result, evidence = paths.RUNS / f"{v.name}.json", paths.EVIDENCE / v.name
     before = result.read_bytes()
     spoiled(paths.MODELS / v.name, Classifier.read)
@@ -317,7 +320,7 @@ def test_stages_stop_at_networks_that_overflow(own: Params) -> None:
 
 
 def test_a_teacher_that_overflows_teaches_nothing(own: Params) -> None:
-    v = variant(own, "alexnet", "none", 0)
+    v = make_variant(own, "alexnet", "none", 0)
     spoiled(paths.MODELS / v.name, Classifier.read)
     start = SimpleNamespace(own=None)
     taught = train.teacher_of(own, v, SimpleNamespace(), start, paths.MODELS / v.name, {})  # type: ignore[arg-type]
@@ -329,8 +332,14 @@ def test_a_teacher_that_overflows_teaches_nothing(own: Params) -> None:
 
 
 def test_a_last_batch_is_filled_up() -> None:
-    assert [len(evenly(n)) for n in (0, 1, EVEN, EVEN + 1, 513)] == [0, EVEN, EVEN, 2 * EVEN, 576]
-    assert evenly(2).tolist() == [0] + [1] * (EVEN - 1)
+    assert [len(pad_rows(n)) for n in (0, 1, ROW_MULTIPLE, ROW_MULTIPLE + 1, 513)] == [
+        0,
+        ROW_MULTIPLE,
+        ROW_MULTIPLE,
+        2 * ROW_MULTIPLE,
+        576,
+    ]
+    assert pad_rows(2).tolist() == [0] + [1] * (ROW_MULTIPLE - 1)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "alexnet", "perceiver"])
@@ -343,7 +352,7 @@ def test_no_prediction_depends_on_other_images(
     made, images = classifier(backbone, retrieval), make_images(n)
     rng = np.random.default_rng(0)
     table = rng.integers(0, 20, (n, K)).astype(np.int32)
-    bank = Bank(make_embeddings(20), 3, CPU)
+    bank = DeviceBank(make_embeddings(20), 3, CPU)
 
     def predicted(rows: np.ndarray) -> np.ndarray:
         asked = (bank, table[rows]) if retrieval != "none" else ()
@@ -352,8 +361,8 @@ def test_no_prediction_depends_on_other_images(
     whole = predicted(np.arange(n))
     for rows in (np.arange(1), np.arange(7), np.arange(65), np.array([3]), rng.permutation(n)):
         assert np.array_equal(predicted(rows), whole[rows]), len(rows)
-    for chunk in (EVEN, 2 * EVEN, 5 * EVEN):
-        monkeypatch.setattr("rapipe.classifier.CHUNK", chunk)
+    for chunk in (ROW_MULTIPLE, 2 * ROW_MULTIPLE, 5 * ROW_MULTIPLE):
+        monkeypatch.setattr("rapipe.classifier.classifier.CHUNK", chunk)
         assert np.array_equal(predicted(np.arange(n)), whole), chunk
 
 
@@ -363,8 +372,8 @@ def test_no_vector_depends_on_other_images(monkeypatch: pytest.MonkeyPatch) -> N
     order = np.random.default_rng(0).permutation(190)
     for rows in (np.arange(1), np.arange(7), np.arange(65), order):
         assert np.array_equal(made.embed(images.pixels[rows]), whole[rows]), len(rows)
-    for chunk in (EVEN, 2 * EVEN):
-        monkeypatch.setattr("rapipe.encoder.CHUNK", chunk)
+    for chunk in (ROW_MULTIPLE, 2 * ROW_MULTIPLE):
+        monkeypatch.setattr("rapipe.encoder.encoder.CHUNK", chunk)
         assert np.array_equal(made.embed(images.pixels), whole), chunk
 
 

@@ -12,14 +12,15 @@ from conftest import make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.backbones import BACKBONES, Backbone, Fuse, keep
+from rapipe.batches.transforms import VIEWS, Normalise
+from rapipe.encoder.backbones import BACKBONES, Backbone, Fuse, no_fusion
 from rapipe.errors import UserError
-from rapipe.fitting.base import Schedule, fit
-from rapipe.fitting.optimisers import OPTIMISERS
-from rapipe.fitting.pretraining import Pretraining
-from rapipe.objectives import OBJECTIVES, Objective, Recipe
-from rapipe.objectives.slow import SlowCopy
-from rapipe.views import VIEWS, Normalise
+from rapipe.pretraining.module import PretrainingModule
+from rapipe.pretraining.objectives import OBJECTIVES, Objective, Recipe
+from rapipe.pretraining.objectives.slow import SlowCopy
+from rapipe.pretraining.optimisers import OPTIMISERS
+from rapipe.training.loop import fit
+from rapipe.training.module import Schedule
 
 NAMES = tuple(OBJECTIVES)
 SIZE = 16
@@ -40,7 +41,7 @@ class Transformer(Backbone):
         self.features = 32
         self.widths = ()
 
-    def forward(self, images: Tensor, fuse: Fuse = keep) -> Tensor:
+    def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
         features: Tensor = self.net(images)
         return features
 
@@ -311,8 +312,10 @@ def test_bfloat16_is_near_float32(name: str) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.1)
 
 
-def pretraining(name: str, optimiser: str = "sgd", epochs: int = 2, n: int = 24) -> Pretraining:
-    return Pretraining(
+def pretraining(
+    name: str, optimiser: str = "sgd", epochs: int = 2, n: int = 24
+) -> PretrainingModule:
+    return PretrainingModule(
         made(name),
         VIEWS["affine"](SIZE),
         Normalise((0.5, 0.5, 0.5), (0.3, 0.3, 0.3)),

@@ -8,10 +8,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from rapipe import presets
+from rapipe.config import presets
+from rapipe.config.loading import load, parse
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 from rapipe.errors import UserError
-from rapipe.params import Params, load, parse, variants
-from rapipe.pipeline.checks import check, load_checked
+from rapipe.pipeline.running.check_names import check, load_checked
 
 TEXT = (ROOT / "params.yaml").read_text()
 
@@ -25,7 +27,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_committed_file_is_the_preset_digits_and_valid() -> None:
-    _, _, preset = (ROOT / "rapipe/presets/digits.yaml").read_text().partition("\n")
+    _, _, preset = (ROOT / "rapipe/config/presets/digits.yaml").read_text().partition("\n")
     assert preset == TEXT
     params = load_checked(ROOT / "params.yaml")
     assert params.retrieval.k == 32
@@ -186,7 +188,7 @@ def test_every_preset_is_valid_and_complete(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     presets.write(name, path)
     assert isinstance(load_checked(path), Params)
-    first = (ROOT / f"rapipe/presets/{name}.yaml").read_text().splitlines()[0]
+    first = (ROOT / f"rapipe/config/presets/{name}.yaml").read_text().splitlines()[0]
     assert first == "# " + presets.describe(name)
     assert re.search(r"GPU|CPU", first), "the first comment names the cost"
 

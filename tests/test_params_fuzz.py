@@ -15,12 +15,13 @@ from conftest import ROOT
 from hypothesis import given
 from typer.testing import CliRunner
 
-from rapipe import presets
 from rapipe.cli import app
+from rapipe.config import presets
+from rapipe.config.loading import load, parse
+from rapipe.config.variants import variants
 from rapipe.errors import UserError
-from rapipe.params import load, parse, variants
-from rapipe.pipeline.checks import load_checked
-from soak.params import PROPERTIES, assert_told
+from rapipe.pipeline.running.check_names import load_checked
+from tests.faults.params import PROPERTIES, assert_told
 
 TEXT = (ROOT / "params.yaml").read_text()
 BOMB = "x: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(

@@ -14,22 +14,25 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from rapipe import metrics, paths, presets
-from rapipe.classifier import Classifier
+from rapipe import metrics, paths
+from rapipe.batches.loader import CPU
+from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.cli import app
-from rapipe.encoder import Encoder
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant, make_variant, variants
+from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.feed import CPU
-from rapipe.files import sealed, unsealed
-from rapipe.params import Params, Variant, load, variant, variants
+from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, report, train
-from rapipe.pipeline.memory import encoder_fingerprint
+from rapipe.pipeline.provenance import encoder_fingerprint
 from rapipe.pipeline.results import KEYS, rows
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
 from rapipe.report import curves
 from rapipe.report.sections import SECTIONS
-from rapipe.retrieved import Bank
-from rapipe.store import Store
+from rapipe.retrieval.store import Store
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -49,7 +52,7 @@ def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def knn(params: Params, backbone: str = "alexnet") -> Variant:
-    return variant(params, backbone, "knn", 0)
+    return make_variant(params, backbone, "knn", 0)
 
 
 def test_the_corpus_of_digits(in_tiny: Params) -> None:
@@ -124,7 +127,7 @@ def test_evaluation_searches_what_was_prefetched(in_tiny: Params) -> None:
     """On clean images, looking up anew gives the prefetched neighbours and the same score."""
     v = knn(in_tiny)
     classifier, _ = Classifier.read(paths.MODELS / v.name)
-    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10, CPU)
+    test, bank = Images.read(paths.split("test")), DeviceBank(Embeddings.read(paths.BANK), 10, CPU)
     table = Neighbours.read(paths.table("knn", "test"))
     logits = classifier.predict(test.pixels, bank, table.indices)
     expected = metrics.summarise(logits, test.labels)
@@ -155,7 +158,7 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
     assert card["validation_top1"] == pytest.approx(float(history[-1]["validation_top1"]))
     classifier, _ = Classifier.read(paths.MODELS / v.name)
     validation = Images.read(paths.split("validation"))
-    bank = Bank(Embeddings.read(paths.BANK), 10, CPU)
+    bank = DeviceBank(Embeddings.read(paths.BANK), 10, CPU)
     table = Neighbours.read(paths.table("knn", "validation"))
     logits = classifier.predict(validation.pixels, bank, table.indices)
     assert metrics.top_k(logits, validation.labels, 1) == pytest.approx(
@@ -178,12 +181,12 @@ def test_results_rows(in_tiny: Params) -> None:
 
 def test_results_of_other_k_are_kept_and_stale_ones_left_out(own: Params) -> None:
     v = knn(own)
-    run = unsealed((paths.RUNS / f"{v.name}.json").read_text())
+    run = parse_checksummed((paths.RUNS / f"{v.name}.json").read_text())
     for row in run["rows"]:
         row["k"] = 2
-    (paths.RUNS / "alexnet-knn-k2-all-s0.json").write_text(sealed(run))
+    (paths.RUNS / "alexnet-knn-k2-all-s0.json").write_text(checksummed_json(run))
     run["setting"] = "other"
-    (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(sealed(run))
+    (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(checksummed_json(run))
     (paths.RUNS / "alexnet-knn-k3-all-s0.json").write_text(json.dumps(run))  # as 0.6.0 did
     found = [r["k"] for r in rows(own) if (r["backbone"], r["retrieval"]) == ("alexnet", "knn")]
     assert found == [2, 2, 4, 4]
@@ -242,7 +245,7 @@ def test_command_line_runs_a_stage_and_prints_results(own: Params) -> None:
     shutil.rmtree(paths.NEIGHBOURS)
     assert runner.invoke(app, ["prefetch"], catch_exceptions=False).exit_code == 0
     assert hashes(paths.NEIGHBOURS) == before
-    v = variant(own, "alexnet", "none", 0)
+    v = make_variant(own, "alexnet", "none", 0)
     kept = (paths.RUNS / f"{v.name}.json").read_bytes()
     (paths.RUNS / f"{v.name}.json").unlink()
     chosen = ["eval", "--backbone", "alexnet", "--retrieval", "none"]
@@ -263,7 +266,7 @@ def test_neighbors_without_a_classifier_are_neighbours_all_the_same(own: Params)
 
 def test_evidence_agrees_with_itself(in_tiny: Params) -> None:
     """What the swaps say of its own neighbours and of none is what the predictions say."""
-    test, bank = Images.read(paths.split("test")), Bank(Embeddings.read(paths.BANK), 10, CPU)
+    test, bank = Images.read(paths.split("test")), DeviceBank(Embeddings.read(paths.BANK), 10, CPU)
     for v in variants(in_tiny):
         run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
         seen = Predictions.read(paths.EVIDENCE / v.name / paths.PREDICTIONS)
@@ -286,7 +289,7 @@ def test_evidence_agrees_with_itself(in_tiny: Params) -> None:
         assert noisy["retrieval_failed"] + noisy["fusion_failed"] == pytest.approx(lost)
         best = max(run["votes"][:4], key=lambda row: row["validation_top1"])
         assert seen.voted[0].mean() == best["top1"]
-        with (paths.EVIDENCE / v.name / paths.BLAME).open() as file:
+        with (paths.EVIDENCE / v.name / paths.INFLUENCE).open() as file:
             rows_ = list(csv.DictReader(file))
         assert len(rows_) == run["attribution"]["rows"] > run["attribution"]["harmful"] > 0
         assert sum(int(row["shown"]) for row in rows_) == 20 * 4
@@ -373,7 +376,7 @@ def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None
     params = load(Path("params.yaml"))
     initialise.run(params)
     for name, changed in (("alexnet", False), ("alexnet+noise", True)):
-        v = variant(params, name, "none", 0)
+        v = make_variant(params, name, "none", 0)
         weights = (paths.MODELS / v.name / "weights.safetensors").read_bytes()
         train.run(params, v)
         assert ((paths.MODELS / v.name / "weights.safetensors").read_bytes() != weights) == changed
@@ -405,7 +408,7 @@ def test_neighbors_of_a_test_image_and_of_a_file(own: Params, tmp_path: Path) ->
         str(line["id"]) for line in listed
     ]
     classifier, _ = Classifier.read(paths.MODELS / told_of["classifier"])
-    there, pixels = Bank(bank, 10, CPU), test.pixels[3:4]
+    there, pixels = DeviceBank(bank, 10, CPU), test.pixels[3:4]
     chances = metrics.softmax(classifier.predict(pixels, there, table.indices[3:4]))[0]
     assert told_of["predicted"] == str(chances.argmax())
     assert told_of["probability"] == pytest.approx(chances.max(), abs=1e-5)
@@ -505,7 +508,7 @@ def test_own_images_and_a_memory_go_through(
     params = load(Path("params.yaml"))
     for stage in (pretrain, embed, prefetch, initialise):
         stage.run(params)
-    v = variant(params, "alexnet", "knn", 0)
+    v = make_variant(params, "alexnet", "knn", 0)
     train.run(params, v)
     evaluate.run(params, v)
     assert {r["n_test"] for r in rows(params)} == {8}

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rapipe.corpus.sources import SOURCES, Source, SourceRequest
+from rapipe.corpus.sources.archives import unpacked
+from rapipe.corpus.sources.download import md5_of
 from rapipe.errors import UserError
-from rapipe.sources import SOURCES, Ask, Source
-from rapipe.sources.archives import unpacked
-from rapipe.sources.download import md5_of
 
 celeba, cifar, mnist, stl10, svhn, tiny_imagenet = (
     import_module(f"rapipe.sources.{name}")  # the package has functions of these names
@@ -82,14 +82,14 @@ def test_cifar10_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     root = tmp_path / "raw/cifar10"
     md5 = tar(root / cifar.CIFAR10.name, cifar10_files())
     monkeypatch.setattr(cifar, "CIFAR10", replace(cifar.CIFAR10, md5=md5))
-    check_cifar10(SOURCES["cifar10"](Ask(home=tmp_path / "raw")))
+    check_cifar10(SOURCES["cifar10"](SourceRequest(home=tmp_path / "raw")))
     assert sorted(p.name for p in root.iterdir()) == [
         "cifar-10-batches-bin",
         "cifar-10-binary.tar.gz",
     ]
     (root / cifar.CIFAR10.name).unlink()
     for path in (root, root / "cifar-10-batches-bin"):
-        check_cifar10(SOURCES["cifar10"](Ask(str(path))))
+        check_cifar10(SOURCES["cifar10"](SourceRequest(str(path))))
 
 
 class Exploit:
@@ -115,10 +115,10 @@ def test_cifar10_python_version_is_read_and_never_unpickled(tmp_path: Path, prot
         write(f"data_batch_{i + 1}", batch)
     write("test_batch", {b"data": planes(TEST), b"labels": [1, 0, 1, 0], b"filenames": [b"x"]})
     write("batches.meta", {b"num_cases_per_batch": 2, b"label_names": [b"cat", b"dog"]})
-    check_cifar10(SOURCES["cifar10"](Ask(str(tmp_path))))
+    check_cifar10(SOURCES["cifar10"](SourceRequest(str(tmp_path))))
     (folder / "test_batch").write_bytes(b"\x80\x02}q")
     with pytest.raises(UserError, match=r"test_batch is damaged"):
-        SOURCES["cifar10"](Ask(str(tmp_path)))
+        SOURCES["cifar10"](SourceRequest(str(tmp_path)))
 
 
 def test_cifar100_fine_and_coarse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +131,14 @@ def test_cifar100_fine_and_coarse(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }
     md5 = tar(tmp_path / cifar.CIFAR100.name, files)
     monkeypatch.setattr(cifar, "CIFAR100", replace(cifar.CIFAR100, md5=md5))
-    fine = SOURCES["cifar100"](Ask(str(tmp_path)))
+    fine = SOURCES["cifar100"](SourceRequest(str(tmp_path)))
     assert fine.classes == ("ant", "bus", "cat")
     assert read(fine, "train")[1] == [0, 1, 2]
-    coarse = SOURCES["cifar100"](Ask(str(tmp_path), "coarse"))
+    coarse = SOURCES["cifar100"](SourceRequest(str(tmp_path), "coarse"))
     assert coarse.classes == ("animal", "thing")
     assert read(coarse, "test")[1] == [0, 1]
     with pytest.raises(UserError, match="cifar100 has no label 'all'; it has fine, coarse"):
-        SOURCES["cifar100"](Ask(str(tmp_path), "all"))
+        SOURCES["cifar100"](SourceRequest(str(tmp_path), "all"))
 
 
 def test_stl10_with_its_unlabelled_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path: Path, monkeypatch: pytest.Mo
     }
     monkeypatch.setattr(stl10, "ARCHIVE", replace(stl10.ARCHIVE, md5=tar(tmp_path / "x", files)))
     (tmp_path / "x").rename(tmp_path / stl10.ARCHIVE.name)
-    source = SOURCES["stl10"](Ask(str(tmp_path)))
+    source = SOURCES["stl10"](SourceRequest(str(tmp_path)))
     data, labels = read(source, "train")
     assert labels == [1, 0, -1, -1]
     assert np.array_equal(np.stack(data), images[[0, 1, 3, 4]])
@@ -163,7 +163,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path: Path, monkeypatch: pytest.Mo
     with (tmp_path / "stl10_binary/test_y.bin").open("ab") as file:
         file.write(b"\1")
     with pytest.raises(UserError, match=r"test_X.bin holds 1 images, but .*test_y.bin 2 labels"):
-        SOURCES["stl10"](Ask(str(tmp_path)))
+        SOURCES["stl10"](SourceRequest(str(tmp_path)))
 
 
 def write_idx(path: Path, values: np.ndarray, packed: bool = True) -> str:
@@ -189,7 +189,7 @@ def test_mnist_and_fashion_mnist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, md5: str, first: str
 ) -> None:
     monkeypatch.setattr(mnist, md5, write_mnist(tmp_path / kind))
-    source = SOURCES[kind](Ask(home=tmp_path))
+    source = SOURCES[kind](SourceRequest(home=tmp_path))
     assert len(source.classes) == 10
     assert source.classes[0] == first
     data, labels = read(source, "train")
@@ -200,12 +200,12 @@ def test_mnist_and_fashion_mnist(
 
 def test_unpacked_mnist_needs_no_checksum_and_packed_does(tmp_path: Path) -> None:
     write_mnist(tmp_path / "MNIST/raw", packed=False)
-    assert read(SOURCES["mnist"](Ask(str(tmp_path))), "test")[1] == [0, 1, 2, 3]
+    assert read(SOURCES["mnist"](SourceRequest(str(tmp_path))), "test")[1] == [0, 1, 2, 3]
     write_mnist(tmp_path / "other")
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz has the md5 \w+, but"):
-        SOURCES["mnist"](Ask(str(tmp_path / "other")))
+        SOURCES["mnist"](SourceRequest(str(tmp_path / "other")))
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is missing: put the file"):
-        SOURCES["mnist"](Ask(home=tmp_path))
+        SOURCES["mnist"](SourceRequest(home=tmp_path))
 
 
 def test_an_interrupted_download_of_several_files_goes_on(
@@ -214,7 +214,7 @@ def test_an_interrupted_download_of_several_files_goes_on(
     monkeypatch.setattr(mnist, "MNIST_MD5", write_mnist(tmp_path / "mnist"))
     (tmp_path / "mnist" / mnist.FILES[1]).unlink()
     with pytest.raises(UserError, match=r"train-labels-idx1-ubyte\.gz is missing: put the file"):
-        SOURCES["mnist"](Ask(home=tmp_path))
+        SOURCES["mnist"](SourceRequest(home=tmp_path))
 
 
 def test_any_idx_files(tmp_path: Path) -> None:
@@ -222,46 +222,46 @@ def test_any_idx_files(tmp_path: Path) -> None:
     write_idx(tmp_path / "a/letters-train-labels-idx1-ubyte.gz", np.arange(10) % 3)
     write_idx(tmp_path / "a/letters-test-images-idx3-ubyte.gz", TEST[..., 0])
     write_idx(tmp_path / "a/letters-test-labels-idx1-ubyte.gz", np.zeros(4))
-    source = SOURCES["idx"](Ask(str(tmp_path / "a")))
+    source = SOURCES["idx"](SourceRequest(str(tmp_path / "a")))
     assert source.classes == ("0", "1", "2")
     assert np.array_equal(np.stack(read(source, "train")[0]), TRAIN)
     assert read(source, "test")[1] == [0] * 4
     write_idx(tmp_path / "b/mine-images-idx3-ubyte", TEST[..., 0], packed=False)
     with pytest.raises(UserError, match=r"has no labels beside it: .*mine-labels-idx1-ubyte"):
-        SOURCES["idx"](Ask(str(tmp_path / "b")))
+        SOURCES["idx"](SourceRequest(str(tmp_path / "b")))
     write_idx(tmp_path / "b/mine-labels-idx1-ubyte", np.arange(4), packed=False)
-    assert read(SOURCES["idx"](Ask(str(tmp_path / "b"))), "all")[1] == [0, 1, 2, 3]
+    assert read(SOURCES["idx"](SourceRequest(str(tmp_path / "b"))), "all")[1] == [0, 1, 2, 3]
     write_idx(tmp_path / "b/mine-labels-idx1-ubyte", np.array([1, 2, 26, 1]), packed=False)
-    letters = SOURCES["idx"](Ask(str(tmp_path / "b")))
+    letters = SOURCES["idx"](SourceRequest(str(tmp_path / "b")))
     assert letters.classes == ("1", "2", "26")
     assert read(letters, "all")[1] == [0, 1, 2, 0]
     write_idx(tmp_path / "b/latest-images-idx3-ubyte", TEST[..., 0], packed=False)
     write_idx(tmp_path / "b/latest-labels-idx1-ubyte", np.arange(4), packed=False)
     with pytest.raises(UserError, match="let each name hold one of the words train, validation"):
-        SOURCES["idx"](Ask(str(tmp_path / "b")))
+        SOURCES["idx"](SourceRequest(str(tmp_path / "b")))
 
 
 def test_damaged_idx_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'.*' is no folder with files NAME-images-idx3-ubyte"):
-        SOURCES["idx"](Ask(str(tmp_path)))
+        SOURCES["idx"](SourceRequest(str(tmp_path)))
     images, labels = tmp_path / "x-images-idx3-ubyte", tmp_path / "x-labels-idx1-ubyte"
     write_idx(images, TEST[..., 0], packed=False)
     write_idx(labels, np.arange(3), packed=False)
     with pytest.raises(UserError, match="holds 4 images, but there are 3 labels"):
-        SOURCES["idx"](Ask(str(tmp_path)))
+        SOURCES["idx"](SourceRequest(str(tmp_path)))
     write_idx(labels, np.arange(4), packed=False)
     content = images.read_bytes()
     images.write_bytes(content[:-1])
     with pytest.raises(UserError, match="x-images-idx3-ubyte is damaged: it ends too early"):
-        read(SOURCES["idx"](Ask(str(tmp_path))), "all")
+        read(SOURCES["idx"](SourceRequest(str(tmp_path))), "all")
     images.write_bytes(b"\1" + content[1:])
     with pytest.raises(UserError, match="is no IDX file of unsigned bytes: it begins with 01 00"):
-        SOURCES["idx"](Ask(str(tmp_path)))
+        SOURCES["idx"](SourceRequest(str(tmp_path)))
     labels.with_name("x-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"abc" * 99)[:-9])
     labels.unlink()
     images.write_bytes(content)
     with pytest.raises(UserError, match=r"labels-idx1-ubyte.gz (is damaged|is no IDX)"):
-        SOURCES["idx"](Ask(str(tmp_path)))
+        SOURCES["idx"](SourceRequest(str(tmp_path)))
 
 
 def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": y.astype(np.uint8)})
         md5[split] = replace(svhn.ARCHIVES[split], md5=md5_of(path))
     monkeypatch.setattr(svhn, "ARCHIVES", md5)
-    source = SOURCES["svhn"](Ask(str(tmp_path)))
+    source = SOURCES["svhn"](SourceRequest(str(tmp_path)))
     data, labels = read(source, "train")
     assert labels == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert np.array_equal(np.stack(data), TRAIN)
@@ -282,7 +282,7 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = replace(md5["test"], md5=md5_of(tmp_path / "test_32x32.mat"))
     monkeypatch.setitem(md5, "test", damaged)
     with pytest.raises(UserError, match=r"test_32x32.mat is no MATLAB file with the variable y"):
-        SOURCES["svhn"](Ask(str(tmp_path)))
+        SOURCES["svhn"](SourceRequest(str(tmp_path)))
 
 
 def jpeg(value: int) -> bytes:
@@ -326,7 +326,7 @@ def test_celeba_by_attribute_identity_or_none(
     write_celeba(tmp_path / "celeba", packed, monkeypatch)
 
     def ask(label: str = "") -> Source:
-        return SOURCES["celeba"](Ask(label=label, home=tmp_path))
+        return SOURCES["celeba"](SourceRequest(label=label, home=tmp_path))
 
     smiling = ask("Smiling")
     assert smiling.classes == ("not Smiling", "Smiling")
@@ -345,7 +345,7 @@ def test_celeba_by_attribute_identity_or_none(
 
 def test_celeba_tells_what_to_fetch_from_where(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"img_align_celeba.zip is missing: put the file from http"):
-        SOURCES["celeba"](Ask(home=tmp_path))
+        SOURCES["celeba"](SourceRequest(home=tmp_path))
 
 
 def tiny_imagenet_files() -> dict[str, bytes]:
@@ -372,7 +372,7 @@ def test_tiny_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: 
         for name, content in tiny_imagenet_files().items():
             (tmp_path / "tiny-imagenet-200" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "tiny-imagenet-200" / name).write_bytes(content)
-    source = SOURCES["tiny-imagenet"](Ask(str(tmp_path)))
+    source = SOURCES["tiny-imagenet"](SourceRequest(str(tmp_path)))
     assert source.classes == ("n01", "n02")
     data, labels = read(source, "train")
     assert labels == [0, 0, 1, 1]
@@ -387,14 +387,14 @@ def test_a_damaged_zip_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     archive = replace(tiny_imagenet.ARCHIVE, md5=md5_of(path))
     monkeypatch.setattr(tiny_imagenet, "ARCHIVE", archive)
     with pytest.raises(UserError, match=r"tiny-imagenet-200.zip is no zip file that can be read"):
-        SOURCES["tiny-imagenet"](Ask(str(tmp_path)))
+        SOURCES["tiny-imagenet"](SourceRequest(str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/rapipe-outside", "top/../../outside"])
 def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
     md5 = tar(tmp_path / "in/a.tar.gz", {"top/x": b"", name: b"got out"})
     archive = replace(cifar.CIFAR10, name="a.tar.gz", md5=md5)
-    ask = Ask(str(tmp_path / "in"))
+    ask = SourceRequest(str(tmp_path / "in"))
     with contextlib.suppress(UserError):  # or it is unpacked inside
         unpacked("cifar10", ask, archive, "top")
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
@@ -408,5 +408,5 @@ def test_a_truncated_archive_leaves_nothing_behind(tmp_path: Path) -> None:
     cut.write_bytes((tmp_path / "whole").read_bytes()[:9000])
     archive = replace(cifar.CIFAR10, md5=hashlib.md5(cut.read_bytes()).hexdigest())
     with pytest.raises(UserError, match="cannot be unpacked"):
-        unpacked("cifar10", Ask(str(tmp_path / "in")), archive, "cifar-10-batches-bin")
+        unpacked("cifar10", SourceRequest(str(tmp_path / "in")), archive, "cifar-10-batches-bin")
     assert [p.name for p in cut.parent.iterdir()] == [cut.name]

@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from rapipe.neighbours import STRATEGIES
-from rapipe.pipeline import claims, efficiency, swapped, trust
-from rapipe.pipeline.evidence import Evidence, Stack, Swapped
-from rapipe.records import ANOTHER
-from rapipe.report import curves, style, tables
+from rapipe.evaluation.comparisons import _pairs, claims
+from rapipe.evaluation.evidence import CounterfactualStack, Evidence, Stack
+from rapipe.evaluation.learning_curves import area, first_step
+from rapipe.records import OTHER_IMAGE
+from rapipe.report import counterfactuals, curves, style, tables, trust
+from rapipe.report.claims import (
+    baseline_lines,
+    claims_table,
+    clean_intervals,
+    findings,
+    four_cells,
+    lookalikes_table,
+)
+from rapipe.report.learning_curves import table
 from rapipe.report.page import page
+from rapipe.retrieval.strategies import STRATEGIES
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +54,7 @@ def cells(table: str) -> list[list[str]]:
 def test_table_gives_mean_and_sample_deviation_over_seeds_under_its_floors() -> None:
     rows = [row("none", 0, 0.5), row("none", 1, 0.6), row("knn", 0, 0.7), row("none", 0, 0.4, 0.1)]
     intervals = {("net", "none", 0, 0): (0.51, 0.59)}
-    floor = tables.Floor("knn", "rank", 3, {0.0: 0.45, 0.1: 0.35})
+    floor = tables.VoteBaseline("knn", "rank", 3, {0.0: 0.45, 0.1: 0.35})
     lines = cells(tables.table(rows, intervals, [floor]))
     assert lines[0][5:] == ["clean", "95 % interval", "clean, top-3", "noise 0.1"]
     nothing = "&ndash;"
@@ -62,19 +72,19 @@ def curve(*points: tuple[int, float]) -> list[dict[str, float]]:
 
 def test_sample_efficiency_in_numbers() -> None:
     slow, fast = curve((5, 0.1), (9, 0.8)), curve((5, 0.6), (9, 0.8))
-    assert efficiency.first_step(slow, 0.8) == 9
-    assert efficiency.first_step(slow[:1], 0.8) is None
-    assert efficiency.area(slow) == pytest.approx(0.45)
+    assert first_step(slow, 0.8) == 9
+    assert first_step(slow[:1], 0.8) is None
+    assert area(slow) == pytest.approx(0.45)
     histories = {
         ("net", "none"): [slow, curve((5, 0.1), (9, 0.4))],
         ("net", "knn"): [fast, curve((5, 0.6), (9, 0.6))],
     }
-    lines = cells(efficiency.table(histories, 0))
+    lines = cells(table(histories, 0))
     assert lines[1][2:] == ["2", "0.350 ± 0.141", "&ndash;", "9 (1 of 2 seeds)", "9 (1 of 2 seeds)"]
     assert lines[2][2:4] == ["2", "0.650 ± 0.071"]
     assert lines[2][4].startswith("+0.300 [")
     assert lines[2][5] == "5"
-    one = cells(efficiency.table({key: own[:1] for key, own in histories.items()}, 0))
+    one = cells(table({key: own[:1] for key, own in histories.items()}, 0))
     assert one[2][4] == "+0.250 (one seed)"
     assert one[1][6] == "9"
 
@@ -103,7 +113,7 @@ def test_pictures_are_the_same_bytes_again() -> None:
 def test_names_are_escaped() -> None:
     evil = "<script>alert(1)</script>"
     rows = [{**row("knn", 0, 0.5), "backbone": evil, "retrieval": evil}]
-    floors = [tables.Floor(evil, "rank", 1, {0.0: 0.1})]
+    floors = [tables.VoteBaseline(evil, "rank", 1, {0.0: 0.1})]
     made = page(evil, [(evil, "", tables.table(rows, {}, floors)), (evil, "", b"png")])
     assert "<script" not in made
 
@@ -124,7 +134,7 @@ def test_a_strategy_looks_the_same_in_every_report() -> None:
 
 @pytest.mark.parametrize("names", [["sampled", "knn", "hard"], ["hard", "knn", "sampled"]])
 def test_every_strategy_is_compared_with_the_control_in_whatever_order(names: list[str]) -> None:
-    pairs = set(claims._pairs(["none", *names]))
+    pairs = set(_pairs(["none", *names]))
     expected = {(name, "none") for name in names}
     assert pairs == expected | {("knn", "sampled"), ("hard", "sampled")}
 
@@ -157,18 +167,20 @@ def evidence(knn: float, vote: float, seeds: int = 1, noisy: bool = False) -> Ev
             "drift": [],
         }
 
-    def swap(name: str) -> Swapped:
+    def swap(name: str) -> CounterfactualStack:
         kept = {"change": -0.25, "flips": 0.25, "kl": 0.1, "follows": None, "top1": 0.5}
         rows = [{"noise_std": 0.0, "swap": name, "moved": 0.2, **kept} for _ in range(seeds)]
         moved = np.stack([np.full(N, 0.2 + 0.1 * seed, np.float32) for seed in range(seeds)])
-        return Swapped(rows, np.where(np.arange(N) % 4, 0.0, -1.0) * np.ones((seeds, 1)), moved)
+        return CounterfactualStack(
+            rows, np.where(np.arange(N) % 4, 0.0, -1.0) * np.ones((seeds, 1)), moved
+        )
 
     shares = {"none": 0.5, "knn": knn}
     stacks = {("net", name): stack(share, name == "knn") for name, share in shares.items()}
     if noisy:
         stacks |= {("net+noise", name): stack(0.9, name == "knn") for name in shares}
     swapped_ = {
-        key: {(0.0, name): swap(name) for name in ("none", "knn", ANOTHER)}
+        key: {(0.0, name): swap(name) for name in ("none", "knn", OTHER_IMAGE)}
         if key[1] == "knn"
         else {}
         for key in stacks
@@ -181,19 +193,19 @@ def evidence(knn: float, vote: float, seeds: int = 1, noisy: bool = False) -> Ev
 def test_a_fusion_that_does_not_beat_the_vote_is_told() -> None:
     for vote, beaten in ((0.9, True), (0.7, True), (0.2, False)):
         own = evidence(0.7, vote)
-        said = claims.in_short(own, claims.claims(own))
+        said = findings(own, claims(own))
         assert ("not shown to beat that vote: clean, noise 0.2" in said) == beaten
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, False), (2, False), (3, True)])
 def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
     own = evidence(0.7, 0.2, seeds)
-    made = claims.claims(own)
+    made = claims(own)
     assert any(claim.words == "better" for claim in made) == said
-    table = claims.claims_table(made)
+    table = claims_table(made)
     assert ("<td>better</td>" in table) == said
     mean = 0.2 + 0.1 * (seeds - 1) / 2
-    short = claims.in_short(own, made)
+    short = findings(own, made)
     assert f"Reliance on its own neighbours (0 to 1): {mean:.3f} [" in short
     assert "the trained network itself changes by -25.0 [" in short
     if seeds == 1:
@@ -201,7 +213,7 @@ def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
 
 
 def test_intervals_of_swaps_see_the_seeds() -> None:
-    one, three = (swapped.swap_rows(evidence(0.7, 0.6, seeds)) for seeds in (1, 3))
+    one, three = (counterfactuals.swap_rows(evidence(0.7, 0.6, seeds)) for seeds in (1, 3))
     for row in one:
         assert row["moved_low"] == row["moved_high"] == pytest.approx(0.2)
         assert row["low"] < row["change"] < row["high"]
@@ -212,14 +224,14 @@ def test_intervals_of_swaps_see_the_seeds() -> None:
 
 def test_no_difference_is_called_one() -> None:
     own = evidence(0.5, 0.5, 3)
-    made = claims.claims(own)
+    made = claims(own)
     assert {claim.words for claim in made} == {"no difference shown"}
     assert {claim.verdict.difference for claim in made} == {0}
 
 
 def test_what_is_compared() -> None:
     own = evidence(0.7, 0.6, noisy=True)
-    made = claims.claims(own)
+    made = claims(own)
     pairs = [(c.backbone, c.first, c.second) for c in made if c.noise_std == 0]
     assert pairs == [
         ("net", "knn", "none"),
@@ -231,23 +243,23 @@ def test_what_is_compared() -> None:
     ]
     against_noise = next(c for c in made if c.second == "none, noise in training")
     assert against_noise.verdict.difference == pytest.approx(-0.2)
-    assert claims.four_cells(own) is not None
-    assert claims.four_cells(evidence(0.7, 0.6)) is None
+    assert four_cells(own) is not None
+    assert four_cells(evidence(0.7, 0.6)) is None
 
 
 def test_accuracy_without_lookalikes_leaves_them_out() -> None:
     own = evidence(0.7, 0.6)
-    assert claims.lookalikes_table(own) == ""
+    assert lookalikes_table(own) == ""
     own.lookalikes[: N // 2] = True  # of which every one is right
-    low, high = claims.clean_intervals(own)["net", "knn"]
+    low, high = clean_intervals(own)["net", "knn"]
     assert low < 0.7 < high
-    lines = cells(claims.lookalikes_table(own))[1:]
+    lines = cells(lookalikes_table(own))[1:]
     assert lines == [
         ["no training", "best vote of knn", "20.0", "20.0"],
         ["net", "none", "0.0", "0.0"],
         ["net", "knn", "40.0", "40.0"],
     ]
-    claim = next(c for c in claims.claims(own) if (c.first, c.second) == ("knn", "none"))
+    claim = next(c for c in claims(own) if (c.first, c.second) == ("knn", "none"))
     assert claim.without == pytest.approx(0.4)
     assert claim.verdict.difference == pytest.approx(0.2)
 
@@ -255,18 +267,18 @@ def test_accuracy_without_lookalikes_leaves_them_out() -> None:
 def test_where_every_test_image_has_a_lookalike_nothing_is_said_of_the_rest() -> None:
     own = evidence(0.7, 0.6)
     own.lookalikes[:] = True
-    assert claims.lookalikes_table(own) == ""
-    assert "nan" not in claims.claims_table(claims.claims(own))
+    assert lookalikes_table(own) == ""
+    assert "nan" not in claims_table(claims(own))
 
 
 def test_where_nobody_votes_there_is_no_floor() -> None:
     own = evidence(0.7, 0.6)
     own.stacks["net", "knn"] = own.stacks["net", "knn"]._replace(voted=None)
     own.runs["net", "knn"][0]["votes"].clear()
-    made = claims.claims(own)
+    made = claims(own)
     assert {c.second for c in made} == {"none"}
-    assert "there is no vote to beat" in claims.in_short(own, made)
-    assert claims.floor_lines(own) == []
+    assert "there is no vote to beat" in findings(own, made)
+    assert baseline_lines(own) == []
 
 
 def test_small_bins_are_no_line_and_no_mistake() -> None:
@@ -279,10 +291,10 @@ def test_small_bins_are_no_line_and_no_mistake() -> None:
 
 def test_matrix_and_floors_hold_what_was_measured() -> None:
     own = evidence(0.7, 0.6)
-    [floor] = claims.floor_lines(own)
+    [floor] = baseline_lines(own)
     assert (floor.retrieval, floor.vote, floor.k) == ("knn", "rank", 3)
     assert floor.top1 == {0.0: 0.6, 0.2: 0.6}
-    figure = swapped.matrix_figure(own)
+    figure = counterfactuals.matrix_figure(own)
     assert [text.get_text() for text in figure.axes[0].texts] == ["50.0"] * 4
 
 
@@ -302,6 +314,6 @@ def test_swaps_have_a_row_of_panels_for_each_noise_level() -> None:
     ]
     own = evidence(0.7, 0.6)
     own.swapped["net", "knn"][0.2, "knn"] = own.swapped["net", "knn"][0.0, "knn"]
-    figure = swapped.swap_figure(own, rows)
+    figure = counterfactuals.swap_figure(own, rows)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["a, clean", "b, clean", "a, noise 0.2", "b, noise 0.2"]

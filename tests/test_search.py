@@ -8,29 +8,41 @@ import pytest
 import torch
 from conftest import make_embeddings
 
-from rapipe import mapped
 from rapipe.errors import UserError
+from rapipe.io import memory_map
 from rapipe.records import Embeddings, Neighbours
-from rapipe.search import Keys, Method, exact, ranking, search, similarities_of
-from rapipe.search.exact import Exact, rounding
+from rapipe.retrieval.search import (
+    KeyedVectors,
+    SearchMethod,
+    exact,
+    ranking,
+    search,
+    similarities_of,
+)
+from rapipe.retrieval.search.exact import Exact, rounding
 
-EXACT_METHODS = [Method(), Method("faiss", "Flat"), Method("faiss"), Method("lance")]
+EXACT_METHODS = [
+    SearchMethod(),
+    SearchMethod("faiss", "Flat"),
+    SearchMethod("faiss"),
+    SearchMethod("lance"),
+]
 APPROXIMATE = [
-    Method("faiss", "IVF16,Flat"),
-    Method("faiss", "IVF16,SQfp16"),
-    Method("faiss", "HNSW16"),
-    Method("faiss", "PQ8x4fs"),
-    Method("faiss", "IVF8,PQ8x4fs,RFlat"),
-    Method("lance", "IVF_FLAT"),
-    Method("lance", "IVF_RQ"),
+    SearchMethod("faiss", "IVF16,Flat"),
+    SearchMethod("faiss", "IVF16,SQfp16"),
+    SearchMethod("faiss", "HNSW16"),
+    SearchMethod("faiss", "PQ8x4fs"),
+    SearchMethod("faiss", "IVF8,PQ8x4fs,RFlat"),
+    SearchMethod("lance", "IVF_FLAT"),
+    SearchMethod("lance", "IVF_RQ"),
 ]
 
 
-def name(method: Method) -> str:
+def name(method: SearchMethod) -> str:
     return f"{method.backend} {method.index}"
 
 
-def slow(queries: Keys, ids: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
+def slow(queries: KeyedVectors, ids: np.ndarray, vectors: np.ndarray, k: int) -> list[list[int]]:
     """One query and one row at a time, in float64."""
     found = []
     for own, query in zip(queries.ids, queries.vectors, strict=True):
@@ -46,7 +58,7 @@ def slow(queries: Keys, ids: np.ndarray, vectors: np.ndarray, k: int) -> list[li
 @pytest.mark.parametrize("k", [1, 7, 59])
 def test_against_a_slow_loop(k: int) -> None:
     bank, own = make_embeddings(60, seed=1), make_embeddings(20, seed=2)
-    queries = Keys(
+    queries = KeyedVectors(
         np.concatenate([own.ids + 10_000, bank.ids]), np.concatenate([own.vectors, bank.vectors])
     )
     found = search(queries.vectors, bank, k, queries.ids)
@@ -61,7 +73,7 @@ def test_many_equal_vectors_are_ordered_by_id_and_never_self() -> None:
     rng = np.random.default_rng(0)
     copy_of = np.arange(600) % 3
     ids, vectors = rng.permutation(600), base.vectors[copy_of]
-    found = search(vectors, Keys(ids, vectors), 10, ids)
+    found = search(vectors, KeyedVectors(ids, vectors), 10, ids)
     for query in range(600):
         same = np.sort(ids[(copy_of == copy_of[query]) & (ids != ids[query])])[:10]
         assert ids[found.indices[query]].tolist() == same.tolist()
@@ -71,7 +83,7 @@ def test_duplicates_of_the_query_share_its_id_and_are_left_out() -> None:
     bank = make_embeddings(40)
     twice = np.concatenate([np.arange(40), np.arange(40)])
     ids, vectors = bank.ids[twice], bank.vectors[twice]
-    found = search(bank.vectors, Keys(ids, vectors), 78, bank.ids)
+    found = search(bank.vectors, KeyedVectors(ids, vectors), 78, bank.ids)
     assert not (ids[found.indices] == bank.ids[:, None]).any()
 
 
@@ -132,7 +144,7 @@ def test_a_similarity_is_the_same_bits_in_any_company() -> None:
 
 
 @pytest.mark.parametrize("method", EXACT_METHODS, ids=name)
-def test_exact_methods_give_the_same_table(method: Method, tmp_path: Path) -> None:
+def test_exact_methods_give_the_same_table(method: SearchMethod, tmp_path: Path) -> None:
     bank = clustered(700, 32)
     twice = np.concatenate([np.arange(700), np.arange(100)])
     bank = bank.take(np.random.default_rng(1).permutation(twice))  # duplicates, in no order
@@ -148,10 +160,12 @@ def test_exact_methods_give_the_same_table(method: Method, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("method", APPROXIMATE, ids=name)
-def test_approximate_methods_find_enough_and_say_how_much(method: Method, tmp_path: Path) -> None:
+def test_approximate_methods_find_enough_and_say_how_much(
+    method: SearchMethod, tmp_path: Path
+) -> None:
     bank = make_embeddings(3000, d=32)
     true = search(bank.vectors, bank, 10, bank.ids)
-    kept = Method(method.backend, method.index, 0.9, tmp_path / "index")
+    kept = SearchMethod(method.backend, method.index, 0.9, tmp_path / "index")
     found = search(bank.vectors, bank, 10, bank.ids, kept)
     found.check_against(bank.ids)
     hits = [len({*a} & {*b}) for a, b in zip(found.indices, true.indices, strict=True)]
@@ -170,7 +184,7 @@ def test_approximate_methods_find_enough_and_say_how_much(method: Method, tmp_pa
 
 
 def test_an_index_is_kept_for_its_bank_only(tmp_path: Path) -> None:
-    method = Method("faiss", "IVF4,Flat", 0.9, tmp_path)
+    method = SearchMethod("faiss", "IVF4,Flat", 0.9, tmp_path)
     for seed in (0, 1):
         bank = make_embeddings(300, d=16, seed=seed)
         found = search(bank.vectors, bank, 5, bank.ids, method)
@@ -180,7 +194,7 @@ def test_an_index_is_kept_for_its_bank_only(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 1
     beside = tmp_path / "mine"
     beside.mkdir()
-    for damaged in (method, Method("lance", "IVF_FLAT", 0.9, tmp_path)):
+    for damaged in (method, SearchMethod("lance", "IVF_FLAT", 0.9, tmp_path)):
         found = search(bank.vectors, bank, 5, bank.ids, damaged)
         file = max(tmp_path.rglob("*"), key=lambda own: own.is_file() and own.stat().st_size)
         data = bytearray(file.read_bytes())
@@ -201,16 +215,16 @@ def test_many_equal_rows_are_settled_in_bounded_memory(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Exact, "candidates", watched)
     row = make_embeddings(1, d=16).vectors
-    bank = Keys(np.arange(400), np.repeat(row, 400, axis=0))
+    bank = KeyedVectors(np.arange(400), np.repeat(row, 400, axis=0))
     found = search(bank.vectors, bank, 3, bank.ids)
     assert found.indices[5].tolist() == [0, 1, 2]
     assert all(queries * count <= 500 or queries == 1 for queries, count in asked)
 
 
 def test_too_low_a_recall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rapipe.search.faiss_index.LEVELS", 2)
+    monkeypatch.setattr("rapipe.retrieval.search.faiss_index.LEVELS", 2)
     bank = make_embeddings(5000, d=64)
-    method = Method("faiss", "PQ2x4fs", 0.99)
+    method = SearchMethod("faiss", "PQ2x4fs", 0.99)
     with pytest.raises(UserError, match=r"min_recall is 0\.99, but faiss .* PQ2x4fs finds at most"):
         search(bank.vectors, bank, 10, bank.ids, method)
 
@@ -219,8 +233,8 @@ def test_cells_with_too_few_rows_are_filled_up_exactly() -> None:
     """One query in a cell of its own: what it lacks is searched among all."""
     bank = clustered(1000, 32)
     odd = -bank.vectors[:1]
-    rows = Keys(np.append(bank.ids, 10**9), np.concatenate([bank.vectors, odd]))
-    method = Method("faiss", "IVF16,Flat", 0.5)
+    rows = KeyedVectors(np.append(bank.ids, 10**9), np.concatenate([bank.vectors, odd]))
+    method = SearchMethod("faiss", "IVF16,Flat", 0.5)
     found = search(rows.vectors, rows, 30, rows.ids, method)
     assert (found.indices >= 0).all()
     assert np.array_equal(found.indices[-1], search(odd, rows, 30, rows.ids[-1:]).indices[0])
@@ -229,25 +243,28 @@ def test_cells_with_too_few_rows_are_filled_up_exactly() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (Method("torch", "IVF16"), "with retrieval.backend: torch it must be exact"),
-        (Method("lance", "HNSW"), "must be exact or IVF_FLAT or IVF_RQ"),
-        (Method("auto", "HNSW"), "backend: auto it must be exact"),
-        (Method("faiss", "nonsense"), r"could not parse index string nonsense\); for example"),
-        (Method("faiss", "IDMap,Flat"), "FAISS cannot make it for 100 vectors"),
-        (Method("faiss", "PQ7x4"), "multiple of the number of subquantizers"),
-        (Method("faiss", "IVF4096,Flat"), "at least as large as number of clusters"),
+        (SearchMethod("torch", "IVF16"), "with retrieval.backend: torch it must be exact"),
+        (SearchMethod("lance", "HNSW"), "must be exact or IVF_FLAT or IVF_RQ"),
+        (SearchMethod("auto", "HNSW"), "backend: auto it must be exact"),
+        (
+            SearchMethod("faiss", "nonsense"),
+            r"could not parse index string nonsense\); for example",
+        ),
+        (SearchMethod("faiss", "IDMap,Flat"), "FAISS cannot make it for 100 vectors"),
+        (SearchMethod("faiss", "PQ7x4"), "multiple of the number of subquantizers"),
+        (SearchMethod("faiss", "IVF4096,Flat"), "at least as large as number of clusters"),
     ],
 )
-def test_an_index_that_cannot_be_is_told(method: Method, message: str) -> None:
+def test_an_index_that_cannot_be_is_told(method: SearchMethod, message: str) -> None:
     bank = make_embeddings(100)
     with pytest.raises(UserError, match=message):
         search(bank.vectors, bank, 5, bank.ids, method)
 
 
 def test_auto_is_exact_for_small_and_approximate_for_large() -> None:
-    auto = Method("auto")
+    auto = SearchMethod("auto")
     assert auto.resolved(50_000, 50_000).backend == "torch"
-    assert auto.resolved(10**6, 10**6) == Method("faiss", "IVF4096,SQfp16")
+    assert auto.resolved(10**6, 10**6) == SearchMethod("faiss", "IVF4096,SQfp16")
     bank = make_embeddings(50)
     assert same(
         search(bank.vectors, bank, 5, bank.ids, auto), search(bank.vectors, bank, 5, bank.ids)
@@ -257,33 +274,35 @@ def test_auto_is_exact_for_small_and_approximate_for_large() -> None:
 def test_rows_of_a_mapped_file_are_those_of_the_array(tmp_path: Path) -> None:
     vectors = make_embeddings(50, d=5).vectors
     np.save(tmp_path / "vectors.npy", vectors)
-    on_disk = mapped.array(tmp_path / "vectors.npy")
+    on_disk = memory_map.map_array(tmp_path / "vectors.npy")
     rows = np.array([3, 49, 0, 3, 17])
-    assert mapped.held(vectors) is vectors
-    assert mapped.held(on_disk) is not on_disk
-    assert mapped.held(on_disk).flags.owndata
+    assert memory_map.in_memory(vectors) is vectors
+    assert memory_map.in_memory(on_disk) is not on_disk
+    assert memory_map.in_memory(on_disk).flags.owndata
     for whole in (on_disk, on_disk[10:], on_disk[:, 1:3], vectors):
         own = rows % len(whole)
-        assert np.array_equal(mapped.take(whole, own), np.asarray(whole)[own])
-        assert np.array_equal(mapped.gathered(whole, own)[1:4], np.asarray(whole)[own][1:4])
-    mapped.release()
+        assert np.array_equal(memory_map.take_rows(whole, own), np.asarray(whole)[own])
+        assert np.array_equal(memory_map.lazy_rows(whole, own)[1:4], np.asarray(whole)[own][1:4])
+    memory_map.release_pages()
     assert np.array_equal(on_disk, vectors)
-    nested = mapped.gathered(mapped.gathered(on_disk, rows), np.array([4, 0]))
+    nested = memory_map.lazy_rows(memory_map.lazy_rows(on_disk, rows), np.array([4, 0]))
     assert np.array_equal(nested[:2], vectors[[17, 3]])
 
 
 def test_queries_and_bank_may_be_mapped(tmp_path: Path) -> None:
     bank = make_embeddings(200)
     np.save(tmp_path / "vectors.npy", bank.vectors)
-    on_disk = mapped.array(tmp_path / "vectors.npy")
+    on_disk = memory_map.map_array(tmp_path / "vectors.npy")
     chosen = np.arange(199, 0, -3)
-    found = search(mapped.gathered(on_disk, chosen), Keys(bank.ids, on_disk), 6, bank.ids[chosen])
+    found = search(
+        memory_map.lazy_rows(on_disk, chosen), KeyedVectors(bank.ids, on_disk), 6, bank.ids[chosen]
+    )
     assert same(found, search(bank.vectors[chosen], bank, 6, bank.ids[chosen]))
 
 
 def test_same_table_under_autocast() -> None:
     bank = make_embeddings(300, d=64)
-    queries = Keys(bank.ids, bank.vectors)
+    queries = KeyedVectors(bank.ids, bank.vectors)
     whole = search(queries.vectors, bank, 9, queries.ids)
     with torch.autocast("cpu", torch.bfloat16):
         inside = search(queries.vectors, bank, 9, queries.ids)

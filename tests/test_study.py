@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
+from rapipe.config.loading import parse
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import paired_interval
-from rapipe.files import sealed, unsealed
-from rapipe.params import parse
+from rapipe.io.tables import checksummed_json, parse_checksummed
 from study import report, running, tables
-from study.pieces import KS, OWN, PIECES, RANDOM, ROBUST, WIDER
-from study.results import Found, claims, run_rows
+from study.pieces import EXPERIMENTS, KS, OWN, RANDOM, ROBUST, WIDER
+from study.results import StudyResults, claims, run_rows
 from study.running import ROOT, Study, packed, unpacked
 
 SCALES = ("study", "study-cpu", "tiny")
@@ -37,7 +37,7 @@ def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
     study = Study(preset, {}, tmp_path / "work", tmp_path / "found")
     whole = parse(study.params())
     names = []
-    for piece in PIECES.values():
+    for piece in EXPERIMENTS.values():
         for setting in piece.settings(whole, 9000):
             params = parse(running._of_encoder(study.params(setting.sets), setting.encoder))
             assert setting.variants(params), setting.name
@@ -48,7 +48,7 @@ def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
 
 def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
     whole = parse(Study("study", {}, tmp_path, tmp_path).params())
-    (main,) = PIECES["main"].settings(whole, 45_000)
+    (main,) = EXPERIMENTS["main"].settings(whole, 45_000)
     asked = {(v.backbone, v.retrieval) for v in main.variants(whole)}
     assert asked == {
         (backbone, retrieval)
@@ -57,16 +57,16 @@ def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
     }
     assert len(main.variants(whole)) == 9 * 5
     assert [v.seed for v in main.variants(whole)] == sorted([0, 1, 2, 3, 4] * 9)
-    swept = [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 45_000)]
+    swept = [s.sets["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 45_000)]
     assert {*swept, whole.retrieval.k} == {*KS}
-    assert [s.sets["retrieval.k"] for s in PIECES["k"].settings(whole, 200)] == [5, 15, 100]
-    banks = [s.sets["retrieval.bank"] for s in PIECES["bank"].settings(whole, 45_000)]
+    assert [s.sets["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 200)] == [5, 15, 100]
+    banks = [s.sets["retrieval.bank"] for s in EXPERIMENTS["bank"].settings(whole, 45_000)]
     assert banks == [450, 4500, 13_500]
-    assert [own.name for own in PIECES["floors"].settings(whole, 45_000)] == ["encoder"]
+    assert [own.name for own in EXPERIMENTS["floors"].settings(whole, 45_000)] == ["encoder"]
     narrow = parse(Study("study-cpu", {}, tmp_path, tmp_path).params())
-    named = [own.name for own in PIECES["floors"].settings(narrow, 9000)]
+    named = [own.name for own in EXPERIMENTS["floors"].settings(narrow, 9000)]
     assert named == ["encoder", "scratch"]  # as wide as the encoder
-    small = list(PIECES["bank"].settings(whole, 100))
+    small = list(EXPERIMENTS["bank"].settings(whole, 100))
     assert all(setting.sets["retrieval.bank"] >= whole.retrieval.k for setting in small)
 
 
@@ -190,7 +190,7 @@ def test_what_has_been_run_is_not_run_again(
     text = damaged.read_text()
     damaged.write_text(text.replace('"top1": 0.', '"top1": 0.9', 1))
     with pytest.raises(UserError, match="is damaged"):
-        Found.read(rehearsed.results)
+        StudyResults.read(rehearsed.results)
     with pytest.raises(AssertionError, match="run again"):
         running.run(rehearsed, "main")
     damaged.write_text(text)
@@ -215,7 +215,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
         running.run(rehearsed, "main")
     running.run(rehearsed, "main")
     assert ran == ["train", "evaluate", "evaluate"]
-    again, first = running.kept(path), unsealed(before.decode())
+    again, first = running.kept(path), parse_checksummed(before.decode())
     for both in (again, first):
         assert both.pop("seconds")["train"] > 0
     assert again == first
@@ -280,7 +280,7 @@ def test_a_run_says_what_it_was_of(rehearsed: Study) -> None:
 def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
     with (rehearsed.results / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    found = Found.read(rehearsed.results)
+    found = StudyResults.read(rehearsed.results)
     assert len(rows) == sum(len(own) for own in found.runs.values()) * len(found.levels)
     page = (rehearsed.results / "tables.md").read_text()
     for row in rows:
@@ -322,7 +322,7 @@ def result(
     }
     path = folder / f"runs/{setting}/{retrieval}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(sealed(content))
+    path.write_text(checksummed_json(content))
 
 
 def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -336,13 +336,13 @@ def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         result(folder, "knn", seed, near[seed])
     alike = np.arange(400) < 10
     home = {"corpus": {"hash": "c"}, "lookalikes": packed(alike)}
-    (folder / "encoder-own.json").write_text(sealed(home))
+    (folder / "encoder-own.json").write_text(checksummed_json(home))
     return near, plain
 
 
 def test_claims_are_paired_by_seed_and_image(tmp_path: Path) -> None:
     near, plain = by_hand(tmp_path)
-    found = Found.read(tmp_path)
+    found = StudyResults.read(tmp_path)
     made = {(own.second, own.noise_std): own for own in claims(found) if "vote" not in own.second}
     assert len(made) == 2
     own = made["resnet18, no neighbours", 0.0]
@@ -362,7 +362,7 @@ def test_the_encoders_network_from_scratch_is_mains_where_nothing_differs(tmp_pa
     _, plain = by_hand(tmp_path)
     for seed in range(3):
         result(tmp_path, "none", seed, plain[seed], "c", "encoder", "resnet18+corpus")
-    found = Found.read(tmp_path)
+    found = StudyResults.read(tmp_path)
     pairs = {(own.first, own.second) for own in claims(found) if own.piece == "floors"}
     encoder = "resnet18+corpus, no neighbours (encoder)"
     assert pairs == {("resnet18, no neighbours", encoder), ("resnet18, kNN", encoder)}
@@ -373,7 +373,7 @@ def test_the_encoders_network_from_scratch_is_mains_where_nothing_differs(tmp_pa
         ["| resnet18+corpus", "none"],
     ]
     result(tmp_path, "none", 0, plain[0], "c", "scratch")
-    own = [key.setting for key in Found.read(tmp_path).scratch()]
+    own = [key.setting for key in StudyResults.read(tmp_path).scratch()]
     assert own == ["scratch"]
 
 
@@ -381,7 +381,7 @@ def test_seeds_that_only_one_side_has_are_left_out(tmp_path: Path) -> None:
     near, plain = by_hand(tmp_path)
     for seed in (1, 3):
         (tmp_path / f"runs/main/none-{seed}.json").unlink()
-    own = claims(Found.read(tmp_path))[0]
+    own = claims(StudyResults.read(tmp_path))[0]
     assert own.verdict.seeds == 3
     some = [0, 2, 4]
     expected = near[some, 0].mean() - plain[some, 0].mean()
@@ -392,9 +392,9 @@ def test_results_of_another_corpus_are_refused(tmp_path: Path) -> None:
     near, _ = by_hand(tmp_path)
     result(tmp_path, "knn", 2, near[2], corpus="another")
     with pytest.raises(UserError, match="is of another corpus"):
-        Found.read(tmp_path)
+        StudyResults.read(tmp_path)
     with pytest.raises(UserError, match="holds no results"):
-        Found.read(tmp_path / "empty")
+        StudyResults.read(tmp_path / "empty")
 
 
 def test_a_page_gets_tables_between_its_marks_and_keeps_its_words() -> None:
@@ -419,7 +419,7 @@ def published() -> list[str]:
 def test_published_tables_are_made_from_the_published_runs(preset: str) -> None:
     """Every table of the study's page, and of the first screen of the README."""
     study = Study(preset, {})
-    found = Found.read(study.results)
+    found = StudyResults.read(study.results)
     made = claims(found)
     blocks = {name: (head, text) for name, head, text in tables.blocks(found, made) if text}
     marks = 0
@@ -473,8 +473,10 @@ NOT_MEASURED = {
 def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) -> None:
     """What a stranger would run is what was run, but for where the images are."""
     study = Study(preset, {}, tmp_path, tmp_path)
-    found = Found.read(Study(preset, {}).results)
-    pieces = {piece: [*PIECES[piece].settings(parse(study.params()), 9000)] for piece in PIECES}
+    found = StudyResults.read(Study(preset, {}).results)
+    pieces = {
+        piece: [*EXPERIMENTS[piece].settings(parse(study.params()), 9000)] for piece in EXPERIMENTS
+    }
     settings = {own.name: own for every in pieces.values() for own in every}
     for key, runs in found.runs.items():
         own = settings[key.setting]
@@ -486,7 +488,7 @@ def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("piece", EXPERIMENTS)
 def test_every_piece_runs_on_tiny(piece: str, tmp_path: Path) -> None:
     study = Study("tiny", {}, tmp_path / "work", tmp_path / "found")
     running.run(study, piece)

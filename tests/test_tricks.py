@@ -19,24 +19,22 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.module import ClassifierModule
 from rapipe.device import Precision
 from rapipe.errors import UserError
-from rapipe.files import unsealed
-from rapipe.fitting import finders
-from rapipe.fitting import loggers as logs
-from rapipe.fitting.base import Best, History, Schedule, fit
-from rapipe.fitting.training import Training
-from rapipe.fitting.tricks import (
-    AVERAGES,
-    SCHEDULES,
-    TRICKS,
-    TUNED,
-    Tricks,
-    label_smoothing,
-    mixup,
-    scheduler,
-)
+from rapipe.io.tables import parse_checksummed
+from rapipe.methods import TRICKS
+from rapipe.training import loggers as logs
+from rapipe.training import tuner
+from rapipe.training.averaging import AVERAGES
+from rapipe.training.callbacks import BestEpoch, History
+from rapipe.training.loop import fit
+from rapipe.training.mixing import label_smoothing, mixup
+from rapipe.training.module import Schedule
+from rapipe.training.recipe import Tricks
+from rapipe.training.schedules import SCHEDULES, scheduler
+from rapipe.training.tuner import TUNERS
 
 GREY = ((0.5,) * 3, (0.3,) * 3)
 
@@ -49,17 +47,17 @@ def training(
     rate: float = 0.01,
     backbone: str = "resnet18",
     **more: Any,
-) -> Training:
+) -> ClassifierModule:
     torch.manual_seed(0)
     classifier = Classifier(ClassifierSpec(backbone, 4, "half", 16, 3, *GREY, "none", 0, ""))
     schedule = Schedule(epochs, batch, rate, 0)
     images = more.pop("images", None) or make_images(n)
-    return Training(
+    return ClassifierModule(
         classifier, nn.Identity(), images, None, None, schedule, 0.0, 0.0, tricks, **more
     )
 
 
-def plain(module: Training) -> Training:
+def plain(module: ClassifierModule) -> ClassifierModule:
     """The same without BatchNorm and dropout, so that a batch may be taken in parts; with SGD."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
     module.network.forward = lambda images, retrieved=None: net(images)  # type: ignore[method-assign]
@@ -87,7 +85,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_each_trick_says_what_it_does_and_where_it_is_from() -> None:
-    for name, trick in {**TRICKS, **AVERAGES, **SCHEDULES, **TUNED, **logs.LOGGERS}.items():
+    for name, trick in {**TRICKS, **AVERAGES, **SCHEDULES, **TUNERS, **logs.LOGGERS}.items():
         assert trick.__doc__, name
         assert trick.__doc__.splitlines()[0].endswith("."), name
         assert "Source: " in trick.__doc__, name
@@ -117,7 +115,7 @@ def test_an_epoch_with_fewer_batches_than_a_step_wants_is_one_step() -> None:
 def test_clipping_bounds_the_norm(precision: Precision, tmp_path: Path) -> None:
     norms: list[float] = []
 
-    def note(module: Training) -> None:
+    def note(module: ClassifierModule) -> None:
         gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         norms.append(float(torch.cat(gradients).norm()))
 
@@ -133,7 +131,7 @@ def test_moving_average_is_a_slow_loops(tmp_path: Path) -> None:
     module = training(Tricks(average="ema"), epochs=2)
     measured: list[dict[str, Tensor]] = []
     history = History(lambda m: {"score": float(measured.append(state(m)) or len(measured))})
-    best = Best(module.network, history, "score")
+    best = BestEpoch(module.network, history, "score")
     fit(module, [Each(lambda m: weights.append(state(m))), history, best], tmp_path / "c")
     without: list[dict[str, Tensor]] = []
     fit(training(epochs=2), [Each(lambda m: without.append(state(m)))], tmp_path / "c")
@@ -184,10 +182,10 @@ def test_a_copy_for_averages_has_no_data() -> None:
 SCORES = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]
 
 
-def told(module: Training, scores: list[float]) -> tuple[History, Best]:
+def told(module: ClassifierModule, scores: list[float]) -> tuple[History, BestEpoch]:
     left = iter(scores)
     history = History(lambda m: {"score": next(left)})
-    return history, Best(module.network, history, "score")
+    return history, BestEpoch(module.network, history, "score")
 
 
 def test_training_stops_when_patience_ends(tmp_path: Path) -> None:
@@ -207,12 +205,12 @@ def test_epochs_between_measurements_and_the_last_one(
     module = training(epochs=5)
     seen: list[torch.Tensor] = []
 
-    def measure(own: Training) -> dict[str, float]:
+    def measure(own: ClassifierModule) -> dict[str, float]:
         seen.append(next(own.network.parameters()).detach().clone())
         return {"score": float(len(seen))}
 
     history = History(measure, epochs=every)
-    best = Best(module.network, history, "score")
+    best = BestEpoch(module.network, history, "score")
     fit(module, [history, best], tmp_path / "c")
     assert [row["epoch"] for row in history.rows] == measured
     assert best.restore()["epoch"] == 5
@@ -224,7 +222,7 @@ def test_patience_counts_measured_epochs(tmp_path: Path) -> None:
     module = training(Tricks(patience=2), epochs=20)
     left = iter([0.5, 0.4, 0.4, 0.9])
     history = History(lambda m: {"score": next(left)}, epochs=2)
-    best = Best(module.network, history, "score")
+    best = BestEpoch(module.network, history, "score")
     fit(module, [history, best], tmp_path / "c")
     assert [row["epoch"] for row in history.rows] == [2, 4, 6]
     assert best.restore()["epoch"] == 2
@@ -387,15 +385,15 @@ def test_a_falling_loss_is_steepest_where_it_is_placed() -> None:
     losses = 2 - 1 / (1 + (0.003 / rates) ** 2)  # half way down at .003
     noise = np.where(np.arange(90) % 2, 1e-3, -1e-3) * (rates < 1e-4)
     for seen in (losses + noise, np.where(rates > 0.5, np.nan, losses)):
-        assert finders.steepest([*rates], [*seen]) == pytest.approx(0.003, rel=0.15)
+        assert tuner.steepest([*rates], [*seen]) == pytest.approx(0.003, rel=0.15)
     for flat in ([1.0] * 90, []):
         with pytest.raises(UserError, match=r"train\.tune names learning_rate, but"):
-            finders.steepest([*rates][: len(flat)], flat)
+            tuner.steepest([*rates][: len(flat)], flat)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finders, "RATE_STEPS", 30)
+    monkeypatch.setattr(tuner, "RATE_STEPS", 30)
 
 
 @pytest.mark.usefixtures("quick")
@@ -420,7 +418,7 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
         fit(module, [history, Start(1)], tmp_path / "c")
     assert seen[0][0]
     assert torch.equal(seen[0][1], random)
-    found = unsealed((tmp_path / "c/found.json").read_text())
+    found = parse_checksummed((tmp_path / "c/found.json").read_text())
     assert found["batch_size"] == 16, "8 steps of 2 batches of 16 are 256 images, of 32 are 512"
     assert 1e-6 < found["learning_rate"] < 1
     said = capsys.readouterr().err
@@ -443,8 +441,8 @@ def test_on_a_cpu_batches_end_with_what_a_step_may_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tricks = Tricks(tune=("batch_size",))
-    one = finders.bytes_an_image(training(batch=4, n=300))
-    monkeypatch.setattr(finders, "CPU_BYTES", one * 9)
+    one = tuner.bytes_an_image(training(batch=4, n=300))
+    monkeypatch.setattr(tuner, "CPU_BYTES", one * 9)
     assert fit(training(batch=4, n=300), [], tmp_path / "c", tricks=tricks) == {"batch_size": 8}
     assert fit(training(batch=16, n=300), [], tmp_path / "c", tricks=tricks) == {"batch_size": 16}
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import make_images
 
-from rapipe.views import (
+from rapipe.batches.transforms import (
     VIEWS,
     YIQ,
     ColourJitter,
     Normalise,
     RandAugment,
-    SomeNoise,
+    RandomGaussianNoise,
     gaussian_noise,
     to_float,
 )
@@ -50,12 +50,12 @@ def test_noise_has_the_stated_deviation_and_no_bias(std: float) -> None:
 def test_noise_in_training_is_on_half_of_the_images() -> None:
     torch.manual_seed(0)
     images = torch.full((400, 3, 8, 8), 0.5)
-    made = SomeNoise(0.1)(images)
+    made = RandomGaussianNoise(0.1)(images)
     changed = (made != images).any(dim=(1, 2, 3))
     assert 160 < changed.sum() < 240
     assert (made - images)[changed].std().item() == pytest.approx(0.1, rel=0.02)
     assert torch.equal(images, torch.full((400, 3, 8, 8), 0.5))
-    made = SomeNoise(1.0)(images)
+    made = RandomGaussianNoise(1.0)(images)
     assert (made.min(), made.max()) == (0, 1)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from conftest import make_embeddings
 
-from rapipe import store
 from rapipe.records import Embeddings
+from rapipe.retrieval import store
 
 D = 16
 LIKE = store.Embedded(D, ("class 0", "class 1", "class 2"), "encoder")
@@ -46,10 +46,10 @@ EDITS: dict[str, Callable[[Path, Path], object]] = {
 
 def index(folder: Path) -> None:
     """Build an index that is kept beside the store."""
-    from rapipe.search import Method, search
+    from rapipe.retrieval.search import SearchMethod, search
 
     bank = rows(1)[0]
-    search(bank.vectors[:9], bank, 3, bank.ids[:9], Method("lance", "IVF_FLAT", 0.1, folder))
+    search(bank.vectors[:9], bank, 3, bank.ids[:9], SearchMethod("lance", "IVF_FLAT", 0.1, folder))
 
 
 if __name__ == "__main__":

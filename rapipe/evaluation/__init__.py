@@ -1,1 +1,1 @@
-"""What is asked of encoders and classifiers: one question a file."""
+"""What a classifier can do, and what its neighbours have to do with it."""

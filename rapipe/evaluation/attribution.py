@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import metrics
-from rapipe.classifier import Classifier
+from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.evaluation.statistics import interval_of_mean
 from rapipe.progress import track
 from rapipe.records import Indices, Labels, Pixels
-from rapipe.retrieved import Bank
 
 Effects = npt.NDArray[np.float64]  # (Q, K)
 
 
-class Attributed(NamedTuple):
+class Attribution(NamedTuple):
     """Attention to each neighbour of each image, and the effect of each."""
 
     indices: Indices  # (Q, K), rows of the bank
@@ -33,8 +33,8 @@ class Attributed(NamedTuple):
 
 
 def attribute(
-    classifier: Classifier, pixels: Pixels, targets: Labels, bank: Bank, indices: Indices
-) -> Attributed:
+    classifier: Classifier, pixels: Pixels, targets: Labels, bank: DeviceBank, indices: Indices
+) -> Attribution:
     """Leave each neighbour out once, K predictions of all images.
 
     Args:
@@ -53,10 +53,10 @@ def attribute(
         probability(np.delete(indices, j, axis=1)) for j in track(range(k), "leaving out", k)
     ]
     attention = classifier.attention(pixels, bank, indices)
-    return Attributed(indices, attention, every[:, None] - np.stack(without, axis=1))
+    return Attribution(indices, attention, every[:, None] - np.stack(without, axis=1))
 
 
-def summary(found: Attributed, seed: int) -> dict[str, float]:
+def summary(found: Attribution, seed: int) -> dict[str, float]:
     """Attention in a few numbers.
 
     Returns:
@@ -82,7 +82,7 @@ def summary(found: Attributed, seed: int) -> dict[str, float]:
     return facts
 
 
-class Blame(NamedTuple):
+class Influence(NamedTuple):
     """What each row of the memory did, in all its appearances together."""
 
     rows: npt.NDArray[np.int64]  # rows of the bank that appeared, the most harmful first
@@ -90,16 +90,16 @@ class Blame(NamedTuple):
     effect: npt.NDArray[np.float64]  # summed over appearances; below 0: it harmed
 
 
-def blame(found: Attributed) -> Blame:
+def influence(found: Attribution) -> Influence:
     """The rows that were looked up, from the most harmful to the most helpful."""
     rows, place, shown = np.unique(found.indices, return_inverse=True, return_counts=True)
     effect = np.zeros(len(rows))
     np.add.at(effect, place.reshape(-1), found.effect.reshape(-1))
     order = np.argsort(effect, kind="stable")
-    return Blame(rows[order].astype(np.int64), shown[order], effect[order])
+    return Influence(rows[order].astype(np.int64), shown[order], effect[order])
 
 
-def worst(blamed: Blame, share: float, bank_size: int, k: int) -> npt.NDArray[np.int64]:
+def most_harmful(blamed: Influence, share: float, bank_size: int, k: int) -> npt.NDArray[np.int64]:
     """The rows that harmed most: at most this share of the memory, and only such as harmed.
 
     At least k rows of the memory are left.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import metrics
-from rapipe.evaluation.votes import count
+from rapipe.retrieval.votes import count_votes
 
 Scores = npt.NDArray[np.floating]  # (N,), higher = surer
 Right = npt.NDArray[np.bool_]  # (N,)
@@ -77,7 +77,7 @@ def vote_entropy(labels: npt.NDArray[np.int64], classes: int) -> Floats:
     Neighbours without a label (-1), or of a class that the task does not have, do not vote.
     Without any vote nothing is known, so the entropy is the largest there is, log(classes).
     """
-    counted = count(labels, np.ones(labels.shape), classes)  # (Q, C)
+    counted = count_votes(labels, np.ones(labels.shape), classes)  # (Q, C)
     total = counted.sum(axis=1, keepdims=True)  # (Q, 1)
     share = np.divide(counted, total, out=np.full_like(counted, 1 / classes), where=total > 0)
     # A share of 0 adds 0: the logarithm is taken of 1 in its place.

@@ -9,7 +9,7 @@ import numpy as np
 
 from rapipe import metrics
 from rapipe.records import Embeddings, Indices, Labels, Neighbours, Vectors
-from rapipe.search import similarities_of
+from rapipe.retrieval.search import similarities_of
 
 
 def purity(indices: Indices, bank: Embeddings, targets: Labels) -> float | None:

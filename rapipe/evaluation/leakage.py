@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rapipe import mapped
 from rapipe.device import device
+from rapipe.io import memory_map
 from rapipe.records import UNLABELLED, Ids, Labels, Neighbours, Vectors
-from rapipe.search import similarities_of
+from rapipe.retrieval.search import similarities_of
 
 QUANTILE = 0.999
 """Of the likeness of validation images to other classes: one in a thousand is above by chance."""
@@ -33,12 +33,12 @@ NOTHING = np.zeros(0, np.bool_)
 Likeness = npt.NDArray[np.float32]  # (Q,), cosine; nan = nothing to be like
 
 
-def shared(one: Ids, other: Ids) -> Ids:
+def shared_ids(one: Ids, other: Ids) -> Ids:
     """Ids that are in both, ascending."""
     return np.intersect1d(one, other)
 
 
-def outside(table: Neighbours, rows: int) -> Ids:
+def outside_bank(table: Neighbours, rows: int) -> Ids:
     """Ids of the queries with a neighbour beyond a bank of so many rows."""
     starts = range(0, len(table.indices), TILE)
     wrong = [table.indices[start : start + TILE].max(axis=1) >= rows for start in starts]
@@ -52,7 +52,7 @@ def self_hits(table: Neighbours, bank_ids: Ids) -> Ids:
         part = slice(start, start + TILE)
         found = bank_ids[table.indices[part]]  # (Q, K)
         wrong.append(np.asarray((found == table.query_ids[part, None]).any(axis=1)))
-        mapped.release()
+        memory_map.release_pages()
     return np.asarray(table.query_ids[np.concatenate(wrong)])
 
 
@@ -77,7 +77,9 @@ def other_class_similarity(
     n, q = len(bank_labels), len(labels)
     best, row = torch.full((q,), -torch.inf), torch.full((q,), -1)
     for left in range(0, n, TILE):
-        tile = torch.from_numpy(mapped.held(bank[left : left + TILE])).to(device())  # (N, D)
+        tile = torch.from_numpy(memory_map.in_memory(bank[left : left + TILE])).to(
+            device()
+        )  # (N, D)
         own = torch.from_numpy(np.array(bank_labels[left : left + TILE])).to(device())
         for top in range(0, q, CHUNK):
             part = slice(top, top + CHUNK)
@@ -88,7 +90,7 @@ def other_class_similarity(
             value, column = (found.cpu() for found in products.max(dim=1))  # (Q,), (Q,)
             better = value > best[part]
             best[part][better], row[part][better] = value[better], column[better] + left
-        mapped.release()
+        memory_map.release_pages()
     found = np.full(q, np.nan, np.float32)
     has = np.flatnonzero(row.numpy() >= 0)
     rows = row.numpy()[has, None].astype(np.int32)  # (Q, 1)
@@ -110,7 +112,7 @@ def threshold(similarities: Likeness, quantile: float = QUANTILE) -> float | Non
 
 
 @dataclass(frozen=True)
-class Alike:
+class NearDuplicates:
     """Queries (Q,) and the bank rows (Q,) that they are nearly copies of, most similar first."""
 
     queries: npt.NDArray[np.int64]
@@ -122,7 +124,7 @@ class Alike:
 
 def near_duplicates(
     nearest: Neighbours, labels: Labels, bank_labels: Labels, above: float | None
-) -> Alike:
+) -> NearDuplicates:
     """The queries whose nearest bank row is more similar than `above`; none if that is None.
 
     Args:
@@ -135,7 +137,7 @@ def near_duplicates(
     found = found[np.argsort(-likeness[found], kind="stable")]
     rows = nearest.indices[found, 0].astype(np.int64)
     same = (bank_labels[rows] == labels[found]) & (bank_labels[rows] != UNLABELLED)
-    return Alike(found, rows, likeness[found], same)
+    return NearDuplicates(found, rows, likeness[found], same)
 
 
 def histograms(bins: int = BINS, **similarities: Likeness) -> dict[str, list[float] | list[int]]:

@@ -1,1 +1,1 @@
-"""The verbs: one file a stage, each `run(params)`: read, compute, write, nothing else."""
+"""One verb a file: each reads artefacts, calls the library, and writes artefacts."""

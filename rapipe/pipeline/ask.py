@@ -5,12 +5,12 @@ Apart from `memory`, so that stages that run no strategy do not depend on them.
 
 from __future__ import annotations
 
-from rapipe.neighbours import Ask
-from rapipe.params import Params
-from rapipe.pipeline.memory import method_of
+from rapipe.config.schema import Params
+from rapipe.pipeline.provenance import method_of
+from rapipe.retrieval.strategies import RetrievalRequest
 
 
-def ask_of(params: Params) -> Ask:
+def request_of(params: Params) -> RetrievalRequest:
     """How neighbours are asked for."""
     own = params.retrieval
-    return Ask(own.k, params.seed, method_of(params), own.diversity, own.replay)
+    return RetrievalRequest(own.k, params.seed, method_of(params), own.diversity, own.replay)

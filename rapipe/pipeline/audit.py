@@ -9,27 +9,26 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.config.schema import Params
 from rapipe.device import device
-from rapipe.encoder import Encoder
+from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation import leakage
-from rapipe.files import sha256
-from rapipe.params import Params
+from rapipe.io.checksums import sha256
+from rapipe.io.tables import write_checksummed, write_csv
 from rapipe.pipeline.inputs import (
-    asking,
     bank_card,
     checked,
+    hidden_label_ids,
     images_of,
     labelled,
-    withheld,
-    write_csv,
-    write_result,
+    query_images,
 )
-from rapipe.pipeline.memory import check_encoder
+from rapipe.pipeline.provenance import check_encoder
 from rapipe.progress import say
 from rapipe.records import SPLITS, Embeddings, Ids, Images, Neighbours, RecordError, Vectors
-from rapipe.search import Keys, search
-from rapipe.store import Store
+from rapipe.retrieval.search import KeyedVectors, search
+from rapipe.retrieval.store import Store
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS)
 WRITES = (paths.LEAKAGE, paths.DUPLICATES)
@@ -51,11 +50,11 @@ def run(params: Params) -> None:
     checks = {
         "split_overlap": check_splits(splits),
         "held_out_in_bank": check_bank(bank, splits),
-        "withheld_labels": check_labels(bank, withheld(splits["train"], params)),
+        "withheld_labels": check_labels(bank, hidden_label_ids(splits["train"], params)),
         **check_tables(params, bank.ids),
     }
     found = listed(bank, np.flatnonzero(splits["test"].labels >= 0))
-    write_result(
+    write_checksummed(
         paths.LEAKAGE,
         {
             "checks": {name: {"checked": n, "found": 0} for name, n in checks.items()},
@@ -68,7 +67,7 @@ def run(params: Params) -> None:
 def check_splits(splits: dict[str, Images]) -> int:
     """Raise `UserError` if an id is in two splits, else say how many images were looked at."""
     for one, other in combinations(SPLITS, 2):
-        found = leakage.shared(splits[one].ids, splits[other].ids)
+        found = leakage.shared_ids(splits[one].ids, splits[other].ids)
         what = f"images of {one} that are in {other} too"
         _refuse(found, paths.CORPUS, what, "run rapipe corpus and what follows it, or dvc repro")
     return sum(map(len, splits.values()))
@@ -77,14 +76,14 @@ def check_splits(splits: dict[str, Images]) -> int:
 def check_bank(bank: Embeddings, splits: dict[str, Images]) -> int:
     """Raise `UserError` if a held-out image may be looked up, else count the rows of the bank."""
     for split in ("validation", "test"):
-        found = leakage.shared(splits[split].ids, bank.ids)
+        found = leakage.shared_ids(splits[split].ids, bank.ids)
         _refuse(found, paths.BANK, f"images of the {split} split", REMAKE)
     return len(bank)
 
 
 def check_labels(bank: Embeddings, unknown: Ids) -> int:
     """Raise `UserError` if the bank knows a withheld label, else count the withheld ones."""
-    found = leakage.shared(unknown, bank.ids[bank.labels >= 0])
+    found = leakage.shared_ids(unknown, bank.ids[bank.labels >= 0])
     _refuse(found, paths.BANK, "labels that train.label_fraction withholds", REMAKE)
     return len(unknown)
 
@@ -99,9 +98,11 @@ def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
                 table = Neighbours.read(checked(path))
             except RecordError as error:
                 raise UserError(f"{path} contradicts itself ({error}): {REMAKE}") from None
-            strangers = np.setdiff1d(table.query_ids, asking(split, bool(params.train.distill)).ids)
+            strangers = np.setdiff1d(
+                table.query_ids, query_images(split, bool(params.train.distill)).ids
+            )
             _refuse(strangers, path, f"queries that are no labelled images of {split}", REMAKE)
-            absent = leakage.outside(table, len(bank_ids))
+            absent = leakage.outside_bank(table, len(bank_ids))
             told = f"queries with a row outside the bank of {len(bank_ids):,} rows"
             _refuse(absent, path, told, REMAKE)
             selves = leakage.self_hits(table, bank_ids)
@@ -144,7 +145,7 @@ def listed(bank: Embeddings, test_rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def remembered(memory: Store, ids: Ids) -> Keys:
+def remembered(memory: Store, ids: Ids) -> KeyedVectors:
     """The rows of the memory with these ids, by id.
 
     To read them is cheaper than to embed the images again: 10,000 of 32 pixels take a
@@ -157,10 +158,10 @@ def remembered(memory: Store, ids: Ids) -> Keys:
     nothing = np.empty((0, memory.manifest.dimension), np.float32)
     vectors = np.concatenate([nothing, *(own for _, own in parts)])
     own, first = np.unique(found, return_index=True)
-    return Keys(own, vectors[first])
+    return KeyedVectors(own, vectors[first])
 
 
-def vectors_of(images: Images, known: Keys) -> Vectors:
+def vectors_of(images: Images, known: KeyedVectors) -> Vectors:
     """Unit vectors (N, D) of images; those that are not known are embedded now."""
     has = np.isin(images.ids, known.ids)
     vectors = np.empty((len(images), known.vectors.shape[1]), np.float32)
@@ -176,7 +177,9 @@ def _refuse(found: Ids, where: Path, what: str, remedy: str) -> None:
         raise UserError(f"{where} holds {what}: {len(found):,}, the first is {found[0]}; {remedy}")
 
 
-def _write(alike: leakage.Alike, test_ids: Ids, test_rows: np.ndarray, bank_ids: Ids) -> None:
+def _write(
+    alike: leakage.NearDuplicates, test_ids: Ids, test_rows: np.ndarray, bank_ids: Ids
+) -> None:
     columns = (
         test_ids[alike.queries].tolist(),
         test_rows[alike.queries].tolist(),

@@ -7,10 +7,11 @@ always the same, so that it re-runs nothing.
 
 from __future__ import annotations
 
-from rapipe import files, paths
-from rapipe.params import Params
+from rapipe import paths
+from rapipe.config.schema import Params
+from rapipe.io.atomic import atomic_write
 
 
 def run(params: Params) -> None:
     """Write `data/checked`: whoever starts a stage has checked the parameters."""
-    files.put(paths.CHECKED, b"params.yaml holds what it may hold\n")
+    atomic_write(paths.CHECKED, b"params.yaml holds what it may hold\n")

@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.corpus import Part, Report, Rules, compose, corpus_hash
-from rapipe.decoded import key, lock_of
-from rapipe.decoding import Decoding
+from rapipe.config.schema import CorpusParams, Params
+from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash
+from rapipe.corpus.contact_sheet import contact_sheet
+from rapipe.corpus.decode import Decoding
+from rapipe.corpus.decode_cache import key, lock_of
+from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.errors import printable
-from rapipe.files import alone, whole
-from rapipe.params import CorpusParams, Params
-from rapipe.pipeline.inputs import write_json
+from rapipe.io.folders import atomic_folder
+from rapipe.io.locks import file_lock
+from rapipe.io.tables import write_json
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Images
-from rapipe.sheet import contact_sheet
-from rapipe.sources import SOURCES, Ask
 
 WRITES = (paths.CORPUS,)
 
@@ -43,12 +44,14 @@ def run(params: Params) -> None:
         corpus.test_fraction,
         params.seed,
     )
-    with whole(paths.CORPUS) as made:
+    with atomic_folder(paths.CORPUS) as made:
         report = compose(parts, rules, made)
         splits = {split: Images.read(made / paths.split(split).name) for split in SPLITS}
         contact_sheet(splits["train"], made / paths.CONTACT_SHEET.name, params.seed)
         write_json(made / paths.CORPUS_CARD.name, card(splits, parts, report, decoding))
-    _prune({part.cache.name for part in parts.values()} | {paths.INDEX.name, paths.STARTS.name})
+    _prune(
+        {part.cache.name for part in parts.values()} | {paths.INDEX.name, paths.INITIAL_CACHE.name}
+    )
     for name, skipped in report.skipped.items():
         if skipped:
             say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
@@ -75,7 +78,7 @@ def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
     parts = {}
     for asked in corpus.sources:
         labelled = asked.role == "task"
-        ask = Ask(asked.path, asked.label, corpus.download, paths.RAW, labelled)
+        ask = SourceRequest(asked.path, asked.label, corpus.download, paths.RAW, labelled)
         source = SOURCES[asked.kind](ask)
         cache = paths.CACHE / key(asked.kind, ask, source, decoding)
         parts[asked.name] = Part(source, asked.role, asked.limit, cache)
@@ -86,7 +89,7 @@ def _prune(kept: set[str]) -> None:
     """Remove decoded images that no source of this corpus uses, unless a process is at it."""
     for folder in [own for own in paths.CACHE.iterdir() if own.name not in kept]:
         if folder.is_dir() and not folder.is_symlink():
-            with alone(lock_of(folder), "", wait=False) as possible:
+            with file_lock(lock_of(folder), "", wait=False) as possible:
                 if possible:
                     shutil.rmtree(folder)
                     lock_of(folder).unlink(missing_ok=True)

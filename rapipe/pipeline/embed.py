@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rapipe import mapped, paths, store
+from rapipe import paths
+from rapipe.config.schema import Params
 from rapipe.device import device
-from rapipe.encoder import Encoder
-from rapipe.params import Params
+from rapipe.encoder.encoder import Encoder
+from rapipe.io import memory_map
 from rapipe.pipeline.inputs import checked, corpus_card, images_of
-from rapipe.pipeline.memory import encoder_fingerprint
+from rapipe.pipeline.provenance import encoder_fingerprint
 from rapipe.progress import track
 from rapipe.records import SPLITS, Embeddings
+from rapipe.retrieval import store
 
 READS = (paths.CORPUS, paths.ENCODER)
 """The memory has a lock of its own."""
@@ -44,4 +46,4 @@ def blocks(encoder: Encoder) -> Iterator[Embeddings]:
                 images.sources[part],
                 np.full(len(ids), split),
             )
-            mapped.release()
+            memory_map.release_pages()

@@ -7,36 +7,31 @@ from typing import Any
 import numpy as np
 
 from rapipe import metrics, paths
-from rapipe.classifier import Classifier
+from rapipe.classifier.classifier import Classifier
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant
 from rapipe.device import device
-from rapipe.encoder import Encoder
+from rapipe.encoder.encoder import Encoder
+from rapipe.encoder.retriever import Retriever
 from rapipe.errors import UserError
-from rapipe.evaluation import attribution, drift, votes
-from rapipe.evaluation.attribution import Blame
-from rapipe.evaluation.lookup import Lookup
-from rapipe.evaluation.noise import Noted, Seen, levels_seen, scores
-from rapipe.evaluation.swaps import Swaps, examine
-from rapipe.files import sha256, whole
-from rapipe.params import Params, Variant
-from rapipe.pipeline.ask import ask_of
-from rapipe.pipeline.inputs import (
-    bank_card,
-    checked,
-    labelled,
-    neighbours_of,
-    write_csv,
-    write_result,
+from rapipe.evaluation.analysis import RetrievalAnalysis
+from rapipe.evaluation.noise_levels import (
+    PredictionsBuilder,
+    predict_levels,
+    scores,
 )
-from rapipe.pipeline.memory import check_encoder
+from rapipe.io.checksums import sha256
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import write_checksummed, write_csv
+from rapipe.pipeline.ask import request_of
+from rapipe.pipeline.inputs import bank_card, checked, labelled
+from rapipe.pipeline.provenance import check_encoder
 from rapipe.records import Embeddings, Images
-from rapipe.retrieved import Bank
+from rapipe.retrieval import votes
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
 WRITES = (paths.EVIDENCE,)
 """This stands for the results beside it too."""
-
-SHOWN = 8
-"""Rows of the memory that the results name, of the most harmful and of the most helpful."""
 
 
 def run(params: Params, variant: Variant) -> None:
@@ -58,16 +53,16 @@ def run(params: Params, variant: Variant) -> None:
     if variant.retrieval != "none":
         remembered = bank_card()
         memory, store = remembered["memory"], remembered["store"]
-        lookup = lookup_of(params, variant, classifier, card, remembered, images)
-        examined = Examination(params, variant, classifier, lookup, images)
+        lookup = retriever_of(params, variant, classifier, card, remembered, images)
+        examined = RetrievalAnalysis(params, variant, classifier, lookup, images)
     edited = bool(lookup) and store != card.get("memory")
     bank = examined.bank if examined else None
-    vote = votes.best(examined.votes) if examined else None
-    noted = Noted(images, lookup.bank if lookup else None, vote)
+    vote = votes.best_vote(examined.votes) if examined else None
+    noted = PredictionsBuilder(images, lookup.bank if lookup else None, vote)
     rows: list[dict[str, Any]] = []
     by_class: list[float | None] = []
     levels = (0.0, *sorted(params.evaluate.noise_std))
-    for seen in levels_seen(classifier, images, levels, lookup, bank, params.seed):
+    for seen in predict_levels(classifier, images, levels, lookup, bank, params.seed):
         noted.add(seen)
         row = {**keys, **scores(seen, images), "bank_size": len(lookup.bank) if lookup else 0}
         rows.append({**row, "memory": memory})
@@ -76,12 +71,12 @@ def run(params: Params, variant: Variant) -> None:
             examined.add(seen, noted)
     seen_sha256 = ""
     if not edited:
-        with whole(paths.EVIDENCE / variant.name) as folder:
+        with atomic_folder(paths.EVIDENCE / variant.name) as folder:
             noted.predictions().write(folder / paths.PREDICTIONS)
             seen_sha256 = sha256(folder / paths.PREDICTIONS)
             if examined and examined.blamed:
-                write_csv(folder / paths.BLAME, examined.blame_rows())
-    write_result(
+                write_csv(folder / paths.INFLUENCE, examined.blame_rows())
+    write_checksummed(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
             "setting": card["setting"],
@@ -97,14 +92,14 @@ def run(params: Params, variant: Variant) -> None:
     )
 
 
-def lookup_of(
+def retriever_of(
     params: Params,
     variant: Variant,
     classifier: Classifier,
     card: dict[str, Any],
     remembered: dict[str, Any],
     images: Images,
-) -> Lookup:
+) -> Retriever:
     """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
     check_encoder(remembered["encoder"], paths.BANK, "prefetch")
     bank = Embeddings.read(checked(paths.BANK))
@@ -122,118 +117,12 @@ def lookup_of(
         )
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
-    return Lookup(
+    return Retriever(
         Encoder.read(checked(paths.ENCODER)).to(device()),
         bank,
         variant.retrieval,
-        ask_of(params),
+        request_of(params),
         len(images.classes),
         paths.QUERIES,
         remembered["encoder"],
     )
-
-
-class Examination:
-    """What a classifier does with what it looks up, gathered level by level.
-
-    Whatever is chosen (votes, rows to prune) is chosen on the validation split.
-    """
-
-    def __init__(
-        self,
-        params: Params,
-        variant: Variant,
-        classifier: Classifier,
-        lookup: Lookup,
-        images: Images,
-    ) -> None:
-        self.params, self.classifier, self.lookup, self.images = params, classifier, lookup, images
-        self.classes = len(images.classes)
-        self.bank = Bank(lookup.bank, self.classes, device())
-        self.blamed: Blame | None = None
-        self.found: dict[str, Any] = {"votes": [], "drift": [], "swaps": []}
-        self.clean: Seen | None = None
-        self._on_validation(variant)
-
-    def _on_validation(self, variant: Variant) -> None:
-        """Choose the votes; leave neighbours out one at a time."""
-        asking = labelled("validation")
-        table, bank = neighbours_of(asking, variant, "validation"), self.lookup.bank
-        ask = not self.lookup.all_known
-        queries = self.lookup.queries(asking, asking.pixels) if ask else None
-        voters = self.lookup.voters(table, queries)
-        self.votes = votes.chosen(*voters, asking.labels, self.classes)
-        pruned, count = np.empty(0, np.int64), min(self.params.evaluate.attributed, len(asking))
-        if count:
-            rng = np.random.default_rng(self.params.seed)
-            some = np.sort(rng.permutation(len(asking))[:count])
-            found = attribution.attribute(
-                self.classifier,
-                asking.pixels[some],
-                asking.labels[some],
-                self.bank,
-                table.indices[some],
-            )
-            self.blamed = attribution.blame(found)
-            share = self.params.retrieval.prune
-            pruned = attribution.worst(self.blamed, share, len(bank), variant.k)
-            rows = self.blame_rows()
-            self.found["attribution"] = {
-                **attribution.summary(found, self.params.seed),
-                "rows": len(rows),
-                "harmful": int((self.blamed.effect < 0).sum()),
-                "pruned": len(pruned),
-                "harm": rows[:SHOWN],
-                "help": rows[: -SHOWN - 1 : -1],
-            }
-        self.swaps = Swaps(
-            self.images,
-            self.lookup,
-            self.classes,
-            self.classifier.spec.attend,
-            self.params.evaluate.poisoned,
-            pruned,
-            self.params.retrieval.strategies,
-        )
-
-    def add(self, seen: Seen, noted: Noted) -> None:
-        """Votes, drift and swaps at one noise level; the clean one comes first."""
-        assert seen.found is not None
-        assert seen.queries is not None
-        assert seen.voters is not None
-        labels, bank = self.images.labels, self.lookup.bank
-        level = {"noise_std": seen.noise_std}
-        for vote in self.votes:
-            counted = vote(*seen.voters, self.classes)
-            own = {"vote": vote.name, "k": vote.k, "validation_top1": vote.validation_top1}
-            self.found["votes"].append({**level, **own, "top1": metrics.top_k(counted, labels, 1)})
-        clean = self.clean = self.clean or seen
-        assert clean.found is not None
-        moved = drift.drift(clean.found, seen.found, seen.queries.vectors, bank, labels)
-        repaired = seen.logits
-        if seen is not clean:
-            repaired = self.classifier.predict(seen.pixels, self.bank, clean.found.indices)
-        top1 = [metrics.top_k(own, labels, 1) for own in (clean.logits, seen.logits, repaired)]
-        self.found["drift"].append({**level, **moved, **drift.split(*top1)})
-        noted.note("repaired", metrics.hits(repaired, labels))
-        if seen.noise_std in self.params.evaluate.swap_std:
-            swapped = examine(self.classifier, seen, self.swaps, self.bank)
-            self.found["swaps"] += swapped.rows
-            for change, distance in zip(swapped.change, swapped.moved, strict=True):
-                noted.note("change", change)
-                noted.note("moved", distance)
-
-    def blame_rows(self) -> list[dict[str, object]]:
-        """The rows of the memory that validation images looked up, the most harmful first."""
-        assert self.blamed is not None
-        bank, classes = self.lookup.bank, bank_card()["classes"]
-        return [
-            {
-                "id": int(bank.ids[row]),
-                "class": classes[bank.labels[row]] if bank.labels[row] >= 0 else "",
-                "source": str(bank.sources[row]),
-                "shown": int(shown),
-                "effect": round(float(effect), 6),
-            }
-            for row, shown, effect in zip(*self.blamed, strict=True)
-        ]

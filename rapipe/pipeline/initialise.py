@@ -11,57 +11,63 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rapipe import checkpoints, paths, weights
-from rapipe.backbones import build
-from rapipe.encoder import Encoder, EncoderSpec
-from rapipe.files import put, sound, whole
-from rapipe.fitting.speed import precision_of
-from rapipe.params import Entry, Params, entry
-from rapipe.pipeline.inputs import checked, fingerprint, read_json, write_csv, write_json
+from rapipe import paths
+from rapipe.config.names import ClassifierName, parse_name
+from rapipe.config.schema import Params
+from rapipe.encoder import checkpoints
+from rapipe.encoder.backbones import build
+from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.io import weights
+from rapipe.io.atomic import atomic_write
+from rapipe.io.checksums import is_intact
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import fingerprint, read_json, write_csv, write_json
+from rapipe.pipeline.initial_weights import SCRATCH
+from rapipe.pipeline.inputs import checked
 from rapipe.pipeline.pretrain import facts_of, pretrained, spec_of
-from rapipe.pipeline.starts import SCRATCH
 from rapipe.progress import say
+from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS, paths.ENCODER)
-WRITES = (paths.START,)
+WRITES = (paths.INITIAL,)
 
 
 def run(params: Params) -> None:
     """Write `data/start/`."""
-    with whole(paths.START) as folder:
+    with atomic_folder(paths.INITIAL) as folder:
         for name, own in wanted(params):
             initialise(params, own, folder / name)
 
 
-def wanted(params: Params) -> Iterator[tuple[str, Entry]]:
+def wanted(params: Params) -> Iterator[tuple[str, ClassifierName]]:
     """Names of the folders, and what each is to hold; a teacher's lies in its student's."""
     for name in params.train.backbones:
-        own = entry(name)
+        own = parse_name(name)
         yield name, own
         if own.distilled:
-            yield f"{name}/{paths.TEACHER}", entry(params.train.distill)
+            yield f"{name}/{paths.TEACHER}", parse_name(params.train.distill)
 
 
-def initialise(params: Params, own: Entry, folder: Path) -> None:
+def initialise(params: Params, own: ClassifierName, folder: Path) -> None:
     """Write what this classifier starts from, and what it alone needs to know."""
     recipe, card = params.train, {}
     if own.start != SCRATCH:
         kept = weights_of(params, own)
         for name in (weights.WEIGHTS, weights.CARD):
-            put(folder / name, (kept / name).read_bytes())
+            atomic_write(folder / name, (kept / name).read_bytes())
         card = read_json(folder / weights.CARD, "initialise")
     facts = {
         "noise_std": recipe.noise_std if own.noisy else 0.0,
         "teacher": recipe.distill if own.distilled else "",
         "temperature": recipe.distill_temperature if own.distilled else 0.0,
     }
-    teacher = facts_of_start(params, entry(recipe.distill)) if own.distilled else {}
-    noisy = own.distilled and entry(recipe.distill).noisy and recipe.noise_std
+    teacher = facts_of_start(params, parse_name(recipe.distill)) if own.distilled else {}
+    noisy = own.distilled and parse_name(recipe.distill).noisy and recipe.noise_std
     key = fingerprint([card.get("spec"), card.get("hash"), facts, teacher, noisy])
     write_json(folder / weights.CARD, {**card, **facts, "key": key})
 
 
-def facts_of_start(params: Params, own: Entry) -> dict[str, Any]:
+def facts_of_start(params: Params, own: ClassifierName) -> dict[str, Any]:
     """All that decides the weights; nothing for those from scratch."""
     if own.start == SCRATCH:
         return {}
@@ -76,18 +82,18 @@ def facts_of_start(params: Params, own: Entry) -> dict[str, Any]:
     return {"spec": asdict(spec), "init": params.train.init, "sha256": found}
 
 
-def spec_of_start(params: Params, own: Entry) -> EncoderSpec:
+def spec_of_start(params: Params, own: ClassifierName) -> EncoderSpec:
     """What network it is."""
     return spec_of(params, own.network, params.train.width, params.train.stem)
 
 
-def weights_of(params: Params, own: Entry) -> Path:
+def weights_of(params: Params, own: ClassifierName) -> Path:
     """A folder with the weights: made before, those of the encoder, or made now."""
     facts = facts_of_start(params, own)
-    folder = paths.STARTS / fingerprint(facts)
-    if not sound(folder):
+    folder = paths.INITIAL_CACHE / fingerprint(facts)
+    if not is_intact(folder):
         make = write_elsewhere if own.start == "elsewhere" else write_here
-        with whole(folder) as part:
+        with atomic_folder(folder) as part:
             make(params, spec_of_start(params, own), part)
     return folder
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rapipe import files, paths
+from rapipe import paths
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant
+from rapipe.corpus.labels import visible_label_mask
 from rapipe.errors import UserError
-from rapipe.labels import known
-from rapipe.params import Params, Variant
+from rapipe.io.checksums import verify_checksums
+from rapipe.io.tables import parse_checksummed, read_json
 from rapipe.records import Ids, Images, Neighbours, Pixels
 
 
 def labelled(split: str) -> Images:
     """The labelled images of a split: those that classifiers learn from or are tested on."""
-    return asking(split, unlabelled=False)
+    return query_images(split, unlabelled=False)
 
 
 def images_of(split: str) -> Images:
@@ -30,7 +27,7 @@ def images_of(split: str) -> Images:
     return Images.read(checked(paths.split(split)))
 
 
-def asking(split: str, unlabelled: bool) -> Images:
+def query_images(split: str, unlabelled: bool) -> Images:
     """The images of a split that look up neighbours: the labelled ones.
 
     Args:
@@ -46,9 +43,9 @@ def asking(split: str, unlabelled: bool) -> Images:
     return images if asks.all() else images.take(np.flatnonzero(asks))
 
 
-def withheld(train: Images, params: Params) -> Ids:
+def hidden_label_ids(train: Images, params: Params) -> Ids:
     """Ids of the training images whose labels `train.label_fraction` keeps from everyone."""
-    kept = known(train.ids, train.labels, params.train.label_fraction, params.seed)
+    kept = visible_label_mask(train.ids, train.labels, params.train.label_fraction, params.seed)
     return train.ids[(train.labels >= 0) & ~kept]
 
 
@@ -60,7 +57,7 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
     """
     table = Neighbours.read(checked(paths.table(variant.retrieval, split)))
     if split == "train" and len(table.query_ids) > len(images):
-        every = asking(split, unlabelled=True)
+        every = query_images(split, unlabelled=True)
         if np.array_equal(every.ids, table.query_ids):
             table = table.take(np.flatnonzero(every.labels >= 0))
     if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
@@ -107,7 +104,7 @@ def checked(path: Path) -> Path:
     Raises:
         UserError: it is missing or not what was written; names the file and the stage.
     """
-    files.check(path, paths.maker(path))
+    verify_checksums(path, paths.maker(path))
     return path
 
 
@@ -118,74 +115,4 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def read_result(path: Path) -> dict[str, Any]:
     """What `write_result` wrote; `UserError` names the stage if it is missing or damaged."""
-    return read_json(path, paths.maker(path), files.unsealed)
-
-
-def read_json(
-    path: Path, stage: str, parse: Callable[[str], dict[str, Any]] = json.loads
-) -> dict[str, Any]:
-    """A JSON object; `UserError` names the stage that makes it if it is missing or damaged."""
-    try:
-        found = parse(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run rapipe {stage}, or dvc repro") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): run rapipe {stage}, or dvc repro") from error
-    return found
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all; `UserError` if a number in it is not finite."""
-    _check_finite(path, content)
-    files.put(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_result(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that stands alone, with the hash of its content."""
-    _check_finite(path, content)
-    files.put(path, files.sealed(content).encode())
-
-
-def write_csv(
-    path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
-) -> None:
-    """Write rows with the same keys, floats to 6 digits, whole or not at all; None is empty.
-
-    Args:
-        columns: the keys, where there may be no row; without either the file is empty.
-
-    Raises:
-        UserError: a number is not finite.
-    """
-    _check_finite(path, rows)
-    text = io.StringIO(newline="")
-    names = columns or (list(rows[0]) if rows else ())
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    if names:
-        writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    files.put(path, text.getvalue().encode())
-
-
-def _check_finite(path: Path, content: object, at: str = "") -> None:
-    """Raise `UserError` if a number in JSON-able content is not finite: no result is worth it."""
-    if isinstance(content, float) and not math.isfinite(content):
-        raise UserError(
-            f"{path} is not written, since{at} is {content}: an image, a label or a weight that "
-            "this was computed from is no use; look at what the stages before it made, and run "
-            "them again"
-        )
-    if isinstance(content, Mapping):
-        for name, own in content.items():
-            _check_finite(path, own, f"{at} {name}")
-    elif isinstance(content, list | tuple):
-        for place, own in enumerate(content):
-            _check_finite(path, own, f"{at} {place}")
-
-
-def fingerprint(facts: object) -> str:
-    """Sixteen hexadecimal digits of a hash of JSON-able facts."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return read_json(path, paths.maker(path), parse_checksummed)

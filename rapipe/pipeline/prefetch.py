@@ -9,28 +9,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rapipe import mapped, paths
-from rapipe.bank import bank_of
+from rapipe import paths
+from rapipe.config.schema import Params
 from rapipe.device import device
-from rapipe.encoder import Encoder
+from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.files import part_of, whole
-from rapipe.neighbours import STRATEGIES
-from rapipe.params import Params
-from rapipe.pipeline.ask import ask_of
-from rapipe.pipeline.inputs import asking, checked, images_of, withheld, write_json
-from rapipe.pipeline.memory import check_encoder, told
+from rapipe.io import memory_map
+from rapipe.io.atomic import part_path
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import write_json
+from rapipe.pipeline.ask import request_of
+from rapipe.pipeline.inputs import checked, hidden_label_ids, images_of, query_images
+from rapipe.pipeline.provenance import check_encoder, describe_search
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Embeddings, Ids, Images, Vectors
-from rapipe.search import Keys
-from rapipe.store import Rows, Store
+from rapipe.retrieval.bank import bank_of
+from rapipe.retrieval.search import KeyedVectors
+from rapipe.retrieval.store import Rows, Store
+from rapipe.retrieval.strategies import STRATEGIES
 
 READS = (paths.CORPUS, paths.ENCODER)
 WRITES = (paths.NEIGHBOURS,)
 
 BLOCK = 8192
 """Vectors gathered at once."""
-PART = part_of(paths.NEIGHBOURS)
+PART = part_path(paths.NEIGHBOURS)
 ALL, ASKING = "all.npy", "asking.npy"
 """Vectors of the whole store, and of the images that ask; gone when the stage ends."""
 
@@ -46,7 +49,7 @@ def run(params: Params) -> None:
             f"{paths.STORE} was embedded from a corpus with other classes than {paths.CORPUS}: "
             "run rapipe embed, or dvc repro"
         )
-    with whole(paths.NEIGHBOURS):
+    with atomic_folder(paths.NEIGHBOURS):
         write(store, splits, params)
 
 
@@ -55,18 +58,18 @@ def write(store: Store, splits: dict[str, Images], params: Params) -> None:
     vectors, rows = store.vectors(PART / ALL), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
-    write_bank(store, order, vectors, held_out, withheld(splits["train"], params), params)
+    write_bank(store, order, vectors, held_out, hidden_label_ids(splits["train"], params), params)
     bank = Embeddings.read(at(paths.BANK))
     cards: dict[str, dict[str, Any]] = {own: {} for own in params.retrieval.strategies}
     for split in splits:
-        queries = queries_of(asking(split, bool(params.train.distill)), rows, order, vectors)
+        queries = queries_of(query_images(split, bool(params.train.distill)), rows, order, vectors)
         for strategy, card in cards.items():
-            found = STRATEGIES[strategy](queries, bank, ask_of(params))
+            found = STRATEGIES[strategy](queries, bank, request_of(params))
             found.check_against(bank.ids)
             found.write(at(paths.table(strategy, split)))
             card[split] = {"queries": len(queries.ids), **found.found_by}
             if found.found_by:
-                say(f"{strategy} of {split}: {told(found.found_by, params.retrieval.k)}")
+                say(f"{strategy} of {split}: {describe_search(found.found_by, params.retrieval.k)}")
     for strategy, card in cards.items():
         write_json(at(paths.table_card(strategy)), {"k": params.retrieval.k, **card})
     for scratch in (ALL, ASKING):
@@ -97,7 +100,7 @@ def write_bank(
     bank = rows.take(chosen)
     labels = np.where(np.isin(bank.ids, unknown), UNLABELLED, bank.labels)
     Embeddings(
-        bank.ids, mapped.gathered(vectors, order[chosen]), labels, bank.sources, bank.splits
+        bank.ids, memory_map.lazy_rows(vectors, order[chosen]), labels, bank.sources, bank.splits
     ).write(at(paths.BANK))
     manifest = store.manifest
     names = [tag for tag, own in store.history.tags().items() if own == manifest.version]
@@ -114,7 +117,9 @@ def write_bank(
     )
 
 
-def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors: Vectors) -> Keys:
+def queries_of(
+    images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors: Vectors
+) -> KeyedVectors:
     """Ids and vectors of the images; those that the store lacks are embedded now.
 
     The corpus says who asks: an image that was removed from the memory still learns.
@@ -124,7 +129,7 @@ def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors
     row = order[place]
     missing = np.flatnonzero(rows.ids[row] != ids)
     if not len(missing):
-        return Keys(ids, mapped.gathered(vectors, row))
+        return KeyedVectors(ids, memory_map.lazy_rows(vectors, row))
     say(f"embedding {len(missing):,} images that ask but are not in the memory")
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
 
@@ -138,5 +143,5 @@ def queries_of(images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors
             yield block
 
     path = PART / ASKING
-    mapped.write_array(path, (len(row), vectors.shape[1]), blocks())
-    return Keys(ids, mapped.array(path))
+    memory_map.write_array(path, (len(row), vectors.shape[1]), blocks())
+    return KeyedVectors(ids, memory_map.map_array(path))

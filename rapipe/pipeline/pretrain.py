@@ -11,29 +11,26 @@ import numpy as np
 import torch
 
 from rapipe import paths
-from rapipe.backbones import build
+from rapipe.batches.transforms import VIEWS, Normalise
+from rapipe.config.schema import Params
 from rapipe.device import device
-from rapipe.encoder import Encoder, EncoderSpec
+from rapipe.encoder.backbones import build
+from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.encoder.scores import describe, knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.errors import UserError
-from rapipe.evaluation.features import describe, knn_accuracy, linear_accuracy, raw_pixels
-from rapipe.files import whole
-from rapipe.fitting.base import History, Row, Schedule, fit
-from rapipe.fitting.pretraining import Pretraining
-from rapipe.fitting.speed import compile_network, precision_of
-from rapipe.objectives import OBJECTIVES, Recipe
-from rapipe.params import Params
-from rapipe.pipeline.checks import check_memory
-from rapipe.pipeline.inputs import (
-    corpus_card,
-    fingerprint,
-    images_of,
-    labelled,
-    write_csv,
-    write_json,
-)
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import fingerprint, write_csv, write_json
+from rapipe.pipeline.inputs import corpus_card, images_of, labelled
+from rapipe.pipeline.running.check_names import check_memory
+from rapipe.pretraining.module import PretrainingModule
+from rapipe.pretraining.objectives import OBJECTIVES, Recipe
 from rapipe.progress import say
 from rapipe.records import Images
-from rapipe.views import VIEWS, Normalise
+from rapipe.training.callbacks import History, Row
+from rapipe.training.compilation import compile_network
+from rapipe.training.loop import fit
+from rapipe.training.module import Schedule
+from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS,)
 WRITES = (paths.ENCODER, paths.PRETRAINING)
@@ -47,9 +44,9 @@ def run(params: Params) -> None:
     check_memory(params)
     recipe = params.pretrain
     made = pretrained(params, spec_of(params, recipe.encoder, recipe.width, recipe.stem))
-    with whole(paths.ENCODER) as folder:
+    with atomic_folder(paths.ENCODER) as folder:
         made.encoder.write(folder, {**made.facts, "scores": made.scores})
-    with whole(paths.PRETRAINING) as folder:
+    with atomic_folder(paths.PRETRAINING) as folder:
         write_csv(folder / "history.csv", made.history)
         write_json(folder / "scores.json", {**made.history[-1], **made.scores})
     made.done()
@@ -110,7 +107,7 @@ def pretrained(params: Params, spec: EncoderSpec) -> Pretrained:
     backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
     backbone.load_state_dict(encoder.backbone.state_dict())
 
-    def measure(module: Pretraining) -> Row:
+    def measure(module: PretrainingModule) -> Row:
         online = Encoder(spec)
         online.backbone.load_state_dict(module.network.encoder.state_dict())
         row = scores(online.to(device()), train, validation)
@@ -125,7 +122,7 @@ def pretrained(params: Params, spec: EncoderSpec) -> Pretrained:
     )
     if objective.caution:
         say(f"{recipe.objective}: {objective.caution}")
-    module = Pretraining(
+    module = PretrainingModule(
         objective,
         VIEWS[recipe.views](spec.image_size),
         Normalise(spec.mean, spec.std),

@@ -12,11 +12,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rapipe import files, paths
+from rapipe import paths
+from rapipe.config.schema import Params, TrainParams
+from rapipe.config.variants import Variant, variants
+from rapipe.evaluation import evidence
+from rapipe.evaluation.comparisons import claims
+from rapipe.evaluation.evidence import CONTROL, Evidence, level_words
 from rapipe.evaluation.statistics import Interval
-from rapipe.params import Params, TrainParams, Variant, variants
-from rapipe.pipeline import claims, efficiency, evidence, swapped, trust
-from rapipe.pipeline.evidence import CONTROL, Evidence, level_words
+from rapipe.io.atomic import atomic_write
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import write_csv, write_json
 from rapipe.pipeline.inputs import (
     bank_card,
     checked,
@@ -26,14 +31,25 @@ from rapipe.pipeline.inputs import (
     pictures,
     read_card,
     read_result,
-    write_csv,
-    write_json,
 )
-from rapipe.pipeline.memory import told
+from rapipe.pipeline.provenance import describe_search
 from rapipe.pipeline.results import rows, runs
 from rapipe.records import Embeddings, Neighbours
-from rapipe.report import curves, style, tables
+from rapipe.report import counterfactuals, curves, learning_curves, style, tables, trust
 from rapipe.report import pictures as shown
+from rapipe.report.claims import (
+    accuracy_over_noise,
+    baseline_lines,
+    best_baseline,
+    claim_rows,
+    claims_table,
+    clean_intervals,
+    differences_over_noise,
+    findings,
+    four_cells,
+    lookalikes_table,
+    vote_baselines,
+)
 from rapipe.report.page import page
 from rapipe.report.sections import SECTIONS
 from rapipe.report.style import Condition, condition_of
@@ -64,21 +80,21 @@ def run(params: Params) -> None:
     for v, history in histories.items():
         by_strategy[v.backbone, v.retrieval].append(history)
     pretraining = read_history(checked(paths.PRETRAINING / "history.csv"))
-    seen = evidence.read(params)
-    made, swaps = claims.claims(seen), swapped.swap_rows(seen)
-    floors = claims.floor_lines(seen)
+    seen = evidence.read_evidence(params)
+    made, swaps = claims(seen), counterfactuals.swap_rows(seen)
+    floors = baseline_lines(seen)
     contents: dict[str, str | bytes] = {
         "setting": setting(params, pretraining[-1]),
-        "short": claims.in_short(seen, made),
+        "short": findings(seen, made),
         "corpus": checked(paths.CONTACT_SHEET).read_bytes(),
         "table": tables.table(present(params, found), intervals(params, seen), floors),
-        "claims": claims.claims_table(made),
-        "efficiency": efficiency.table(by_strategy, params.seed),
+        "claims": claims_table(made),
+        "efficiency": learning_curves.table(by_strategy, params.seed),
         "trust": trust.trust_table(seen),
         "leakage": trust.leakage_words(seen),
-        "without": claims.lookalikes_table(seen),
+        "without": lookalikes_table(seen),
         "edits": edits(params),
-        **swapped.tables_of(seen, swaps),
+        **counterfactuals.tables_of(seen, swaps),
     }
     drawn = {
         name: style.png(figure)
@@ -92,19 +108,19 @@ def run(params: Params) -> None:
 
     write_csv(paths.TABLE, found)
     write_csv(paths.CURVES, curves_of(histories))
-    write_csv(paths.CLAIMS, claims.claim_rows(made))
+    write_csv(paths.CLAIMS, claim_rows(made))
     write_csv(paths.SWAPS, swaps)
     write_json(paths.METRICS, summary(found, pretraining[-1], floors))
-    with files.whole(paths.FIGURES) as folder:
+    with atomic_folder(paths.FIGURES) as folder:
         for name, data in drawn.items():
-            files.put(folder / f"{name}.png", data)
-    files.put(paths.PAGE, page("What is looking things up worth?", sections).encode())
+            atomic_write(folder / f"{name}.png", data)
+    atomic_write(paths.PAGE, page("What is looking things up worth?", sections).encode())
 
 
 def figures(
     params: Params,
     found: list[dict[str, Any]],
-    histories: efficiency.Histories,
+    histories: learning_curves.Histories,
     pretraining: list[dict[str, float]],
     seen: Evidence,
     swaps: list[dict[str, Any]],
@@ -116,12 +132,12 @@ def figures(
     train, test = (images_of(name) for name in ("train", "test"))
     yield "steps", curves.accuracy_curves(histories, "step")
     yield "epochs", curves.accuracy_curves(histories, "epoch")
-    yield "noise", claims.accuracy_over_noise(seen)
-    yield "differences", claims.differences_over_noise(seen)
-    yield "cells", claims.four_cells(seen)
+    yield "noise", accuracy_over_noise(seen)
+    yield "differences", differences_over_noise(seen)
+    yield "cells", four_cells(seen)
     yield "k", curves.ablation_curves(found, "k")
     yield "bank", curves.ablation_curves(found, "bank_size")
-    yield from swapped.figures(seen, swaps, train)
+    yield from counterfactuals.figures(seen, swaps, train)
     yield "reliability", trust.reliability_figure(seen)
     yield "risk", trust.risk_figure(seen)
     yield "likeness", trust.leakage_figure(seen)
@@ -152,7 +168,7 @@ def edits(params: Params) -> str:
     ]
     memories = {row["memory"] for row in shown}
     floors = {
-        run["rows"][0]["memory"]: claims.best_floor(claims.floors_of(run))
+        run["rows"][0]["memory"]: best_baseline(vote_baselines(run))
         for run in runs(params)
         if run["rows"][0]["retrieval"] not in ("none", CONTROL)
         and run["rows"][0]["memory"] in memories
@@ -191,12 +207,12 @@ def present(params: Params, found: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def intervals(params: Params, seen: Evidence) -> dict[Condition, Interval]:
     """Of clean accuracy, for the present conditions."""
-    spans = claims.clean_intervals(seen)
+    spans = clean_intervals(seen)
     return {condition(v): spans[v.backbone, v.retrieval] for v in variants(params)}
 
 
 def summary(
-    found: list[dict[str, Any]], pretraining: dict[str, float], floors: list[tables.Floor]
+    found: list[dict[str, Any]], pretraining: dict[str, float], floors: list[tables.VoteBaseline]
 ) -> dict[str, Any]:
     """Means over seeds, nested for `dvc metrics`: backbone, condition, noise level; and floors."""
     nested: dict[str, Any] = {"pretraining": pretraining}
@@ -268,7 +284,7 @@ PLAIN = {
 def found_by(params: Params) -> str:
     """How the neighbours of the test split were found, each way once, and with what recall."""
     searched = [
-        told(facts, params.retrieval.k)
+        describe_search(facts, params.retrieval.k)
         for strategy in params.retrieval.strategies
         if "recall" in (facts := read_card(paths.table_card(strategy))["test"])
     ]

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rapipe import paths
+from rapipe.config.schema import Params
+from rapipe.config.variants import variants
 from rapipe.errors import UserError
-from rapipe.files import NoSeal
-from rapipe.params import Params, variants
+from rapipe.io.tables import NoChecksum
 from rapipe.pipeline.inputs import read_card, read_result
 
 KEYS = (
@@ -80,7 +81,7 @@ def _run(path: Path) -> dict[str, Any] | None:
     try:
         return read_result(path)
     except UserError as error:
-        if isinstance(error.__cause__, NoSeal):
+        if isinstance(error.__cause__, NoChecksum):
             return None
         raise
 

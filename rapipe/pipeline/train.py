@@ -14,42 +14,47 @@ import torch
 from torch import nn
 
 from rapipe import metrics, paths
-from rapipe.classifier import Classifier, ClassifierSpec
+from rapipe.batches.transforms import VIEWS, RandomGaussianNoise
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.module import ClassifierModule
+from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.config.names import ClassifierName
+from rapipe.config.schema import Params, TrainParams
+from rapipe.config.variants import Variant
+from rapipe.corpus.labels import visible_label_mask
 from rapipe.device import device
-from rapipe.encoder import EncoderSpec
-from rapipe.files import sound, whole
-from rapipe.fitting.base import Best, History, Row, Schedule, fit
-from rapipe.fitting.loggers import loggers
-from rapipe.fitting.speed import compile_network, precision_of
-from rapipe.fitting.training import Training
-from rapipe.fitting.tricks import Tricks
-from rapipe.labels import known
-from rapipe.params import Entry, Params, TrainParams, Variant
+from rapipe.encoder.encoder import EncoderSpec
+from rapipe.io.checksums import is_intact
+from rapipe.io.folders import atomic_folder
+from rapipe.io.tables import fingerprint, write_csv
+from rapipe.pipeline.initial_weights import InitialWeights
 from rapipe.pipeline.inputs import (
-    asking,
     bank_card,
     check_labels,
     checked,
     corpus_card,
-    fingerprint,
     labelled,
     neighbours_of,
-    write_csv,
+    query_images,
 )
-from rapipe.pipeline.starts import Start
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
-from rapipe.retrieved import Bank
-from rapipe.views import VIEWS, SomeNoise
+from rapipe.training.callbacks import BestEpoch, History, Row
+from rapipe.training.compilation import compile_network
+from rapipe.training.loggers import loggers
+from rapipe.training.loop import fit
+from rapipe.training.module import Schedule
+from rapipe.training.precision import precision_of
+from rapipe.training.recipe import Tricks
 
-READS = (paths.CORPUS, paths.NEIGHBOURS, paths.START)
+READS = (paths.CORPUS, paths.NEIGHBOURS, paths.INITIAL)
 WRITES = (paths.MODELS,)
 
 
 def run(params: Params, variant: Variant) -> None:
     """Write `data/models/<variant>/`: weights, card and history."""
-    start = Start.of(variant)
-    material = Material.of(params, variant, bool(start.teacher))
+    start = InitialWeights.of(variant)
+    material = TrainingData.of(params, variant, bool(start.teacher))
     facts = facts_of(params, variant, material, start)
     place = paths.CHECKPOINTS / f"{variant.name}-teacher-{fingerprint(facts)}"
     if start.teacher:
@@ -58,7 +63,7 @@ def run(params: Params, variant: Variant) -> None:
         made = trained(params, variant, material, start, facts, soft)
     else:
         made = trained(params, variant, material.labelled(), start, facts)
-    with whole(paths.MODELS / variant.name) as folder:
+    with atomic_folder(paths.MODELS / variant.name) as folder:
         made.classifier.write(folder, made.facts)
         write_csv(folder / "history.csv", [known_only(row) for row in made.history])
     for finished in (made.checkpoints, place):
@@ -72,7 +77,7 @@ def known_only(row: Row) -> dict[str, float | None]:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a classifier learns from, and is measured on while it does."""
 
     train: Images
@@ -81,27 +86,27 @@ class Material:
     tables: dict[str, Neighbours]
     """By split; empty without retrieval."""
     memory: Embeddings | None
-    bank: Bank | None
+    bank: DeviceBank | None
     known: np.ndarray
     """Which training images' labels are known; those of the others are -1."""
 
     @classmethod
-    def of(cls, params: Params, variant: Variant, unlabelled: bool) -> Material:
+    def of(cls, params: Params, variant: Variant, unlabelled: bool) -> TrainingData:
         """What is on the disk for this variant, with or without unlabelled training images."""
-        splits = {"train": asking("train", unlabelled)}
+        splits = {"train": query_images("train", unlabelled)}
         splits.update({name: labelled(name) for name in ("validation", "test")})
         tables, memory, bank = {}, None, None
         if variant.retrieval != "none":
             check_labels(params)
             memory = Embeddings.read(checked(paths.BANK))
-            bank = Bank(memory, len(corpus_card()["classes"]), device())
+            bank = DeviceBank(memory, len(corpus_card()["classes"]), device())
             tables = {name: neighbours_of(own, variant, name) for name, own in splits.items()}
         train = splits["train"]
-        kept = known(train.ids, train.labels, params.train.label_fraction, params.seed)
+        kept = visible_label_mask(train.ids, train.labels, params.train.label_fraction, params.seed)
         splits["train"] = replace(train, labels=np.where(kept, train.labels, UNLABELLED))
         return cls(**splits, tables=tables, memory=memory, bank=bank, known=kept)
 
-    def labelled(self) -> Material:
+    def labelled(self) -> TrainingData:
         """The same, of the training images whose labels are known."""
         if self.known.all():
             return self
@@ -119,7 +124,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A classifier with the weights of its best epoch, and how it got them."""
 
     classifier: Classifier
@@ -132,11 +137,11 @@ class Trained:
 def trained(
     params: Params,
     variant: Variant,
-    material: Material,
-    start: Start,
+    material: TrainingData,
+    start: InitialWeights,
     facts: dict[str, Any],
     soft: np.ndarray | None = None,
-) -> Trained:
+) -> TrainedClassifier:
     """Train one classifier; resumes where it was interrupted.
 
     Args:
@@ -150,9 +155,9 @@ def trained(
     start.fill(classifier.backbone, spec_of_start(classifier.spec))
     augment = VIEWS[recipe.augment](params.corpus.image_size)
     if start.noise_std:
-        augment = nn.Sequential(augment, SomeNoise(start.noise_std))
+        augment = nn.Sequential(augment, RandomGaussianNoise(start.noise_std))
     tricks = tricks_of(params)
-    module = Training(
+    module = ClassifierModule(
         classifier,
         augment,
         material.train,
@@ -168,7 +173,7 @@ def trained(
     if recipe.compile:
         compile_network(module, facts["precision"])
 
-    def measure(module: Training) -> Row:
+    def measure(module: ClassifierModule) -> Row:
         return {
             "train_top1": module.take("correct"),  # nan where no image of the steps has a label
             "validation_top1": accuracy(classifier, material, "validation", recipe.compile),
@@ -176,7 +181,7 @@ def trained(
         }
 
     history = History(measure, recipe.probe_every, recipe.measure_every)
-    best = Best(classifier, history, "validation_top1")
+    best = BestEpoch(classifier, history, "validation_top1")
     unique = f"{variant.name}-{fingerprint(facts)}"
     checkpoints = paths.CHECKPOINTS / unique
     found = fit(
@@ -199,10 +204,10 @@ def trained(
         "validation_top1": row["validation_top1"],
         "found": found,
     }
-    return Trained(classifier.cpu(), facts, history.rows, checkpoints)
+    return TrainedClassifier(classifier.cpu(), facts, history.rows, checkpoints)
 
 
-def accuracy(classifier: Classifier, material: Material, split: str, compiled: bool) -> float:
+def accuracy(classifier: Classifier, material: TrainingData, split: str, compiled: bool) -> float:
     """Top-1 accuracy (0 to 1) of a split, with its neighbours."""
     images: Images = getattr(material, split)
     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
@@ -213,17 +218,17 @@ def accuracy(classifier: Classifier, material: Material, split: str, compiled: b
 def teacher_of(
     params: Params,
     variant: Variant,
-    material: Material,
-    start: Start,
+    material: TrainingData,
+    start: InitialWeights,
     place: Path,
     facts: dict[str, Any],
 ) -> Classifier:
     """The student's teacher, trained on the known labels; kept in `place` until all is done."""
-    if not sound(place):
+    if not is_intact(place):
         say("training the teacher")
         role = {**facts, "role": "teacher"}
         made = trained(params, variant, material.labelled(), start, role)
-        with whole(place) as part:
+        with atomic_folder(place) as part:
             made.classifier.write(part, made.facts)
         shutil.rmtree(made.checkpoints)
     classifier, card = Classifier.read(place)
@@ -238,7 +243,7 @@ def spec_of_start(spec: ClassifierSpec) -> dict[str, Any]:
 
 
 def spec_of(
-    params: Params, variant: Variant, own: Entry, memory: Embeddings | None
+    params: Params, variant: Variant, own: ClassifierName, memory: Embeddings | None
 ) -> ClassifierSpec:
     """What is needed to build the network."""
     card = corpus_card()
@@ -265,7 +270,9 @@ def tricks_of(params: Params) -> Tricks:
     return Tricks(**{field.name: getattr(params.train, field.name) for field in fields(Tricks)})
 
 
-def facts_of(params: Params, variant: Variant, material: Material, start: Start) -> dict[str, Any]:
+def facts_of(
+    params: Params, variant: Variant, material: TrainingData, start: InitialWeights
+) -> dict[str, Any]:
     """All that decides the weights."""
     remembered = bank_card() if material.memory else None
     precision = precision_of(params.train.precision, paths.PRECISION)
@@ -288,7 +295,11 @@ NO_MATTER = ("backbones", "seeds", "probe_every", "compile", "loggers")
 
 
 def setting(
-    params: Params, variant: Variant, start: Start, memory: dict[str, Any] | None, precision: str
+    params: Params,
+    variant: Variant,
+    start: InitialWeights,
+    memory: dict[str, Any] | None,
+    precision: str,
 ) -> str:
     """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
     names = [own.name for own in fields(TrainParams) if own.name not in (*ELSEWHERE, *NO_MATTER)]

@@ -1,1 +1,1 @@
-"""Figures, tables and the page of the report, from rows of results."""
+"""Figures, tables and words of the page."""

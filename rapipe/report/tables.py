@@ -15,7 +15,7 @@ NOTHING = "&ndash;"
 Interval = tuple[float, float]
 
 
-class Floor(NamedTuple):
+class VoteBaseline(NamedTuple):
     """A vote of neighbours, which needed no training."""
 
     retrieval: str
@@ -28,7 +28,7 @@ class Floor(NamedTuple):
 
 
 def table(
-    rows: Sequence[Row], intervals: Mapping[Condition, Interval], floors: Sequence[Floor]
+    rows: Sequence[Row], intervals: Mapping[Condition, Interval], floors: Sequence[VoteBaseline]
 ) -> str:
     """HTML: a line a floor, then a line a condition, accuracy in percent, mean over seeds.
 
@@ -69,7 +69,7 @@ def table(
     return table_of(heads, lines)
 
 
-def edits_table(rows: Sequence[Row], floors: Mapping[str, Floor]) -> str:
+def edits_table(rows: Sequence[Row], floors: Mapping[str, VoteBaseline]) -> str:
     """HTML: the best vote of each memory, then a line a (classifier, retrieval, memory).
 
     Larger memories come first.

@@ -1,0 +1,1 @@
+"""Images from any source, as squares with ids and splits."""

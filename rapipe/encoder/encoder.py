@@ -1,0 +1,99 @@
+"""A frozen backbone and its preprocessing: pixels -> unit vectors.
+
+Letters: N images, D embedding (the backbone's penultimate features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rapipe.batches.loader import ArrayField, BatchLoader, pad_rows
+from rapipe.batches.transforms import Normalise, to_float
+from rapipe.encoder.backbones import Backbone, build
+from rapipe.errors import UserError
+from rapipe.io import weights
+from rapipe.progress import track
+from rapipe.records import Pixels, Vectors
+
+CHUNK = 512
+"""Images at once; a multiple of `feed.EVEN`."""
+SHORTEST = 1e-12
+"""Features below it torch does not bring to unit length."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What is needed to build the network again, and to prepare its input."""
+
+    backbone: str
+    width: int
+    stem: str
+    image_size: int
+    mean: tuple[float, float, float]
+    """Mean of each channel over the training images, on [0, 1]."""
+    std: tuple[float, float, float]
+
+
+class Encoder(nn.Module):
+    """Frozen: always in evaluation mode, in float32, without gradients."""
+
+    def __init__(self, spec: EncoderSpec, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone or build(spec.backbone, spec.width, spec.stem, spec.image_size)
+        self.normalise = Normalise(spec.mean, spec.std)
+        self.requires_grad_(False).eval()
+
+    @property
+    def features(self) -> int:
+        """D, the length of its vectors."""
+        return self.backbone.features
+
+    def train(self, mode: bool = True) -> Encoder:
+        """A frozen encoder stays in evaluation mode, so its BatchNorm never moves."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def embed(self, pixels: Pixels, what: str = "") -> Vectors:
+        """Unit vectors (N, D) of images (N, H, W, 3); shows progress if `what` names it.
+
+        That of an image does not depend on which others there are, nor on how many.
+
+        Raises:
+            UserError: a feature or its length is not finite, or an image has no features at all.
+        """
+        device = self.normalise.scale.device
+        feed = BatchLoader(device, ArrayField(pixels, device, stay=False))
+        batches = feed.batches(pad_rows(len(pixels)), CHUNK)
+        if what:
+            batches = iter(track(batches, what, -(-len(pixels) // CHUNK)))
+        chunks = [self.backbone(self.normalise(to_float(images))).float() for (images,) in batches]
+        features = torch.cat(chunks)[: len(pixels)].cpu()
+        lengths = features.norm(dim=1)
+        if not torch.isfinite(lengths).all():  # of huge features the length alone is not
+            raise UserError(
+                "the encoder gave features that are not finite: lower pretrain.learning_rate, "
+                "and run rapipe pretrain again"
+            )
+        if (lengths < SHORTEST).any():
+            raise UserError("the encoder gave an image no features at all: it has collapsed")
+        return np.asarray(F.normalize(features, dim=1).numpy())
+
+    def write(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Write the weights, and a card with the spec and facts about the training."""
+        weights.write(folder, self.backbone, self.spec, facts)
+
+    @classmethod
+    def read(cls, folder: Path) -> Encoder:
+        """Load what `write` wrote; `UserError` if it is missing, damaged or mixed up."""
+        card = weights.read_card(folder, "pretrain")
+        encoder = cls(EncoderSpec(**card["spec"]))
+        weights.fill(encoder.backbone, folder, card, "pretrain")
+        return encoder

@@ -1,0 +1,82 @@
+"""How good are an encoder's features, before any classifier has been trained on them?
+
+Letters: Q queries, K neighbours, N bank rows, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from rapipe import metrics
+from rapipe.records import Images, Vectors
+from rapipe.retrieval import votes
+from rapipe.retrieval.search import KeyedVectors, search
+
+K = 20
+TEMPERATURE = 0.1
+SPECTRUM_ROWS = 2048
+"""Rows from which the effective rank is computed."""
+LINEAR_ROWS = 50_000
+"""Training images that a linear classifier of features learns from, at most."""
+LINEAR_STEPS = 300
+
+
+def knn_accuracy(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> float:
+    """Top-1 accuracy (0 to 1) of a vote of the K nearest training images.
+
+    Training images with the pixels of a query are left out.
+    """
+    k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
+    found = search(query_vectors, KeyedVectors(train.ids, train_vectors), k, queries.ids)
+    weights = votes.softmax(found.similarities, TEMPERATURE)
+    counted = votes.count_votes(train.labels[found.indices], weights, len(train.classes))
+    return metrics.top_k(counted, queries.labels, 1)
+
+
+def linear_accuracy(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> float:
+    """Top-1 accuracy (0 to 1) of a linear classifier of frozen features: multinomial regression.
+
+    On standardised features, with scikit-learn's L2 penalty as it comes (C = 1). Of many
+    training images, LINEAR_ROWS are drawn.
+
+    Source: Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # seconds: only for those who use it
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:LINEAR_ROWS])
+    rows = rows[~np.isin(train.ids[rows], queries.ids)]
+    seen = np.unique(train.labels[rows])
+    if len(seen) < 2:  # there is nothing to tell apart
+        return float(np.isin(queries.labels, seen).mean())
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step counts
+        model.fit(train_vectors[rows], train.labels[rows])
+    return float(model.score(query_vectors, queries.labels))
+
+
+def describe(
+    train: Images, train_vectors: Vectors, queries: Images, query_vectors: Vectors
+) -> dict[str, float]:
+    """Accuracy of the neighbours' vote, spread and effective rank of the query vectors."""
+    return {
+        "knn_top1": knn_accuracy(train, train_vectors, queries, query_vectors),
+        "feature_std": metrics.feature_std(query_vectors),
+        "effective_rank": metrics.effective_rank(query_vectors[:SPECTRUM_ROWS]),
+    }
+
+
+def raw_pixels(images: Images) -> Vectors:
+    """The pixels themselves as unit vectors (N, H * W * 3); black counts as almost black."""
+    flat = images.pixels.reshape(len(images), -1).astype(np.float32) + np.float32(1e-3)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.asarray(flat / norms)

@@ -1,1 +1,0 @@
-"""Trainings as Lightning modules, and what they share."""

@@ -1,0 +1,1 @@
+"""The verbs of `rapipe store` and `rapipe neighbors`."""

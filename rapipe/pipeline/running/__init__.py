@@ -1,0 +1,1 @@
+"""How a command runs: checks, locks, costs and exit codes."""

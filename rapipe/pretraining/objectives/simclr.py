@@ -1,0 +1,38 @@
+"""SimCLR: two views of an image are alike, and unlike all other images of the batch.
+
+With lightly's NT-Xent. Its negatives are the batch, so larger batches are harder.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rapipe.encoder.backbones import Backbone
+from rapipe.pretraining.objectives.base import Objective, Recipe
+from rapipe.pretraining.objectives.parts import in_float32, mlp
+
+HEAD = (512, 128)
+TEMPERATURE = 0.5
+
+
+class SimCLR(Objective):
+    """Pulls two views of an image together, and pushes all other images of the batch away.
+
+    Head F-512-128, or linear or an MLP of the recipe's widths; temperature .5.
+
+    Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual
+    Representations", ICML 2020.
+    """
+
+    ignores = ()
+
+    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+        from lightly.loss import NTXentLoss
+
+        super().__init__(encoder, recipe)
+        self.projector = mlp(encoder.features, recipe.head or HEAD)
+        self.contrast = NTXentLoss(recipe.temperature or TEMPERATURE)
+
+    def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        z0, z1 = (self.projector(self.encoder(view)) for view in views)
+        return in_float32(self.contrast, z0, z1)

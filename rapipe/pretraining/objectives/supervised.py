@@ -1,0 +1,43 @@
+"""Cross entropy on labels: what an encoder that sees them would be worth."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rapipe.encoder.backbones import Backbone
+from rapipe.errors import UserError
+from rapipe.pretraining.objectives.base import Objective, Recipe
+
+NONE = -1
+
+
+class Supervised(Objective):
+    """Learns the labels themselves through a linear head: a reference for those that do not.
+
+    Images without a label add nothing to the loss.
+
+    Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+    Networks", NeurIPS 2012 (whose figure 4 looks up neighbours by such features).
+    """
+
+    views = 1
+    caution = (
+        "this encoder sees the labels of its training images, so what it finds is no result of "
+        "learning without them"
+    )
+    ignores = ("head", "temperature")
+
+    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+        super().__init__(encoder, recipe)
+        if not recipe.classes:
+            raise UserError(
+                "pretrain.objective is supervised, but corpus.sources have no labels: choose "
+                "an objective that needs none, such as byol"
+            )
+        self.head = nn.Linear(encoder.features, recipe.classes)
+
+    def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        logits = self.head(self.encoder(views[0])).float()  # (B, classes)
+        total = F.cross_entropy(logits, labels, ignore_index=NONE, reduction="sum")
+        return total / (labels != NONE).sum().clamp(min=1)

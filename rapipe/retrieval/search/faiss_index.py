@@ -1,0 +1,123 @@
+"""FAISS: any index that its factory can make, with inner products.
+
+The factory string is FAISS's own ("Flat", "IVF1024,Flat", "HNSW32",
+"PQ64x4fs", "IVF256,PQ64x4fs,RFlat", ...). Candidates are ranked again from the
+bank itself, so an index of short codes needs no refinement of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rapipe.errors import UserError
+from rapipe.io import memory_map
+from rapipe.records import Vectors
+from rapipe.retrieval.search.ranking import Candidates, Index
+
+FLAT = "Flat"
+FILE = "index.faiss"
+BLOCK = 1 << 15
+"""Bank rows added at once."""
+TRAINING_ROWS = 100_000
+"""Most rows that an index learns its cells and codes from."""
+MOST_FACTOR = 64
+CODES = re.compile(r"PQ|SQ(?!fp16|bf16)|RQ|LSQ|RaBitQ|PCA")
+"""Parts of a factory string that make similarities too coarse to choose the best by."""
+LEVELS = 9
+
+
+class Faiss:
+    """A FAISS index of a bank; see `ranking.Index`."""
+
+    chunk = 1024
+
+    def __init__(self, index: Any, factory: str) -> None:
+        self.index, self.factory = index, factory
+        self.exact = factory == FLAT
+        self.error = index.d * 2.0**-23
+        self.factor = 1
+        self.levels = 1 if self.exact else LEVELS
+        self.effort = ""
+
+    @property
+    def again(self) -> Index:
+        """There is no better one."""
+        return self
+
+    def try_harder(self, level: int) -> None:
+        """Twice the effort of the level before, from 0 to `levels` - 1."""
+        import faiss
+
+        spread = faiss.ParameterSpace()
+        coarse = bool(CODES.search(self.factory))
+        self.factor = min(2**level, MOST_FACTOR) if coarse else 1
+        said = [f"{self.factor} candidates a neighbour"] if coarse else []
+        for name, value in (("nprobe", 2**level), ("efSearch", 32 * 2**level)):
+            with suppress(RuntimeError):  # an index without this parameter
+                spread.set_index_parameter(self.index, name, value)
+                said.append(f"{name} {value}")
+        with suppress(RuntimeError):
+            spread.set_index_parameter(self.index, "k_factor_rf", 2)
+        self.effort = ", ".join(said)
+
+    def candidates(self, vectors: Vectors, count: int) -> Candidates:
+        """The `count` best rows of each query vector (Q, D) that the index knows of."""
+        similarities, rows = self.index.search(np.ascontiguousarray(vectors), count)
+        similarities[rows < 0] = -np.inf
+        return Candidates(rows.astype(np.int32), similarities)
+
+    def write(self, folder: Path) -> None:
+        """Keep the index; `read` reads it."""
+        import faiss
+
+        faiss.write_index(self.index, str(folder / FILE))
+
+    @classmethod
+    def read(cls, folder: Path, factory: str) -> Faiss:
+        """The index that `write` kept."""
+        import faiss
+
+        return cls(faiss.read_index(str(folder / FILE), faiss.IO_FLAG_MMAP_IFC), factory)
+
+    @classmethod
+    def build(cls, bank: Vectors, factory: str) -> Faiss:
+        """Train and fill an index of a bank (N, D).
+
+        Raises:
+            UserError: FAISS cannot make such an index, or not from so few rows.
+        """
+        import faiss
+
+        n, d = bank.shape
+        try:
+            index = faiss.index_factory(d, factory, faiss.METRIC_INNER_PRODUCT)
+            rows = np.sort(np.random.default_rng(0).permutation(n)[:TRAINING_ROWS])
+            index.train(memory_map.take_rows(bank, rows))
+            _fill(index, bank, factory)
+        except RuntimeError as error:
+            reason = str(error).rsplit(": ", 1)[-1].strip()
+            raise UserError(
+                f"retrieval.index is {factory!r}, and FAISS cannot make it for {n} vectors of {d} "
+                f"dimensions ({reason}); for example: Flat, HNSW32, or for thousands of vectors "
+                "IVF64,Flat or PQ16x4fs"
+            ) from None
+        return cls(index, factory)
+
+
+def _fill(index: Any, bank: Vectors, factory: str) -> None:
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    if "HNSW" in factory:
+        faiss.omp_set_num_threads(1)  # several threads would draw another graph each time
+    try:
+        for start in range(0, len(bank), BLOCK):
+            index.add(np.ascontiguousarray(bank[start : start + BLOCK]))
+            memory_map.release_pages()
+    finally:
+        faiss.omp_set_num_threads(threads)

@@ -1,0 +1,30 @@
+"""The durable memory: LanceDB holds the rows, a manifest says which of them count.
+
+Every edit makes a version; the old ones stay until `compact`, those with a tag
+for good. A version is a set of rows, so to remove is to write down a smaller
+set; only `purge` and `compact` rewrite rows. Readers take no lock, and one
+process edits at a time.
+"""
+
+from rapipe.retrieval.store.edits import add, checkout, compact, purge, remove, tag, write
+from rapipe.retrieval.store.exporting import export
+from rapipe.retrieval.store.reading import Store
+from rapipe.retrieval.store.rows import Mask, Rows
+from rapipe.retrieval.store.versions import Embedded, History, Manifest
+
+__all__ = [
+    "Embedded",
+    "History",
+    "Manifest",
+    "Mask",
+    "Rows",
+    "Store",
+    "add",
+    "checkout",
+    "compact",
+    "export",
+    "purge",
+    "remove",
+    "tag",
+    "write",
+]

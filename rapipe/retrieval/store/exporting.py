@@ -1,0 +1,99 @@
+"""A version of the memory for other programs: Parquet, or .npy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rapipe.errors import UserError
+from rapipe.io import memory_map
+from rapipe.records import Vectors
+from rapipe.retrieval.store.reading import Store
+from rapipe.retrieval.store.rows import Rows
+
+
+def export(memory: Store, path: Path) -> list[Path]:
+    """Write the rows of a version, in the order they are stored.
+
+    `NAME.parquet` has id, label, class, source, split and vector. `NAME.npy` has
+    the vectors (N, D) float32, and `NAME.rows.parquet` beside it the rest.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: the name ends in something else.
+    """
+    if path.suffix not in WRITERS:
+        raise UserError(f"{path} must end in {' or '.join(WRITERS)}")
+    memory.check(memory.manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return WRITERS[path.suffix](memory, path)
+
+
+def _parquet(memory: Store, path: Path) -> list[Path]:
+    d = memory.manifest.dimension
+    schema = SCHEMA.append(pa.field("vector", pa.list_(pa.float32(), d)))
+    with _beside(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for rows, vectors in memory.blocks():
+            flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+            columns = [*_columns(rows, memory), pa.FixedSizeListArray.from_arrays(flat, d)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return [path]
+
+
+def _npy(memory: Store, path: Path) -> list[Path]:
+    rows_path = path.with_suffix(".rows.parquet")
+    with (
+        _beside(rows_path) as partial_rows,
+        _beside(path) as partial,
+        pq.ParquetWriter(partial_rows, SCHEMA) as writer,
+    ):
+
+        def vectors() -> Iterator[Vectors]:
+            for rows, block in memory.blocks():
+                writer.write_batch(pa.record_batch(_columns(rows, memory), schema=SCHEMA))
+                yield block
+
+        memory_map.write_array(partial, (len(memory.rows), memory.manifest.dimension), vectors())
+    return [path, rows_path]
+
+
+WRITERS: dict[str, Callable[[Store, Path], list[Path]]] = {".parquet": _parquet, ".npy": _npy}
+SCHEMA = pa.schema(
+    {
+        "id": pa.int64(),
+        "label": pa.int64(),
+        "class": pa.string(),
+        "source": pa.string(),
+        "split": pa.string(),
+    }
+)
+
+
+def _columns(rows: Rows, memory: Store) -> list[pa.Array]:
+    classes = (*memory.manifest.classes, None)  # -1, unlabelled, finds the last
+    return [
+        pa.array(rows.ids),
+        pa.array(rows.labels),
+        pa.array([classes[label] for label in rows.labels.tolist()], pa.string()),
+        pa.array(rows.sources.tolist(), pa.string()),
+        pa.array(rows.splits.tolist(), pa.string()),
+    ]
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` when it is whole."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)

@@ -1,0 +1,189 @@
+"""Which rows belong to the memory: versions, tags, and the one file that makes an edit count.
+
+    data/store.json               the current version's manifest; to replace it is to commit
+    data/store/rows-*.lance       rows of all versions, in the order they were appended
+    data/store/rows-*.versions/   N.json (manifest) and N.npy (a bit a row) of each, tags.json
+
+Whatever is interrupted before store.json is replaced has not happened.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rapipe.errors import UserError
+from rapipe.io.atomic import atomic_write
+from rapipe.io.tables import NoChecksum, checksummed_json, parse_checksummed
+from rapipe.retrieval.store.rows import Mask, Rows
+
+TAG = re.compile(r"(?!v\d+$)[A-Za-z][\w.-]*")
+"""Not v1, v2, ...: so versions are called that have no tag."""
+TAGS = "tags.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one version holds, and who embedded it."""
+
+    version: int
+    edit: str
+    """What made it."""
+    table: str
+    rows: int
+    dimension: int
+    normalisation: str
+    """Of the vectors: l2 = unit length."""
+    splits: dict[str, int]
+    classes: tuple[str, ...]
+    """What the labels are called."""
+    encoder: str
+    """Fingerprint of the encoder: its weights, and how it prepares images."""
+    sha256: str
+    """Of the rows in id order, and of the classes."""
+
+    @classmethod
+    def of(
+        cls, rows: Rows, version: int, edit: str, table: str, like: Embedded | Manifest
+    ) -> Manifest:
+        """The manifest of rows that were embedded `like` others."""
+        splits, counts = np.unique(rows.splits, return_counts=True)
+        return cls(
+            version=version,
+            edit=edit,
+            table=table,
+            rows=len(rows),
+            dimension=like.dimension,
+            normalisation=like.normalisation,
+            splits={str(s): int(c) for s, c in zip(splits, counts, strict=True)},
+            classes=like.classes,
+            encoder=like.encoder,
+            sha256=rows.hash(like.classes),
+        )
+
+    def text(self) -> str:
+        """As it stands in its file."""
+        return checksummed_json(asdict(self))
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What all rows of a store have in common."""
+
+    dimension: int
+    classes: tuple[str, ...]
+    encoder: str
+    normalisation: str = "l2"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file; `UserError` if it is missing or damaged."""
+    try:
+        facts = _facts(path.read_text())
+        return Manifest(**{**facts, "classes": tuple(facts["classes"])})
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: run rapipe embed, or dvc repro, or rapipe store checkout VERSION "
+            "if its folder is still there"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): run rapipe store checkout VERSION, or rapipe embed"
+        ) from None
+
+
+def _facts(text: str) -> dict[str, Any]:
+    """The content of a file of this or of an older version, which put no seal on it."""
+    try:
+        return parse_checksummed(text)
+    except NoChecksum:
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+class History:
+    """The versions that share one table."""
+
+    def __init__(self, store: Path, table: str) -> None:
+        self.table = table
+        self.folder = store / f"{table}.versions"
+
+    @classmethod
+    def found(cls, store: Path) -> list[History]:
+        """All in a store's folder whose rows are there too; what was written last comes last."""
+        folders = [
+            folder for folder in store.glob("*.versions") if folder.with_suffix(".lance").is_dir()
+        ]
+        folders.sort(key=lambda folder: folder.stat().st_mtime)
+        return [cls(store, folder.name.removesuffix(".versions")) for folder in folders]
+
+    def manifests(self) -> dict[int, Manifest]:
+        """By version, the oldest first."""
+        numbers = sorted(int(path.stem) for path in self.folder.glob("[0-9]*.json"))
+        return {number: read_manifest(self.folder / f"{number}.json") for number in numbers}
+
+    def members(self, version: int, rows: int) -> Mask:
+        """Which of the table's rows (N,) belong to a version; later ones do not."""
+        path = self.folder / f"{version}.npy"
+        try:
+            bits = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is missing or damaged ({error}): run rapipe embed") from None
+        mask = np.zeros(rows, np.bool_)
+        known = np.unpackbits(bits)[:rows].astype(np.bool_)
+        mask[: len(known)] = known
+        return mask
+
+    def write(self, manifest: Manifest, members: Mask) -> None:
+        """Keep a version, without making it the current one."""
+        self.write_members(manifest.version, members)
+        self.write_manifest(manifest)
+
+    def write_members(self, version: int, members: Mask) -> None:
+        """The first half of `write`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.save(buffer, np.packbits(members), allow_pickle=False)
+        atomic_write(self.folder / f"{version}.npy", buffer.getvalue())
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """The second half."""
+        atomic_write(self.folder / f"{manifest.version}.json", manifest.text().encode())
+
+    def tags(self) -> dict[str, int]:
+        """Versions by name."""
+        path = self.folder / TAGS
+        try:
+            facts = _facts(path.read_text())
+            found: dict[str, int] = facts.get("tags", facts)  # as 0.6 wrote them
+            known = self.manifests()
+            lost = [name for name, number in found.items() if number not in known]
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete it, and tag again") from None
+        if lost:
+            raise UserError(
+                f"{path} is damaged (no version {found[lost[0]]}, which {lost[0]} names): "
+                "delete it, and tag again"
+            )
+        return found
+
+    def write_tags(self, tags: dict[str, int]) -> None:
+        """Replace all tags."""
+        atomic_write(self.folder / TAGS, checksummed_json({"tags": tags}).encode())
+
+    def resolve(self, name: str) -> Manifest:
+        """The version with this tag or number; `UserError` lists those that there are."""
+        manifests, tags = self.manifests(), self.tags()
+        number = int(name) if name.isdecimal() else tags.get(name, 0)
+        if number not in manifests:
+            choices = [*tags, *(str(known) for known in manifests)]
+            raise UserError(f"the store has no version {name!r}; it has {', '.join(choices)}")
+        return manifests[number]

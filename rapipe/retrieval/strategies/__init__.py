@@ -1,0 +1,24 @@
+"""Retrieval strategies: one file each, one line each in `STRATEGIES`.
+
+A strategy is a function of (queries, bank, ask) that gives `Neighbours` by falling
+similarity, unless it is drawn, whose rows never hold the query's own id.
+"""
+
+from rapipe.retrieval.strategies.base import NotServedError, RetrievalRequest, Strategy
+from rapipe.retrieval.strategies.class_balanced import class_balanced
+from rapipe.retrieval.strategies.diverse import diverse
+from rapipe.retrieval.strategies.hard import hard
+from rapipe.retrieval.strategies.knn import knn
+from rapipe.retrieval.strategies.replay import replay
+from rapipe.retrieval.strategies.sampled import sampled
+
+STRATEGIES: dict[str, Strategy] = {
+    "sampled": sampled,
+    "knn": knn,
+    "class-balanced": class_balanced,
+    "diverse": diverse,
+    "hard": hard,
+    "replay": replay,
+}
+
+__all__ = ["STRATEGIES", "NotServedError", "RetrievalRequest", "Strategy"]

@@ -1,0 +1,157 @@
+"""Frozen specs: what library functions take, and what groups of params.yaml are made of.
+
+A field, its range, its default and what is said of it stand here once: `params.yaml` has the
+same names, and cards and fingerprints are made of the same objects.
+
+    >>> TrainingRecipe(epochs=3).batch_size
+    64
+    >>> FusionSpec(dropout=2)
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: ...
+
+Import rule: nothing of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+"""No value is converted, no key is ignored, and docstrings of fields are descriptions."""
+MANY = 10**9
+"""More than there is of anything: where a number is only a limit."""
+LISTED = 100
+"""Most entries of a list."""
+
+
+def at_least(low: int, most: int = MANY) -> Any:
+    """A whole number from `low` on; `most` is only there to refuse what nobody can mean."""
+    return Field(ge=low, le=most)
+
+
+def zero_or(low: float, high: float) -> Any:
+    """0, which turns something off, or a closed range of what works."""
+    return Field(ge=0, le=high, json_schema_extra={"zero_or_at_least": low})
+
+
+def more_than_zero(high: float) -> Any:
+    """A number above 0, up to `high`."""
+    return Field(gt=0, le=high)
+
+
+UNCOMPARED = Field(json_schema_extra={"changes_results": False})
+"""Marks what changes no result: results that differ in it alone may be compared."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Probability = Annotated[Finite, Field(ge=0, le=1)]
+Rate = Annotated[Finite, more_than_zero(1)]
+NoiseStd = Annotated[Finite, more_than_zero(1)]
+Epochs = Annotated[int, at_least(1, 100_000)]
+BatchSize = Annotated[int, at_least(2, 1_000_000)]
+Limit = Annotated[int, at_least(1)]
+LimitOrNone = Annotated[int, at_least(0)]
+Layer = Annotated[int, at_least(1, 65_536)]
+Width = Annotated[int, Field(ge=4, le=512, multiple_of=4)]
+Stem = Literal["cifar", "half", "imagenet"]
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class FusionSpec:
+    """How neighbours enter a classifier."""
+
+    fusion: str = "cross-attention"
+    """how neighbours enter: a name of `rapipe methods fusion`"""
+    attend: Literal["embedding", "label", "both"] = "embedding"
+    """what neighbours are to the classifier: embedding | label | both"""
+    stages: Literal["all", "last"] = "all"
+    """where they enter the backbone: all (after each of its stages) | last (after the last one)"""
+    gate: bool = False
+    """whether attention may also go to no neighbour at all"""
+    dropout: Probability = 0.5
+    """share of training images that see no neighbours, drawn anew each step; 0 to 1"""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class PretrainingRecipe:
+    """How an encoder is pretrained."""
+
+    objective: str = "byol"
+    """what it learns by: a name of `rapipe methods objective`"""
+    views: str = "affine"
+    """augmentation of the two views: affine (glyphs) | crop (photographs) | noisy-crop | ..."""
+    head: Annotated[tuple[Layer, ...], Field(max_length=LISTED)] = ()
+    """widths of the projection head's layers, the last its output; [] = the objective's own"""
+    temperature: Annotated[Finite, zero_or(0.001, 100)] = 0.0
+    """tau of simclr and moco; 0 = the objective's own"""
+    optimiser: str = "sgd"
+    """sgd | adamw | lars"""
+    epochs: Epochs = 18
+    """passes over the training images"""
+    batch_size: BatchSize = 64
+    """images a step"""
+    learning_rate: Annotated[Finite, more_than_zero(100)] = 0.2
+    """peak of the one-cycle schedule"""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TrainingRecipe:
+    """How a classifier is trained."""
+
+    width: Width = 16
+    """channels of the first stage, a multiple of 4 (a quarter of a Perceiver's); 64 is full size"""
+    stem: Stem = "half"
+    """first convolution: cifar (3x3) | half (3x3, stride 2) | imagenet (7x7, stride 2, max-pool)"""
+    augment: str = "none"
+    """none | shift (glyphs) | flip (photographs) | affine | crop | noisy-crop | randaugment"""
+    mixup: Annotated[Finite, zero_or(0.001, 100)] = 0.0
+    """alpha of the Beta distribution that pairs of images are mixed by; 0 = not at all"""
+    label_smoothing: Annotated[Finite, Field(ge=0, le=0.9)] = 0.0
+    """share of the target that is spread over all classes"""
+    epochs: Epochs = 6
+    """passes over the training images"""
+    batch_size: BatchSize = 64
+    """images a batch"""
+    accumulate: Limit = 1
+    """batches whose gradients are added up before a step"""
+    learning_rate: Rate = 0.001
+    """of AdamW, at its highest"""
+    schedule: str = "cosine"
+    """how it falls: cosine | linear | step | constant"""
+    warmup: Probability = 0.0
+    """share of the steps in which it rises from 0"""
+    weight_decay: Probability = 0.01
+    """of AdamW"""
+    clip: Annotated[Finite, zero_or(1e-6, 1e6)] = 0.0
+    """largest norm of the gradient; 0 = any"""
+    average: str = "none"
+    """of the weights, over steps or epochs: none | ema | swa"""
+    patience: LimitOrNone = 0
+    """epochs without a better validation accuracy after which training stops; 0 = never"""
+    tune: Annotated[tuple[str, ...], Field(max_length=LISTED)] = ()
+    """found before training: learning_rate, batch_size"""
+    loggers: Annotated[tuple[str, ...], Field(max_length=LISTED), UNCOMPARED] = ()
+    """beside history.csv: csv, tensorboard, wandb, wandb-offline"""
+    measure_every: Limit = 1
+    """epochs between two measurements, of which the best epoch is one; 1 = after each"""
+    probe_every: Annotated[LimitOrNone, UNCOMPARED] = 0
+    """steps between two measurements in the first two epochs; 0 = after each epoch only"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """of pretraining too: auto (bf16 where it is faster) | bf16 | fp32"""
+    compile: Annotated[bool, UNCOMPARED] = False
+    """whether torch compiles the networks, of pretraining too: minutes before the first step"""
+
+
+def deciding(spec: object) -> dict[str, Any]:
+    """The fields of a spec that results compared with each other must share, by name."""
+    schema: dict[str, Any] = getattr(type(spec), "__pydantic_fields__", {})
+    uncompared = {
+        name
+        for name, field in schema.items()
+        if (field.json_schema_extra or {}).get("changes_results") is False
+    }
+    values = asdict(spec)  # type: ignore[call-overload]
+    return {own.name: values[own.name] for own in fields(spec) if own.name not in uncompared}  # type: ignore[arg-type]

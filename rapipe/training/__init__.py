@@ -1,0 +1,1 @@
+"""What pretraining an encoder and training a classifier share."""

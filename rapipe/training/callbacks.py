@@ -1,0 +1,165 @@
+"""What happens between steps: measurements, the best epoch, early stopping."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.loggers import CSVLogger, Logger
+from torch import nn
+
+from rapipe.progress import say, watched
+from rapipe.training.averaging import Averaging
+
+Row = dict[str, float]
+PROBED_EPOCHS = 2
+"""Epochs in which measurements are also made between steps."""
+
+
+class History(Callback):
+    """Rows of measurements, after epochs and, if asked, between steps in the first two.
+
+    Args:
+        measure: returns what to record; gets the Lightning module.
+        every: steps between two measurements in the first epochs; 0 for none.
+        epochs: between two measurements after epochs; the last one is always measured. `fit`
+            writes its checkpoints then, so that no row is of fewer steps where it resumes.
+    """
+
+    def __init__(self, measure: Callable[[Any], Row], every: int = 0, epochs: int = 1) -> None:
+        self.measure = measure
+        self.every = every
+        self.epochs = epochs
+        self.rows: list[Row] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.every or trainer.current_epoch >= PROBED_EPOCHS:
+            return
+        last = batch_idx + 1 == module.batches_an_epoch
+        stepped = (batch_idx + 1) % module.accumulate == 0
+        if stepped and not last and trainer.global_step % self.every == 0:
+            self._record(trainer, module)
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):  # whose file begins anew; the others go on in theirs
+                for row in self.rows:
+                    _log(logger, row)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        number = trainer.current_epoch + 1
+        if number % self.epochs and number < module.schedule.epochs:
+            module.check_weights()
+            return
+        self._record(trainer, module)
+        module.measured = trainer.global_step
+        module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `Patience`
+        if not watched():
+            facts = " ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items())
+            say(facts)
+
+    def _record(self, trainer: pl.Trainer, module: Any) -> None:
+        step = trainer.global_step
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": step,
+            "images_seen": step * module.batch_size * module.accumulate,
+            "loss": module.take_loss(),
+        }
+        module.check_weights()
+        with averaged(trainer, module):
+            module.check_weights()
+            self.rows.append({**row, **self.measure(module)})
+        for logger in trainer.loggers:
+            _log(logger, self.rows[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+def _log(logger: Logger, row: Row) -> None:
+    named = {name: value for name, value in row.items() if name != "step"}
+    logger.log_metrics(named, step=int(row["step"]))
+
+
+def averaging(trainer: pl.Trainer) -> Averaging | None:
+    """The average of the weights, if one is made."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((own for own in callbacks if isinstance(own, Averaging)), None)
+
+
+def averaged(trainer: pl.Trainer, module: Any) -> AbstractContextManager[None]:
+    """Within it the module has the averaged weights, where they are averaged."""
+    own = averaging(trainer)
+    return own.within(module) if own else nullcontext()
+
+
+class BestEpoch(Callback):
+    """Keeps the weights of the epoch with the highest `score` in `history` (first of equals).
+
+    Only epochs that end with a measurement count.
+
+    Where weights are averaged, only epochs with an average count once there is one.
+    """
+
+    def __init__(self, network: nn.Module, history: History, score: str) -> None:
+        self.network = network
+        self.history = history
+        self.score = score
+        self.kept: dict[str, Any] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if module.measured != trainer.global_step:
+            return
+        row, own = self.history.rows[-1], averaging(trainer)
+        counts = int(own is not None and own.begun)
+        rank = (counts, row[self.score])
+        if not self.kept or rank > (self.kept["averaged"], self.kept["row"][self.score]):
+            with averaged(trainer, module):
+                weights = copy.deepcopy(self.network.state_dict())
+            self.kept = {"row": row, "averaged": counts, "weights": weights}
+
+    def restore(self) -> Row:
+        """Put the kept weights back into the network; returns the row of that epoch."""
+        self.network.load_state_dict(self.kept["weights"])
+        row: Row = self.kept["row"]
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.kept
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kept = dict(state_dict)
+
+
+class EarlyStop(EarlyStopping):
+    """Stops when the validation accuracy has not risen for some epochs; the best epoch is kept.
+
+    Only epochs that end with a measurement are counted.
+
+    Args:
+        score: name of what `History` records.
+
+    Source: Prechelt, "Early Stopping - But When?", Neural Networks: Tricks of the Trade 1998.
+    """
+
+    def __init__(self, score: str, epochs: int) -> None:
+        super().__init__(score, patience=epochs, mode="max", check_on_train_epoch_end=True)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Looks at what was measured just now; else there is nothing to look at."""
+        if pl_module.measured == trainer.global_step:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Stays stopped if it was, and the process was killed before it could say so."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience

@@ -1,0 +1,158 @@
+"""What can be found before a training: its batch size, then its learning rate.
+
+Both are found by Lightning's Tuner on steps that leave no trace, and are stored beside
+the checkpoints, so that a training that is resumed goes on with the same ones.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.tuner.tuning import Tuner
+from torch import Tensor
+
+from rapipe.device import device
+from rapipe.errors import UserError
+from rapipe.io.atomic import atomic_write
+from rapipe.io.tables import checksummed_json, parse_checksummed
+from rapipe.progress import say, watched
+
+if TYPE_CHECKING:
+    from rapipe.training.module import TrainingModule
+
+MakeTrainer = Callable[..., pl.Trainer]
+RATES = (1e-6, 1.0)
+"""Learning rates that are tried."""
+RATE_STEPS = 100
+"""Steps in which the learning rate rises through them."""
+SKIPPED = 10
+"""First of these steps, in which the smoothed loss still settles."""
+ROUNDING = 1e-6
+"""Slopes of the loss that are no fall."""
+CPU_BYTES = 2 << 30
+"""What a step on a CPU may keep for its backward pass."""
+LEAST_STEPS = 8
+"""An epoch keeps at least as many, however much memory there is for larger batches."""
+
+
+def learning_rate(module: TrainingModule, trainer: MakeTrainer) -> float:
+    """Finds the learning rate at which the loss falls fastest while it rises from step to step.
+
+    Lightning's own suggestion takes the slope against the rate rather than its logarithm,
+    which is steepest where rates are so small that only noise is left; so it is not used.
+
+    Raises:
+        UserError: the loss does not fall anywhere.
+
+    Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+    """
+    tuner = Tuner(trainer())
+    with nullcontext() if watched() else redirect_stderr(io.StringIO()):  # Lightning's bar
+        found = tuner.lr_find(
+            module, min_lr=RATES[0], max_lr=RATES[1], num_training=RATE_STEPS, update_attr=False
+        )
+    results: dict[str, list[float]] = found.results if found else {"lr": [], "loss": []}
+    return steepest(results["lr"][SKIPPED:-1], results["loss"][SKIPPED:-1])
+
+
+def steepest(rates: list[float], losses: list[float]) -> float:
+    """The rate at which the loss falls fastest against the rate's logarithm, to two digits."""
+    finite = np.isfinite(losses)
+    x, y = np.log(np.asarray(rates)[finite]), np.asarray(losses)[finite]
+    slopes = np.gradient(y, x) if len(x) > 1 else np.zeros(1)
+    if slopes.min() > -ROUNDING:
+        raise UserError(
+            "train.tune names learning_rate, but the loss falls at no rate "
+            f"from {RATES[0]:g} to {RATES[1]:g}: take it out, and set train.learning_rate"
+        )
+    return float(f"{math.exp(x[slopes.argmin()]):.1e}")
+
+
+def batch_size(module: TrainingModule, trainer: MakeTrainer) -> int:
+    """Finds the largest batch that fits into memory, by doubling the one that is given.
+
+    An epoch keeps at least 8 steps. On a GPU each size is tried until memory ends. On a CPU,
+    where a process that takes too much is killed, sizes end where what a step keeps would be
+    more than 2 GiB, whatever is free: so each seed finds the same.
+
+    Source: McCandlish et al., "An Empirical Model of Large-Batch Training", arXiv 2018
+    (on what larger batches are good for).
+    """
+    given = module.batch_size
+    most = module.epoch_size / (LEAST_STEPS * module.tricks.accumulate)
+    if device().type == "cpu":
+        most = min(most, CPU_BYTES / bytes_an_image(module))
+    doublings = max(0, math.floor(math.log2(max(1.0, most / given))))
+    tuner = Tuner(trainer(accumulate_grad_batches=1))
+    found = tuner.scale_batch_size(
+        module, init_val=given, max_trials=1 + doublings, max_val=1 << 40
+    )
+    return found or given
+
+
+def bytes_an_image(module: TrainingModule) -> float:
+    """What the forward pass of a batch keeps for the backward pass, for each image of it."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = next(iter(module.train_dataloader()))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = module.training_step(batch, 0)
+    del loss
+    return max(1, sum(kept.values())) / module.batch_size
+
+
+TUNERS: dict[str, Callable[[TrainingModule, MakeTrainer], float]] = {
+    "batch_size": batch_size,
+    "learning_rate": learning_rate,
+}
+"""In the order in which they are found: the rate is of the batch size."""
+
+
+def tune(
+    module: TrainingModule, names: tuple[str, ...], trainer: MakeTrainer, stored: Path
+) -> dict[str, float]:
+    """Find what is named and set it in the module's schedule, or set what was found before.
+
+    Args:
+        trainer: makes a Trainer that writes nothing.
+        stored: file of what was found, read if it is there.
+
+    Returns:
+        What was found, by its name.
+    """
+    from rapipe.training.compilation import preserving_state
+
+    found = _stored(stored)
+    for name, finder in TUNERS.items():
+        if name not in names:
+            continue
+        if name not in found:
+            with preserving_state(module):
+                found[name] = finder(module, trainer)
+            say(f"found {name} {found[name]:g}")
+        module.schedule = replace(module.schedule, **{name: found[name]})
+    if names:
+        atomic_write(stored, checksummed_json(found).encode())
+    return found
+
+
+def _stored(stored: Path) -> dict[str, Any]:
+    """What was found before, unless it was damaged."""
+    try:
+        return parse_checksummed(stored.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -1,1 +1,0 @@
-"""What the world does to a pipeline, done on purpose: `python -m soak` counts what is survived."""

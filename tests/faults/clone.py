@@ -1,0 +1,127 @@
+"""A checkout of this repository somewhere else, to run the pipeline in and to do harm to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+REPRODUCIBLE = (
+    *("data/checked", "data/corpus", "data/encoder", "data/store.json", "data/neighbours"),
+    *("data/start", "data/models", "data/evidence", "results"),
+)
+"""What must be the same bytes in every run. Files of `data/store` have random names."""
+LEFT = (
+    *("data/store", "data/costs", "data/checkpoints", "data/locks", "data/raw", "data/README.md"),
+)
+"""What else an undisturbed run, or one that was disturbed, may have in `data`."""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """The tracked files as they are in the working tree, in a repository of their own."""
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path) -> Clone:
+        """Copy them into a new or empty folder."""
+        listed = ["git", "ls-files", "-co", "--exclude-standard"]
+        found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in found.stdout.splitlines():
+            if (ROOT / name).is_file() and not name.startswith(("results/", "dvc.lock")):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        clone = cls(path)
+        clone.call("git", "init", "-q")
+        clone.call("git", "add", "-A")
+        clone.call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "clone")
+        return clone
+
+    def copy(self, path: Path) -> Clone:
+        """The same with all that has been made in it, elsewhere."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Clone(path)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """This environment's programs come first, and the checkout's modules."""
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.path)}
+
+    def call(self, *command: str) -> str:
+        """Run a command to its end, which must be good; return all it prints."""
+        done = subprocess.run(
+            command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, said: Path, *command: str, **more: str) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own; `said` gets all it prints.
+
+        Args:
+            more: of the environment.
+        """
+        said.parent.mkdir(parents=True, exist_ok=True)
+        with said.open("wb") as file:
+            return subprocess.Popen(
+                command,
+                cwd=self.path,
+                env={**self.env, **more},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=hear,
+            )
+
+    def shrink(self) -> None:
+        """Write params.yaml: all stages with something to do, in as few seconds as possible."""
+        self.call("rapipe", "preset", "tiny")
+        file = self.path / "params.yaml"
+        params: dict[str, Any] = yaml.safe_load(file.read_text())
+        params["corpus"]["sources"] = [{"kind": "digits", "limit": 400}]
+        own = {"encoder": "alexnet", "epochs": 3, "batch_size": 32, "learning_rate": 0.05}
+        params["pretrain"].update(own)
+        params["retrieval"]["strategies"] = ["knn"]
+        params["train"].update(backbones=["alexnet+corpus"], epochs=3, precision="fp32")
+        params["evaluate"]["attributed"] = 5
+        file.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """All that lies in `data` and `results`, by name, but what nobody promises anything of."""
+        for top in ("data", "results"):
+            for file in sorted((self.path / top).rglob("*")):
+                name = file.relative_to(self.path).as_posix()
+                if file.is_file() and not any(within(name, own) for own in LEFT):
+                    yield name, file
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every artefact that is to be the same in every run, by name."""
+        return {
+            name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for name, file in self.files()
+            if any(within(name, own) for own in REPRODUCIBLE)
+        }
+
+
+def hear() -> None:
+    """Ctrl-C is heard again, which a shell's `&` has its programs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def within(name: str, folder: str) -> bool:
+    """Whether a path is this one or inside it."""
+    return name == folder or name.startswith(folder + "/")

@@ -1,0 +1,131 @@
+"""A full disk, and one that cannot be written, at every stage: real ones, mounted for it.
+
+Needs the right to mount (root, on Linux). A stage must refuse in one sentence and leave what
+was there as it was; with room again it must make the same outputs as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rapipe import paths
+from tests.faults.damage import Stage, files_of, finished, run, state
+from tests.faults.outcome import Outcome
+
+ROOM = 64 << 20
+"""Bytes that are enough for every stage of a small project."""
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A disk in memory of this size; `PermissionError` if mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise PermissionError("only root may mount, on Linux")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise PermissionError("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change the options of a mounted disk; `BlockingIOError` if it is in use too long."""
+    command = ["mount", "-o", f"remount,{options}", str(folder)]
+    for _ in range(50):
+        gc.collect()  # files that this process has open
+        if not subprocess.run(command, check=False, capture_output=True).returncode:
+            return
+        time.sleep(0.1)
+    raise BlockingIOError(f"{folder} cannot be mounted with {options}")
+
+
+def used(folder: Path) -> int:
+    """Bytes that are taken on its disk."""
+    facts = os.statvfs(folder)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+
+
+def full(stage: Stage, disk: Path, room: int) -> Outcome:
+    """Run a stage of the project in the working directory with little room, then with much.
+
+    Args:
+        disk: where it lies, mounted.
+        room: bytes that are free.
+    """
+    fault = "a full disk"
+    before = state(stage.writes)
+    remount(disk, f"size={used(disk) + room}")
+    try:
+        code, said = run(stage.command)
+    except Exception as error:
+        return Outcome(fault, False, None, f"{stage.name}, {room} bytes free: {error!r}")
+    finally:
+        remount(disk, f"size={used(disk) + ROOM}")
+    if code == 0:  # there was room enough
+        return Outcome(fault, True, state(stage.writes) == before)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    told = code == 2 and len(errors) == 1 and "o space left" in errors[0]
+    left = [path for path in files_of(paths.CORPUS.parent) if ".part" in str(path)]
+    kept = stage.name == "audit" or state(stage.writes) == before
+    again, more = run(stage.command)
+    same = again == 0 and state(stage.writes) == before
+    survived = told and kept and same and not left
+    seen = f"{code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
+    note = "" if survived else f"{stage.name}, {room} bytes free: {seen}"
+    return Outcome(fault, survived, same, note)
+
+
+def unwritable(stage: Stage, disk: Path) -> Outcome:
+    """Run a stage where nothing can be written."""
+    fault = "a read-only disk"
+    before = state(stage.writes)
+    remount(disk, "ro")
+    try:
+        code, said = run(stage.command)
+    except Exception as error:
+        return Outcome(fault, False, None, f"{stage.name}: {error!r}")
+    finally:
+        remount(disk, "rw")
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    told = code == 2 and len(errors) == 1 and "ead-only" in errors[0]
+    kept = state(stage.writes) == before
+    return Outcome(
+        fault, told and kept, kept, "" if told else f"{stage.name}: {code} {said[-500:]}"
+    )
+
+
+def copy(project: Path, disk: Path) -> Path:
+    """The project, on the disk."""
+    return Path(shutil.copytree(project, disk / "project", symlinks=True))
+
+
+def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
+    """Stages with random amounts of room, and with none allowed, until the time is over."""
+    stop, dice = time.monotonic() + seconds, random.Random(seed)
+    with tempfile.TemporaryDirectory() as home:
+        project = Path(home, "project")
+        known = finished(project)
+        with mounted(Path(home, "disk"), 512) as disk, contextlib.chdir(copy(project, disk)):
+            while time.monotonic() < stop:
+                stage = dice.choice(known)
+                if dice.random() < 0.3:
+                    with contextlib.suppress(BlockingIOError):
+                        yield unwritable(stage, disk)
+                    continue
+                size = sum(p.stat().st_size for place in stage.writes for p in files_of(place))
+                if dice.random() < 0.3:  # what is kept may go at any time
+                    shutil.rmtree(paths.CACHE, ignore_errors=True)
+                yield full(stage, disk, dice.randrange(0, max(8192, 2 * size)))

@@ -1,0 +1,465 @@
+"""Images, files and names as nobody would make them on purpose: what must hold for each.
+
+`PROPERTIES`: by name, what is drawn, and a function that raises where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from PIL import Image
+
+from rapipe.corpus.compose import Part, join_classes
+from rapipe.corpus.decode import FORMATS, Decoding, decode
+from rapipe.corpus.sources import SOURCES, SourceRequest
+from rapipe.corpus.sources.base import Source
+from rapipe.errors import MOST_LETTERS, UserError, unreadable
+from rapipe.report import tables
+from rapipe.report.page import page
+
+Shape = tuple[int, int]
+SIDE = 8
+SECONDS = 20
+"""No small file may take longer, however slow the machine."""
+MODES = (
+    *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB"),
+    *("HSV", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"),
+)
+EXACT = {"PNG", "BMP", "TIFF", "PPM", "TGA", "WEBP", "ICO", "JPEG2000"}
+"""Formats that keep every pixel, as they are written here."""
+NEAR = {"CMYK": 1, "YCbCr": 2, "RGBA": 1, "LA": 1}
+"""How far rounding may go, by mode."""
+SHAPES = ((SIDE, SIDE), (1, 1), (1, 97), (97, 1), (13, 9))
+OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "TIFF": ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}),
+    "JPEG": ({}, {"progressive": True}),
+    "WEBP": ({"lossless": True, "exact": True},),
+    "JPEG2000": ({"irreversible": False},),
+}
+ODD = (
+    *("<b>bold</b>", "<script>alert(1)</script>", "a&b", '"quoted"', "' onload='x", "$\\frac$"),
+    *("$x$", "\\", "%s{0}", "日本語", "עברית", "😀", "e\u0301", "\u00e9", "[red]", "[/]", "-1", ""),
+    *("new\nline", "tab\t", "nul\0", "\x1b[31m", "\u202eltr", "\ud800", "\u2028", "x" * 10_000),
+    *(" ", "..", "CON", "a/b", "nan", "cat", "Cat", "CAT"),
+)
+NAMES = st.one_of(st.sampled_from(ODD), st.text(st.characters(), max_size=12))
+
+
+def made(mode: str, shape: Shape, seed: int) -> Image.Image:
+    """An image of noise in any mode."""
+    rng = np.random.default_rng(seed)
+    width, height = shape
+    if mode == "F":
+        return Image.fromarray(rng.random((height, width), np.float32))
+    if mode.startswith("I"):
+        values = rng.integers(0, 65536, (height, width))
+        if mode == "I":
+            return Image.fromarray(values.astype(np.int32))
+        order = ">u2" if mode == "I;16B" else "<u2"
+        return Image.frombytes(mode, shape, values.astype(order).tobytes())
+    plain = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    if mode in ("RGBA", "RGBa"):
+        plain.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)))
+    if mode == "LAB":
+        return Image.frombytes("LAB", shape, plain.tobytes())
+    if mode in ("La", "PA"):
+        return plain.convert("LA" if mode == "La" else "P").convert(mode)
+    return plain.convert(mode)
+
+
+def expected(image: Image.Image) -> npt.NDArray[np.float64] | None:
+    """What it looks like on white, in plain numbers; None where there is no such rule here."""
+    mode = image.mode
+    if mode == "P":
+        image = image.convert("RGB")
+    if mode == "I;16B":
+        raw = np.frombuffer(image.tobytes(), ">u2").reshape(image.size[::-1])
+    else:
+        raw = np.asarray(image)
+    values = raw.astype(np.float64)
+    if mode == "1":
+        values = 255 * values
+    elif mode.startswith("I"):
+        values = np.rint(values / 257)
+    elif mode == "F":
+        values = np.rint(255 * values)
+    elif mode in ("LA", "RGBA"):
+        alpha = values[..., -1:] / 255
+        values = values[..., :-1] * alpha + 255 * (1 - alpha)
+        values = values[..., 0] if mode == "LA" else values
+    elif mode == "CMYK":
+        values = (255 - values[..., :3]) * (255 - values[..., 3:]) / 255
+    elif mode == "YCbCr":
+        y, cb, cr = np.moveaxis(values - (0, 128, 128), 2, 0)
+        values = np.stack(
+            [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=2
+        ).clip(0, 255)
+    elif mode not in ("L", "P", "RGB"):
+        return None
+    return np.repeat(values[..., None], 3, 2) if values.ndim == 2 else values
+
+
+def encoded(image: Image.Image, kind: str, options: dict[str, Any]) -> bytes | None:
+    """The file, or None if Pillow does not write this mode so."""
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options)
+    except Exception:  # each writer refuses in its own way
+        return None
+    return buffer.getvalue()
+
+
+def attempt(data: bytes, decoding: Decoding) -> npt.NDArray[np.uint8] | None:
+    """The square, or None for one bounded sentence; nothing else may come of a file."""
+    start = time.monotonic()
+    try:
+        square = decode(data, "x", decoding)
+    except UserError as error:
+        check_sentence(str(error), 400)
+        return None
+    finally:
+        assert time.monotonic() - start < SECONDS
+    assert square.shape == (decoding.size, decoding.size, 3)
+    assert square.dtype == np.uint8
+    return square
+
+
+def check_sentence(said: str, most: int = MOST_LETTERS) -> None:
+    """One line that can be shown."""
+    assert said.isprintable(), ascii(said)
+    assert 0 < len(said) <= most, len(said)
+
+
+def check_error(text: str) -> None:
+    """Whatever an error quotes, it is one line."""
+    check_sentence(str(UserError(text)))
+
+
+Picture = tuple[str, Shape, str, int, str]
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Picture:
+    """Mode, size, format, seed, and how it becomes a square."""
+    return (
+        draw(st.sampled_from(MODES)),
+        draw(st.sampled_from(SHAPES)),
+        draw(st.sampled_from(FORMATS)),
+        draw(st.integers(0, 99)),
+        draw(st.sampled_from(("crop", "squash", "pad"))),
+    )
+
+
+def files_of(picture: Picture) -> list[tuple[Image.Image, bytes]]:
+    """The picture in each way that its format may be written."""
+    mode, shape, kind, seed, _ = picture
+    image = made(mode, shape, seed)
+    found = [(image, encoded(image, kind, own)) for own in OPTIONS.get(kind, ({},))]
+    return [(image, data) for image, data in found if data is not None]
+
+
+def check_picture(picture: Picture) -> None:
+    """Every file is a square; and where no pixel has to change, the obvious one."""
+    _, shape, kind, _, resize = picture
+    for image, data in files_of(picture):
+        found = attempt(data, Decoding(SIDE, resize))
+        wanted = expected(image) if kind in EXACT and shape == (SIDE, SIDE) else None
+        if image.mode.startswith("I;16") and kind in ("JPEG2000", "PPM"):
+            wanted = None  # these have orders of bytes of their own
+        with Image.open(io.BytesIO(data)) as written:
+            if written.mode != image.mode:
+                wanted = None  # it was changed before it was written
+        if found is None or wanted is None:
+            continue
+        off = np.abs(found - wanted).max()
+        assert off <= NEAR.get(image.mode, 0), (picture, off)
+
+
+Damage = tuple[Picture, list[tuple[float, int]], float]
+BYTES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6)
+DAMAGE: SearchStrategy[Damage] = st.tuples(pictures(), BYTES, st.floats(0, 1))
+
+
+def damaged(data: bytes, bytes_at: list[tuple[float, int]], cut: float) -> bytes:
+    """Some bytes replaced; cut off in the lower half of `cut`."""
+    changed = bytearray(data)
+    for place, value in bytes_at:
+        changed[int(place * len(data))] = value
+    return bytes(changed[: int(2 * cut * len(data))])
+
+
+def check_damage(damage: Damage) -> None:
+    """Any bytes are a square or a sentence."""
+    picture, bytes_at, cut = damage
+    for _, data in files_of(picture):
+        attempt(damaged(data, bytes_at, cut), Decoding(SIDE, picture[-1]))
+
+
+def check_cut(drawn: tuple[Picture, float]) -> None:
+    """What is cut off is a sentence, or nothing of the picture was cut."""
+    picture, cut = drawn
+    for _, data in files_of(picture):
+        decoding = Decoding(SIDE, picture[-1])
+        whole, found = attempt(data, decoding), attempt(data[: int(cut * len(data))], decoding)
+        assert found is None or (whole is not None and np.array_equal(whole, found)), picture
+
+
+def png(value: int) -> bytes:
+    """A small image."""
+    return encoded(Image.new("L", (4, 4), value % 256), "PNG", {}) or b""
+
+
+LABELS = st.one_of(
+    st.none(),
+    st.integers(-2, 4),
+    st.sampled_from([2**31, 2**63 - 1, -(2**63), 255]),
+)
+METADATA = st.one_of(
+    st.none(),
+    st.just({"info": {"features": {"label": {"names": ["a", "b", "c"]}}}}),
+    st.lists(NAMES, max_size=5).map(
+        lambda names: {"info": {"features": {"label": {"names": names}}}}
+    ),
+    st.recursive(
+        st.none() | st.integers() | NAMES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.sampled_from(["info", "{", "[" * 100_000, "\xff"]),
+)
+KINDS: tuple[Any, ...] = (
+    *(pa.int64(), pa.int8(), pa.uint64(), pa.float64(), pa.string(), pa.bool_()),
+    *(pa.dictionary(pa.int32(), pa.int64()), pa.list_(pa.int64())),
+)
+Rows = tuple[list[tuple[bool, int | None]], Any, Any, bool, str]
+TABLES: SearchStrategy[Rows] = st.tuples(
+    st.lists(st.tuples(st.booleans(), LABELS), max_size=8),
+    METADATA,
+    st.sampled_from(KINDS),
+    st.booleans(),
+    st.sampled_from(("label", "labels", "fine_label", "Label", "image")),
+)
+
+
+def table_of(rows: Rows) -> pa.Table | None:
+    """The table, or None where its values do not fit into its type."""
+    cells, facts, kind, nested, name = rows
+    images: list[Any] = [png(row) if there else None for row, (there, _) in enumerate(cells)]
+    if nested:
+        images = [None if own is None else {"bytes": own, "path": "x"} for own in images]
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    try:
+        labels = [label for _, label in cells]
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_list(kind):
+            column = pa.array([None if own is None else [own] for own in labels], kind)
+        elif pa.types.is_string(kind):
+            column = pa.array([None if own is None else str(own) for own in labels], kind)
+        else:
+            column = pa.array(labels, plain)
+            column = column.dictionary_encode() if plain != kind else column
+    except (pa.ArrowException, OverflowError):
+        return None
+    columns = [pa.array(images, struct if nested else pa.binary()), column]
+    table = pa.Table.from_arrays(columns, names=["image", name])
+    if facts is not None:
+        text = facts if isinstance(facts, str) else json.dumps(facts)
+        table = table.replace_schema_metadata({"huggingface": text})
+    return table
+
+
+def walked(file: Path) -> tuple[tuple[str, ...], list[tuple[int, bool]]] | None:
+    """Classes, and label and fate of each row of a Parquet file; None for a sentence."""
+    try:
+        source = SOURCES["parquet"](SourceRequest(str(file)))
+        items = [item for split in source.splits.values() for item in split.items()]
+    except UserError as error:
+        check_sentence(str(error))
+        return None
+    for item in items:
+        assert -1 <= item.label < len(source.classes)
+        assert not item.error or item.error.isprintable()
+    return source.classes, [(item.label, not item.error) for item in items]
+
+
+def check_table(rows: Rows) -> None:
+    """Labels are those of the table, and rows without image or class are told, one by one."""
+    cells, _, kind, _, _ = rows
+    table = table_of(rows)
+    if table is None:
+        return
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "a.parquet"
+        pq.write_table(table, file)
+        found = walked(file)
+    if found is None:
+        return
+    assert pa.types.is_integer(kind) or pa.types.is_dictionary(kind)  # which is kept as integers
+    classes, items = found
+    names = classes if all(own.isdecimal() for own in classes) else None
+    present = sorted({own for _, own in cells if own is not None and own >= 0})
+    for (there, label), (given, usable) in zip(cells, items, strict=True):
+        fits = label == -1 or (label is not None and label >= 0)
+        if names == tuple(map(str, present)) and names:
+            wanted = -1 if label == -1 or label is None else label
+            assert usable == (there and fits)
+            assert not usable or given == (present.index(wanted) if wanted >= 0 else -1)
+        else:
+            assert usable == (there and fits and (label or 0) < len(classes))
+            assert not usable or given == label
+
+
+def check_damaged_table(drawn: tuple[int, list[tuple[float, int]], float]) -> None:
+    """Any bytes are rows with labels of classes, or a sentence."""
+    rows, bytes_at, cut = drawn
+    cells: list[tuple[bool, int | None]] = [(True, row % 3) for row in range(rows)]
+    facts = {"info": {"features": {"label": {"names": ["a", "b", "c"]}}}}
+    table = table_of((cells, facts, pa.int64(), bool(rows % 2), "label"))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression=("snappy", "gzip", "zstd", "none")[rows % 4])
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "a.parquet"
+        file.write_bytes(damaged(buffer.getvalue(), bytes_at, cut))
+        found = walked(file)
+    assert found is None or len(found[1]) == rows
+
+
+def check_names(drawn: tuple[list[str], list[str], bool]) -> None:
+    """Classes that are let in can be read, and told apart."""
+    one, two, merge = drawn
+    parts = {
+        name: Part(Source(tuple(own), {}, ()), "task", 1.0, Path())
+        for name, own in (("one", one), ("two", two))
+    }
+    try:
+        classes = join_classes(parts, merge)
+    except UserError as error:
+        check_sentence(str(error))
+        return
+    assert set(classes) == {*one, *two}
+    assert len(set(classes)) == len(classes)
+    for own in classes:
+        assert not unreadable(own)
+        own.encode()
+
+
+Tree = dict[str, list[str]]
+WORDS = st.one_of(
+    st.sampled_from(
+        (
+            "train",
+            "Train",
+            "val",
+            "test",
+            "cat",
+            "Cat",
+            "dog",
+            "caf\u00e9",
+            "cafe\u0301",
+            "new\nline",
+        )
+    ),
+    st.sampled_from(("\udce9", "<b>", "$x$", "[red]", ".hidden", "x.png", "日本")),
+)
+TREES: SearchStrategy[Tree] = st.dictionaries(
+    st.lists(WORDS, min_size=0, max_size=3).map("/".join),
+    st.lists(st.sampled_from(("1.png", "2.JPG", "3.txt", "4.heic", ".5.png")), max_size=3),
+    max_size=6,
+)
+
+
+def check_folder(tree: Tree) -> None:
+    """Every visible image is there once, under the class of its folder; or a sentence."""
+    with tempfile.TemporaryDirectory() as home:
+        root = Path(home)
+        for folder, names in tree.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                (root / folder / name).write_bytes(png(1))
+            if names:
+                os.mkfifo(root / folder / "6.png")
+                (root / folder / "7.png").symlink_to("/dev/zero")
+                (root / folder / "8").symlink_to(root / folder)
+        try:
+            source = SOURCES["folder"](SourceRequest(str(root)))
+        except UserError as error:
+            check_sentence(str(error))
+            return
+        items = [item for split in source.splits.values() for item in split.items()]
+        places = [os.path.realpath(str(item.data)) for item in items]
+        assert len(set(places)) == len(places)
+        for item in items:
+            assert isinstance(item.data, Path)
+            inside = item.data.relative_to(root).parts
+            assert item.label == -1 or source.classes[item.label] in inside
+            assert not any(part.startswith(".") for part in inside)
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and words of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[tuple[str, tuple[str, ...]]] = set()
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def tags_of(text: str) -> set[tuple[str, tuple[str, ...]]]:
+    """Every kind of tag of a page, with the names of its attributes."""
+    reader = Reader()
+    reader.feed(text)
+    return reader.tags
+
+
+def check_page(names: tuple[str, str, str]) -> None:
+    """No name adds a tag or an attribute to a page."""
+
+    def shown(one: str, two: str, three: str) -> str:
+        row = {"backbone": one, "retrieval": two, "memory": three, "bank_size": 9, "k": 2}
+        rows = [{**row, "noise_std": 0.0, "top1": 0.5, "top3": 0.6}]
+        floor = tables.VoteBaseline(two, "rank", 3, {0.0: 0.5})
+        parts = tables.table(rows, {}, [floor]) + tables.edits_table(rows, {three: floor})
+        return page(one, [(two, html.escape(three), parts), (three, "", b"png")])
+
+    assert tags_of(shown(*names)) == tags_of(shown("a", "b", "c"))
+
+
+Property = tuple[SearchStrategy[Any], Callable[[Any], None]]
+PROPERTIES: dict[str, Property] = {
+    "pictures": (pictures(), check_picture),
+    "damage": (DAMAGE, check_damage),
+    "cut": (st.tuples(pictures(), st.floats(0, 1)), check_cut),
+    "tables": (TABLES, check_table),
+    "damaged-tables": (st.tuples(st.integers(1, 9), BYTES, st.floats(0, 1)), check_damaged_table),
+    "names": (
+        st.tuples(st.lists(NAMES, max_size=4), st.lists(NAMES, max_size=4), st.booleans()),
+        check_names,
+    ),
+    "folders": (TREES, check_folder),
+    "page": (st.tuples(NAMES, NAMES, NAMES), check_page),
+    "sentences": (
+        st.text(st.characters(), min_size=1),
+        lambda t: check_sentence(str(UserError(t))),
+    ),
+}

@@ -1,0 +1,500 @@
+"""Kills stages, and what runs them, at any moment; the same command must then end well.
+
+    python -m tests.faults.kill --seconds 600 --seed 1          trials until the time is over
+    python -m tests.faults.kill --seed 1 --trial 17             that one again
+
+A trial starts from a copy of a folder where all stages have run, in which one stage is to run
+again: alone, or by `dvc repro`. It gets a signal, at a random moment or right before a chosen
+change of the disk (see `tests.faults.dying`); perhaps another when it is started again; and then it may
+finish. Folders of trials that fail stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from rapipe.progress import say
+from tests.faults import dying
+from tests.faults.clone import Clone
+from tests.faults.outcome import Outcome
+from tests.faults.warm import ProcessGroup
+
+STAGES = (
+    *("check", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
+    *("train-plain", "train-retrieval", "evaluate-plain", "evaluate-retrieval", "report"),
+)
+RESUMING = ("pretrain", "train-plain", "train-retrieval")
+PATIENCE = 10.0
+"""Seconds in which who is told to stop must have ended."""
+SLOWER = 10.0
+"""A run that must finish may take so many times its usual time, and a minute."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the small pipeline, and what is known of an undisturbed run."""
+
+    name: str
+    """As DVC calls it."""
+    command: list[str]
+    outs: list[str]
+    seconds: float
+    changes: list[str]
+    """What it changes on the disk, one after the other."""
+
+
+@dataclass
+class ReferenceRun:
+    """A folder where all stages have run undisturbed."""
+
+    clone: Clone
+    stages: dict[str, Stage]
+    hashes: dict[str, str]
+    names: set[str]
+    lock: dict[str, Any]
+    repro: float
+    """Seconds of `dvc repro` without any work."""
+
+
+def reference_run(
+    folder: Path, nursery: ProcessGroup, with_dvc: bool = True, *only: str
+) -> ReferenceRun:
+    """Run all stages (or only some) once."""
+    clone = Clone.make(folder)
+    clone.shrink()
+    stages, scratch = {}, temporary()
+    for name, command, outs in commands(clone):
+        if only and name.partition("@")[0] not in only:
+            continue
+        log, said, start = folder.with_name("log"), folder.with_name("said"), time.time()
+        env = {"TMPDIR": str(scratch), **dying.asked(log)}
+        nursery.start(folder, said, command, env)
+        if nursery.wait():
+            raise RuntimeError(f"{name} does not run undisturbed: {said.read_text()}")
+        changes = log.read_text().splitlines()
+        stages[name] = Stage(name, command, outs, time.time() - start, changes)
+    shutil.rmtree(scratch)
+    lock, repro = {}, 0.0
+    if with_dvc:
+        clone.call("dvc", "commit", "-f")
+        start = time.time()
+        printed = clone.call("dvc", "repro")
+        repro = time.time() - start
+        if "Running stage" in printed:
+            raise RuntimeError(f"stages depend on something that they do not name: {printed}")
+        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    names = {name for name, _ in clone.files()}
+    return ReferenceRun(clone, stages, clone.hashes(), names, lock, repro)
+
+
+def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Name, command and outputs of each stage, as dvc.yaml has them for this params.yaml."""
+    params = yaml.safe_load((clone.path / "params.yaml").read_text())
+    train, retrieval = params["train"], params["retrieval"]
+    backbone, strategy = train["backbones"][0], retrieval["strategies"][0]
+    known = {"backbone": backbone, "retrieval": strategy, "seed": str(train["seeds"][0])}
+    facts = {f"item.{key}": value for key, value in known.items()}
+    facts |= {f"retrieval.{key}": str(value) for key, value in retrieval.items()}
+
+    def filled(text: str) -> str:
+        for key, value in facts.items():
+            text = text.replace("${%s}" % key, value)  # noqa: UP031
+        return text
+
+    written = yaml.safe_load((clone.path / "dvc.yaml").read_text())["stages"]
+    for name in STAGES:
+        own = written[name]
+        listed = [*own.get("outs", []), *own.get("metrics", []), *own.get("plots", [])]
+        outs = [filled(next(iter(out)) if isinstance(out, dict) else out) for out in listed]
+        item = "-".join(known[key] for key in own.get("matrix", {}))
+        yield f"{name}@{item}" if item else name, filled(own["cmd"]).split(), outs
+
+
+@dataclass(frozen=True)
+class Harm:
+    """A signal, and when it is sent."""
+
+    number: signal.Signals
+    whom: str
+    """self (the stage's own process), group (all), or dvc."""
+    at: int = 0
+    """Right before which change of the disk; 0 = after `delay`."""
+    torn: bool = False
+    """Right after it instead, if it is to open a file for writing."""
+    delay: float = 0.0
+    """Seconds from the start."""
+    word: str = ""
+    """Only changes that end with it are counted."""
+
+    def __str__(self) -> str:
+        when = f"at change {self.at}{' torn' * self.torn}" if self.at else f"in {self.delay:.2f} s"
+        return f"{self.number.name} to {self.whom} {when}"
+
+
+@dataclass
+class Trial:
+    """One copy of the golden folder, and the harm done to one stage in it."""
+
+    golden: ReferenceRun
+    nursery: ProcessGroup
+    folder: Path
+    stage: Stage
+    did: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    checkpoint: bool = False
+    """Whether there was one to resume from."""
+    resumed: bool = False
+    identical: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        self.clone = self.golden.clone.copy(self.folder / "clone")
+        self.temporary = temporary()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"log{len(self.did)}"
+
+    @property
+    def said(self) -> Path:
+        return self.folder / f"said{len(self.did)}"
+
+    def env(self, *harm: Any) -> dict[str, str]:
+        """What to add to the environment; with arguments of `dying.asked`, but the log."""
+        return {"TMPDIR": str(self.temporary), **dying.asked(self.log, *harm)}
+
+    def clear(self, stage: Stage | None = None) -> None:
+        """Take away what the stage (or another) makes, as DVC does before it runs it."""
+        for out in (stage or self.stage).outs:
+            path = self.clone.path / out
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
+
+    def restore(self, stage: Stage) -> None:
+        """Put back what a stage made when nothing was wrong: one that refuses may have begun."""
+        self.clear(stage)
+        for out in stage.outs:
+            golden, path = self.golden.clone.path / out, self.clone.path / out
+            if golden.is_dir():
+                shutil.copytree(golden, path)
+            else:
+                shutil.copy2(golden, path)
+
+    def forget(self) -> None:
+        """Have DVC run the stage again."""
+        lock = dict(self.golden.lock)
+        lock["stages"] = {k: v for k, v in lock["stages"].items() if k != self.stage.name}
+        (self.clone.path / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+        shutil.rmtree(self.clone.path / ".dvc/cache/runs", ignore_errors=True)
+
+    def alone(self, harm: Harm) -> None:
+        """Start the stage, and do it harm."""
+        self.did.append(f"{self.stage.name}, {harm}")
+        env = self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word)
+        started = self.nursery.start(self.clone.path, self.said, self.stage.command, env)
+        process = psutil.Process(started)
+        if not harm.at:
+            until(lambda: ended(process), harm.delay)
+            send(process, harm.number, harm.whom)
+        self.watch(harm, process)
+        code = self.nursery.wait()
+        if code == 0:
+            self.did.append("which was too late")
+            if self.clone.hashes() != self.golden.hashes:
+                self.wrong.append(f"exit code 0 after {harm}, but not all is made")
+        elif code == 2:
+            self.wrong.append(f"started again it refuses: {gist(self.said.read_text())}")
+        self.look(harm.number, code)
+
+    def watch(self, harm: Harm, process: psutil.Process) -> None:
+        """Wait until it has ended, which it must soon after it was told to."""
+        if harm.at:
+            until(lambda: ended(process) or self.sent(), self.allowed())
+        start = time.monotonic()
+        until(lambda: ended(process), self.allowed())
+        took = time.monotonic() - start
+        if took > PATIENCE and harm.whom == "group":
+            self.wrong.append(f"ended {took:.0f} s after {harm.number.name}")
+        if not ended(process):
+            send(process, signal.SIGKILL, "group")
+
+    def sent(self) -> bool:
+        """Whether the signal has been sent at its change of the disk."""
+        return self.log.exists() and dying.SENT in self.log.read_text().splitlines()
+
+    def look(self, number: signal.Signals, code: int) -> None:
+        """What a killed run leaves behind that matters later."""
+        self.checkpoint |= any((self.clone.path / "data/checkpoints").glob("*/last.ckpt"))
+        text = self.said.read_text() if self.said.exists() else ""
+        if number == signal.SIGINT and code and "Traceback" in text:
+            self.wrong.append("a traceback after Ctrl-C")
+        if number == signal.SIGINT and code not in (0, 130, -signal.SIGINT):  # 130 to a shell
+            self.wrong.append(f"exit code {code} after Ctrl-C")
+
+    def reader(self, stage: Stage) -> None:
+        """Whoever reads what a killed run left must end well, or refuse in one sentence."""
+        self.did.append(f"then {stage.name}")
+        self.nursery.start(self.clone.path, self.said, stage.command, self.env())
+        code, text = self.nursery.wait(), self.said.read_text()
+        if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
+            self.wrong.append(f"{stage.name} after it: exit code {code}, {gist(text)}")
+        if code:
+            self.restore(stage)
+
+    def finish_alone(self) -> None:
+        """The same command again."""
+        self.did.append("again")
+        self.nursery.start(self.clone.path, self.said, self.stage.command, self.env())
+        code = self.nursery.wait()
+        self.finished(code, self.said.read_text())
+
+    def under_dvc(self, harm: Harm) -> None:
+        """The same, of `dvc repro`."""
+        self.did.append(f"dvc repro of {self.stage.name}, {harm}")
+        env = self.site(self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word))
+        started = self.clone.start(self.said, "dvc", "repro", **env)
+        process = psutil.Process(started.pid)
+        if not harm.at:
+            if harm.whom == "self":
+                until(lambda: bool(self.stage_process()) or ended(process), self.allowed())
+            until(lambda: ended(process), harm.delay)
+            target = self.stage_process() if harm.whom == "self" else process
+            if target:
+                send(target, harm.number, harm.whom)
+        self.watch(harm, process)
+        if started.wait() == 0:
+            self.did.append("which was too late")
+        self.look(harm.number, 0)
+
+    def site(self, env: dict[str, str]) -> dict[str, str]:
+        path = os.pathsep.join((str(self.clone.path), str(self.clone.path / "tests/faults/site")))
+        return {**env, "PYTHONPATH": path}
+
+    def stage_process(self) -> psutil.Process | None:
+        words = self.stage.command[1:]
+        return next(
+            (own for own in self.strays() if own.cmdline()[1 : 1 + len(words)] == words), None
+        )
+
+    def finish_dvc(self) -> None:
+        """`dvc repro` again."""
+        self.did.append("dvc repro")
+        torn = self.clone.path / ".dvc/tmp/rwlock"  # which DVC writes in place
+        if torn.exists() and not torn.read_bytes():
+            counts["DVC's own lock file was cut short, and removed by hand"] += 1
+            torn.unlink()
+        started = self.clone.start(self.said, "dvc", "repro", **self.site(self.env()))
+        process = psutil.Process(started.pid)
+        if not until(lambda: ended(process), self.allowed()):
+            waits = [own.cmdline() for own in self.strays()]
+            self.wrong.append(f"dvc repro did not finish in {self.allowed():.0f} s: {waits}")
+            send(process, signal.SIGKILL, "group")
+        until(lambda: not self.strays(), self.allowed())  # orphans may write to the last
+        self.finished(started.wait(), self.said.read_text())
+        lock = yaml.safe_load((self.clone.path / "dvc.lock").read_text())
+        if not started.returncode and told_apart(lock) != told_apart(self.golden.lock):
+            self.wrong.append("dvc.lock differs")
+
+    def allowed(self) -> float:
+        return SLOWER * (self.stage.seconds + self.golden.repro) + 60
+
+    def finished(self, code: int, text: str) -> None:
+        """What must hold once the last run has ended."""
+        if code:
+            self.wrong.append(f"exit code {code}: {gist(text)}")
+            return
+        self.resumed = "resuming" in text
+        if self.checkpoint and self.stage.name.partition("@")[0] in RESUMING and not self.resumed:
+            self.wrong.append("there was a checkpoint, and it did not resume")
+        hashes, names = self.clone.hashes(), {name for name, _ in self.clone.files()}
+        expected = self.golden.hashes
+        differ = sorted(n for n in {*hashes, *expected} if hashes.get(n) != expected.get(n))
+        self.identical = not differ
+        if differ:
+            self.wrong.append(f"differ: {', '.join(differ)}")
+        more = sorted(n for n in names - self.golden.names if not n.endswith(".lock"))
+        for top in ("data", "results"):
+            found = (self.clone.path / top).rglob("*.part")
+            more += [path.relative_to(self.clone.path).as_posix() for path in found]
+        more += [str(path) for path in self.temporary.rglob("*") if path.is_file()]
+        if more:
+            self.wrong.append(f"left behind: {', '.join(dict.fromkeys(more))}")
+        if not until(lambda: not self.strays(), 10):
+            found_ = [f"{own.pid} {' '.join(own.cmdline())[:200]}" for own in self.strays()]
+            self.wrong.append(f"still running: {'; '.join(found_)}")
+
+    def strays(self) -> list[psutil.Process]:
+        """Processes that work in the clone."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if Path(process.cwd()).is_relative_to(self.clone.path) and not ended(process):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def close(self) -> None:
+        """End what still runs, and remove the folder of a trial that was survived."""
+        for process in self.strays():
+            process.kill()
+        shutil.rmtree(self.temporary)
+        if not self.wrong:
+            shutil.rmtree(self.folder)
+
+
+def temporary() -> Path:
+    """An empty folder for temporary files, on another disk than the work if there is one."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="rapipe-kill-", dir=memory if memory.is_dir() else None))
+
+
+def told_apart(lock: dict[str, Any]) -> Any:
+    """dvc.lock without what is never the same twice: the store's random names."""
+    text = json.dumps(lock, sort_keys=True)
+    known = json.loads(text)
+    for stage in known["stages"].values():
+        for group in ("deps", "outs"):
+            stage[group] = sorted(
+                (own for own in stage.get(group, []) if own["path"] != "data/store"),
+                key=lambda own: own["path"],
+            )
+    return known["stages"]
+
+
+def gist(text: str) -> str:
+    """The line of what a command said that tells what went wrong, else the last ones."""
+    told = [line for line in text.splitlines() if "rror" in line and line[:1].strip()]
+    return told[-1][:300] if told else text.strip()[-300:]
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it is gone, or only waits to be counted."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def send(process: psutil.Process, number: signal.Signals, whom: str) -> None:
+    """Send a signal to a process or, if `whom` is group, to all of its group."""
+    try:
+        os.killpg(process.pid, number) if whom == "group" else os.kill(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is true, at most so long; whether it is."""
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop:
+        if true():
+            return True
+        time.sleep(0.02)
+    return true()
+
+
+NUMBERS = {signal.SIGKILL: 0.7, signal.SIGINT: 0.2, signal.SIGTERM: 0.1}
+"""How often each signal is sent."""
+
+
+def attempt(
+    known: ReferenceRun, nursery: ProcessGroup, folder: Path, seed: int, number: int
+) -> Outcome:
+    """One trial, all of which is drawn from its seed and number."""
+    rng = random.Random(f"{seed} {number}")
+    stage = known.stages[rng.choice(list(known.stages))]
+    trial = Trial(known, nursery, folder / f"trial-{seed}-{number}", stage)
+    own: signal.Signals = rng.choices(list(NUMBERS), list(NUMBERS.values()))[0]
+    dvc = bool(known.lock) and rng.random() < 0.25
+    times = rng.choice((1, 1, 1, 2, 3))
+    if dvc:
+        trial.forget()
+    elif stage.name == "embed" or rng.random() < 0.5:  # a second embedding is another version
+        trial.clear()
+    if rng.random() < 0.4:  # it may go at any time
+        shutil.rmtree(trial.clone.path / "data/cache", ignore_errors=True)
+    whom = rng.choice(("group", "self", "dvc") if dvc else ("group", "self"))
+    if own == signal.SIGINT:
+        whom = "group"  # as a terminal does
+    for _ in range(times):
+        at = rng.randint(1, len(stage.changes)) if rng.random() < 0.6 else 0
+        delay = rng.uniform(0, 1.05) * (stage.seconds + (known.repro if dvc else 0))
+        harm = Harm(own, whom, at, own == signal.SIGKILL and rng.random() < 0.5, delay)
+        (trial.under_dvc if dvc else trial.alone)(harm)
+    if not dvc and rng.random() < 0.3:
+        later = [name for name in known.stages if name != stage.name]
+        reader = known.stages[rng.choice(later)]
+        if reader.name != "embed":
+            trial.reader(reader)
+    (trial.finish_dvc if dvc else trial.finish_alone)()
+    trial.close()
+    say(f"{number}: {', '.join(trial.did)}{', resumed' * trial.resumed}")
+    fault = f"{own.name} to {whom} {'under dvc repro' if dvc else 'of a stage alone'}"
+    told = f"{stage.name}: {', '.join(trial.did)}: {'; '.join(trial.wrong)}"
+    where = f"(python -m tests.faults.kill --seed {seed} --trial {number}; {trial.folder})"
+    counts["resumed" if trial.resumed else "checkpoints not resumed"] += int(
+        trial.checkpoint and stage.name.partition("@")[0] in RESUMING
+    )
+    said = f"{told} {where}" if trial.wrong else ""
+    return Outcome(fault, not trial.wrong, trial.identical, said)
+
+
+counts: Counter[str] = Counter()
+"""Of trials with a checkpoint: how many were resumed from it, and how many were not; and what was
+DVC's to survive."""
+
+
+def run(seconds: float, seed: int, first: int = 0, last: int = sys.maxsize) -> Iterator[Outcome]:
+    """Trials `first` to `last`, until the time is over."""
+    stop = time.monotonic() + seconds
+    folder = Path(tempfile.mkdtemp(prefix="rapipe-kill-"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    nursery = ProcessGroup()
+    try:
+        known = reference_run(folder / "golden" / "clone", nursery)
+        number = first
+        while number <= last and time.monotonic() < stop:
+            yield attempt(known, nursery, folder, seed, number)
+            number += 1
+    finally:
+        nursery.close()
+        shutil.rmtree(folder / "golden", ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def main() -> None:
+    """Print what came of each trial."""
+    parser = argparse.ArgumentParser(
+        description="Kills stages; see the top of tests/faults/kill.py."
+    )
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trial", type=int, default=-1)
+    given = parser.parse_args()
+    chosen = (given.trial, given.trial) if given.trial >= 0 else (0, sys.maxsize)
+    seen: Counter[str] = Counter()
+    for outcome in run(given.seconds, given.seed, *chosen):
+        seen["survived" if outcome.survived else "not survived"] += 1
+        print(outcome.fault, "survived" if outcome.survived else outcome.said, flush=True)
+    print(dict(seen), dict(counts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Large corpora, and small memories: what a stage takes, inside a limit that the system holds.
+
+    python -m tests.faults.load --rows 10000 100000 1000000 --gigabytes 4     corpus, embed, prefetch
+    python -m tests.faults.load --repro --gigabytes 2                         `dvc repro` as it is here
+
+A process that needs more than the limit is killed by the system, so that to finish is to
+have stayed within. Needs Linux and root; elsewhere peaks are measured, and nothing holds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from PIL import Image
+
+from rapipe.config import presets
+from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.io.atomic import atomic_write
+from rapipe.io.folders import atomic_folder
+from tests.faults.clone import ROOT, Clone
+
+STAGES = ("corpus", "embed", "prefetch")
+SIDE = 8
+PROTOTYPES, CLASSES = 5000, 10
+"""Images differ from one of so many by noise: a memory without any structure has no neighbours."""
+BATCH = 20_000
+GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
+"""Where memory is limited, in the older and in the newer layout of Linux."""
+NAMES = {
+    GROUPS[0]: ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+    GROUPS[1]: ("memory.max", "memory.peak"),
+}
+
+
+def images(rows: int, path: Path) -> None:
+    """Write a Parquet file of so many small PNG images, all different."""
+    rng = np.random.default_rng(0)
+    prototypes = rng.integers(0, 200, (PROTOTYPES, SIDE, SIDE, 3), dtype=np.uint8)
+    schema = pa.schema({"image": pa.struct({"bytes": pa.binary()}), "label": pa.int64()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, BATCH):
+            count = min(BATCH, rows - start)
+            own = rng.integers(0, PROTOTYPES, count)
+            noise = rng.integers(0, 56, (count, SIDE, SIDE, 3), dtype=np.uint8)
+            encoded = [_png(image) for image in prototypes[own] + noise]
+            cells = pa.StructArray.from_arrays([pa.array(encoded, pa.binary())], ["bytes"])
+            labels = pa.array((own % CLASSES).astype(np.int64))
+            writer.write_table(pa.table([cells, labels], schema=schema))
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "png", compress_level=0)
+    return buffer.getvalue()
+
+
+@contextmanager
+def limited(gigabytes: float) -> Iterator[Path | None]:
+    """A control group with so much memory; None where there is none to be had."""
+    for top in GROUPS:
+        group, (limit, _) = top / f"rapipe-{os.getpid()}", NAMES[top]
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(int(gigabytes * 1e9)))
+        except OSError:
+            continue
+        try:
+            yield group
+        finally:
+            _remove(group)
+        return
+    yield None
+
+
+def _remove(group: Path) -> None:
+    """The system takes a moment to see that its processes have ended."""
+    for _ in range(100):
+        with suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.1)
+
+
+def run(command: list[str], folder: Path, gigabytes: float) -> dict[str, Any]:
+    """Run a command within a limit; seconds, peak of the group in gigabytes, exit code."""
+    env = Clone(ROOT).env
+    with limited(gigabytes) as group:
+
+        def enter() -> None:
+            if group:
+                (group / "cgroup.procs").write_text(str(os.getpid()))
+
+        start = time.monotonic()
+        done = subprocess.run(command, cwd=folder, env=env, preexec_fn=enter, check=False)
+        found: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
+        found["exit"] = done.returncode
+        if group:
+            peak = int((group / NAMES[group.parent][1]).read_text())
+            found["peak_gb"] = round(peak / 1e9, 2)
+    return found
+
+
+def corpus_of(rows: int, folder: Path, gigabytes: float) -> dict[str, Any]:
+    """What the stages take that read every image, in a new folder with so many."""
+    presets.write("tiny", folder / "params.yaml")
+    images(rows, folder / "images.parquet")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["corpus"].update(
+        sources=[{"kind": "parquet", "path": "images.parquet"}], image_size=SIDE
+    )
+    params["retrieval"].update(strategies=["knn"], backend="auto", k=8)
+    atomic_write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False).encode())
+    found: dict[str, Any] = {"rows": rows}
+    for stage in STAGES:
+        if stage == "embed":
+            _encoder(folder, params)
+        found[stage] = run([sys.executable, "-m", f"stages.{stage}"], folder, gigabytes)
+        if found[stage]["exit"]:
+            raise RuntimeError(f"{stage} of {rows:,} images ended with {found[stage]['exit']}")
+        cost = json.loads((folder / f"data/costs/{stage}.json").read_text())
+        found[stage]["own_peak_gb"] = cost["peak_gb"]
+        found[stage]["microseconds_an_image"] = round(1e6 * cost["seconds"] / rows, 1)
+    return found
+
+
+def _encoder(folder: Path, params: dict[str, Any]) -> None:
+    """An encoder that has learned nothing: what it costs to embed does not depend on that."""
+    card = json.loads((folder / "data/corpus/card.json").read_text())
+    own = params["pretrain"]
+    spec = EncoderSpec("resnet18", 16, own["stem"], SIDE, tuple(card["mean"]), tuple(card["std"]))
+    torch.manual_seed(0)
+    with atomic_folder(folder / "data/encoder") as part:
+        Encoder(spec).write(part, {})
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.load", description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--gigabytes", type=float, default=4)
+    parser.add_argument("--repro", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with limited(given.gigabytes) as group:
+        held = group is not None
+    found: dict[str, Any] = {"gigabytes": given.gigabytes, "limit_held": held}
+    if given.repro:
+        found["repro"] = run(["dvc", "repro"], Path.cwd(), given.gigabytes)
+    else:
+        found["corpora"] = []
+        for rows in given.rows:
+            with tempfile.TemporaryDirectory() as folder:
+                found["corpora"].append(corpus_of(rows, Path(folder), given.gigabytes))
+    text = json.dumps(found, indent=2) + "\n"
+    print(text)
+    if given.json:
+        atomic_write(given.json, text.encode())
+
+
+if __name__ == "__main__":
+    main()
