@@ -2,9 +2,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Found before .venv is on the path, and outside of any environment that is active.
+BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
+VERSION := $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow soak check bench
+.PHONY: repro test test-slow soak check bench schema
 
 repro: $(VENV)/installed
 	dvc repro
@@ -14,12 +17,12 @@ test: $(VENV)/installed
 	python -m pytest
 
 test-slow: $(VENV)/installed
-	python -m pytest -m "not huge"
+	python -m pytest -m "slow and not huge"
 
 # MINUTES=5 make soak is shorter; the million images take half an hour more.
 MINUTES ?= 30
 soak: $(VENV)/installed
-	python -m soak --minutes $(MINUTES)
+	python -m tests.faults --minutes $(MINUTES)
 	python -m pytest -m huge
 
 check: $(VENV)/installed
@@ -35,7 +38,25 @@ bench: $(VENV)/installed
 	python -m benchmarks.embed
 	python -m benchmarks.startup
 
+# After a change of rapipe/config/schema.py or rapipe/specs.py.
+schema: $(VENV)/installed
+	python -m rapipe.config.json_schema
+
+# The file holds the version of Python that made the environment. Without it, or where PYTHON names
+# another one, the environment is made anew.
+MADE_BY := $(shell cat $(VENV)/installed 2>/dev/null)
+ifeq ($(MADE_BY),)
+.PHONY: $(VENV)/installed
+else ifneq ($(origin PYTHON),file)
+ifneq ($(MADE_BY),$(VERSION))
+.PHONY: $(VENV)/installed
+endif
+endif
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@case "$(VERSION)" in 3.1[1-9]*|3.[2-9][0-9]*) ;; *) echo "rapipe needs Python 3.11 or later, \
+	but $(PYTHON) is $(or $(VERSION),not there): name another, as in PYTHON=python3.12 make repro" \
+	>&2; exit 2;; esac
+	rm -rf $(VENV)
+	$(BASE) -m venv $(VENV)
 	pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
+	echo $(VERSION) > $@

@@ -18,19 +18,19 @@ Result = dict[str, Any]
 Seconds = dict[str, list[float]]
 
 
-def asked(doc: str | None, **options: tuple[Any, str]) -> argparse.Namespace:
+def parse_arguments(doc: str | None, **options: tuple[Any, str]) -> argparse.Namespace:
     """The command line: `--json`, `--quick`, and options with their defaults."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quick", action="store_true", help="headline figures in 50 seconds")
     for name, (default, text) in options.items():
-        shown = f"{text}; {default} unless given"
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=shown)
+        description = f"{text}; by default {default}"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=description)
     return parser.parse_args()
 
 
 def machine(*packages: str) -> Result:
-    """What it was measured on."""
+    """The machine of the measurement."""
     from rapipe.device import processor
 
     return {
@@ -68,22 +68,22 @@ def in_turns(rounds: int, peers: Mapping[str, Callable[[], float]]) -> Seconds:
 
     Every other round goes backwards, so that none always comes after the same one.
     """
-    found: Seconds = {name: [] for name in peers}
+    seconds: Seconds = {name: [] for name in peers}
     for number in range(rounds):
         for name in list(peers)[:: -1 if number % 2 else 1]:
-            found[name].append(peers[name]())
-    return found
+            seconds[name].append(peers[name]())
+    return seconds
 
 
 def clocked(run: Callable[[], object]) -> float:
-    """Seconds that a call takes, with all that it left the GPU to do."""
+    """Seconds that a call takes, with the work that it queued on the GPU."""
     start = now()
     run()
     return now() - start
 
 
 def now() -> float:
-    """The time in seconds, when the GPU has done all that it was given."""
+    """The time in seconds, when the GPU has done all its queued work."""
     import torch
 
     if torch.cuda.is_available():
@@ -113,12 +113,12 @@ def spread(values: list[float], scale: float = 1, digits: int = 1) -> str:
     )
 
 
-def told(result: Result, lines: list[str], as_json: bool) -> None:
+def print_result(result: Result, lines: list[str], as_json: bool) -> None:
     """Print the result as JSON, or the lines and how the targets were met."""
     if as_json:
         print(json.dumps(result, indent=2))
         return
     print(result["machine"], *lines, sep="\n")
-    for one in result["targets"]:
-        met = "met" if one["met"] else "MISSED"
-        print(f"{one['name']}: {one['value']} (target {one['target']}: {met})")
+    for goal in result["targets"]:
+        met = "met" if goal["met"] else "MISSED"
+        print(f"{goal['name']}: {goal['value']} (target {goal['target']}: {met})")

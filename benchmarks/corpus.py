@@ -29,7 +29,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.common import asked, machine, target, told
+from benchmarks.common import machine, parse_arguments, print_result, target
 
 SIDE = 32
 CLASSES = 10
@@ -39,7 +39,7 @@ MEMORY_TARGET = 1.0
 
 def main() -> None:
     """Print the ratio of times and the peak memory, with their targets."""
-    given = asked(__doc__)
+    given = parse_arguments(__doc__)
     count, repeats = (20_000, 1) if given.quick else (100_000, 5)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -52,7 +52,7 @@ def main() -> None:
             cached.append(in_a_process(build))
         os.chdir("/")
     result = summary(count, peer, ours, cached)
-    told(result, readable(result), given.json)
+    print_result(result, readable(result), given.json)
 
 
 def make_images(count: int) -> list[bytes]:

@@ -23,7 +23,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import Result, asked, clocked, in_turns, machine, ratio, spread, target, told
+from benchmarks.common import (
+    Result,
+    clocked,
+    in_turns,
+    machine,
+    parse_arguments,
+    print_result,
+    ratio,
+    spread,
+    target,
+)
 
 SIDE = 32
 ROUNDS = 5
@@ -34,19 +44,19 @@ OF_BARE = 0.85
 
 def main() -> None:
     """Print a table, or JSON."""
-    given = asked(
+    options = parse_arguments(
         __doc__,
         width=(16, "channels of the encoder's first stage"),
         stem=("half", "its first convolution"),
         images=(50_000, "of the corpus"),
     )
-    count = min(given.images, QUICK_IMAGES) if given.quick else given.images
-    rounds = QUICK_ROUNDS if given.quick else ROUNDS
+    count = min(options.images, QUICK_IMAGES) if options.quick else options.images
+    rounds = QUICK_ROUNDS if options.quick else ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            make(count, given.width, given.stem)
+            make(count, options.width, options.stem)
             bare(count)
             embed()  # which imports LanceDB
             seconds = in_turns(
@@ -59,17 +69,17 @@ def main() -> None:
             )
         finally:
             os.chdir(before)
-    rates = {name: [count / s for s in own] for name, own in seconds.items()}
+    rates = {name: [count / s for s in times] for name, times in seconds.items()}
     share = ratio(seconds["bare"], seconds["embed"])
     result: Result = {
         "machine": machine("torch", "lancedb", "pyarrow"),
-        "setting": {"width": given.width, "stem": given.stem, "images": count},
-        "images a second": {name: [round(r) for r in own] for name, own in rates.items()},
+        "setting": {"width": options.width, "stem": options.stem, "images": count},
+        "images a second": {name: [round(r) for r in values] for name, values in rates.items()},
         "targets": [target("embed / bare", share, OF_BARE, at_least=True)],
     }
     lines = [f"{count:,} images, a second:"]
-    lines += [f"{name:28}{spread(own, digits=0):>28}" for name, own in rates.items()]
-    told(result, lines, given.json)
+    lines += [f"{name:28}{spread(values, digits=0):>28}" for name, values in rates.items()]
+    print_result(result, lines, options.json)
 
 
 def make(count: int, width: int, stem: str) -> None:
@@ -114,10 +124,10 @@ def without_store(count: int) -> float:
     from rapipe.pipeline.embed import blocks
 
     def run() -> None:
-        seen = 0
+        images = 0
         for block in blocks(Encoder.read(paths.ENCODER).to(device())):
-            seen += len(block)
-            if seen >= count:
+            images += len(block)
+            if images >= count:
                 return
 
     return clocked(run)

@@ -17,167 +17,25 @@ import csv
 import json
 import statistics
 from collections.abc import Iterator
-from contextlib import chdir
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine
+from benchmarks.method_cases import CASES, ENCODER_KINDS, STRATEGIES, Case
+from study.work import ROOT, Content, Overrides, override, preset_content, working_in
 
-WORK = Path("data/methods")
-ROOT = Path(__file__).parent.parent
-FOUND = ROOT / "results/methods"
-ENCODERS, CLASSIFIERS = FOUND / "encoders.csv", FOUND / "classifiers.csv"
+WORK, RESULTS = ROOT / "data/methods", ROOT / "results/methods"
+ENCODERS, CLASSIFIERS = RESULTS / "encoders.csv", RESULTS / "classifiers.csv"
 CIFAR = {
     "corpus.validation_fraction": 0.2,
     "pretrain.views": "crop",
 }
 """What photographs need, beside their source."""
-EPOCHS = 10
-"""Of pretraining."""
-VIT = "timm:vit_tiny_patch16_224"
 OFF = {"evaluate.attributed": 0, "evaluate.swap_std": [], "train.probe_every": 0}
 """What the tables do not show."""
 DOCS = ROOT / "docs/methods.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 Row = dict[str, Any]
-Sets = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method, and the parameters that differ from the default's."""
-
-    kind: str
-    method: str
-    """Its name in `rapipe methods`."""
-    sets: Sets
-    shown: str = ""
-    """What tables call it, where that is not the method's name."""
-    strategies: tuple[str, ...] = ("knn",)
-    """What classifiers look up, beside nothing."""
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return self.shown or self.method
-
-    @property
-    def command(self) -> str:
-        """How to run it in the pipeline."""
-        shown = {**self.sets, "retrieval.strategies": list(self.strategies)}
-        if self.kind in ENCODER_KINDS:
-            del shown["retrieval.strategies"]
-        texts = {k: json.dumps(v).replace('"', "") for k, v in shown.items()}
-        return " ".join(f"-S '{key}={text}'" for key, text in texts.items())
-
-
-def encoder(kind: str, method: str, rate: float, **more: Any) -> Case:
-    """A case of pretraining."""
-    own = {f"pretrain.{key}": value for key, value in {**more, "epochs": EPOCHS}.items()}
-    told = [str(more[key]) for key in ("encoder", "head") if key in more]
-    shown = f"{method}, {', '.join(told)}" if told else ""
-    return Case(kind, method, {**own, "pretrain.learning_rate": rate}, shown)
-
-
-def classifier(
-    kind: str, method: str, backbone: str = "alexnet", shown: str = "", **more: Any
-) -> Case:
-    """A case of training one entry of `train.backbones`."""
-    own = {f"train.{key}": value for key, value in more.items()}
-    return Case(kind, method, {"train.backbones": [backbone], **own}, shown)
-
-
-ENCODER_KINDS = ("objective", "optimiser")
-WHOLE = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "alexnet",
-    "perceiver",
-    "perceiver_m",
-    "perceiver_l",
-    "perceiver_xl",
-    "perceiver_io",
-)
-OF_TIMM = (VIT, "timm:convnext_atto")
-LARGE = ("timm:mixer_s32_224", "timm:swin_tiny_patch4_window7_224")
-"""Of timm too; they come last, since each takes as long as ten others."""
-FROZEN = "resnet18+corpus+frozen"
-FEW: Sets = {"label_fraction": 0.1, "epochs": 20}
-STRATEGIES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
-PERCEIVER: Sets = {"train.backbones": ["perceiver"]}
-CASES = (
-    encoder("objective", "byol", 0.2, objective="byol"),
-    encoder("objective", "simclr", 0.2, objective="simclr"),
-    encoder("objective", "moco", 0.2, objective="moco"),
-    encoder("objective", "simsiam", 0.2, objective="simsiam"),
-    encoder("objective", "barlow-twins", 0.2, objective="barlow-twins"),
-    encoder("objective", "barlow-twins", 0.2, objective="barlow-twins", head=[512, 128]),
-    encoder("objective", "vicreg", 0.05, objective="vicreg"),
-    encoder("objective", "dino", 0.05, objective="dino"),
-    encoder("objective", "supervised", 0.05, objective="supervised"),
-    encoder("objective", "mae", 0.001, objective="mae", encoder=VIT, optimiser="adamw"),
-    encoder("optimiser", "sgd", 0.2, optimiser="sgd"),
-    encoder("optimiser", "adamw", 0.001, optimiser="adamw"),
-    encoder("optimiser", "lars", 2.0, optimiser="lars"),
-    *(classifier("backbone", name, name) for name in WHOLE),
-    *(classifier("backbone", "timm:NAME", name, name) for name in OF_TIMM),
-    classifier("head", "linear", FROZEN),
-    classifier("head", "attention", f"{FROZEN}+attention"),
-    classifier("head", "graph", f"{FROZEN}+graph"),
-    classifier("head", "attention", "resnet18+attention", "attention, not frozen"),
-    classifier("head", "graph", "resnet18+graph", "graph, not frozen"),
-    classifier("start", "scratch", "resnet18"),
-    classifier("start", "+corpus", "resnet18+corpus"),
-    classifier("start", "+frozen", "resnet18+frozen", "+frozen (random)"),
-    classifier("start", "+frozen", FROZEN, "+corpus+frozen"),
-    classifier("start", "+noise", "resnet18+noise"),
-    classifier("start", "scratch", "resnet18", "scratch, 10 % of the labels", **FEW),
-    classifier("start", "+corpus", "resnet18+corpus", "+corpus, 10 % of the labels", **FEW),
-    classifier(
-        "start", "+frozen", "resnet18+frozen", "+frozen (random), 10 % of the labels", **FEW
-    ),
-    classifier("start", "+frozen", FROZEN, "+corpus+frozen, 10 % of the labels", **FEW),
-    classifier(
-        "start",
-        "+distilled",
-        "resnet18+distilled",
-        "+distilled, 10 % of the labels",
-        distill="resnet18+corpus",
-        **FEW,
-    ),
-    *(Case("strategy", name, PERCEIVER, "", (name,)) for name in STRATEGIES),
-    *(
-        classifier("views", name, augment=name)
-        for name in ("none", "affine", "crop", "noisy-crop", "shift", "flip", "randaugment")
-    ),
-    *(
-        classifier("schedule", name, schedule=name)
-        for name in ("cosine", "linear", "constant", "step")
-    ),
-    *(classifier("average", name, average=name) for name in ("none", "ema", "swa")),
-    Case("setting", "retrieval.dropout", {**PERCEIVER, "retrieval.dropout": 0.0}, "0"),
-    Case("setting", "retrieval.dropout", {**PERCEIVER, "retrieval.dropout": 0.5}, "0.5"),
-    *(
-        Case(
-            "setting",
-            "train.label_fraction",
-            {**PERCEIVER, "train.label_fraction": share},
-            f"{share:g}",
-        )
-        for share in (0.01, 0.1, 1.0)
-    ),
-    classifier("tuned", "learning_rate", tune=["learning_rate"]),
-    classifier("tuned", "batch_size", tune=["batch_size"]),
-    classifier("trick", "accumulate", accumulate=2),
-    classifier("trick", "clip", clip=1.0),
-    classifier("trick", "patience", patience=1),
-    classifier("trick", "warmup", warmup=0.1),
-    classifier("trick", "label_smoothing", label_smoothing=0.1),
-    classifier("trick", "mixup", mixup=0.2),
-    *(classifier("backbone", "timm:NAME", name, name) for name in LARGE),
-)
 
 
 def main() -> None:
@@ -197,78 +55,69 @@ def main() -> None:
                 for seed in range(options.seeds):
                     classified(case, seed)
     if options.json:
-        found = {"encoders": rows_of(ENCODERS), "classifiers": rows_of(CLASSIFIERS)}
-        print(json.dumps({"machine": machine("torch", "lightly", "timm"), **found}, indent=2))
+        rows = {"encoders": rows_of(ENCODERS), "classifiers": rows_of(CLASSIFIERS)}
+        print(json.dumps({"machine": machine("torch", "lightly", "timm"), **rows}, indent=2))
     else:
         print("\n".join(tables()))
     DOCS.write_text(with_tables(DOCS.read_text()))
 
 
-def params_of(sets: Sets) -> Any:
-    """The default's parameters with these in the place of its own."""
-    from ruamel.yaml import YAML
-
+def content_of(overrides: Overrides) -> Content:
+    """The default's parameters, with some of them changed."""
     from rapipe.config import presets
-    from rapipe.config.loading import parse
 
-    path = Path("params.yaml")
-    presets.write(presets.DEFAULT, path)
-    content = YAML(typ="safe").load(path.read_text())
-    for key, value in sets.items():
-        group, name = key.split(".")
-        content[group][name] = value
-    return parse(content)
+    return override(preset_content(presets.DEFAULT, WORK / "preset.yaml"), overrides)
 
 
 def pretrained(case: Case, photographs: str) -> None:
     """Pretrain an encoder on each set of images."""
-    sets: dict[str, Sets] = {"digits": {}}
+    corpora: dict[str, Overrides] = {"digits": {}}
     if photographs:
         source = {"kind": "parquet", "path": str(Path(photographs).absolute()), "limit": 0.1}
-        sets["cifar10"] = {**CIFAR, "corpus.sources": [source]}
-    for images, own in sets.items():
+        corpora["cifar10"] = {**CIFAR, "corpus.sources": [source]}
+    for images, overrides in corpora.items():
         key = {"kind": case.kind, "name": case.name, "images": images}
         if done(ENCODERS, key):
             continue
-        with inside(WORK / f"{images}-encoders"):
+        content = content_of({**overrides, **case.overrides})
+        with working_in(WORK / f"{images}-encoders", content):
+            from rapipe.config.loading import parse
             from rapipe.pipeline import corpus, pretrain
 
-            params = params_of({**own, **case.sets})
+            params = parse(content)
             corpus.run(params)
             pretrain.run(params)
-            found = json.loads(Path("results/pretraining/scores.json").read_text())
+            scores = json.loads(Path("results/pretraining/scores.json").read_text())
         names = ("knn_top1", "linear_top1", "random_init_knn_top1", "raw_pixels_knn_top1")
-        scores = {name: round(found[name], 4) for name in names}
-        add(ENCODERS, {**key, **scores, "command": case.command})
+        rounded = {name: round(scores[name], 4) for name in names}
+        add(ENCODERS, {**key, **rounded, "command": case.command})
 
 
 def classified(case: Case, seed: int) -> None:
     """Train and test the classifiers of a case, one without neighbours and the others with."""
+    from rapipe.config.loading import parse
     from rapipe.config.variants import variants
 
-    with inside(WORK / "digits"):
-        params = params_of(
-            {
-                **OFF,
-                **case.sets,
-                "train.seeds": [seed],
-                "retrieval.strategies": list(case.strategies),
-            }
-        )
-        own = {"kind": case.kind, "name": case.name, "seed": seed}
-        todo = [
-            v for v in variants(params) if not done(CLASSIFIERS, {**own, "retrieval": v.retrieval})
+    grid = {"classifiers.seeds": [seed], "retrieval.strategies": list(case.strategies)}
+    content = content_of({**OFF, **case.overrides, **grid})
+    key = {"kind": case.kind, "name": case.name, "seed": seed}
+    with working_in(WORK / "digits", content):
+        params = parse(content)
+        missing = [
+            variant
+            for variant in variants(params)
+            if not done(CLASSIFIERS, {**key, "retrieval": variant.retrieval})
         ]
-        if todo:
+        if missing:
             prepare(params)
-        for variant in todo:
+        for variant in missing:
             from rapipe.pipeline import evaluate, train
 
             train.run(params, variant)
             evaluate.run(params, variant)
-            found = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
-            by_noise = {row["noise_std"]: row for row in found["rows"]}
-            row = {**own, "retrieval": variant.retrieval, "parameters": found["parameters"]}
+            run = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
+            by_noise = {row["noise_std"]: row for row in run["rows"]}
+            row = {**key, "retrieval": variant.retrieval, "parameters": run["parameters"]}
             for std in (0.0, 0.1, 0.2):
                 row[f"top1_noise_{std:g}"] = by_noise[std]["top1"]
             row["top3"] = by_noise[0.0]["top3"]
@@ -285,12 +134,6 @@ def prepare(params: Any) -> None:
             stage.run(params)
     prefetch.run(params)
     initialise.run(params)
-
-
-def inside(folder: Path) -> Any:
-    """Work in this folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return chdir(folder)
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -317,7 +160,7 @@ def add(path: Path, row: Row) -> None:
 
 
 def with_tables(text: str) -> str:
-    """The page with the present tables in the place of its own."""
+    """The page with the present tables instead of its previous ones."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return "\n".join((head + BEGIN, *tables(), "", END + tail))
@@ -328,14 +171,14 @@ def tables() -> Iterator[str]:
     from rapipe import methods
 
     for kind in methods.KINDS:
-        known = {row["name"]: row for row in methods.rows(kind)}
+        rows = {row["name"]: row for row in methods.rows(kind)}
         columns = ENCODER_COLUMNS if kind in ENCODER_KINDS else COLUMNS
         yield f"\n### {kind.capitalize()}\n"
-        parameters = dict.fromkeys(row["parameter"] for row in known.values())
-        yield f"{', '.join(f'`{own}`' for own in parameters)}\n"
+        parameters = dict.fromkeys(row["parameter"] for row in rows.values())
+        yield f"{', '.join(f'`{parameter}`' for parameter in parameters)}\n"
         yield "| | " + " | ".join(columns) + " | source | options |"
         yield "|---" * (len(columns) + 3) + "|"
-        for name, row in known.items():
+        for name, row in rows.items():
             yield from lines_of(kind, name, row["source"], len(columns))
 
 
@@ -343,16 +186,17 @@ def lines_of(kind: str, name: str, source: str, columns: int) -> Iterator[str]:
     """The lines of a method; its source stands in the first, the options in a case's first."""
     cases = [case for case in CASES if (case.kind, case.method) == (kind, name)]
     for case in cases or [Case(kind, name, {})]:
-        found = encoder_values(case) if kind in ENCODER_KINDS else classifier_values(case)
-        shown = f"`{name}`" if case.name == name else f"`{name}`: {case.name}"
-        command = f"`{case.command}`" if case.sets else ""
-        for values in found or [[UNMEASURED.get(name, "&ndash;")] + [""] * (columns - 1)]:
-            yield f"| {shown} | {' | '.join(values)} | {source} | {command} |"
-            shown, source, command = "", "", ""
+        lines = encoder_values(case) if kind in ENCODER_KINDS else classifier_values(case)
+        title = f"`{name}`" if case.name == name else f"`{name}`: {case.name}"
+        command = f"`{case.command}`" if case.overrides else ""
+        for values in lines or [[UNMEASURED.get(name, "&ndash;")] + [""] * (columns - 1)]:
+            yield f"| {title} | {' | '.join(values)} | {source} | {command} |"
+            title, source, command = "", "", ""
 
 
 UNMEASURED = {
-    "+elsewhere": "as `+corpus`, where the checkpoint is our own encoder",
+    "+checkpoint": "as `+pretrained`, where the checkpoint is our own encoder",
+    "cross-attention": "as all with neighbours in the other tables",
     **dict.fromkeys(("csv", "tensorboard", "wandb", "wandb-offline"), "changes no result"),
 }
 """What stands where there is nothing to measure."""
@@ -362,29 +206,31 @@ COLUMNS = ("neighbours", "clean", "noise .1", "noise .2", "top-3", "parameters")
 
 def encoder_values(case: Case) -> list[list[str]]:
     """The line of a case of pretraining."""
-    own = {
-        r["images"]: r
-        for r in rows_of(ENCODERS)
-        if (r["kind"], r["name"]) == (case.kind, case.name)
-    }
-    if not own:
+    rows = {row["images"]: row for row in measured(ENCODERS, case)}
+    if not rows:
         return []
     scores = [
-        percent([own[images][score]]) if images in own else ""
+        percent([rows[images][score]]) if images in rows else ""
         for images in ("digits", "cifar10")
         for score in ("knn_top1", "linear_top1")
     ]
     return [scores]
 
 
+def measured(path: Path, case: Case) -> list[Row]:
+    """The rows of a case."""
+    names = (case.kind, case.name)
+    return [row for row in rows_of(path) if (row["kind"], row["name"]) == names]
+
+
 def classifier_values(case: Case) -> list[list[str]]:
     """The lines of a case of training: without neighbours, and with."""
-    own = [r for r in rows_of(CLASSIFIERS) if (r["kind"], r["name"]) == (case.kind, case.name)]
+    of_case = measured(CLASSIFIERS, case)
     lines = []
     if case.kind == "strategy" and case.method != STRATEGIES[0]:
-        own = [row for row in own if row["retrieval"] != "none"]  # it stands with the first
-    for retrieval in dict.fromkeys(row["retrieval"] for row in own):
-        rows = [row for row in own if row["retrieval"] == retrieval]
+        of_case = [row for row in of_case if row["retrieval"] != "none"]  # it stands with the first
+    for retrieval in dict.fromkeys(row["retrieval"] for row in of_case):
+        rows = [row for row in of_case if row["retrieval"] == retrieval]
         scores = ("top1_noise_0", "top1_noise_0.1", "top1_noise_0.2", "top3")
         values = [percent([row[score] for row in rows]) for score in scores]
         lines.append([retrieval, *values, f"{int(rows[0]['parameters']):,}"])

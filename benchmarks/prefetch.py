@@ -17,7 +17,7 @@ AdamW) of a ResNet-18 and a Perceiver, on random images of 32 pixels:
   bank inside the forward pass, as the first study did.
 
 The last three embed each image as the classifier sees it, since they cannot
-know it before. Methods are measured in turns, those that search in turns of their own; a ratio
+know it before. Methods are measured in turns, those that search in separate turns; a ratio
 is the median of the ratios of each turn.
 The defaults suit two cores; for one GPU: --width 64 --stem cifar --batch 512.
 """
@@ -35,15 +35,15 @@ import numpy as np
 
 from benchmarks.common import (
     Result,
-    asked,
     clocked,
     in_turns,
     machine,
+    parse_arguments,
     precision,
+    print_result,
     ratio,
     spread,
     target,
-    told,
 )
 
 NETWORKS = ("resnet18", "perceiver")
@@ -59,21 +59,21 @@ ROUNDS = 15
 QUICK_ROUNDS = 4
 FREE = 1.03
 SLOW = ("FAISS a batch", "LanceDB a batch", "search in forward")
-AGAIN = "prefetched, in turn with"
+PEER = "prefetched, in turn with"
 """Ours once more, as the searches' peer."""
 
 
 def main() -> None:
     """Print a table, or JSON."""
-    given = asked(
+    options = parse_arguments(
         __doc__,
         width=(16, "channels of the first stage"),
         stem=("half", "first convolution"),
         batch=(64, "images a step"),
         rows=(50_000, "of the bank"),
     )
-    setting = Setting(given.width, given.stem, given.batch, given.rows)
-    ks, rounds = ((QUICK_K,), QUICK_ROUNDS) if given.quick else (KS, ROUNDS)
+    setting = Setting(options.width, options.stem, options.batch, options.rows)
+    ks, rounds = ((QUICK_K,), QUICK_ROUNDS) if options.quick else (KS, ROUNDS)
     measured = {
         f"{network}, k = {k}": setting.measure(network, k, rounds)
         for network in NETWORKS
@@ -81,42 +81,42 @@ def main() -> None:
     }
     result: Result = {
         "machine": machine("torch", "faiss-cpu", "lancedb"),
-        "setting": {"width": given.width, "stem": given.stem, "batch": given.batch,
-                    "bank": [given.rows, setting.dimension]},
+        "setting": {"width": options.width, "stem": options.stem, "batch": options.batch,
+                    "bank": [options.rows, setting.dimension]},
         "milliseconds a step": {
-            case: {name: [round(1e3 * s, 2) for s in own] for name, own in found.items()}
-            for case, found in measured.items()
+            case: {name: [round(1e3 * s, 2) for s in times] for name, times in timings.items()}
+            for case, timings in measured.items()
         },
-        "of prefetched": {case: ratios(found) for case, found in measured.items()},
+        "of prefetched": {case: ratios(timings) for case, timings in measured.items()},
         "targets": [
             target(f"prefetched / constant, {case}",
-                   ratio(found["prefetched"], found["constant"]), FREE)
-            for case, found in measured.items()
+                   ratio(timings["prefetched"], timings["constant"]), FREE)
+            for case, timings in measured.items()
         ],
     }  # fmt: skip
-    told(result, readable(measured), given.json)
+    print_result(result, readable(measured), options.json)
 
 
-def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+def ratios(timings: dict[str, list[float]]) -> dict[str, float]:
     """Each method's step beside ours in the same turns."""
     return {
-        name: round(ratio(own, found[AGAIN if name in SLOW else "prefetched"]), 3)
-        for name, own in found.items()
-        if name != AGAIN
+        name: round(ratio(times, timings[PEER if name in SLOW else "prefetched"]), 3)
+        for name, times in timings.items()
+        if name != PEER
     }
 
 
 def readable(measured: dict[str, dict[str, list[float]]]) -> list[str]:
     """A table a case."""
     lines = []
-    for case, found in measured.items():
+    for case, timings in measured.items():
         lines.append(f"\n{case:28}{'ms a step':>26}{'of prefetched':>16}")
-        shares = ratios(found)
-        each = [a / b for a, b in zip(found["prefetched"], found["constant"], strict=True)]
-        lines.append(f"prefetched / constant: {spread(each, digits=2)}")
-        for name, own in found.items():
+        shares = ratios(timings)
+        pairs = zip(timings["prefetched"], timings["constant"], strict=True)
+        lines.append(f"prefetched / constant: {spread([a / b for a, b in pairs], digits=2)}")
+        for name, times in timings.items():
             share = f"{shares[name]:16.2f}" if name in shares else ""
-            lines.append(f"{name:28}{spread(own, 1e3):>26}{share}")
+            lines.append(f"{name:28}{spread(times, 1e3):>26}{share}")
     return lines
 
 
@@ -166,9 +166,9 @@ class Setting:
                 return in_turns(rounds, {name: partial(seconds, name) for name in names})
 
             # The threads of FAISS and Lance go on spinning after a search, which slows all others.
-            alone = turns(name for name in steps if name not in SLOW)
-            beside = turns(["prefetched", *SLOW])
-            return {**alone, AGAIN: beside.pop("prefetched"), **beside}
+            without_search = turns(name for name in steps if name not in SLOW)
+            with_search = turns(["prefetched", *SLOW])
+            return {**without_search, PEER: with_search.pop("prefetched"), **with_search}
 
     def steps(self, network: str, k: int, folder: Path) -> dict[str, Callable[[], object]]:
         """One training step of each method."""
@@ -177,37 +177,39 @@ class Setting:
         from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
         from rapipe.device import device
 
-        here, (b, d) = device(), (self.batch, self.dimension)
-        bank = DeviceBank(self.bank, CLASSES, here)
+        torch_device, (b, d) = device(), (self.batch, self.dimension)
+        bank = DeviceBank(self.bank, CLASSES, torch_device)
         constant = NeighbourBatch(
-            torch.randn(b, k, d, device=here),
-            torch.randint(0, CLASSES, (b, k), device=here),
-            torch.ones(b, dtype=torch.bool, device=here),
+            torch.randn(b, k, d, device=torch_device),
+            torch.randint(0, CLASSES, (b, k), device=torch_device),
+            torch.ones(b, dtype=torch.bool, device=torch_device),
         )
 
-        def looked_up(search: Callable[[Any], Any]) -> Callable[[Any], NeighbourBatch]:
+        def retrieve_by(search: Callable[[Any], Any]) -> Callable[[Any], NeighbourBatch]:
             def find(images: Any) -> NeighbourBatch:
                 with torch.no_grad():
-                    own = self.encoder.backbone(self.encoder.normalise(images))
-                    found = search(torch.nn.functional.normalize(own))
-                return bank.place(bank.fetch(found.to(here)))
+                    features = self.encoder.backbone(self.encoder.normalise(images))
+                    indices = search(torch.nn.functional.normalize(features))
+                return bank.assemble(bank.fetch(indices.to(torch_device)))
 
             return find
 
         faiss, lance = self.faiss(k), self.lance(k, folder)
-        tensor = torch.from_numpy(self.bank.vectors).to(here)
+        tensor = torch.from_numpy(self.bank.vectors).to(torch_device)
         return {
             "none": self.step(network, k, None, None),
             "constant": self.step(network, k, None, lambda images: constant),
             "prefetched": self.step(network, k, bank, None),
             "prefetched, bank on disk": self.step(network, k, self.on_disk(folder), None),
-            "FAISS a batch": self.step(network, k, None, looked_up(faiss)),
-            "LanceDB a batch": self.step(network, k, None, looked_up(lance)),
+            "FAISS a batch": self.step(network, k, None, retrieve_by(faiss)),
+            "LanceDB a batch": self.step(network, k, None, retrieve_by(lance)),
             "search in forward": self.step(
                 network,
                 k,
                 None,
-                looked_up(lambda own: torch.cdist(own, tensor).topk(k, largest=False).indices),
+                retrieve_by(
+                    lambda queries: torch.cdist(queries, tensor).topk(k, largest=False).indices
+                ),
             ),
         }
 
@@ -222,25 +224,23 @@ class Setting:
         """
         import torch
 
-        from rapipe.batches.transforms import VIEWS
         from rapipe.classifier.classifier import Classifier, ClassifierSpec
         from rapipe.classifier.module import ClassifierModule
         from rapipe.device import autocast, device
+        from rapipe.encoder.encoder import EncoderSpec
         from rapipe.records import Neighbours
-        from rapipe.training.module import Schedule
+        from rapipe.specs import FusionSpec, TrainingRecipe
 
         torch.manual_seed(0)
-        retrieval = "none" if bank is None and find is None else "knn"
-        spec = ClassifierSpec(
-            network, self.width, self.stem, SIDE, CLASSES, *self.statistics, retrieval,
-            self.dimension, "embedding",
-        )  # fmt: skip
+        fusion = None if bank is None and find is None else FusionSpec(dropout=0.0)
+        network_spec = EncoderSpec(network, self.width, self.stem, SIDE, *self.statistics)
+        spec = ClassifierSpec(network_spec, CLASSES, fusion=fusion, dimension=self.dimension)
         indices = np.random.default_rng(1).integers(0, len(self.bank), (IMAGES, k), dtype=np.int32)
         table = Neighbours(self.images.ids, indices, np.zeros((IMAGES, k), np.float32))
+        recipe = TrainingRecipe(epochs=100_000, batch_size=self.batch, augment="flip")
         module = ClassifierModule(
-            Classifier(spec), VIEWS["flip"](SIDE), self.images, table if bank else None, bank,
-            Schedule(10**6, self.batch, 1e-3, 0), 0.01, 0.0,
-        ).to(device())  # fmt: skip
+            Classifier(spec), self.images, table if bank else None, bank, recipe, seed=0
+        ).to(device())
         optimiser = module.configure_optimizers()["optimizer"]
         batches = self.endless(module)
         if find is not None:  # after the augmentation: it is what the classifier sees
@@ -252,7 +252,7 @@ class Setting:
                 loss = module.training_step(next(batches), 0)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            module.seen.clear()
+            module.step_metrics.clear()
 
         return step
 
@@ -271,7 +271,7 @@ class Setting:
         self.bank.write(folder / "bank")
         vectors = Embeddings.read(folder / "bank").vectors
         bank = DeviceBank(self.bank, CLASSES, device())
-        bank.vectors = ArrayField(vectors, device(), stay=False)
+        bank.vectors = ArrayField(vectors, device(), resident=False)
         return bank
 
     def faiss(self, k: int) -> Callable[[Any], Any]:
@@ -281,7 +281,7 @@ class Setting:
 
         index = faiss.IndexFlatIP(self.dimension)
         index.add(self.bank.vectors)
-        return lambda own: torch.from_numpy(index.search(own.cpu().numpy(), k)[1])
+        return lambda queries: torch.from_numpy(index.search(queries.cpu().numpy(), k)[1])
 
     def lance(self, k: int, folder: Path) -> Callable[[Any], Any]:
         """A LanceDB table, searched for all of a batch in one query."""
@@ -295,12 +295,12 @@ class Setting:
             "bank", pa.table({"row": np.arange(len(self.bank)), "vector": vectors})
         )
 
-        def search(own: Any) -> Any:
-            asking = list(own.cpu().numpy())
-            query = table.search(asking).distance_type("dot").select(["row", "_distance"]).limit(k)
-            found = query.to_arrow()
-            order = np.argsort(found["query_index"].to_numpy(), kind="stable")
-            return torch.from_numpy(found["row"].to_numpy()[order].reshape(len(asking), k))
+        def search(queries: Any) -> Any:
+            vectors = list(queries.cpu().numpy())
+            query = table.search(vectors).distance_type("dot").select(["row", "_distance"]).limit(k)
+            hits = query.to_arrow()
+            order = np.argsort(hits["query_index"].to_numpy(), kind="stable")
+            return torch.from_numpy(hits["row"].to_numpy()[order].reshape(len(vectors), k))
 
         return search
 

@@ -7,7 +7,7 @@ Images a second of BYOL with ResNet-18 on random images of 32 pixels, in float32
 precision that `train.precision: auto` chooses:
 
 - ours: `fit`, as `rapipe pretrain` calls it: Lightning, views on whole batches, optimiser,
-  slow copy;
+  momentum encoder;
 - ours without Lightning: the same steps in a loop, for what Lightning costs;
 - lightly: the same network, heads, loss and optimiser in a loop, fed by lightly's
   `BYOLTransform` (no blur, no solarisation: as our views) through a DataLoader with a worker
@@ -30,15 +30,15 @@ import numpy as np
 
 from benchmarks.common import (
     Result,
-    asked,
     cores,
     in_turns,
     machine,
     now,
+    parse_arguments,
+    print_result,
     ratio,
     spread,
     target,
-    told,
 )
 from benchmarks.common import precision as auto_precision
 
@@ -47,7 +47,7 @@ STEPS = 24
 WARM_UP = 3
 ROUNDS = 5
 QUICK_ROUNDS = 1
-AHEAD = 2
+PREFETCHED = 2
 """Batches that each worker of a DataLoader makes ahead."""
 EPOCHS = 200
 AGAINST_LIGHTLY = {"cpu": 2.0, "cuda": 4.0}
@@ -61,7 +61,7 @@ def main() -> None:
 
     from rapipe.device import device
 
-    given = asked(
+    args = parse_arguments(
         __doc__,
         width=(16, "channels of the first stage"),
         stem=("half", "first convolution"),
@@ -69,29 +69,29 @@ def main() -> None:
         images=(50_000, "of an epoch, for the time of one"),
     )
     rng = np.random.default_rng(0)
-    count = given.batch * (WARM_UP + STEPS)
+    count = args.batch * (WARM_UP + STEPS)
     pixels = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    peers = Peers(pixels, given.width, given.stem, given.batch)
-    chosen = auto_precision()
+    peers = Peers(pixels, args.width, args.stem, args.batch)
+    best_precision = auto_precision()
     seconds = {}
-    for precision in dict.fromkeys(("fp32", chosen)):
+    for precision in dict.fromkeys(("fp32", best_precision)):
         with torch.random.fork_rng():
-            rounds = QUICK_ROUNDS if given.quick else ROUNDS
+            rounds = QUICK_ROUNDS if args.quick else ROUNDS
             seconds[precision] = in_turns(rounds, peers.all(precision))
     rates = {
-        precision: {name: [given.batch / s for s in own] for name, own in found.items()}
-        for precision, found in seconds.items()
+        precision: {peer: [args.batch / s for s in times] for peer, times in by_peer.items()}
+        for precision, by_peer in seconds.items()
     }
-    best = seconds[chosen]
+    best = seconds[best_precision]
     against = ratio(best["lightly"], best["ours"])
-    ours = statistics.median(best["ours"]) / given.batch * given.images
+    ours = statistics.median(best["ours"]) / args.batch * args.images
     result: Result = {
         "machine": machine("torch", "lightly", "kornia", "pytorch-lightning"),
-        "setting": {"width": given.width, "stem": given.stem, "batch": given.batch},
-        "precision chosen": chosen,
+        "setting": {"width": args.width, "stem": args.stem, "batch": args.batch},
+        "precision chosen": best_precision,
         "images a second": {
-            precision: {name: [round(r) for r in own] for name, own in found.items()}
-            for precision, found in rates.items()
+            precision: {peer: [round(rate) for rate in values] for peer, values in by_peer.items()}
+            for precision, by_peer in rates.items()
         },
         "lightning, share of a step": round(
             1 - ratio(best["ours without Lightning"], best["ours"]), 3
@@ -103,26 +103,26 @@ def main() -> None:
             target("ours / bare", ratio(best["bare"], best["ours"]), OF_BARE, at_least=True),
         ],
     }
-    told(result, readable(result, rates), given.json)
+    print_result(result, readable(result, rates), args.json)
 
 
 def readable(result: Result, rates: dict[str, dict[str, list[float]]]) -> list[str]:
     """The figures as text."""
     lines = []
-    for precision, found in rates.items():
+    for precision, by_peer in rates.items():
         lines.append(f"\nimages a second in {precision}")
-        lines += [f"{name:28}{spread(own, digits=0):>28}" for name, own in found.items()]
+        lines += [f"{peer:28}{spread(values, digits=0):>28}" for peer, values in by_peer.items()]
     for name in ("precision chosen", "lightning, share of a step", "seconds of an epoch's steps"):
         lines.append(f"{name}: {result[name]}")
     return lines
 
 
-def ahead() -> int:
+def prefetched() -> int:
     """Batches that a DataLoader with a worker for each core has made ahead."""
-    return AHEAD * cores()
+    return PREFETCHED * cores()
 
 
-def each(step: Callable[[int], None], warm_up: int) -> float:
+def seconds_a_step(step: Callable[[int], None], warm_up: int) -> float:
     """Seconds of a step."""
     for _ in range(warm_up):
         step(0)
@@ -143,7 +143,7 @@ class Peers:
         return {
             "ours": lambda: self.ours(precision),
             "ours without Lightning": lambda: self.loop(precision, self.our_loss, WARM_UP),
-            "lightly": lambda: self.loop(precision, self.lightly_loss, WARM_UP + ahead()),
+            "lightly": lambda: self.loop(precision, self.lightly_loss, WARM_UP + prefetched()),
             "bare": lambda: self.bare(precision),
         }
 
@@ -151,28 +151,25 @@ class Peers:
         """BYOL as `rapipe pretrain` makes it."""
         import torch
 
-        from rapipe.batches.transforms import VIEWS, Normalise
+        from rapipe.batches.transforms import Normalise
         from rapipe.encoder.backbones import build
         from rapipe.pretraining.module import PretrainingModule
-        from rapipe.pretraining.objectives import OBJECTIVES, Recipe
+        from rapipe.pretraining.objectives import OBJECTIVES, ObjectiveSpec
         from rapipe.records import Images
-        from rapipe.training.module import Schedule
+        from rapipe.specs import PretrainingRecipe
 
         torch.manual_seed(0)
         n = len(self.pixels)
         images = Images(
             np.arange(n), self.pixels, np.zeros(n, np.int64), np.array(["x"] * n), ("x",)
         )
+        backbone = build("resnet18", self.width, self.stem, SIDE)
+        objective = OBJECTIVES["byol"](backbone, ObjectiveSpec(SIDE, 1, (), 0.0))
+        recipe = PretrainingRecipe(
+            views="crop", epochs=1, batch_size=self.batch, learning_rate=0.06
+        )
         return PretrainingModule(
-            OBJECTIVES["byol"](
-                build("resnet18", self.width, self.stem, SIDE), Recipe(SIDE, 1, (), 0.0)
-            ),
-            VIEWS["crop"](SIDE),
-            Normalise(MEAN, STD),
-            images,
-            Schedule(1, self.batch, 0.06, 0),
-            np.ones(n),
-            "sgd",
+            objective, images, Normalise(MEAN, STD), recipe, seed=0, weights=np.ones(n)
         )
 
     def ours(self, precision: Any) -> float:
@@ -181,7 +178,7 @@ class Peers:
 
         from rapipe.training.loop import fit
 
-        class Watch(Callback):
+        class StepTimer(Callback):
             def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
                 if trainer.global_step == WARM_UP:
                     self.start = now()
@@ -189,10 +186,10 @@ class Peers:
             def on_train_epoch_end(self, *_: Any) -> None:
                 self.seconds = now() - self.start
 
-        watch = Watch()
+        timer = StepTimer()
         with tempfile.TemporaryDirectory() as folder:
-            fit(self.module(), [watch], Path(folder) / "checkpoints", precision)
-        return watch.seconds / STEPS
+            fit(self.module(), [timer], Path(folder) / "checkpoints", precision)
+        return timer.seconds / STEPS
 
     def loop(
         self, precision: Any, losses: Callable[[Any, Any], Iterator[Any]], warm_up: int
@@ -211,7 +208,7 @@ class Peers:
             loss.backward()
             optimiser.step()
 
-        return each(step, warm_up)
+        return seconds_a_step(step, warm_up)
 
     def our_loss(self, module: Any, precision: Any) -> Iterator[Any]:
         """Loss after loss of our data path."""
@@ -241,7 +238,7 @@ class Peers:
             BYOLView1Transform(**plain), BYOLView2Transform(**plain, solarization_prob=0.0)
         )
         pixels = self.pixels
-        count = len(pixels) + 2 * ahead() * self.batch  # so that the workers never idle
+        count = len(pixels) + 2 * prefetched() * self.batch  # so that the workers never idle
 
         class Views(Dataset):
             def __len__(self) -> int:
@@ -256,7 +253,7 @@ class Peers:
             self.batch,
             shuffle=True,
             num_workers=cores(),
-            prefetch_factor=AHEAD,
+            prefetch_factor=PREFETCHED,
             drop_last=True,
             pin_memory=on_gpu,
         )
@@ -286,7 +283,7 @@ class Peers:
                 loss = network((first, second), labels)
             loss.backward()
 
-        return each(step, WARM_UP)
+        return seconds_a_step(step, WARM_UP)
 
 
 if __name__ == "__main__":

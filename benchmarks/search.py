@@ -11,13 +11,13 @@ such as `rapipe store export` writes. For each number of rows:
   FAISS; FAISS Flat as its documentation uses it; `torch.cdist` and `topk`; and
   the bare matrix products, as `queries @ bank.T` makes them (into new memory),
   and into memory that is used again;
-- up to 50,000 rows the whole table, in which every row of the bank asks;
+- up to 50,000 rows the whole table, in which every row of the bank is a query;
 - indexes, with the least effort that finds 95 % of the neighbours, for 4,096
   queries at once (Lance: 1,024). The graph (HNSW) is built on one thread, so it takes
   `--graph`.
 
-Whatever is an index, and the whole table, has a process of its own, whose peak
-memory is given (torch and FAISS are 0.4 GB of it). Vectors are mapped from a
+Each index, and the whole table, has its own process, whose peak
+memory is reported (torch and FAISS are 0.4 GB of it). Vectors are mapped from a
 file. `build` is all that comes before the search: training, writing, and the
 search for the effort.
 """
@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import clocked, machine, target, told
+from benchmarks.common import clocked, machine, print_result, target
 
 D = 512
 K = 32
@@ -75,16 +75,16 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="real vectors (N, D) of unit length, .npy")
     parser.add_argument("--graph", action="store_true", help="HNSW too: minutes")
     parser.add_argument("--figure", type=Path, help="draw time against rows into this PNG")
-    given = parser.parse_args()
-    if given.vectors:
-        given.rows = [len(np.load(given.vectors, mmap_mode="r"))]
+    options = parser.parse_args()
+    if options.vectors:
+        options.rows = [len(np.load(options.vectors, mmap_mode="r"))]
     measured = {}
-    for rows in given.rows:
+    for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
-            path = given.vectors or Path(folder) / "vectors.npy"
-            if not given.vectors:
+            path = options.vectors or Path(folder) / "vectors.npy"
+            if not options.vectors:
                 make_vectors(path, rows)
-            measured[rows] = measure(path, rows, given.graph, Path(folder))
+            measured[rows] = measure(path, rows, options.graph, Path(folder))
     result = {
         "machine": machine("torch", "faiss-cpu", "lancedb", "numpy"),
         "dimension": D,
@@ -92,9 +92,9 @@ def main() -> None:
         "rows": measured,
     }
     result["targets"] = targets(measured)
-    if given.figure:
-        draw(measured, given.figure)
-    told(result, readable(result), given.json)
+    if options.figure:
+        draw(measured, options.figure)
+    print_result(result, readable(result), options.json)
 
 
 def make_vectors(path: Path, rows: int) -> None:
@@ -109,52 +109,55 @@ def make_vectors(path: Path, rows: int) -> None:
     def blocks() -> Iterator[Any]:
         for start in range(0, rows, 10_000):
             n = min(10_000, rows - start)
-            own = centres[rng.integers(0, CENTRES, n)]
-            own = own + np.float32(0.9) * rng.standard_normal((n, D), np.float32)
-            yield own / np.linalg.norm(own, axis=1, keepdims=True)
+            vectors = centres[rng.integers(0, CENTRES, n)]
+            vectors = vectors + np.float32(0.9) * rng.standard_normal((n, D), np.float32)
+            yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     memory_map.write_array(path, (rows, D), blocks())
 
 
 def measure(path: Path, rows: int, graph: bool, folder: Path) -> dict[str, Measured]:
     """Everything for one bank, by name."""
-    found: dict[str, Measured] = alone(exact, path, min(QUERIES, rows))
+    results: dict[str, Measured] = in_process(exact, path, min(QUERIES, rows))
     if rows <= TABLE_ROWS:
-        found["torch, whole table"] = alone(table, path)
-        found["bare products, whole table"] = found["torch, whole table"].pop("bare")
+        results["torch, whole table"] = in_process(table, path)
+        results["bare products, whole table"] = results["torch, whole table"].pop("bare")
     else:
-        found["torch"]["gigabytes"] = alone(one, path, QUERIES, "torch", "exact", "")["gigabytes"]
+        torch_alone = in_process(search_with, path, QUERIES, "torch", "exact", "")
+        results["torch"]["gigabytes"] = torch_alone["gigabytes"]
     cells = 2 ** round(np.log2(4 * rows**0.5))
-    chosen = {**INDEXES, **(GRAPH if graph else {})}
-    for name, (backend, index) in chosen.items():
+    indexes = {**INDEXES, **(GRAPH if graph else {})}
+    for name, (backend, index) in indexes.items():
         if rows <= TABLE_ROWS and name not in QUICK and not graph:
             continue
-        home = folder / "index"
-        made = alone(
-            one,
+        cache = folder / "index"
+        result = in_process(
+            search_with,
             path,
             min(INDEX_QUERIES[backend], rows),
             backend,
             index.format(cells=cells),
-            str(home),
+            str(cache),
         )
-        size = sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
-        found[name] = {**made, "megabytes": round(size / 1e6)}
-    found["lance, exact"] = alone(one, path, LANCE_QUERIES, "lance", "exact", str(folder / "lance"))
-    return found
+        size = sum(p.stat().st_size for p in cache.rglob("*") if p.is_file())
+        results[name] = {**result, "megabytes": round(size / 1e6)}
+    results["lance, exact"] = in_process(
+        search_with, path, LANCE_QUERIES, "lance", "exact", str(folder / "lance")
+    )
+    return results
 
 
-def bank_of(path: Path) -> Any:
+def read_bank(path: Path) -> Any:
     """The vectors, with ids in no order."""
     from rapipe.io import memory_map
-    from rapipe.retrieval.search import KeyedVectors
+    from rapipe.retrieval.search import VectorsWithIds
 
     vectors = memory_map.map_array(path)
-    return KeyedVectors(np.random.default_rng(1).permutation(len(vectors)), vectors)
+    return VectorsWithIds(np.random.default_rng(1).permutation(len(vectors)), vectors)
 
 
-def asking(rows: int, queries: int) -> Any:
-    """Rows of the bank that ask, from all over it."""
+def query_rows(rows: int, queries: int) -> Any:
+    """Rows of the bank that are queries, evenly spread."""
     return np.linspace(0, rows - 1, queries).astype(int)
 
 
@@ -163,14 +166,14 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
     import faiss
     import torch
 
-    from rapipe.retrieval.search import KeyedVectors, SearchMethod, search
+    from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search
 
-    bank = bank_of(path)
-    bank = KeyedVectors(bank.ids, np.array(bank.vectors))
-    chosen = asking(len(bank.ids), count)
-    queries = bank.vectors[chosen]
-    tensor, asked = torch.from_numpy(bank.vectors), torch.from_numpy(queries)
-    room = torch.empty(BATCH // 2, len(tensor))
+    bank = read_bank(path)
+    bank = VectorsWithIds(bank.ids, np.array(bank.vectors))
+    rows = query_rows(len(bank.ids), count)
+    queries = bank.vectors[rows]
+    tensor, query_tensor = torch.from_numpy(bank.vectors), torch.from_numpy(queries)
+    buffer = torch.empty(BATCH // 2, len(tensor))
     start = time.perf_counter()
     flat = faiss.IndexFlatIP(bank.vectors.shape[1])
     flat.add(bank.vectors)
@@ -179,34 +182,39 @@ def exact(path: Path, count: int) -> dict[str, Measured]:
     def ours(method: SearchMethod) -> None:
         for first in range(0, count, BATCH):
             part = slice(first, first + BATCH)
-            search(queries[part], bank, K, bank.ids[chosen[part]], method)
+            search(queries[part], bank, K, bank.ids[rows[part]], method)
 
     def batches(run: Callable[[slice], object], size: int = BATCH) -> None:
         for first in range(0, count, size):
             run(slice(first, first + size))
 
     methods: dict[str, Callable[[], None]] = {
-        "bare products, new memory": lambda: batches(lambda part: asked[part] @ tensor.T),
+        "bare products, new memory": lambda: batches(lambda part: query_tensor[part] @ tensor.T),
         "bare products": lambda: batches(
-            lambda part: torch.mm(asked[part], tensor.T, out=room[: len(asked[part])]), BATCH // 2
+            lambda part: torch.mm(
+                query_tensor[part], tensor.T, out=buffer[: len(query_tensor[part])]
+            ),
+            BATCH // 2,
         ),
         "torch": lambda: ours(SearchMethod()),
         "faiss, exact": lambda: ours(SearchMethod("faiss")),
         "plain FAISS Flat": lambda: batches(lambda part: flat.search(queries[part], K + 1)),
         "plain torch.cdist + topk": lambda: batches(
-            lambda part: torch.cdist(asked[part], tensor).topk(K + 1, largest=False)
+            lambda part: torch.cdist(query_tensor[part], tensor).topk(K + 1, largest=False)
         ),
     }
-    found: dict[str, Measured] = {name: {"seconds": [], "queries": count} for name in methods}
-    found["plain FAISS Flat"]["build"] = built
+    results: dict[str, Measured] = {name: {"seconds": [], "queries": count} for name in methods}
+    results["plain FAISS Flat"]["build"] = built
     for _ in range(REPEATS):
         for name, run in methods.items():
-            if name != "faiss, exact" or not found[name]["seconds"]:  # which builds its index anew
-                found[name]["seconds"].append(clocked(run))
+            if (
+                name != "faiss, exact" or not results[name]["seconds"]
+            ):  # which builds its index anew
+                results[name]["seconds"].append(clocked(run))
     for name in methods:
         if not name.startswith("bare"):
-            found[name]["recall"] = 1.0
-    return found
+            results[name]["recall"] = 1.0
+    return results
 
 
 def table(path: Path) -> Measured:
@@ -215,17 +223,17 @@ def table(path: Path) -> Measured:
 
     from rapipe.retrieval.search import search
 
-    bank = bank_of(path)
+    bank = read_bank(path)
     n = len(bank.ids)
     tensor = torch.from_numpy(np.array(bank.vectors[:]))
-    room = torch.empty(BATCH // 2, n)
+    buffer = torch.empty(BATCH // 2, n)
     part = min(n, 8 * BATCH)
 
     def bare() -> float:
         start = time.perf_counter()
         for first in range(0, part, BATCH // 2):
-            own = tensor[first : min(part, first + BATCH // 2)]
-            torch.mm(own, tensor.T, out=room[: len(own)])
+            block = tensor[first : min(part, first + BATCH // 2)]
+            torch.mm(block, tensor.T, out=buffer[: len(block)])
         return (time.perf_counter() - start) * n / part
 
     around = [bare()]
@@ -239,17 +247,17 @@ def table(path: Path) -> Measured:
     }
 
 
-def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measured:
+def search_with(path: Path, count: int, backend: str, index: str, cache: str) -> Measured:
     """Our search with one method, built first."""
     from rapipe.io import memory_map
     from rapipe.retrieval.search import Exact, SearchMethod, build_index, rank, search
 
-    bank = bank_of(path)
-    chosen = asking(len(bank.ids), count)
+    bank = read_bank(path)
+    rows = query_rows(len(bank.ids), count)
     method = SearchMethod(backend, index, RECALL, Path(cache) if cache else None)
-    queries = memory_map.take_rows(bank.vectors, chosen)
+    queries = memory_map.take_rows(bank.vectors, rows)
     start = time.perf_counter()
-    found = search(queries, bank, K, bank.ids[chosen], method)
+    neighbours = search(queries, bank, K, bank.ids[rows], method)
     first = time.perf_counter() - start
     if not cache:
         return {"seconds": [first], "queries": count, "recall": 1.0}
@@ -257,75 +265,74 @@ def one(path: Path, count: int, backend: str, index: str, cache: str) -> Measure
         index_ = build_index(bank.vectors, method, stack)
         if not isinstance(index_, Exact):
             for level in range(index_.levels):
-                if index_.effort != found.found_by["effort"]:
-                    index_.try_harder(level)
+                if index_.effort != neighbours.found_by["effort"]:
+                    index_.set_effort(level)
         seconds = [
-            clocked(lambda: rank(index_, queries, bank, K, bank.ids[chosen]))
-            for _ in range(REPEATS)
+            clocked(lambda: rank(index_, queries, bank, K, bank.ids[rows])) for _ in range(REPEATS)
         ]
     return {
         "seconds": seconds,
         "queries": count,
         "build": first - seconds[0],
-        "recall": found.found_by["recall"],
-        "effort": found.found_by["effort"],
+        "recall": neighbours.found_by["recall"],
+        "effort": neighbours.found_by["effort"],
     }
 
 
-def alone(task: Callable[..., Any], *arguments: object) -> Any:
-    """A task in a process of its own; one result is given its peak memory in gigabytes."""
+def in_process(task: Callable[..., Any], *arguments: object) -> Any:
+    """A task in its own process; the result of one method gets its peak memory in gigabytes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_with_memory, task, arguments).result()
 
 
 def _with_memory(task: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-    found = task(*arguments)
+    result = task(*arguments)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {**found, "gigabytes": round(peak, 2)} if "seconds" in found else found
+    return {**result, "gigabytes": round(peak, 2)} if "seconds" in result else result
 
 
-def milliseconds(found: Measured) -> float:
+def milliseconds(result: Measured) -> float:
     """The median time of a query."""
-    return 1000 * float(statistics.median(found["seconds"])) / int(found["queries"])
+    return 1000 * float(statistics.median(result["seconds"])) / int(result["queries"])
 
 
 def targets(measured: dict[int, dict[str, Measured]]) -> list[dict[str, Any]]:
     """The figures that were promised, as far as these sizes show them."""
-    made = []
-    for rows, found in measured.items():
-        exact_ = milliseconds(found["torch"])
+    goals = []
+    for rows, results in measured.items():
+        exact_ = milliseconds(results["torch"])
         if rows == TABLE_ROWS:
-            ratio = exact_ / milliseconds(found["plain FAISS Flat"])
-            made.append(target(f"torch / FAISS Flat at {rows:,}", ratio, 1.0))
-            whole = milliseconds(found["torch, whole table"])
+            ratio = exact_ / milliseconds(results["plain FAISS Flat"])
+            goals.append(target(f"torch / FAISS Flat at {rows:,}", ratio, 1.0))
+            table_ms = milliseconds(results["torch, whole table"])
             for name in ("bare products, new memory", "bare products, whole table"):
-                ratio = whole / milliseconds(found[name])
-                made.append(target(f"whole table / {name} at {rows:,}", ratio, 1.2))
+                ratio = table_ms / milliseconds(results[name])
+                goals.append(target(f"whole table / {name} at {rows:,}", ratio, 1.2))
         if rows >= 1_000_000:
             fast = {
-                name: milliseconds(own) / exact_
-                for name, own in found.items()
-                if "effort" in own and own["effort"] and own["recall"] >= RECALL
+                name: milliseconds(result) / exact_
+                for name, result in results.items()
+                if result.get("effort") and result["recall"] >= RECALL
             }
             best = min(fast, key=lambda name: fast[name])
-            made.append(target(f"{best} / torch at {rows:,}", fast[best], 0.1))
-            peak = max(own.get("gigabytes", 0) for own in found.values())
-            made.append(target(f"peak gigabytes at {rows:,}", peak, 3.0))
-    return made
+            goals.append(target(f"{best} / torch at {rows:,}", fast[best], 0.1))
+            peak = max(result.get("gigabytes", 0) for result in results.values())
+            goals.append(target(f"peak gigabytes at {rows:,}", peak, 3.0))
+    return goals
 
 
 def readable(result: dict[str, Any]) -> list[str]:
     """The same as text."""
     lines = []
-    for rows, found in result["rows"].items():
+    for rows, results in result["rows"].items():
         lines.append(f"\n{rows:,} rows of {result['dimension']} dimensions, k = {result['k']}")
         lines.append(f"{'':28}{'ms/query':>18}{'recall':>8}{'build s':>9}{'GB':>7}{'MB disk':>9}")
-        for name, own in found.items():
-            each = sorted(1000 * one / own["queries"] for one in own["seconds"])
-            spread = f"{milliseconds(own):.3f} ({each[0]:.3f}-{each[-1]:.3f})"
+        for name, measured in results.items():
+            times = sorted(1000 * s / measured["queries"] for s in measured["seconds"])
+            spread = f"{milliseconds(measured):.3f} ({times[0]:.3f}-{times[-1]:.3f})"
             cells = [
-                f"{own[key]:{width}.{digits}f}" if key in own else " " * width
+                f"{measured[key]:{width}.{digits}f}" if key in measured else " " * width
                 for key, width, digits in (
                     ("recall", 8, 3),
                     ("build", 9, 1),
@@ -333,7 +340,7 @@ def readable(result: dict[str, Any]) -> list[str]:
                     ("megabytes", 9, 0),
                 )
             ]
-            lines.append(f"{name:28}{spread:>18}{''.join(cells)}  {own.get('effort', '')}")
+            lines.append(f"{name:28}{spread:>18}{''.join(cells)}  {measured.get('effort', '')}")
     return lines
 
 
@@ -347,7 +354,9 @@ def draw(measured: dict[int, dict[str, Measured]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     names = [name for name in next(reversed(measured.values())) if "bare" not in name]
     for name, marker in zip(names, "osD^vP*Xhd<>", strict=False):
-        points = [(n, milliseconds(own[name])) for n, own in measured.items() if name in own]
+        points = [
+            (n, milliseconds(results[name])) for n, results in measured.items() if name in results
+        ]
         axes.plot(*zip(*points, strict=True), marker=marker, ms=5, lw=1.4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="rows of the bank", ylabel="milliseconds a query")
     axes.set_title(f"{K} nearest of vectors of {D} dimensions; indexes find 95 %")

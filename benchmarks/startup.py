@@ -18,13 +18,22 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import Result, asked, clocked, in_turns, machine, spread, target, told
+from benchmarks.common import (
+    Result,
+    clocked,
+    in_turns,
+    machine,
+    parse_arguments,
+    print_result,
+    spread,
+    target,
+)
 
 ROUNDS = 3
 HELP, REPRO = "rapipe --help", "dvc repro, nothing to do"
 HELP_TARGET = 0.5
 REPRO_TARGET = 5.0
-LOOKS = (HELP, "rapipe preset", "rapipe results", "rapipe costs", "rapipe store info")
+COMMANDS = (HELP, "rapipe preset", "rapipe results", "rapipe costs", "rapipe store info")
 STAGES = {
     "corpus": "",
     "pretrain": "timm, kornia.augmentation, lightly.loss, lightly.models.modules.heads",
@@ -39,16 +48,16 @@ STAGES = {
 
 def main() -> None:
     """Print a table, or JSON."""
-    given = asked(__doc__)
-    here = Path(sys.executable).parent
+    options = parse_arguments(__doc__)
+    bin_folder = Path(sys.executable).parent
     commands: dict[str, Sequence[str]] = {
-        look: [str(here / "rapipe"), *look.split()[1:]] for look in LOOKS
+        name: [str(bin_folder / "rapipe"), *name.split()[1:]] for name in COMMANDS
     }
-    up_to_date = subprocess.run([here / "dvc", "status", "-q"], check=False).returncode == 0
+    up_to_date = subprocess.run([bin_folder / "dvc", "status", "-q"], check=False).returncode == 0
     if up_to_date:
-        commands[REPRO] = [str(here / "dvc"), "repro"]
-    for stage, later in () if given.quick else STAGES.items():
-        code = f"import rapipe.pipeline.{stage}" + (f", {later}" if later else "")
+        commands[REPRO] = [str(bin_folder / "dvc"), "repro"]
+    for stage, modules in () if options.quick else STAGES.items():
+        code = f"import rapipe.pipeline.{stage}" + (f", {modules}" if modules else "")
         commands[f"imports of {stage}"] = [sys.executable, "-c", code]
 
     def works(name: str) -> bool:
@@ -58,17 +67,17 @@ def main() -> None:
         return clocked(partial(subprocess.run, commands[name], check=True, capture_output=True))
 
     peers = {name: partial(seconds, name) for name in commands if works(name)}
-    found = in_turns(ROUNDS, peers)
-    targets = [target(f"{HELP}, seconds", statistics.median(found[HELP]), HELP_TARGET)]
+    timings = in_turns(ROUNDS, peers)
+    targets = [target(f"{HELP}, seconds", statistics.median(timings[HELP]), HELP_TARGET)]
     if up_to_date:
-        targets.append(target(f"{REPRO}, seconds", statistics.median(found[REPRO]), REPRO_TARGET))
+        targets.append(target(f"{REPRO}, seconds", statistics.median(timings[REPRO]), REPRO_TARGET))
     result: Result = {
         "machine": machine("torch", "typer", "dvc", "pytorch-lightning"),
-        "seconds": {name: [round(s, 2) for s in own] for name, own in found.items()},
+        "seconds": {name: [round(s, 2) for s in times] for name, times in timings.items()},
         "targets": targets,
     }
-    lines = [f"{name:28}{spread(own, digits=2):>24}" for name, own in found.items()]
-    told(result, lines, given.json)
+    lines = [f"{name:28}{spread(times, digits=2):>24}" for name, times in timings.items()]
+    print_result(result, lines, options.json)
 
 
 if __name__ == "__main__":

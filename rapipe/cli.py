@@ -21,11 +21,11 @@ app = typer.Typer(
     help="Does an image classifier that can look things up learn faster and stand noise better?",
 )
 
-Backbone = Annotated[str | None, typer.Option(help="Only this backbone of train.backbones.")]
+Backbone = Annotated[str | None, typer.Option(help="Only this backbone of classifiers.backbones.")]
 Retrieval = Annotated[
     str | None, typer.Option(help="Only 'none', or this one of retrieval.strategies.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Only this seed of train.seeds.")]
+Seed = Annotated[int | None, typer.Option(help="Only this seed of classifiers.seeds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -58,81 +58,81 @@ def corpus(
             described.run()
         return
     from rapipe.pipeline import corpus
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(corpus.run)
+    run_stage(corpus.run)
 
 
 @app.command()
 def pretrain() -> None:
     """Pretrain the encoder without labels; resumes where it was interrupted."""
     from rapipe.pipeline import pretrain
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(pretrain.run)
+    run_stage(pretrain.run)
 
 
 @app.command()
 def embed() -> None:
     """Embed every image into the store."""
     from rapipe.pipeline import embed
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(embed.run)
+    run_stage(embed.run)
 
 
 @app.command()
 def prefetch() -> None:
     """Find the neighbours of every image, once."""
     from rapipe.pipeline import prefetch
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(prefetch.run)
+    run_stage(prefetch.run)
 
 
 @app.command()
 def audit() -> None:
-    """Refuse what leaks from the held-out splits, and list test images close to the memory."""
+    """Refuse what leaks from the held-out splits, and list test images close to the bank."""
     from rapipe.pipeline import audit
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(audit.run)
+    run_stage(audit.run)
 
 
 @app.command()
 def initialise() -> None:
-    """Get ready what classifiers start from: from scratch, pretrained here, or elsewhere."""
+    """Prepare the initial weights of classifiers: random, pretrained here, or a checkpoint's."""
     from rapipe.pipeline import initialise
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(initialise.run)
+    run_stage(initialise.run)
 
 
 @app.command()
 def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Train the classifiers, all or some."""
     from rapipe.pipeline import train
-    from rapipe.pipeline.running.stage import stage_of_chosen
+    from rapipe.pipeline.running.stage import run_selected_variants
 
-    stage_of_chosen(train.run, backbone, retrieval, seed)
+    run_selected_variants(train.run, backbone, retrieval, seed)
 
 
 @app.command(name="eval")
 def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Evaluate the classifiers, all or some, on the whole test split, clean and noisy."""
     from rapipe.pipeline import evaluate
-    from rapipe.pipeline.running.stage import stage_of_chosen
+    from rapipe.pipeline.running.stage import run_selected_variants
 
-    stage_of_chosen(evaluate.run, backbone, retrieval, seed)
+    run_selected_variants(evaluate.run, backbone, retrieval, seed)
 
 
 @app.command()
 def report() -> None:
     """Draw the figures and write results/index.html."""
     from rapipe.pipeline import report
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
-    stage(report.run)
+    run_stage(report.run)
 
 
 @app.command()
@@ -145,13 +145,12 @@ def results(
     """Print a row a (backbone, retrieval, k, seed, noise level, memory)."""
     from rapipe import paths
     from rapipe.config.loading import load
-    from rapipe.pipeline import results
+    from rapipe.pipeline.results import read_results
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        params = load(paths.PARAMS)
-        found = results.by_class(params) if by_class else results.rows(params, edited=True)
-        show(found, as_json)
+        results = read_results(load(paths.PARAMS))
+        show(results.by_class() if by_class else results.rows(edited=True), as_json)
 
 
 @app.command()
@@ -161,7 +160,7 @@ def costs(as_json: AsJson = False) -> None:
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        show(costs.rows(), as_json)
+        show(costs.read_costs(), as_json)
 
 
 @app.command()
@@ -174,11 +173,11 @@ def methods(
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        found = methods.rows(kind)
+        rows = methods.rows(kind)
     if as_json:
-        show(found, as_json)
+        show(rows, as_json)
         return
-    for row in found:
+    for row in rows:
         print(f"{row['parameter']}: {row['name']}\n    {row['about']}\n    {row['source']}")
 
 
@@ -208,7 +207,7 @@ def neighbors(
     picture: Annotated[Path | None, typer.Option(help="Also draw them into this PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look an image up in the memory; say what a classifier makes of its neighbours."""
+    """Look an image up in the store; say what a classifier predicts with its neighbours."""
     from rapipe import paths
     from rapipe.pipeline.memory.look_up import run
     from rapipe.pipeline.running.check_names import load_checked
@@ -229,15 +228,15 @@ def preset(
 
     with exit_on_user_error():
         if name is None:
-            for known in presets.PRESETS:
-                print(f"{known:14} {presets.describe(known)}")
+            for preset_name in presets.PRESETS:
+                print(f"{preset_name:14} {presets.describe(preset_name)}")
         else:
             presets.write(name, paths.PARAMS)
             print(f"{paths.PARAMS} holds the preset {name}")
 
 
-memory = typer.Typer(no_args_is_help=True, help="Look at the memory, and edit it: docs/memory.md.")
-app.add_typer(memory, name="store")
+store = typer.Typer(no_args_is_help=True, help="Look at the store, and edit it: docs/memory.md.")
+app.add_typer(store, name="store")
 
 Ids = Annotated[list[int] | None, typer.Option("--id", help="Images with this id; repeat it.")]
 Classes = Annotated[list[str] | None, typer.Option("--class", help="Of this class; repeat it.")]
@@ -246,29 +245,27 @@ Where = Annotated[str, typer.Option(help="SQL on id, label, source and split.")]
 Limit = Annotated[int, typer.Option(help="Show at most so many rows.", min=0)]
 
 
-@memory.command(name="info")
+@store.command(name="info")
 def store_info(as_json: AsJson = False) -> None:
     """What the current version holds, and which versions there are."""
-    from rapipe.pipeline.memory.edit import (
-        info,
-    )
+    from rapipe.pipeline.memory.edit import info
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        found = info()
+        facts = info()
     if as_json:
-        show(found, as_json)
+        show(facts, as_json)
         return
-    versions = found.pop("versions")
-    for name, value in found.items():
-        inside = isinstance(value, dict)
-        shown = ", ".join(f"{k} {v:,}" for k, v in value.items()) if inside else value
-        print(f"{name:24} {', '.join(value) if isinstance(value, list) else shown}")
+    versions = facts.pop("versions")
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v:,}" for k, v in value.items())
+        print(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
     print()
-    show([{**own, "tags": ", ".join(own["tags"])} for own in versions], as_json)
+    show([{**version, "tags": ", ".join(version["tags"])} for version in versions], as_json)
 
 
-@memory.command(name="list")
+@store.command(name="list")
 def store_list(
     ids: Ids = None,
     classes: Classes = None,
@@ -277,43 +274,40 @@ def store_list(
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Rows of the memory, by id; those that meet every condition."""
-    from rapipe.pipeline.memory.edit import (
-        listed,
-    )
+    """Rows of the store, by id; those that meet every condition."""
+    from rapipe.pipeline.memory.edit import list_rows
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
     from rapipe.progress import say
     from rapipe.retrieval.store.selection import Selection
 
     with exit_on_user_error():
-        chosen = Selection(ids or (), classes or (), sources or (), where)
-        found, count = listed(chosen, limit)
-    show(found, as_json)
-    if len(found) < count:
-        say(f"{len(found)} of {count:,} rows; --limit shows more")
+        rows, count = list_rows(Selection(ids or (), classes or (), sources or (), where), limit)
+    show(rows, as_json)
+    if len(rows) < count:
+        say(f"{len(rows)} of {count:,} rows; --limit shows more")
 
 
-@memory.command(name="add")
+@store.command(name="add")
 def store_add(
     source: Annotated[
         str, typer.Argument(help="A source of params.yaml, a kind of source, or a file or folder.")
     ],
     classes: Classes = None,
     limit: Annotated[int, typer.Option(help="At most so many images; 0 = all.", min=0)] = 0,
-    name: Annotated[str, typer.Option(help="What the memory calls it.")] = "",
+    name: Annotated[str, typer.Option(help="What the store calls it.")] = "",
     unlabelled: Annotated[bool, typer.Option(help="Leave its labels out.")] = False,
 ) -> None:
-    """Embed the training images of a source into the memory."""
+    """Embed the training images of a source into the store."""
     from rapipe.pipeline.memory import add
-    from rapipe.pipeline.running.stage import stage
+    from rapipe.pipeline.running.stage import run_stage
 
     def run(params: Any) -> None:
         print(add.run(params, source, classes or (), limit, name, unlabelled))
 
-    stage(run, "store add", add)
+    run_stage(run, "store add", add)
 
 
-@memory.command(name="remove")
+@store.command(name="remove")
 def store_remove(
     ids: Ids = None,
     classes: Classes = None,
@@ -323,37 +317,31 @@ def store_remove(
         bool, typer.Option("--purge", help="Off the disk too, from every version.")
     ] = False,
 ) -> None:
-    """Take rows that meet every condition out of the memory."""
-    from rapipe.pipeline.memory.edit import (
-        remove,
-    )
+    """Take rows that meet every condition out of the store."""
+    from rapipe.pipeline.memory.edit import remove
     from rapipe.retrieval.store.selection import Selection
 
-    chosen = (ids or (), classes or (), sources or (), where)
-    _said(lambda: remove(Selection(*chosen), purge))
+    selection = Selection(ids or (), classes or (), sources or (), where)
+    _print_message(lambda: remove(selection, purge))
 
 
-@memory.command(name="tag")
+@store.command(name="tag")
 def store_tag(name: Annotated[str, typer.Argument(help="A name; it moves if it exists.")]) -> None:
     """Name the current version, so that `compact` keeps it."""
-    from rapipe.pipeline.memory.edit import (
-        tag,
-    )
+    from rapipe.pipeline.memory.edit import tag
 
-    _said(lambda: tag(name))
+    _print_message(lambda: tag(name))
 
 
-@memory.command(name="checkout")
+@store.command(name="checkout")
 def store_checkout(name: Annotated[str, typer.Argument(help="A tag, or a number.")]) -> None:
     """Make another version the current one."""
-    from rapipe.pipeline.memory.edit import (
-        checkout,
-    )
+    from rapipe.pipeline.memory.edit import checkout
 
-    _said(lambda: checkout(name))
+    _print_message(lambda: checkout(name))
 
 
-@memory.command(name="diff")
+@store.command(name="diff")
 def store_diff(
     one: Annotated[str, typer.Argument(help="A tag, or the number of a version.")],
     other: Annotated[str, typer.Argument(help="Another.")],
@@ -361,17 +349,15 @@ def store_diff(
     as_json: AsJson = False,
 ) -> None:
     """What each of two versions has that the other lacks."""
-    from rapipe.pipeline.memory.edit import (
-        diff,
-    )
+    from rapipe.pipeline.memory.edit import diff
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        found = diff(one, other, limit)
+        difference = diff(one, other, limit)
     if as_json:
-        show(found, as_json)
+        show(difference, as_json)
         return
-    for side, facts in found.items():
+    for side, facts in difference.items():
         counts = [
             f"{k} {v:,}" for group in ("class", "source") for k, v in facts[f"by {group}"].items()
         ]
@@ -380,40 +366,32 @@ def store_diff(
             show(facts["first"], as_json)
 
 
-@memory.command(name="compact")
+@store.command(name="compact")
 def store_compact() -> None:
     """Drop versions without a tag, removed rows, and what killed edits left."""
-    from rapipe.pipeline.memory.edit import (
-        compact,
-    )
+    from rapipe.pipeline.memory.edit import compact
 
-    _said(compact)
+    _print_message(compact)
 
 
-@memory.command(name="verify")
+@store.command(name="verify")
 def store_verify() -> None:
     """Compare every row with its digest, and all with the manifest and the encoder."""
-    from rapipe.pipeline.memory.edit import (
-        verify,
-    )
+    from rapipe.pipeline.memory.edit import verify
 
-    _said(verify)
+    _print_message(verify)
 
 
-@memory.command(name="export")
-def store_export(
-    path: Annotated[Path, typer.Argument(help="NAME.parquet, or NAME.npy.")],
-) -> None:
+@store.command(name="export")
+def store_export(path: Annotated[Path, typer.Argument(help="NAME.parquet, NAME.npy.")]) -> None:
     """Write the current version for other programs."""
-    from rapipe.pipeline.memory.edit import (
-        export,
-    )
+    from rapipe.pipeline.memory.edit import export
 
-    _said(lambda: export(path))
+    _print_message(lambda: export(path))
 
 
-def _said(edit: Callable[[], str]) -> None:
-    """Print what an edit says of itself."""
+def _print_message(edit: Callable[[], str]) -> None:
+    """Print the message of an edit, or of what went wrong."""
     from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():

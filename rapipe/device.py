@@ -13,7 +13,7 @@ Precision = Literal["bf16", "fp32"]
 """bfloat16 autocast, or plain float32. Embedding and evaluation are always float32."""
 
 SHARE = 0.25
-"""How much of the free memory of a device one array may take for good."""
+"""Share of the free memory of a device that one array may occupy."""
 UNKNOWN_MEMORY = 4 << 30
 
 torch.backends.cudnn.allow_tf32 = False
@@ -26,22 +26,23 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def room(on: torch.device) -> int:
-    """Bytes that an array may take on a device for good: a quarter of what is free now.
+def memory_budget(device: torch.device) -> int:
+    """Bytes that an array may occupy on a device: a quarter of what is free now.
 
-    So several arrays that fit one after the other leave room to compute. In a
-    container it is what the control group leaves free.
+    So several arrays that fit one after the other leave memory to compute. In a
+    container what is free is what the control group leaves.
     """
-    return int(SHARE * (torch.cuda.mem_get_info(on)[0] if on.type == "cuda" else _free_memory()))
+    cuda = device.type == "cuda"
+    return int(SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else _free_memory()))
 
 
-def autocast(on: torch.device, precision: Precision) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Compute in this precision on a device."""
-    return torch.autocast(on.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def native_bf16() -> bool | None:
-    """Whether bfloat16 is surely faster (True) or surely slower (False) here; None: measure it.
+    """Whether bfloat16 is surely faster (True) or surely slower (False); None: to be measured.
 
     GPUs with tensor cores for it multiply it at twice the rate of TF32 or more.
     Where it is emulated it is slower than float32. Processors with AVX-512
@@ -64,13 +65,13 @@ def processor() -> str:
 
 
 def _free_memory() -> int:
-    """Bytes that this machine, and the control group, have left; of Linux, else a fixed guess."""
+    """Free bytes of this machine and its control group; a fixed guess where it is not Linux."""
     sizes = []
     with suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")]
     with suppress(OSError, ValueError):  # "max" is no limit
         group = Path("/sys/fs/cgroup")
-        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        sizes.append(max(0, most - used))
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        sizes.append(max(0, limit - used))
     return min(sizes, default=UNKNOWN_MEMORY)

@@ -5,26 +5,26 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-OF_THE_DISK = frozenset(
+DISK_ERRORS = frozenset(
     (
         *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
         *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
     )
 )
-"""Errors of the operating system that come from where a file lies, so that a user can mend them."""
+"""Error numbers of the operating system that a user can mend: a full disk, a missing right, ..."""
 
-MOST_LETTERS, MOST_SAID = 4000, 600
-"""Of a sentence, whatever it quotes, and of what it quotes of an exception."""
-MOST_OF_A_NAME = 500
-"""Letters of a name that a user gave to something."""
+MAX_SENTENCE, MAX_QUOTE, MAX_NAME = 4000, 600, 500
+"""Characters of a message, of an exception that it quotes, and of a name that a user chose."""
 ARGUMENT = re.compile("`([a-z_]+)`")
 """An argument's name in a message."""
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of control characters, format characters, surrogates and line ends."""
 JOINERS = "\u200c\u200d\xad"
-"""Letters that cannot be seen and that names are spelled with all the same."""
+"""Characters that cannot be seen but belong to the spelling of some names."""
 
 
 class UserError(Exception):
-    """A mistake in parameters or data, told in one sentence.
+    """A mistake in parameters or data, in one sentence.
 
     The sentence names the value, the place and the choices. Commands print it
     without a traceback and exit with code 2. It is one line that any terminal
@@ -32,7 +32,7 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(shortened(printable(sentence), MOST_LETTERS))
+        super().__init__(shortened(printable(sentence), MAX_SENTENCE))
 
 
 class ArgumentError(UserError, ValueError):
@@ -46,13 +46,17 @@ class ArgumentError(UserError, ValueError):
     """
 
     def renamed(self, names: Mapping[str, str]) -> UserError:
-        """The same mistake, with other names for arguments; those without one stay."""
-        named = ARGUMENT.sub(lambda found: names.get(found[1], found[0]), str(self))
-        return UserError(named)
+        """The same mistake, with other names for its arguments."""
+        return UserError(rename_arguments(str(self), names))
+
+
+def rename_arguments(text: str, names: Mapping[str, str]) -> str:
+    """Text with other names for the arguments in backticks; those that `names` lacks stay."""
+    return ARGUMENT.sub(lambda match: names.get(match[1], match[0]), text)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked for an end; the sentence says where the same command goes on.
+    """The user stopped the command; the sentence says where the same command goes on.
 
     Args:
         code: exit code, as a shell has it: 130 for Ctrl-C, 143 for SIGTERM.
@@ -64,38 +68,38 @@ class Interrupted(KeyboardInterrupt):
 
 
 def printable(text: str) -> str:
-    """Text as one line: what no terminal should get is escaped as Python escapes it."""
+    """Text as one line: control characters are escaped as Python escapes them."""
     if text.isprintable():
         return text
-    return "".join(own if own.isprintable() else ascii(own)[1:-1] for own in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def sentence(error: BaseException) -> str:
-    """What an exception says, in one line of bounded length; else its kind."""
-    return shortened(printable(" ".join(str(error).split())), MOST_SAID) or type(error).__name__
+    """The message of an exception as one line of bounded length; without one, its type."""
+    return shortened(printable(" ".join(str(error).split())), MAX_QUOTE) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, of bounded length; else its kind."""
+    """The first line of an exception's message, of bounded length; without one, its type."""
     line = next(iter(str(error).strip().splitlines()), "")
-    return shortened(printable(line), MOST_SAID) or type(error).__name__
+    return shortened(printable(line), MAX_QUOTE) or type(error).__name__
 
 
-def shortened(text: str, most: int) -> str:
-    """At most so many letters: where there are more, the middle is left out."""
-    if len(text) <= most:
+def shortened(text: str, limit: int) -> str:
+    """Text of at most `limit` characters: the middle of a longer one is left out."""
+    if len(text) <= limit:
         return text
-    end = most // 3
-    return f"{text[: most - end - 3]} … {text[-end:]}"
+    end = limit // 3
+    return f"{text[: limit - end - 3]} … {text[-end:]}"
 
 
 def unreadable(name: str) -> str:
-    """Why nobody could read a name where it is shown, as a clause; or "" if it can be read."""
+    """Why a name cannot be read on a screen, as a clause; "" if it can."""
     if not name.strip():
         return "is empty"
-    if len(name) > MOST_OF_A_NAME:
-        return f"has {len(name):,} letters, more than {MOST_OF_A_NAME}"
-    for own in name:
-        if own not in JOINERS and unicodedata.category(own) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-            return f"holds {own!a}, which cannot be shown"
+    if len(name) > MAX_NAME:
+        return f"has {len(name):,} letters, more than {MAX_NAME}"
+    for letter in name:
+        if letter not in JOINERS and unicodedata.category(letter) in INVISIBLE:
+            return f"holds {letter!a}, which cannot be shown"
     return ""

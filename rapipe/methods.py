@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rapipe.batches.transforms import VIEWS
+from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
 from rapipe.encoder.backbones import BACKBONES, FAMILIES
 from rapipe.errors import UserError
@@ -20,8 +21,8 @@ from rapipe.retrieval.strategies import STRATEGIES
 from rapipe.training.averaging import AVERAGES
 from rapipe.training.callbacks import EarlyStop
 from rapipe.training.loggers import LOGGERS
+from rapipe.training.loop import accumulation, clipping
 from rapipe.training.mixing import label_smoothing, mixup
-from rapipe.training.recipe import accumulation, clipping
 from rapipe.training.schedules import SCHEDULES, warmup
 from rapipe.training.tuner import TUNERS
 
@@ -30,13 +31,13 @@ WORDS = {
         "A backbone without a word behind its name starts with random weights.",
         'He et al., "Delving Deep into Rectifiers", ICCV 2015, for the convolutions.',
     ),
-    "+corpus": (
+    "+pretrained": (
         "Starts from the same backbone pretrained on the corpus by the parameters of pretrain.",
         'Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", '
         "ICML 2020.",
     ),
-    "+elsewhere": (
-        "Starts from train.init: a checkpoint of lightly, solo-learn, torchvision, timm or "
+    "+checkpoint": (
+        "Starts from classifiers.init: a checkpoint of lightly, solo-learn, torchvision, timm or "
         "rapipe, or hub:NAME.",
         'Kornblith, Shlens, Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019.',
     ),
@@ -45,12 +46,12 @@ WORDS = {
         'Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016 (linear evaluation).',
     ),
     "+distilled": (
-        "Learns what the teacher of train.distill says of all images, labelled or not.",
+        "Learns what the teacher of classifiers.distill says of all images, labelled or not.",
         'Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners", '
         "NeurIPS 2020.",
     ),
     "+noise": (
-        "Trained on noisy images too: half of each batch, at train.noise_std.",
+        "Trained on noisy images too: half of each batch, at classifiers.noise_std.",
         'Rusak et al., "A simple way to make neural networks robust against diverse image '
         'corruptions", ECCV 2020.',
     ),
@@ -84,14 +85,15 @@ TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("objective", "pretrain.objective", OBJECTIVES),
     ("optimiser", "pretrain.optimiser", OPTIMISERS),
     ("views", "pretrain.views, train.augment", VIEWS),
-    ("backbone", "pretrain.encoder, train.backbones", BACKBONES),
+    ("backbone", "pretrain.encoder, classifiers.backbones", BACKBONES),
     (
         "backbone",
-        "pretrain.encoder, train.backbones",
+        "pretrain.encoder, classifiers.backbones",
         {f"{k}:NAME": v for k, v in FAMILIES.items()},
     ),
-    ("head", "train.backbones", HEADS),
-    ("start", "train.backbones", WORDS),
+    ("head", "classifiers.backbones", HEADS),
+    ("start", "classifiers.backbones", WORDS),
+    ("fusion", "retrieval.fusion", FUSIONS),
     ("strategy", "retrieval.strategies", STRATEGIES),
     ("schedule", "train.schedule", SCHEDULES),
     ("average", "train.average", AVERAGES),
@@ -134,6 +136,6 @@ def _rows() -> Iterator[dict[str, str]]:
 def documented(method: object) -> tuple[str, str]:
     """The first paragraph of a docstring, and what stands behind `Source:` in it."""
     paragraphs = (inspect.getdoc(method) or "").split("\n\n")
-    sources = [own for own in paragraphs if own.startswith("Source:")]
+    sources = [part for part in paragraphs if part.startswith("Source:")]
     about, source = paragraphs[0], sources[0].removeprefix("Source:") if sources else ""
     return " ".join(about.split()), " ".join(source.split())

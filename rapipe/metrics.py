@@ -11,7 +11,7 @@ import numpy.typing as npt
 Probabilities = npt.NDArray[np.float64]  # (N, C), rows sum to 1
 Labels = npt.NDArray[np.int64]  # (N,)
 
-FLOOR = 1e-12
+MIN_PROBABILITY = 1e-12
 """Least probability of which a logarithm is taken."""
 
 
@@ -29,9 +29,9 @@ def hits(scores: npt.NDArray[np.floating], labels: Labels, k: int = 1) -> npt.ND
     whose scores are no numbers.
     """
     n = len(labels)
-    own = scores[np.arange(n), labels]  # (N,)
-    not_below = (~(scores < own[:, None])).sum(axis=1)  # (N,), the label itself included
-    return np.asarray((not_below <= k) & ~np.isnan(own))
+    target = scores[np.arange(n), labels]  # (N,)
+    not_below = (~(scores < target[:, None])).sum(axis=1)  # (N,), the label itself included
+    return np.asarray((not_below <= k) & ~np.isnan(target))
 
 
 def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:
@@ -41,20 +41,20 @@ def top_k(scores: npt.NDArray[np.floating], labels: Labels, k: int) -> float:
 
 def by_class(scores: npt.NDArray[np.floating], labels: Labels, classes: int) -> list[float | None]:
     """Top-1 accuracy of the samples of each class; None for a class that has none."""
-    own = [labels == label for label in range(classes)]
-    return [top_k(scores[mask], labels[mask], 1) if mask.any() else None for mask in own]
+    masks = [labels == label for label in range(classes)]
+    return [top_k(scores[mask], labels[mask], 1) if mask.any() else None for mask in masks]
 
 
-def recall_at_k(found: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -> float:
-    """Share of the true neighbours (N, K) that are among those found (N, K), whatever the order."""
-    hits = [np.isin(own, other).mean() for own, other in zip(true, found, strict=True)]
-    return float(np.mean(hits))
+def recall_at_k(retrieved: npt.NDArray[np.integer], true: npt.NDArray[np.integer]) -> float:
+    """Share of the true neighbours (N, K) that are among the retrieved (N, K), in any order."""
+    shares = [np.isin(row, other).mean() for row, other in zip(true, retrieved, strict=True)]
+    return float(np.mean(shares))
 
 
 def nll(probabilities: Probabilities, labels: Labels) -> float:
     """Mean negative log-likelihood of the labels, in nats."""
-    own = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(own, FLOOR)).mean())
+    of_labels = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(of_labels, MIN_PROBABILITY)).mean())
 
 
 def confidence_bins(confidence: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.int64]:
@@ -83,10 +83,10 @@ def ece(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
 def kl(p: Probabilities, q: Probabilities) -> npt.NDArray[np.float64]:
     """Kullback-Leibler divergence (N,) of q from p, in nats; 0 where they are equal.
 
-    Probabilities below `FLOOR` count as `FLOOR`, so that a class ruled out by q alone costs
-    much but not infinitely.
+    Probabilities below `MIN_PROBABILITY` count as that, so that a class ruled out by q alone
+    costs much but not infinitely.
     """
-    ratio = np.log(np.maximum(p, FLOOR) / np.maximum(q, FLOOR))  # (N, C)
+    ratio = np.log(np.maximum(p, MIN_PROBABILITY) / np.maximum(q, MIN_PROBABILITY))  # (N, C)
     return np.asarray((p * ratio).sum(axis=1))
 
 

@@ -13,7 +13,7 @@ CACHE = Path("data/cache")
 INDEX = CACHE / "index"
 QUERIES = CACHE / "queries"
 """Embeddings of noisy test images, by what they were made from."""
-INITIAL_CACHE = CACHE / "starts"
+INITIAL_CACHE = CACHE / "initial"
 """Weights to start from that have been made before, by what they were made from."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
@@ -24,8 +24,8 @@ STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
 BANK = NEIGHBOURS / "bank"
 BANK_CARD = BANK / "card.json"
-INITIAL = Path("data/start")
-"""For each name in `train.backbones` the weights it starts from, and what it alone needs."""
+INITIAL = Path("data/initial")
+"""For each name in `classifiers.backbones` the weights it starts from, and what it alone needs."""
 TEACHER = "teacher"
 """Folder of the same in that of a name that has a teacher."""
 LOGS = Path("data/logs")
@@ -50,7 +50,7 @@ RUNS = RESULTS / "runs"
 FIGURES = RESULTS / "figures"
 TABLE = RESULTS / "results.csv"
 CLAIMS = RESULTS / "claims.csv"
-SWAPS = RESULTS / "swaps.csv"
+COUNTERFACTUALS = RESULTS / "counterfactuals.csv"
 METRICS = RESULTS / "metrics.json"
 CURVES = RESULTS / "curves.csv"
 PAGE = RESULTS / "index.html"

@@ -1,4 +1,4 @@
-"""One progress bar for every long step: on stderr, and only when someone is watching."""
+"""Progress bars for long steps, on stderr, and only if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from rapipe.errors import printable
 T = TypeVar("T")
 
 
-def watched() -> bool:
+def is_interactive() -> bool:
     """Whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
 def say(message: str) -> None:
-    """One line of narration on stderr."""
+    """Print one line on stderr."""
     print(printable(message), file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Walk through `items` with a bar named `what`, unless there are too few to need one."""
-    if not watched() or total < 3:
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Iterate over `items` with a bar of this label, unless there are too few to need one."""
+    if not is_interactive() or total < 3:
         yield from items
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import track as bar
 
-    yield from bar(
-        items, description=escape(printable(what)), total=total, console=Console(stderr=True)
-    )
+    description = escape(printable(label))
+    yield from bar(items, description=description, total=total, console=Console(stderr=True))
 
 
 @contextmanager
-def transfer(what: str, have: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes named `what`, of which `have` are there; gives what advances it."""
-    if not watched():
+def transfer(label: str, done: int, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes, `done` of them already; yields the function that advances it."""
+    if not is_interactive():
         yield lambda _: None
         return
     from rich.console import Console
@@ -47,5 +46,5 @@ def transfer(what: str, have: int, total: int | None) -> Iterator[Callable[[int]
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=total, completed=have)
+        task = bars.add_task(label, total=total, completed=done)
         yield lambda count: bars.advance(task, count)

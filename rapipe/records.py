@@ -87,8 +87,8 @@ class Images:
     def read(cls, path: Path) -> Images:
         """Map the file into memory; pixels are not copied."""
         table, facts = _read_arrow(path)
-        kind = table.schema.field("image").type
-        pixels = _column(table, "image").storage.flatten().to_numpy().reshape(-1, *kind.shape)
+        shape = table.schema.field("image").type.shape
+        pixels = _column(table, "image").storage.flatten().to_numpy().reshape(-1, *shape)
         return cls(
             ids=_column(table, "id").to_numpy(),
             pixels=pixels,
@@ -96,6 +96,15 @@ class Images:
             sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
             classes=tuple(facts["classes"]),
         )
+
+
+def channel_moments(counts: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel on [0, 1], exact, from counts (3, 256)."""
+    values = np.arange(256) / 255
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    return mean.tolist(), np.maximum(variance**0.5, 1 / 255).tolist()
 
 
 @dataclass(frozen=True)
@@ -109,15 +118,15 @@ class ImageRows:
     shape: tuple[int, ...]  # (H, W, 3)
 
     def write(self, path: Path, blocks: Iterable[Pixels]) -> None:
-        """Write the file that `Images.read` reads, without ever holding all pixels."""
+        """Write the file that `Images.read` reads, without all pixels in memory."""
         # Zeros stand for the pixels: pages that are only read cost no memory, and `_Sink`
-        # writes the blocks in their place.
+        # writes the blocks instead.
         blank = pa.array(np.zeros(len(self.ids) * math.prod(self.shape), np.uint8))
         storage = pa.FixedSizeListArray.from_arrays(blank, math.prod(self.shape))
-        kind = pa.fixed_shape_tensor(pa.uint8(), list(self.shape))
+        image_type = pa.fixed_shape_tensor(pa.uint8(), list(self.shape))
         columns = {
             "id": pa.array(self.ids),
-            "image": pa.ExtensionArray.from_storage(kind, storage),
+            "image": pa.ExtensionArray.from_storage(image_type, storage),
             "label": pa.array(self.labels),
             "source": pa.array(self.sources.tolist(), pa.string()),
         }
@@ -255,8 +264,8 @@ class Neighbours:
     def check_against(self, bank_ids: Ids) -> None:
         """Raise `RecordError` if a query retrieves itself, or a row that is not in the bank."""
         _require((self.indices < len(bank_ids)).all(), "an index is outside the bank")
-        selves = bank_ids[self.indices] == self.query_ids[:, None]
-        _require(not selves.any(), "a query retrieves itself")
+        self_hits = bank_ids[self.indices] == self.query_ids[:, None]
+        _require(not self_hits.any(), "a query retrieves itself")
 
     def write(self, path: Path) -> None:
         """Write one Arrow IPC file: query id, indices and similarities (lists of length K)."""
@@ -285,10 +294,10 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one classifier made of every test image at every noise level, and in every swap.
+    """What one classifier predicts for each test image, by noise level and by counterfactual.
 
-    Letters: L noise levels, W swaps of neighbours. What the report compares, it computes
-    from this.
+    Letters: L noise levels, W counterfactuals: the same image with other neighbours. All
+    comparisons in the report are computed from this.
     """
 
     ids: Ids
@@ -298,13 +307,13 @@ class Predictions:
     confidence: npt.NDArray[np.float32]  # (L, N), the largest probability
     similarity: npt.NDArray[np.float32] | None = None  # (L, N), mean over the neighbours
     vote_entropy: npt.NDArray[np.float32] | None = None  # (L, N), nats
-    voted: npt.NDArray[np.bool_] | None = None  # (L, N), whether the best vote is right
-    repaired: npt.NDArray[np.bool_] | None = None  # (L, N), right with the clean one's neighbours
-    change: npt.NDArray[np.float32] | None = None  # (W, N), of being right, -1 to 1
-    moved: npt.NDArray[np.float32] | None = None  # (W, N), total variation distance
+    vote_correct: npt.NDArray[np.bool_] | None = None  # (L, N), of the best vote
+    correct_with_clean_neighbours: npt.NDArray[np.bool_] | None = None  # (L, N)
+    correct_change: npt.NDArray[np.float32] | None = None  # (W, N), -1, 0 or 1
+    total_variation: npt.NDArray[np.float32] | None = None  # (W, N), of the probabilities, 0 to 1
 
     def __post_init__(self) -> None:
-        for name in (*PER_LEVEL, *PER_SWAP):
+        for name in (*PER_LEVEL, *PER_COUNTERFACTUAL):
             column = getattr(self, name)
             if column is not None:
                 rows = len(self.levels) if name in PER_LEVEL else len(column)
@@ -312,13 +321,13 @@ class Predictions:
         _require(self.levels[0] == 0, "the first level is not clean")
 
     def write(self, path: Path) -> None:
-        """Write one Arrow IPC file: a row an image, a list over levels or swaps in each column."""
+        """Write one Arrow IPC file: a row an image, and in each column a list over its L or W."""
         columns = {"id": pa.array(self.ids)}
-        for name in (*PER_LEVEL, *PER_SWAP):
-            own = getattr(self, name)
-            if own is not None and len(own):
-                flat = pa.array(own.T.reshape(-1))
-                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(own))
+        for name in (*PER_LEVEL, *PER_COUNTERFACTUAL):
+            column = getattr(self, name)
+            if column is not None and len(column):
+                flat = pa.array(column.T.reshape(-1))
+                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(column))
         _write_arrow(path, columns, {"levels": list(self.levels)})
 
     @classmethod
@@ -332,14 +341,17 @@ class Predictions:
             flat = _column(table, name).flatten().to_numpy(zero_copy_only=False)
             return flat.reshape(table.num_rows, -1).T
 
-        own = {name: column(name) for name in (*PER_LEVEL, *PER_SWAP)}
-        return cls(_column(table, "id").to_numpy(), tuple(facts["levels"]), **own)
+        columns = {name: column(name) for name in (*PER_LEVEL, *PER_COUNTERFACTUAL)}
+        return cls(_column(table, "id").to_numpy(), tuple(facts["levels"]), **columns)
 
 
-PER_LEVEL = ("correct", "confidence", "similarity", "vote_entropy", "voted", "repaired")
-PER_SWAP = ("change", "moved")
+PER_LEVEL = (
+    *("correct", "confidence", "similarity", "vote_entropy", "vote_correct"),
+    "correct_with_clean_neighbours",
+)
+PER_COUNTERFACTUAL = ("correct_change", "total_variation")
 OTHER_IMAGE = "another image's"
-"""The swap whose `moved` is the reliance on neighbours."""
+"""The counterfactual whose `total_variation` is the reliance on neighbours."""
 
 
 def _write_arrow(
@@ -348,7 +360,7 @@ def _write_arrow(
     facts: Facts,
     sink: Callable[[BinaryIO], object] = lambda file: file,
 ) -> None:
-    """Write one record batch, through `sink`, beside its place; then rename it."""
+    """Write one record batch, through `sink`, beside the file; then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
     table = pa.table(columns).replace_schema_metadata(metadata)

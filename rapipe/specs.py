@@ -1,6 +1,6 @@
 """Frozen specs: what library functions take, and what groups of params.yaml are made of.
 
-A field, its range, its default and what is said of it stand here once: `params.yaml` has the
+A field, its range, its default and its description stand here once: `params.yaml` has the
 same names, and cards and fingerprints are made of the same objects.
 
     >>> TrainingRecipe(epochs=3).batch_size
@@ -14,11 +14,15 @@ Import rule: nothing of ours.
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from dataclasses import asdict
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from annotated_types import GroupedMetadata
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 """No value is converted, no key is ignored, and docstrings of fields are descriptions."""
@@ -33,9 +37,23 @@ def at_least(low: int, most: int = MANY) -> Any:
     return Field(ge=low, le=most)
 
 
-def zero_or(low: float, high: float) -> Any:
+@plain_dataclass(frozen=True)
+class ZeroOr(GroupedMetadata):
     """0, which turns something off, or a closed range of what works."""
-    return Field(ge=0, le=high, json_schema_extra={"zero_or_at_least": low})
+
+    low: float
+    high: float
+
+    def __iter__(self) -> Iterator[object]:
+        extra: dict[str, Any] = {"anyOf": [{"const": 0}, {"minimum": self.low}]}
+        yield Field(ge=0, le=self.high, json_schema_extra=extra)
+        yield AfterValidator(self.check)
+
+    def check(self, value: float) -> float:
+        """Refuse what lies between 0 and the range."""
+        if 0 < value < self.low:
+            raise PydanticCustomError("zero_or", "Input should be 0 or at least {low}", vars(self))
+        return value
 
 
 def more_than_zero(high: float) -> Any:
@@ -64,7 +82,7 @@ class FusionSpec:
     """How neighbours enter a classifier."""
 
     fusion: str = "cross-attention"
-    """how neighbours enter: a name of `rapipe methods fusion`"""
+    """how neighbours enter the classifier: cross-attention"""
     attend: Literal["embedding", "label", "both"] = "embedding"
     """what neighbours are to the classifier: embedding | label | both"""
     stages: Literal["all", "last"] = "all"
@@ -80,12 +98,14 @@ class PretrainingRecipe:
     """How an encoder is pretrained."""
 
     objective: str = "byol"
-    """what it learns by: a name of `rapipe methods objective`"""
+    """byol | simclr | moco | simsiam | barlow-twins | vicreg | dino | mae | supervised"""
     views: str = "affine"
-    """augmentation of the two views: affine (glyphs) | crop (photographs) | noisy-crop | ..."""
+    """augmentation of the two views: affine (glyphs) | crop (photographs) | noisy-crop | shift |
+    flip"""
     head: Annotated[tuple[Layer, ...], Field(max_length=LISTED)] = ()
-    """widths of the projection head's layers, the last its output; [] = the objective's own"""
-    temperature: Annotated[Finite, zero_or(0.001, 100)] = 0.0
+    """widths of the projection head's layers: [128] is linear, [512, 128] an MLP;
+    [] = the objective's own"""
+    temperature: Annotated[Finite, ZeroOr(0.001, 100)] = 0.0
     """tau of simclr and moco; 0 = the objective's own"""
     optimiser: str = "sgd"
     """sgd | adamw | lars"""
@@ -95,19 +115,22 @@ class PretrainingRecipe:
     """images a step"""
     learning_rate: Annotated[Finite, more_than_zero(100)] = 0.2
     """peak of the one-cycle schedule"""
+    accumulate: ClassVar[int] = 1
+    clip: ClassVar[float] = 0.0
+    average: ClassVar[str] = "none"
+    patience: ClassVar[int] = 0
+    tune: ClassVar[tuple[str, ...]] = ()
+    measure_every: ClassVar[int] = 1
+    """What `TrainingRecipe` may change, and pretraining never does."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class TrainingRecipe:
     """How a classifier is trained."""
 
-    width: Width = 16
-    """channels of the first stage, a multiple of 4 (a quarter of a Perceiver's); 64 is full size"""
-    stem: Stem = "half"
-    """first convolution: cifar (3x3) | half (3x3, stride 2) | imagenet (7x7, stride 2, max-pool)"""
     augment: str = "none"
     """none | shift (glyphs) | flip (photographs) | affine | crop | noisy-crop | randaugment"""
-    mixup: Annotated[Finite, zero_or(0.001, 100)] = 0.0
+    mixup: Annotated[Finite, ZeroOr(0.001, 100)] = 0.0
     """alpha of the Beta distribution that pairs of images are mixed by; 0 = not at all"""
     label_smoothing: Annotated[Finite, Field(ge=0, le=0.9)] = 0.0
     """share of the target that is spread over all classes"""
@@ -125,7 +148,7 @@ class TrainingRecipe:
     """share of the steps in which it rises from 0"""
     weight_decay: Probability = 0.01
     """of AdamW"""
-    clip: Annotated[Finite, zero_or(1e-6, 1e6)] = 0.0
+    clip: Annotated[Finite, ZeroOr(1e-6, 1e6)] = 0.0
     """largest norm of the gradient; 0 = any"""
     average: str = "none"
     """of the weights, over steps or epochs: none | ema | swa"""
@@ -145,13 +168,11 @@ class TrainingRecipe:
     """whether torch compiles the networks, of pretraining too: minutes before the first step"""
 
 
-def deciding(spec: object) -> dict[str, Any]:
+def deciding(spec: Any) -> dict[str, Any]:
     """The fields of a spec that results compared with each other must share, by name."""
-    schema: dict[str, Any] = getattr(type(spec), "__pydantic_fields__", {})
     uncompared = {
         name
-        for name, field in schema.items()
+        for name, field in type(spec).__pydantic_fields__.items()
         if (field.json_schema_extra or {}).get("changes_results") is False
     }
-    values = asdict(spec)  # type: ignore[call-overload]
-    return {own.name: values[own.name] for own in fields(spec) if own.name not in uncompared}  # type: ignore[arg-type]
+    return {name: value for name, value in asdict(spec).items() if name not in uncompared}

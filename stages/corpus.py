@@ -5,6 +5,6 @@ if __name__ == "__main__":  # the processes that decode images import this file,
 
     with exit_on_user_error():
         from rapipe.pipeline import corpus
-        from rapipe.pipeline.running.stage import stage
+        from rapipe.pipeline.running.stage import run_stage
 
-        stage(corpus.run)
+        run_stage(corpus.run)

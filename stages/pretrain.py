@@ -5,6 +5,6 @@ from rapipe.pipeline.running.exit_codes import exit_on_user_error
 if __name__ == "__main__":
     with exit_on_user_error():
         from rapipe.pipeline import pretrain
-        from rapipe.pipeline.running.stage import stage
+        from rapipe.pipeline.running.stage import run_stage
 
-        stage(pretrain.run)
+        run_stage(pretrain.run)

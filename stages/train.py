@@ -5,6 +5,6 @@ from rapipe.pipeline.running.exit_codes import exit_on_user_error
 if __name__ == "__main__":
     with exit_on_user_error():
         from rapipe.pipeline import train
-        from rapipe.pipeline.running.stage import stage_of_variant
+        from rapipe.pipeline.running.stage import run_variant_stage
 
-        stage_of_variant(train.run)
+        run_variant_stage(train.run)

@@ -1,1 +1,1 @@
-"""The study: what looking things up is worth on photographs, in pieces that can be run apart."""
+"""The study: what looking things up is worth on photographs, by experiments."""

@@ -1,7 +1,7 @@
-"""Runs the study in pieces, each resumable; then makes tables and figures of what there is.
+"""Runs the study by experiments, each resumable; then makes tables and figures of what there is.
 
     python -m study encoder --preset study-cpu        the encoder and its memory
-    python -m study main --preset study-cpu           a piece; `python -m study` lists them
+    python -m study main --preset study-cpu           an experiment; `python -m study` lists them
     python -m study report --preset study-cpu         CSV, figures and tables in results/study/
 
 --source cifar10=FOLDER reads a source of the preset from Parquet files instead.
@@ -14,43 +14,43 @@ from pathlib import Path
 
 from rapipe.errors import UserError
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
-from study.pieces import EXPERIMENTS, OWN
+from study.experiments import EXPERIMENTS, TASK
 
 SCALES = ("study-cpu", "study", "tiny")
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run what the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="pieces:\n"
-        + "\n".join(f"  {name:10}{own.about}" for name, own in EXPERIMENTS.items()),
+        epilog="experiments:\n"
+        + "\n".join(f"  {name:11}{experiment.about}" for name, experiment in EXPERIMENTS.items()),
     )
-    parser.add_argument("piece", choices=("encoder", *EXPERIMENTS, "report"))
+    parser.add_argument("experiment", choices=("encoder", *EXPERIMENTS, "report"))
     parser.add_argument("--preset", choices=SCALES, default="study-cpu")
     parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--seeds", type=int, default=0, help="the first so many; 0 for all")
     parser.add_argument(
         "--retrieval", action="append", default=[], help="only this strategy, or none; repeat it"
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     with exit_on_user_error():
-        sources = dict(map(source_of, given.source))
-        from study.running import Study, encoder, run
+        sources = dict(map(source_of, options.source))
+        from study.running import Study, make_encoder, run
 
-        study = Study(given.preset, sources)
-        if given.piece == "report":
+        study = Study(options.preset, sources)
+        if options.experiment == "report":
             from study import report
 
             report.run(study)
             return
-        check_device(given.preset)
-        if given.piece == "encoder":
-            encoder(study, OWN)
+        check_device(options.preset)
+        if options.experiment == "encoder":
+            make_encoder(study, TASK)
         else:
-            run(study, given.piece, given.seeds, given.retrieval)
+            run(study, options.experiment, options.seeds, options.retrieval)
 
 
 def check_device(preset: str) -> None:

@@ -1,148 +1,156 @@
-"""The study's figures; each is None where there is nothing to draw."""
+"""The study's figures; to add one is to add a function and a line in `FIGURES`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
 from rapipe.config.names import NOISY
-from rapipe.report import curves
-from rapipe.report import figures as drawn
-from rapipe.report.style import Point, band, finish, line, log_axis, looks, panels_of, styled
-from study.results import MAIN, Key, StudyResults, run_rows
-
-
-def figures(found: StudyResults) -> Iterator[tuple[str, Figure | None]]:
-    """Each figure with the name of its file, one after the other."""
-    main = {key: found.runs[key] for key in found.keys(MAIN)}
-    histories = {
-        (key.backbone, key.retrieval): [run["history"] for run in runs]
-        for key, runs in main.items()
-    }
-    yield "headline", headline(found)
-    yield "steps", curves.accuracy_curves(histories, "step") if histories else None
-    yield "noise", noise(found)
-    yield "cells", cells(found)
-    for axis, start in (("k", "k-"), ("bank_size", "bank-")):
-        yield start.strip("-"), curves.ablation_curves(_rows(found, start), axis)
-    yield "labels", labels(found)
-
-
-def _points(found: StudyResults, key: Key, voted: bool = False) -> list[Point]:
-    """Mean over seeds and images at each noise level, with its 95 % interval."""
-    right = found.voted(key)[:1] if voted else found.correct(key)
-    points = []
-    for place, level in enumerate(found.levels):
-        own = right[:, place]
-        points.append(Point(level, float(own.mean()), *found.interval(own)))
-    return points
+from rapipe.evaluation.results import Condition
+from rapipe.report import style
+from rapipe.report.ablations import ablation_curves
+from rapipe.report.learning_curves import accuracy_by_step, accuracy_points
+from rapipe.report.robustness import accuracy_over_noise
+from rapipe.report.style import (
+    Line,
+    Look,
+    Panels,
+    band,
+    curves_over_noise,
+    draw_line,
+    finish,
+    log_axis,
+    looks,
+    panels_of,
+    points_of,
+    styled,
+)
+from study.results import MAIN, StudyResults, run_rows
 
 
 @styled
-def headline(found: StudyResults) -> Figure | None:
+def headline(results: StudyResults) -> Figure | None:
     """Both questions in one: accuracy while it learns, and against noise."""
-    keys = found.keys(MAIN)
-    if not keys:
+    main = results.only(MAIN)
+    if not main.stacks:
         return None
-    look = looks(key.retrieval for key in keys)
-    backbones = list(dict.fromkeys(key.backbone for key in keys))
-    names = [
-        *(f"{own}: as it learns" for own in backbones),
-        *(f"{own}: noise" for own in backbones),
-    ]
+    look = style.strategy_looks(main)
+    learning, noise = (
+        {name: f"{name}: {panel}" for name in main.backbones} for panel in ("as it learns", "noise")
+    )
+    names = [*learning.values(), *noise.values()]
     figure, panels = panels_of(names, "Test accuracy, with neighbours and without", rows=2)
-    for key in keys:
-        style, above = look[key.retrieval], panels[f"{key.backbone}: as it learns"]
-        points: dict[float, list[float]] = defaultdict(list)
-        for run in found.runs[key]:
-            for row in run["history"]:
-                points[row["step"]].append(row["test_top1_not_for_selection"])
-        band(above, points, key.retrieval, style)
+    for condition, stack in main.stacks.items():
+        retrieval = condition.retrieval
+        above, below = panels[learning[condition.backbone]], panels[noise[condition.backbone]]
+        band(above, accuracy_points(main.histories[condition]), retrieval, look[retrieval])
         log_axis(above)
         above.set_xlabel("optimiser step")
-        below = panels[f"{key.backbone}: noise"]
-        line(below, _points(found, key), key.retrieval, style)
-        if key.retrieval == "knn":
-            line(below, _points(found, key, voted=True), "vote of knn", drawn.VOTE)
-        below.set_xlabel(drawn.NOISE)
-    for backbone, key in found.hardened():
-        told = "none" if key.retrieval == "none" else "knn by an encoder that saw noise"
-        style = {**look[key.retrieval], "ls": "--"}
-        line(panels[f"{backbone}: noise"], _points(found, key), f"{told}, noise in training", style)
+        draw_line(below, retrieval, _line(results, condition, look[retrieval]))
+        if retrieval == "knn" and stack.vote_correct is not None:
+            points = points_of(results, stack.vote_correct[:1])
+            draw_line(below, "vote of knn", Line(points, style.VOTE))
+        below.set_xlabel(style.NOISE)
+    for backbone, condition in results.hardened():
+        none = condition.retrieval == "none"
+        label = "none" if none else "knn by an encoder that saw noise"
+        line = _line(results, condition, {**look[condition.retrieval], "ls": "--"})
+        draw_line(panels[noise[backbone]], f"{label}, noise in training", line)
     finish(panels, "test accuracy")
     return figure
 
 
-def noise(found: StudyResults) -> Figure | None:
+def _line(results: StudyResults, condition: Condition, look: Look) -> Line:
+    """Accuracy against noise."""
+    return Line(points_of(results, results.stacks[condition].correct), look)
+
+
+def steps(results: StudyResults) -> Figure | None:
+    """Accuracy of `main` while it learns."""
+    return accuracy_by_step(results.only(MAIN))
+
+
+def noise(results: StudyResults) -> Figure | None:
     """Accuracy of `main` against noise, and of the best vote."""
-    keys = found.keys(MAIN)
-    if not keys:
-        return None
-    look = looks(key.retrieval for key in keys)
-    panels: dict[str, dict[str, drawn.Line]] = {}
-    for key in keys:
-        panel = panels.setdefault(key.backbone, {})
-        panel[key.retrieval] = drawn.Line(_points(found, key), look[key.retrieval])
-        if key.retrieval == "knn":
-            panel["vote of knn"] = drawn.Line(_points(found, key, voted=True), drawn.VOTE)
-    title = "Test accuracy against noise, with 95 % intervals"
-    return drawn.curves_over_noise(panels, title, "test accuracy")
+    return accuracy_over_noise(results.only(MAIN))
 
 
-def cells(found: StudyResults) -> Figure | None:
+def cells(results: StudyResults) -> Figure | None:
     """{neighbours or not} x {noise in training or not}."""
-    look = looks(told.lower() for _, told, _ in found.cells())
-    panels: dict[str, dict[str, drawn.Line]] = {}
-    for backbone, told, key in found.cells():
-        noisy = key.backbone.endswith(NOISY)
-        style = {**look[told.lower()], "ls": "--" if noisy else "-"}
-        own = drawn.Line(_points(found, key), style)
-        panels.setdefault(backbone, {})[told + noisy * ", noise in training"] = own
-    if not panels:
-        return None
+    look = looks(words.lower() for _, words, _ in results.cells())
+    panels: Panels = {}
+    for backbone, words, condition in results.cells():
+        noisy = condition.backbone.endswith(NOISY)
+        dashed = {**look[words.lower()], "ls": "--" if noisy else "-"}
+        label = words + noisy * ", noise in training"
+        panels.setdefault(backbone, {})[label] = _line(results, condition, dashed)
     title = "Test accuracy: neighbours or not, noise in training or not"
-    return drawn.curves_over_noise(panels, title, "test accuracy")
+    return curves_over_noise(panels, title, "test accuracy")
+
+
+def neighbours(results: StudyResults) -> Figure | None:
+    """Clean accuracy against the number of neighbours."""
+    return _series(results, "k-", "k")
+
+
+def memory(results: StudyResults) -> Figure | None:
+    """Clean accuracy against the size of the memory."""
+    return _series(results, "bank-", "bank_size")
+
+
+def _series(results: StudyResults, start: str, axis: str) -> Figure | None:
+    """Of a series of settings and of `main`, for the backbones that the series has."""
+    backbones = {own.backbone for own in results.of(*results.settings(start))}
+    rows = [
+        row
+        for row in run_rows(results)
+        if row["backbone"] in backbones
+        and (row["setting"] == MAIN or row["setting"].startswith(start))
+        and row["retrieval"] != "sampled"
+    ]
+    return ablation_curves(rows, axis)
 
 
 @styled
-def labels(found: StudyResults) -> Figure | None:
+def labels(results: StudyResults) -> Figure | None:
     """Clean accuracy against the share of the labels."""
-    settings = [*found.settings("labels-"), MAIN]
-    keys = [key for setting in settings for key in found.keys(setting)]
-    shown = list(dict.fromkeys(key.backbone for key in keys if key.setting != MAIN))
-    if not shown:
+    settings = results.settings("labels-")
+    backbones = list(dict.fromkeys(condition.backbone for condition in results.of(*settings)))
+    if not backbones:
         return None
     look = looks(("none", "knn"))
-    figure, panels = panels_of(shown, "Clean test accuracy against the share of labels")
-    for backbone in shown:
+    figure, panels = panels_of(backbones, "Clean test accuracy against the share of labels")
+    for backbone, axes in panels.items():
         votes = {}
         for retrieval in ("none", "knn"):
             points = {}
-            for key in keys:
-                if (key.backbone, key.retrieval) == (backbone, retrieval):
-                    train = found.runs[key][0]["parameters"]["train"]
-                    points[100 * train["label_fraction"]] = found.top1(key, 0)
-                    if retrieval == "knn":
-                        votes[100 * train["label_fraction"]] = [
-                            float(found.voted(key)[0, 0].mean())
-                        ]
-            band(panels[backbone], points, retrieval, look[retrieval])
-        band(panels[backbone], votes, "best vote", drawn.VOTE)
-        log_axis(panels[backbone])
-        panels[backbone].set_xlabel("labels known, %")
+            for setting in (*settings, MAIN):
+                condition = Condition(backbone, retrieval, setting=setting)
+                if condition in results.runs:
+                    train = results.runs[condition][0]["parameters"]["train"]
+                    share, votes_correct = (
+                        100 * train["label_fraction"],
+                        results.stacks[condition].vote_correct,
+                    )
+                    points[share] = results.top1(condition, 0)
+                    if votes_correct is not None:
+                        votes[share] = [float(votes_correct[0, 0].mean())]
+            band(axes, points, retrieval, look[retrieval])
+        band(axes, votes, "best vote", style.VOTE)
+        log_axis(axes)
+        axes.set_xlabel("labels known, %")
     finish(panels, "test accuracy, clean")
     return figure
 
 
-def _rows(found: StudyResults, start: str) -> list[dict]:
-    """Rows of a series and of `main`, for the backbones that the series has."""
-    shown = {key.backbone for s in found.settings(start) for key in found.keys(s)}
-    return [
-        row
-        for row in run_rows(found)
-        if row["backbone"] in shown
-        and (row["setting"] == MAIN or row["setting"].startswith(start))
-        and row["retrieval"] != "sampled"
-    ]
+FIGURES: dict[str, Callable[[StudyResults], Figure | None]] = {
+    "headline": headline,
+    "steps": steps,
+    "noise": noise,
+    "cells": cells,
+    "k": neighbours,
+    "bank": memory,
+    "labels": labels,
+}
+"""Each figure by the name of its file; a function gives None where there is nothing to draw."""

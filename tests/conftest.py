@@ -57,6 +57,31 @@ def make_embeddings(n: int, d: int = 8, seed: int = 0, split: str = "train") -> 
     )
 
 
+def make_spec(
+    backbone: str = "alexnet",
+    width: int = 4,
+    stem: str = "half",
+    attend: str = "both",
+    dimension: int = 8,
+    mean: tuple[float, ...] = (0.5,) * 3,
+    std: tuple[float, ...] = (0.3,) * 3,
+    dropout: float = 0.5,
+    gate: bool = False,
+    stages: str = "all",
+    **options: Any,
+) -> Any:
+    """The spec of a classifier of three classes of 16 pixels; without fusion if `attend` is ""."""
+    from rapipe.classifier.classifier import ClassifierSpec
+    from rapipe.encoder.encoder import EncoderSpec
+    from rapipe.specs import FusionSpec
+
+    network = EncoderSpec(backbone, width, stem, 16, mean, std)
+    if not attend:
+        return ClassifierSpec(network, 3, **options)
+    fusion = FusionSpec(attend=attend, dropout=dropout, gate=gate, stages=stages)
+    return ClassifierSpec(network, 3, fusion=fusion, dimension=dimension, **options)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test comes first, so that nobody waits for it in the end."""
     items.sort(key=lambda item: "test_e2e" not in item.nodeid)

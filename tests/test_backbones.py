@@ -30,46 +30,46 @@ PERCEIVERS = tuple(name for name in BACKBONES if name.startswith("perceiver"))
 
 
 @cache
-def built(name: str, stem: str = "half", size: int = 64) -> Backbone:
+def shared_backbone(name: str, stem: str = "half", size: int = 64) -> Backbone:
     """Shared by tests that leave its weights as they are."""
     torch.manual_seed(0)
     return build(name, 8, stem, size).eval()
 
 
-def shown(backbone: Backbone, size: int) -> list[tuple[int, torch.Size]]:
-    """Places and shapes of tokens of two images, looked at and left alone."""
-    seen: list[tuple[int, torch.Size]] = []
+def fused_shapes(backbone: Backbone, size: int) -> list[tuple[int, torch.Size]]:
+    """Stage numbers and shapes of two images' tokens, which a `fuse` leaves as they are."""
+    calls: list[tuple[int, torch.Size]] = []
 
-    def look(place: int, tokens: Tensor) -> Tensor:
-        seen.append((place, tokens.shape))
+    def record(stage: int, tokens: Tensor) -> Tensor:
+        calls.append((stage, tokens.shape))
         return tokens
 
     images = torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        features = backbone(images, look)
+        features = backbone(images, record)
         assert features.shape == (2, backbone.features)
         torch.testing.assert_close(features, backbone(images, no_fusion))
-    return seen
+    return calls
 
 
-def check_places(backbone: Backbone, size: int) -> None:
-    seen = shown(backbone, size)
-    assert [place for place, _ in seen] == list(range(len(backbone.widths)))
-    assert [shape[2] for _, shape in seen] == list(backbone.widths)
-    assert all(len(shape) == 3 and shape[0] == 2 for _, shape in seen)
+def check_stages(backbone: Backbone, size: int) -> None:
+    calls = fused_shapes(backbone, size)
+    assert [stage for stage, _ in calls] == list(range(len(backbone.widths)))
+    assert [shape[2] for _, shape in calls] == list(backbone.widths)
+    assert all(len(shape) == 3 and shape[0] == 2 for _, shape in calls)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("stem", STEMS)
-def test_tokens_are_shown_at_each_place(name: str, size: int, stem: str) -> None:
-    check_places(BACKBONES[name](8, stem, size).eval(), size)
+def test_tokens_are_fused_after_each_stage(name: str, size: int, stem: str) -> None:
+    check_stages(BACKBONES[name](8, stem, size).eval(), size)
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_tokens_are_shown_at_each_place_of_timms(name: str) -> None:
-    backbone = built(name)
-    check_places(backbone, 64)
+def test_tokens_are_fused_after_each_stage_of_timms(name: str) -> None:
+    backbone = shared_backbone(name)
+    check_stages(backbone, 64)
     assert len(backbone.widths) == 4
 
 
@@ -96,35 +96,35 @@ def test_the_stem_says_how_finely_an_image_is_seen(
     name: str, stem: str, size: int, tokens: list[int]
 ) -> None:
     """`imagenet` is the model's own; a model without patches keeps its own whatever the stem."""
-    with torch.device("meta"):  # shapes are all that is asked for
+    with torch.device("meta"):  # shapes are all that is compared
         backbone = build(name, 8, stem, size).eval()
-    seen: list[int] = []
+    counts: list[int] = []
 
-    def look(place: int, x: Tensor) -> Tensor:
-        seen.append(x.shape[1])
+    def count_tokens(stage: int, x: Tensor) -> Tensor:
+        counts.append(x.shape[1])
         return x
 
-    features = backbone(torch.empty(2, 3, size, size, device="meta"), look)
-    assert seen == tokens
+    features = backbone(torch.empty(2, 3, size, size, device="meta"), count_tokens)
+    assert counts == tokens
     assert features.shape == (2, backbone.features)
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timms_take_the_usual_sizes(name: str) -> None:
     for stem, size in (("imagenet", 32), ("half", 96), ("cifar", 64)):
-        assert len(make_plan(name.removeprefix("timm:"), stem, size).places) == 4
+        assert len(make_plan(name.removeprefix("timm:"), stem, size).stages) == 4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_tokens_reach_the_features(name: str) -> None:
-    """What is written at any one place changes the output, and gets gradients."""
-    backbone = built(name)
+    """What is added after any one stage changes the output, and gets gradients."""
+    backbone = shared_backbone(name)
     images = torch.randn(2, 3, 64, 64)
     torch.manual_seed(1)
     shifts = [torch.randn(width, requires_grad=True) for width in backbone.widths]
 
-    def add(place: int, tokens: Tensor) -> Tensor:
-        return tokens + shifts[place] * (place in active)
+    def add(stage: int, tokens: Tensor) -> Tensor:
+        return tokens + shifts[stage] * (stage in active)
 
     active = set(range(len(shifts)))
     backbone(images, add).square().sum().backward()
@@ -133,14 +133,14 @@ def test_fused_tokens_reach_the_features(name: str) -> None:
         assert shift.grad.abs().sum() > 0
     with torch.inference_mode():
         plain = backbone(images)
-        for place in range(len(shifts)):
-            active = {place}
-            assert (backbone(images, add) - plain).abs().max() > 1e-3, place
+        for stage in range(len(shifts)):
+            active = {stage}
+            assert (backbone(images, add) - plain).abs().max() > 1e-3, stage
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter(name: str) -> None:
-    backbone = copy.deepcopy(built(name))
+    backbone = copy.deepcopy(shared_backbone(name))
     torch.manual_seed(1)
     for parameter in backbone.parameters():
         if not parameter.any():  # blocks of a ResNet begin as if they were not there
@@ -175,7 +175,7 @@ def test_six_images_are_soon_learned_by_heart(name: str) -> None:
 def test_token_order_is_that_of_positions() -> None:
     """A change to the token of one position stays at that position of the map."""
 
-    def mark(place: int, tokens: Tensor) -> Tensor:
+    def mark(stage: int, tokens: Tensor) -> Tensor:
         changed = tokens.clone()
         changed[:, 1 * 4 + 2] = 7
         return changed
@@ -183,21 +183,21 @@ def test_token_order_is_that_of_positions() -> None:
     marked = fuse_map(mark, 0, torch.zeros(1, 5, 3, 4))
     assert (marked[0, :, 1, 2] == 7).all()
     assert marked.sum() == 5 * 7
-    for place, zeros, where in (
+    for stage, zeros, position in (
         (Stage("", None, 5, True), torch.zeros(1, 5, 3, 4), (0, slice(None), 1, 2)),
         (Stage("", None, 5, False), torch.zeros(1, 3, 4, 5), (0, 1, 2)),
         (Stage("", None, 5, False), torch.zeros(1, 12, 5), (0, 6)),
     ):
-        marked = place.enter(mark, 0, zeros)
+        marked = stage.fuse_output(mark, 0, zeros)
         assert marked.shape == zeros.shape
-        assert (marked[where] == 7).all()
+        assert (marked[position] == 7).all()
         assert marked.sum() == 5 * 7
 
 
 def test_of_several_outputs_only_the_part_with_the_tokens_is_fused() -> None:
     pixels, patches = torch.zeros(8, 4, 3), torch.zeros(2, 4, 5)
-    left, fused = Stage("", 1, 5, False).enter(lambda _, x: x + 1, 0, (pixels, patches))
-    assert left is pixels
+    other, fused = Stage("", 1, 5, False).fuse_output(lambda _, x: x + 1, 0, (pixels, patches))
+    assert other is pixels
     assert torch.equal(fused, patches + 1)
 
 
@@ -238,7 +238,7 @@ def test_resnets_are_timms(name: str, stages: int) -> None:
 def test_timms_weights_have_timms_names(name: str) -> None:
     with torch.device("meta"):
         published = timm.create_model(name.removeprefix("timm:"), num_classes=0)
-    backbone = built(name)
+    backbone = shared_backbone(name)
     assert list(backbone.net.state_dict()) == list(published.state_dict())
     assert set(backbone.state_dict()) == {f"net.{key}" for key in published.state_dict()}
 
@@ -246,13 +246,13 @@ def test_timms_weights_have_timms_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050"])
 def test_building_draws_what_timm_draws_and_nothing_else(name: str) -> None:
     torch.manual_seed(5)
-    own = timm.create_model(name.removeprefix("timm:"), num_classes=0).state_dict()
+    published = timm.create_model(name.removeprefix("timm:"), num_classes=0).state_dict()
     after = torch.get_rng_state()
     torch.manual_seed(5)
     backbone = build(name, 8, "imagenet", 224)
     assert torch.equal(torch.get_rng_state(), after)
     for key, value in backbone.net.state_dict().items():
-        assert torch.equal(value, own[key]), key
+        assert torch.equal(value, published[key]), key
 
 
 @pytest.mark.parametrize("name", ["perceiver_io", "timm:mixer_s32_224"])
@@ -275,19 +275,19 @@ def test_a_models_own_features_come_out() -> None:
 
 
 def test_a_copy_fuses_for_itself_and_a_failure_leaves_nothing_behind() -> None:
-    backbone = built("timm:convnext_atto")
+    backbone = shared_backbone("timm:convnext_atto")
     other = copy.deepcopy(backbone)
     images, calls = torch.randn(2, 3, 64, 64), []
 
-    def count_calls(place: int, tokens: Tensor) -> Tensor:
-        calls.append(place)
+    def record(stage: int, tokens: Tensor) -> Tensor:
+        calls.append(stage)
         return tokens
 
-    def fail(place: int, tokens: Tensor) -> Tensor:
+    def fail(stage: int, tokens: Tensor) -> Tensor:
         raise RuntimeError("stop")
 
     with torch.inference_mode():
-        other(images, count_calls)
+        other(images, record)
         assert calls == [0, 1, 2, 3]
         with pytest.raises(RuntimeError, match="stop"):
             backbone(images, fail)
@@ -296,11 +296,11 @@ def test_a_copy_fuses_for_itself_and_a_failure_leaves_nothing_behind() -> None:
 
 def test_a_model_that_hides_its_stages_is_fused_at_its_end() -> None:
     plan = make_plan("mvitv2_tiny", "imagenet", 32)
-    assert [(place.module, place.channels) for place in plan.places] == [("norm", 768)]
+    assert [(stage.module, stage.channels) for stage in plan.stages] == [("norm", 768)]
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "resnet19",
@@ -312,13 +312,13 @@ def test_a_model_that_hides_its_stages_is_fused_at_its_end() -> None:
         ("timm:zzzzz", r"'timm:zzzzz' is no model of timm; timm\.list_models\(\) has the names"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_choices(name: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_an_unknown_name_is_refused_with_the_choices(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         find(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "size", "told"),
+    ("name", "stem", "size", "remedy"),
     [
         ("efficientformer_l1", "half", 32, "with this stem it takes images of 224 pixels"),
         ("volo_d1_224", "cifar", 32, "it takes them with the stem imagenet or half"),
@@ -332,15 +332,15 @@ def test_an_unknown_name_is_told_with_the_choices(name: str, told: str) -> None:
     ],
 )
 def test_images_that_a_model_does_not_take_are_refused(
-    name: str, stem: str, size: int, told: str
+    name: str, stem: str, size: int, remedy: str
 ) -> None:
     start = f"timm:{name} does not take images of {size} pixels with the stem {stem}; "
-    with pytest.raises(UserError, match=start + told):
+    with pytest.raises(UserError, match=start + remedy):
         build(f"timm:{name}", 8, stem, size)
 
 
-@pytest.mark.parametrize("make", [*BACKBONES.values(), *FAMILIES.values()])
-def test_every_method_says_what_it_is_and_whose(make: object) -> None:
-    doc = make.__doc__ or ""
+@pytest.mark.parametrize("method", [*BACKBONES.values(), *FAMILIES.values()])
+def test_every_method_says_what_it_is_and_whose(method: object) -> None:
+    doc = method.__doc__ or ""
     assert doc.partition("\n")[0].endswith(".")
     assert "\n    Source: " in doc

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from conftest import make_spec
 from lightly.models import ResNetGenerator
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
@@ -19,11 +20,11 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.classifier import Classifier
 from rapipe.encoder.backbones import Backbone, Fuse, build, no_fusion
 from rapipe.encoder.checkpoints import fill, read
 from rapipe.encoder.encoder import Encoder, EncoderSpec
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.io import weights
 
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -99,12 +100,12 @@ def scrambled(backbone: Backbone) -> Backbone:
 
 @torch.no_grad()
 def test_torchvision_file(published: nn.Module, ours: Backbone, tmp_path: Path) -> None:
-    place = str(tmp_path / "resnet18.pth")
-    torch.save(published.state_dict(), place)
-    said = fill(scrambled(ours), read(place), place)
+    path = str(tmp_path / "resnet18.pth")
+    torch.save(published.state_dict(), path)
+    summary = fill(scrambled(ours), read(path), path)
     images = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(ours(images), features_of_torchvisions(published, images))
-    assert said == f"{place}: 120 tensors, found by its own names; left out: fc (2)"
+    assert summary == f"{path}: 120 tensors, found by its own names; left out: fc (2)"
 
 
 @torch.no_grad()
@@ -115,7 +116,7 @@ def test_other_forms_of_the_published_resnet(
     state = published.state_dict()
     other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     layers = nn.Sequential(*list(published.children())[:-1])
-    held, left = {
+    tensors, unused = {
         "solo-learn": (
             below("momentum_backbone.", other, "fc")
             | below("backbone.", state, "fc")
@@ -136,10 +137,10 @@ def test_other_forms_of_the_published_resnet(
             "fc (2)",
         ),
     }[form]
-    said = fill(scrambled(ours), held, "file.ckpt")
+    summary = fill(scrambled(ours), tensors, "file.ckpt")
     images = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(ours(images), features_of_torchvisions(published, images))
-    assert said.endswith(f"; left out: {left}")
+    assert summary.endswith(f"; left out: {unused}")
 
 
 @torch.no_grad()
@@ -148,16 +149,16 @@ def test_lightlys_own_resnet(form: str, lightlys: nn.Module) -> None:
     layers = nn.Sequential(*list(lightlys.children())[:-1], nn.AdaptiveAvgPool2d(1))
     state = lightlys.state_dict() if form == "names" else layers.state_dict()
     backbone = build("resnet18", 64, "cifar", 16).eval()
-    said = fill(backbone, below("backbone.", state), "file.ckpt")
+    summary = fill(backbone, below("backbone.", state), "file.ckpt")
     images = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(backbone(images), features_of_lightlys(lightlys, images))
-    assert "lightly's" in said
+    assert "lightly's" in summary
 
 
 @torch.no_grad()
 def test_nested_tables_and_what_lightning_adds(tmp_path: Path) -> None:
-    made, other = (settled(build("resnet18", 4, "half", 16)).state_dict() for _ in range(2))
-    inside = {n.removeprefix("net."): t for n, t in made.items()}
+    network, other = (settled(build("resnet18", 4, "half", 16)).state_dict() for _ in range(2))
+    inside = {n.removeprefix("net."): t for n, t in network.items()}
     lightning, dino = tmp_path / "a.ckpt", tmp_path / "b.pth"
     torch.save(
         {
@@ -172,56 +173,56 @@ def test_nested_tables_and_what_lightning_adds(tmp_path: Path) -> None:
     for path in (lightning, dino):
         backbone = build("resnet18", 4, "half", 16)
         fill(backbone, read(str(path)), str(path))
-        assert all(torch.equal(t, made[n]) for n, t in backbone.state_dict().items())
+        assert all(torch.equal(t, network[n]) for n, t in backbone.state_dict().items())
 
 
 def test_what_rapipe_wrote(tmp_path: Path) -> None:
     """An encoder and a classifier, and neither if a byte is not what it was."""
     torch.manual_seed(0)
     encoder = Encoder(EncoderSpec("perceiver", 4, "half", 16, *PLAIN))
-    classifier = Classifier(ClassifierSpec("perceiver", 4, "half", 16, 3, *PLAIN, "knn", 8, "both"))
-    for made, name in ((encoder, "encoder"), (classifier, "classifier")):
+    classifier = Classifier(make_spec("perceiver"))
+    for network, name in ((encoder, "encoder"), (classifier, "classifier")):
         folder = tmp_path / name
-        made.write(folder, {})
+        network.write(folder, {})
         backbone = build("perceiver", 4, "half", 16)
-        said = fill(backbone, read(str(folder)), str(folder))
-        expected = made.backbone.state_dict()
+        summary = fill(backbone, read(str(folder)), str(folder))
+        expected = network.backbone.state_dict()
         assert all(torch.equal(t, expected[n]) for n, t in backbone.state_dict().items())
-    assert said.endswith("under 'backbone.'; left out: fusions (22), head (2)")
+    assert summary.endswith("under 'backbone.'; left out: fusions (22), head (2)")
     state = weights.read_card(folder, "train")
     file = folder / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(UserError, match=r"train\.init is .*does not match its card"):
+    with pytest.raises(ArgumentError, match=r"`init` is .*does not match its card"):
         read(str(folder))
     assert state["hash"]
-    with pytest.raises(UserError, match=r"a folder without card\.json"):
+    with pytest.raises(ArgumentError, match=r"a folder without card\.json"):
         read(str(tmp_path))
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    made, place = build("alexnet", 4, "half", 16), str(tmp_path / "a.safetensors")
-    save_file({n: t.contiguous() for n, t in made.state_dict().items()}, place)
+    network, path = build("alexnet", 4, "half", 16), str(tmp_path / "a.safetensors")
+    save_file({n: t.contiguous() for n, t in network.state_dict().items()}, path)
     backbone = build("alexnet", 4, "half", 16)
-    fill(backbone, read(place), place)
-    assert torch.equal(backbone.hidden[2].weight, made.hidden[2].weight)
+    fill(backbone, read(path), path)
+    assert torch.equal(backbone.hidden[2].weight, network.hidden[2].weight)
     assert backbone.convolutions[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def test_positions_of_a_larger_image_are_resampled() -> None:
     pretrained, backbone = vit(32, 4, classes=7), Wrapped(vit(16, 4), 32)
-    said = fill(backbone, pretrained.state_dict(), "vit.pth")
+    summary = fill(backbone, pretrained.state_dict(), "vit.pth")
     expected = resample_abs_pos_embed(pretrained.pos_embed, [4, 4], num_prefix_tokens=1)
     assert torch.equal(backbone.net.pos_embed, expected)
-    assert "resampled to this image and patch size: pos_embed; left out: head (2)" in said
+    assert "resampled to this image and patch size: pos_embed; left out: head (2)" in summary
 
 
 @torch.no_grad()
 def test_patches_of_another_size_are_resampled() -> None:
     """A kernel for patches twice as large answers alike to images twice as large."""
     pretrained, backbone = vit(32, 8), Wrapped(vit(16, 4), 32)
-    said = fill(backbone, below("vit.", pretrained.state_dict()), "vit.pth")
-    assert "resampled to this image and patch size: patch_embed.proj.weight" in said
+    summary = fill(backbone, below("vit.", pretrained.state_dict()), "vit.pth")
+    assert "resampled to this image and patch size: patch_embed.proj.weight" in summary
     coarse = torch.randn(1, 3, 16, 16)
     fine = nn.functional.interpolate(coarse, scale_factor=2, mode="bicubic")
     ours, theirs = backbone.net.patch_embed(coarse), pretrained.patch_embed(fine)
@@ -237,11 +238,11 @@ def test_swins_relative_positions_are_resampled() -> None:
     down = torch.arange(13.0).repeat_interleave(13)[:, None]
     pretrained.layers[0].blocks[0].attn.relative_position_bias_table.copy_(down)
     state = pretrained.state_dict() | {"layers.0.blocks.1.attn_mask": torch.ones(4)}
-    said = fill(backbone, state, "swin.pth")
+    summary = fill(backbone, state, "swin.pth")
     slope = backbone.net.layers[0].blocks[0].attn.relative_position_bias_table.view(7, 7)
     assert (slope.diff(dim=0) > 0.5).all()
     torch.testing.assert_close(slope, slope[:, :1].expand(7, 7))
-    assert "bias_table and 1 more; left out: head (2), layers (1)" in said
+    assert "bias_table and 1 more; left out: head (2), layers (1)" in summary
 
 
 @torch.no_grad()
@@ -255,23 +256,23 @@ def test_a_timm_model_computes_what_timms_does() -> None:
     torch.testing.assert_close(backbone(images), expected)
 
 
-def test_another_width_or_stem_is_told(
+def test_another_width_or_stem_is_refused(
     published: nn.Module, lightlys: nn.Module, ours: Backbone
 ) -> None:
     backbone = build("resnet18", 16, "half", 32)
     before = weights.weights_hash(backbone)
-    told = (
-        "train.init: conv1.weight is (64, 3, 7, 7) in a.pth but (64, 3, 3, 3) in the backbone: "
-        "set train.width to 64 and train.stem to imagenet, as in that checkpoint"
+    message = (
+        "`init`: conv1.weight is (64, 3, 7, 7) in a.pth but (64, 3, 3, 3) in the backbone: "
+        "set `width` to 64 and `stem` to imagenet, as in that checkpoint"
     )
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
         fill(backbone, published.state_dict(), "a.pth")
-    with pytest.raises(UserError, match=r"set train\.width to 64, as"):
+    with pytest.raises(ArgumentError, match=r"set `width` to 64, as"):
         fill(backbone, lightlys.state_dict(), "a.pth")
     assert weights.weights_hash(backbone) == before, "all or nothing"
-    with pytest.raises(UserError, match=r"set train\.stem to cifar or half, as"):
+    with pytest.raises(ArgumentError, match=r"set `stem` to cifar or half, as"):
         fill(ours, lightlys.state_dict(), "a.pth")
-    with pytest.raises(UserError, match=r"pos_embed is .* of other settings"):
+    with pytest.raises(ArgumentError, match=r"pos_embed is .* of other settings"):
         fill(
             Wrapped(vit(16, 4), 32),
             vit(16, 4).state_dict() | {"pos_embed": torch.ones(1, 8, 32)},
@@ -279,18 +280,18 @@ def test_another_width_or_stem_is_told(
         )
 
 
-def test_another_network_is_told() -> None:
+def test_another_network_is_refused() -> None:
     backbone = build("resnet18", 8, "half", 16)
-    own = {n.removeprefix("net."): t for n, t in backbone.state_dict().items()}
-    extra = own | {"layer1.2.conv1.weight": torch.ones(2, 2)}
-    with pytest.raises(UserError, match=r"has layer1\.2\.conv1\.weight too.*larger network"):
+    tensors = {n.removeprefix("net."): t for n, t in backbone.state_dict().items()}
+    extra = tensors | {"layer1.2.conv1.weight": torch.ones(2, 2)}
+    with pytest.raises(ArgumentError, match=r"has layer1\.2\.conv1\.weight too.*larger network"):
         fill(backbone, extra, "resnet34.pth")
-    fewer = {n: t for n, t in own.items() if not n.startswith("layer4.1.bn2")}
-    with pytest.raises(UserError, match=r"lacks layer4\.1\.bn2\.weight"):
+    fewer = {n: t for n, t in tensors.items() if not n.startswith("layer4.1.bn2")}
+    with pytest.raises(ArgumentError, match=r"lacks layer4\.1\.bn2\.weight"):
         fill(backbone, fewer, "a.pth")
-    with pytest.raises(UserError, match=r"blocks\.2\..* too: it is of a larger network"):
+    with pytest.raises(ArgumentError, match=r"blocks\.2\..* too: it is of a larger network"):
         fill(Wrapped(vit(16, 4), 32), vit(16, 4, depth=3).state_dict(), "a.pth")
-    with pytest.raises(UserError, match=r"such as 'cls_token', and the backbone .*conv1"):
+    with pytest.raises(ArgumentError, match=r"such as 'cls_token', and the backbone .*conv1"):
         fill(backbone, vit(16, 4).state_dict(), "a.pth")
 
 
@@ -305,60 +306,60 @@ class Hostile:
 
 
 def test_no_code_of_a_file_runs(tmp_path: Path) -> None:
-    trace, place = tmp_path / "trace", str(tmp_path / "a.pt")
-    torch.save({"conv1.weight": torch.ones(2), "more": Hostile(trace)}, place)
-    with pytest.raises(UserError, match=r"more than tensors.*torch\.save\(model\.state_dict"):
-        read(place)
+    trace, path = tmp_path / "trace", str(tmp_path / "a.pt")
+    torch.save({"conv1.weight": torch.ones(2), "more": Hostile(trace)}, path)
+    with pytest.raises(ArgumentError, match=r"more than tensors.*torch\.save\(model\.state_dict"):
+        read(path)
     assert not trace.exists()
-    torch.load(place, weights_only=False)
+    torch.load(path, weights_only=False)
     assert trace.exists(), "else the test shows nothing"
-    torch.save({"state_dict": {"a": torch.ones(2)}, "hp": argparse.Namespace(x=1)}, place)
-    with pytest.raises(UserError, match=r"more than tensors \(argparse\.Namespace\)"):
-        read(place)
+    torch.save({"state_dict": {"a": torch.ones(2)}, "hp": argparse.Namespace(x=1)}, path)
+    with pytest.raises(ArgumentError, match=r"more than tensors \(argparse\.Namespace\)"):
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_damaged_files_are_told(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
     path, state = tmp_path / name, {"a": torch.ones(1000)}
     torch.save(state, path) if name == "a.pth" else save_file(state, path)
-    whole = path.read_bytes()
-    for bad in (b"", b"hello, this is nothing at all", whole[: len(whole) // 2]):
+    intact = path.read_bytes()
+    for bad in (b"", b"hello, this is nothing at all", intact[: len(intact) // 2]):
         path.write_bytes(bad)
-        with pytest.raises(UserError, match=r"train\.init is .*does not load.*is it whole"):
+        with pytest.raises(ArgumentError, match=r"`init` is .*does not load.*is it whole"):
             read(str(path))
 
 
-def test_other_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not exist: name a file .*hub:NAME"):
+def test_other_mistakes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"does not exist: name a file .*hub:NAME"):
         read(str(tmp_path / "none.pth"))
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(UserError, match=r"another kind: name a file .*\.safetensors"):
+    with pytest.raises(ArgumentError, match=r"another kind: name a file .*\.safetensors"):
         read(str(tmp_path / "a.txt"))
     torch.save({"epoch": 3, "losses": [torch.ones(2)]}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="holds no tensors"):
+    with pytest.raises(ArgumentError, match="holds no tensors"):
         read(str(tmp_path / "a.pt"))
 
 
-def test_the_hub_is_asked_for_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_the_hub_gives_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def create(name: str, pretrained: bool) -> nn.Module:
-        asked.append((name, pretrained))
+        calls.append((name, pretrained))
         return vit(16, 4)
 
     monkeypatch.setattr(timm, "create_model", create)
     state = read("hub:vit_some.of_some")
-    assert asked == [("vit_some.of_some", True)]
+    assert calls == [("vit_some.of_some", True)]
     assert np.array_equal(state["pos_embed"], vit(16, 4).pos_embed.detach())
 
 
-def test_a_hub_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_out_of_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str, pretrained: bool) -> nn.Module:
         raise ConnectionError("no route to host\nand much more")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(UserError, match=r"hub:resnet18', .*\(no route to host\).* name a file"):
+    with pytest.raises(ArgumentError, match=r"hub:resnet18', .*\(no route to host\).* name a file"):
         read("hub:resnet18")
     monkeypatch.undo()
-    with pytest.raises(UserError, match="Unknown model"):
+    with pytest.raises(ArgumentError, match="Unknown model"):
         read("hub:resnet19")

@@ -23,7 +23,8 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom rapipe.cli import app\n"
         "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'numpy', 'pyarrow', 'lancedb', 'matplotlib', 'yaml', 'dvc'}\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'lancedb', 'matplotlib', 'pydantic', 'ruamel'}\n"
+        "heavy |= {'dvc'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run(
@@ -45,7 +46,7 @@ def test_presets_are_listed_and_written(tmp_path: Path) -> None:
     listed = rapipe("preset", cwd=tmp_path).stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(presets.PRESETS)
     assert rapipe("preset", "digits", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "params.yaml").read_text().startswith("# Every parameter")
+    assert "# Every parameter" in (tmp_path / "params.yaml").read_text()
     done = rapipe("preset", "huge", cwd=tmp_path)
     assert done.returncode == 2
     assert "choose from digits, tiny, own-images" in done.stderr
@@ -73,8 +74,8 @@ def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
 def test_what_the_disk_refuses_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"), exit_on_user_error():
         raise OSError(errno.ENOSPC, "No space left on device", "data/corpus/train.arrow")
-    said = capsys.readouterr().err
-    assert said == (
+    printed = capsys.readouterr().err
+    assert printed == (
         "error: data/corpus/train.arrow cannot be read or written: No space left on device\n"
     )
     with pytest.raises(OSError, match="odd"), exit_on_user_error():

@@ -1,4 +1,4 @@
-"""What stages took: written beside their artefacts, and told."""
+"""Costs of stages: written beside their artefacts, and printed."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_costs_are_listed_in_the_order_of_the_stages(
         with costs.record_costs(name):
             pass
         os.utime(paths.COSTS / f"{name}.json", (number, number))
-    assert [row["stage"] for row in costs.rows()] == ["pretrain", "embed"]
-    assert all(row["seconds"] >= 0 and row["gpu_gb"] == "" for row in costs.rows())
+    assert [row["stage"] for row in costs.read_costs()] == ["pretrain", "embed"]
+    assert all(row["seconds"] >= 0 and row["gpu_gb"] == "" for row in costs.read_costs())
 
 
 def test_a_stage_that_fails_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no"), costs.record_costs("failed"):
         raise ValueError("no")
-    assert costs.rows() == []
+    assert costs.read_costs() == []
 
 
 def test_looking_at_the_memory_does_not_wait_for_torch() -> None:

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from rapipe.errors import UserError
 from tests.faults import device
-from tests.faults.device import BACKBONES, STAND_INS, Place, compare
+from tests.faults.device import BACKBONES, STAND_INS, Platform, compare
 
 
 @pytest.mark.parametrize("name", STAND_INS)
@@ -32,9 +32,9 @@ def test_a_stand_in_agrees_within_the_tolerances(
 ) -> None:
     monkeypatch.setattr(device, "N", 16)
     monkeypatch.setattr(device, "K", 8)
-    found = list(compare(*STAND_INS[name], (backbone,)))
-    assert len(found) == 2 + 2 * 5
-    assert [own for own in found if not own.within] == []
+    differences = list(compare(*STAND_INS[name], (backbone,)))
+    assert len(differences) == 2 + 2 * 5
+    assert [row for row in differences if not row.within] == []
 
 
 def test_what_differs_is_beyond_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,21 +48,21 @@ def test_what_differs_is_beyond_its_tolerance(monkeypatch: pytest.MonkeyPatch) -
 
     wrong.calls = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(device, "_images", wrong)
-    found = list(compare(*STAND_INS["another number of threads"], ("alexnet",)))
-    assert not any(own.within for own in found if own.kind in ("embeddings", "logits"))
+    differences = list(compare(*STAND_INS["another number of threads"], ("alexnet",)))
+    assert not any(row.within for row in differences if row.kind in ("embeddings", "logits"))
 
 
 def test_one_device_is_not_compared_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="cannot be compared with itself"):
-        next(compare(Place("cpu"), Place("cpu")))
+        next(compare(Platform("cpu"), Platform("cpu")))
     assert device.main([]) == 2
     assert "there is no cuda here: run this on a machine with a GPU" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.environ.get("RAPIPE_TEST_GPU") != "1", reason="RAPIPE_TEST_GPU is not 1")
 def test_a_gpu_agrees_within_the_tolerances() -> None:
-    seen = {name: own for name, own in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-m", "tests.faults.device", "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=seen, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(own["within"] for own in json.loads(done.stdout)["differences"]["GPU"])
+    process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert all(row["within"] for row in json.loads(process.stdout)["differences"]["GPU"])

@@ -25,8 +25,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server: Server = self.server
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
+        range_ = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(range_[1]) if range_ else 0
         server.starts.append(start)
         server.behave(self, start, len(server.starts))
 
@@ -53,12 +53,12 @@ class Server(ThreadingHTTPServer):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "PAUSE", 0.01)
-    with Server(("127.0.0.1", 0), Handler) as own:
-        own.starts = []
-        thread = threading.Thread(target=own.serve_forever, kwargs={"poll_interval": 0.01})
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.starts = []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield own
-        own.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
@@ -68,17 +68,19 @@ def archive(server: Server, md5: str = MD5) -> Archive:
 
 def test_a_good_server(server: Server, tmp_path: Path) -> None:
     server.behave = lambda handler, start, n: handler.answer(CONTENT[start:], start)
-    path = obtain(archive(server), tmp_path / "new", allowed=True)
+    path = obtain(archive(server), tmp_path / "new", download=True)
     assert path.read_bytes() == CONTENT
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
-    obtain(archive(server), tmp_path / "new", allowed=True)
+    obtain(archive(server), tmp_path / "new", download=True)
     assert server.starts == [0]
 
 
-def test_it_is_not_asked_unless_allowed(server: Server, tmp_path: Path) -> None:
-    told = rf"{tmp_path}/a.bin is missing: put the file from http://.* there \(md5 {MD5}\), or set"
-    with pytest.raises(UserError, match=told):
-        obtain(archive(server), tmp_path, allowed=False)
+def test_nothing_is_fetched_unless_allowed(server: Server, tmp_path: Path) -> None:
+    message = (
+        rf"{tmp_path}/a.bin is missing: put the file from http://.* \(md5 {MD5}\), or set `dow"
+    )
+    with pytest.raises(UserError, match=message):
+        obtain(archive(server), tmp_path, download=False)
     assert not server.starts
     assert not list(tmp_path.iterdir())
 
@@ -86,7 +88,7 @@ def test_it_is_not_asked_unless_allowed(server: Server, tmp_path: Path) -> None:
 def test_a_file_that_lies_there_is_checked(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"other")
     with pytest.raises(UserError, match=rf"has the md5 \w+, but the published file has {MD5}"):
-        obtain(Archive("a.bin", "http://nowhere.invalid/", MD5), tmp_path, allowed=True)
+        obtain(Archive("a.bin", "http://nowhere.invalid/", MD5), tmp_path, download=True)
     assert (tmp_path / "a.bin").read_bytes() == b"other"
 
 
@@ -135,7 +137,7 @@ def test_a_server_that_cannot_resume_starts_again(server: Server, tmp_path: Path
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_a_part_that_is_whole_or_wrong(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_is_complete_or_wrong(server: Server, tmp_path: Path) -> None:
     """The server has nothing left to send; the checksum decides what that means."""
 
     def behave(handler: Handler, start: int, n: int) -> None:
@@ -193,7 +195,7 @@ def test_nobody_listens(server: Server, tmp_path: Path) -> None:
         fetch(dead, tmp_path / "a.bin")
 
 
-def test_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     server.behave = lambda handler, start, n: handler.answer(CONTENT)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"a.bin.part cannot be written: File exists"):

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import ROOT
 from imports import closure
 
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
+from rapipe.config.yaml_text import read_yaml, write_yaml
 
-STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def declared_code(stage: str) -> set[str]:
@@ -65,7 +65,7 @@ def test_no_value_reaches_a_command_unchecked() -> None:
 
 def test_plain_stages_know_nothing_of_retrieval() -> None:
     for stage in ("train-plain", "evaluate-plain"):
-        text = yaml.dump({k: v for k, v in STAGES[stage].items() if k != "deps"})
+        text = write_yaml({k: v for k, v in STAGES[stage].items() if k != "deps"})
         assert "retrieval." not in text
         assert not [d for d in STAGES[stage]["deps"] if "data/neigh" in d or "data/store" in d]
 
@@ -95,6 +95,10 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._real, name)
+        names = [field.name for field in dataclasses.fields(self._real)]
+        if name not in names and dataclasses.is_dataclass(value):  # a spec of some of its keys
+            self._seen.update(self._prefix + field.name for field in dataclasses.fields(value))
+            return value
         key = self._prefix + name
         if dataclasses.is_dataclass(value):
             return Recorder(value, self._seen, key + ".")
@@ -119,11 +123,11 @@ def test_params_read_to_initialise_are_declared(
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).symlink_to(Path("data", name).absolute())
     monkeypatch.chdir(tmp_path)
-    entries = ("alexnet+corpus", "resnet18+elsewhere", "alexnet+distilled+noise")
-    train = dataclasses.replace(
-        in_tiny.train, backbones=entries, init="data/encoder", distill="resnet18"
+    entries = ("alexnet+pretrained", "resnet18+checkpoint", "alexnet+distilled+noise")
+    grid = dataclasses.replace(
+        in_tiny.classifiers, backbones=entries, init="data/encoder", distill="resnet18"
     )
-    params = dataclasses.replace(in_tiny, train=train)
+    params = dataclasses.replace(in_tiny, classifiers=grid)
     importlib.import_module("rapipe.pipeline.initialise").run(Recorder(params, seen))
     check_declared("initialise", seen)
 

@@ -24,7 +24,7 @@ def clone(tmp_path: Path) -> Clone:
 def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
     clone.shrink()
     params = clone.path / "params.yaml"
-    params.write_text(params.read_text().replace("alexnet+corpus", "alexnet"))
+    params.write_text(params.read_text().replace("alexnet+pretrained", "alexnet"))
     first = ran(clone.call("dvc", "repro"))
     assert first == {
         "check",
@@ -64,21 +64,21 @@ def test_two_at_once_take_turns_or_refuse(
     clone.shrink()
     params = clone.path / "params.yaml"
     params.write_text(params.read_text().replace("  epochs: 3\n", "  epochs: 40\n", 1))
-    said = tmp_path_factory.mktemp("said")
-    first = clone.start(said / "first", "dvc", "repro")
+    logs = tmp_path_factory.mktemp("logs")
+    first = clone.start(logs / "first", "dvc", "repro")
     while not (clone.path / "data/checkpoints").exists():  # pretraining has begun
-        assert first.poll() is None, (said / "first").read_text()
+        assert first.poll() is None, (logs / "first").read_text()
         time.sleep(0.1)
-    second = clone.start(said / "second", "dvc", "repro")
-    embed = clone.start(said / "embed", "rapipe", "embed")
-    assert first.wait() == 0, (said / "first").read_text()
-    by_hand = embed.wait(), (said / "embed").read_text()
+    second = clone.start(logs / "second", "dvc", "repro")
+    embed = clone.start(logs / "embed", "rapipe", "embed")
+    assert first.wait() == 0, (logs / "first").read_text()
+    by_hand = embed.wait(), (logs / "embed").read_text()
     assert "waiting for another rapipe process, which writes data/encoder" in by_hand[1]
     assert by_hand[0] in (0, 2), by_hand[1]  # DVC may remove the store while it is written
     assert by_hand[1].count("error: ") == by_hand[0] / 2
     assert "Traceback" not in by_hand[1]
     if second.wait():
-        assert re.search("is busy|[Uu]nable to acquire lock", (said / "second").read_text())
+        assert re.search("is busy|[Uu]nable to acquire lock", (logs / "second").read_text())
     assert not ran(clone.call("dvc", "repro")) - {"embed"}
     before = clone.hashes()
     for stage in ("corpus", "pretrain", "embed", "prefetch"):

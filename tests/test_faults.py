@@ -28,7 +28,7 @@ from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline import report
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 from rapipe.pipeline.running.locks import artefact_locks
-from rapipe.pipeline.running.stage import stage as run_stage
+from rapipe.pipeline.running.stage import run_stage
 from tests.faults import damage, disk
 from tests.faults.outcome import Outcome
 
@@ -112,7 +112,7 @@ def test_who_writes_is_alone_and_readers_are_together(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with artefact_locks([paths.CORPUS], [paths.ENCODER]):
-        lock = paths.LOCKS / "data+corpus.lock"
+        lock = paths.LOCKS / "data+pretrained.lock"
         other = ReadWriteLock(lock, is_singleton=False)
         with other.read_lock(timeout=0):
             pass

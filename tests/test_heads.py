@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_embeddings, make_images
+from conftest import make_embeddings, make_images, make_spec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,22 +18,20 @@ from rapipe.classifier.heads import HEADS
 from rapipe.classifier.heads.graph import SLOPE, GraphAttention
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
 
-PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TOKEN_HEADS = [name for name in HEADS if name != "linear"]
 
 
-def spec(backbone: str, head: str, retrieval: str = "knn", frozen: bool = False) -> ClassifierSpec:
-    return ClassifierSpec(
-        backbone, 8, "cifar", 16, 3, *PLAIN, retrieval, 8, "both", head=head, frozen=frozen
-    )
+def spec(backbone: str, head: str, attend: str = "both", frozen: bool = False) -> ClassifierSpec:
+    return make_spec(backbone, 8, "cifar", attend, mean=MEAN, std=STD, head=head, frozen=frozen)
 
 
-def looked_up(n: int = 9) -> tuple[np.ndarray, DeviceBank, np.ndarray]:
+def stored_neighbours(n: int = 9) -> tuple[np.ndarray, DeviceBank, np.ndarray]:
     indices = np.random.default_rng(0).integers(0, 20, (n, 4)).astype(np.int32)
     return make_images(n).pixels, DeviceBank(make_embeddings(20), 3, CPU), indices
 
 
-def retrieved(b: int) -> NeighbourBatch:
+def neighbour_batch(b: int) -> NeighbourBatch:
     torch.manual_seed(1)
     labels = torch.randint(-1, 3, (b, 6))
     return NeighbourBatch(torch.randn(b, 6, 8), labels, torch.ones(b, dtype=torch.bool))
@@ -59,14 +57,14 @@ def slow_graph_attention(layer: GraphAttention, tokens: Tensor) -> Tensor:
     for image in range(b):
         nodes = [layer.project.weight @ tokens[image, i] for i in range(t)]
         for head in range(heads):
-            own = slice(head * d, (head + 1) * d)
+            channels = slice(head * d, (head + 1) * d)
             a = torch.cat((layer.left[head], layer.right[head]))
             for i in range(t):
-                pairs = [torch.cat((nodes[i][own], nodes[j][own])) for j in range(t)]
+                pairs = [torch.cat((nodes[i][channels], nodes[j][channels])) for j in range(t)]
                 scores = [float(a @ pair) for pair in pairs]
                 powers = [math.exp(s if s > 0 else SLOPE * s) for s in scores]
                 for j in range(t):
-                    out[image, i, own] += powers[j] / sum(powers) * nodes[j][own]
+                    out[image, i, channels] += powers[j] / sum(powers) * nodes[j][channels]
     return tokens + torch.where(out > 0, out, out.exp() - 1)
 
 
@@ -84,11 +82,11 @@ def slow_block(block: nn.TransformerEncoderLayer, tokens: Tensor) -> Tensor:
     out = []
     for x in tokens:
         q, k, v = F.linear(block.norm1(x), attend.in_proj_weight, attend.in_proj_bias).chunk(3, 1)
-        read = [
+        attended = [
             torch.softmax(a @ b.T / math.sqrt(a.shape[1]), 1) @ c
             for a, b, c in zip(*(y.chunk(heads, 1) for y in (q, k, v)), strict=True)
         ]
-        x = x + attend.out_proj(torch.cat(read, 1))
+        x = x + attend.out_proj(torch.cat(attended, 1))
         out.append(x + block.linear2(F.gelu(block.linear1(block.norm2(x)))))
     return torch.stack(out)
 
@@ -117,9 +115,9 @@ def test_token_heads_ignore_order_and_features_but_no_token(name: str) -> None:
     assert logits.shape == (4, 3)
     torch.testing.assert_close(head(torch.randn(4, 16), tokens[:, torch.randperm(5)]), logits)
     for token in range(5):
-        moved = tokens.clone()
-        moved[:, token] += torch.randn(8)
-        assert (head(torch.randn(4, 16), moved) - logits).abs().amax(1).min() > 1e-4
+        changed = tokens.clone()
+        changed[:, token] += torch.randn(8)
+        assert (head(torch.randn(4, 16), changed) - logits).abs().amax(1).min() > 1e-4
     with pytest.raises(ValueError, match="tokens"):
         head(torch.randn(4, 16))
 
@@ -145,16 +143,18 @@ def test_heads_read_the_tokens_after_the_last_fusion(name: str) -> None:
     """A head that only averages gives the mean of what the last fusion gave."""
     for backbone in ("resnet18", "alexnet", "perceiver"):
         classifier = Classifier(spec(backbone, name)).eval()
-        seen: list[Tensor] = []
-        classifier.fusions[-1].register_forward_hook(lambda m, i, out, seen=seen: seen.append(out))
+        fused: list[Tensor] = []
+        classifier.fusions[-1].register_forward_hook(
+            lambda m, i, out, fused=fused: fused.append(out)
+        )
         classifier.head.layers = classifier.head.norm = classifier.head.out = nn.Identity()
-        logits = classifier(torch.rand(2, 3, 16, 16), retrieved(2))
-        assert torch.equal(logits, seen[0].mean(1))
+        logits = classifier(torch.rand(2, 3, 16, 16), neighbour_batch(2))
+        assert torch.equal(logits, fused[0].mean(1))
 
 
 @pytest.mark.parametrize("name", TOKEN_HEADS)
 def test_heads_read_tokens_without_retrieval_too(name: str) -> None:
-    classifier = Classifier(spec("resnet18", name, "none")).eval()
+    classifier = Classifier(spec("resnet18", name, "")).eval()
     classifier.head.layers = classifier.head.norm = classifier.head.out = nn.Identity()
     images = torch.rand(2, 3, 16, 16)
     pooled = classifier.backbone(classifier.normalise(images))  # a ResNet's features are the mean
@@ -163,7 +163,7 @@ def test_heads_read_tokens_without_retrieval_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_classifiers_predict_and_come_back(name: str, tmp_path: Path) -> None:
-    classifier, (pixels, bank, indices) = Classifier(spec("resnet18", name)), looked_up()
+    classifier, (pixels, bank, indices) = Classifier(spec("resnet18", name)), stored_neighbours()
     logits = classifier.predict(pixels, bank, indices)
     assert logits.shape == (9, 3)
     assert classifier.training
@@ -178,7 +178,7 @@ def test_classifiers_predict_and_come_back(name: str, tmp_path: Path) -> None:
 def test_bfloat16(name: str) -> None:
     classifier = Classifier(spec("resnet18", name))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = classifier(torch.rand(4, 3, 16, 16), retrieved(4)).float().square().mean()
+        loss = classifier(torch.rand(4, 3, 16, 16), neighbour_batch(4)).float().square().mean()
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in classifier.head.parameters())
@@ -187,7 +187,7 @@ def test_bfloat16(name: str) -> None:
 def step(classifier: Classifier) -> None:
     optimiser = torch.optim.SGD(classifier.parameters(), 0.1)
     images, labels = torch.rand(6, 3, 16, 16), torch.arange(6) % 3
-    F.cross_entropy(classifier(images, retrieved(6)), labels).backward()
+    F.cross_entropy(classifier(images, neighbour_batch(6)), labels).backward()
     optimiser.step()
 
 
@@ -224,29 +224,29 @@ def test_a_thawed_backbone_learns() -> None:
     assert not torch.equal(classifier.backbone.net.bn1.running_mean, before)
 
 
-def test_a_linear_head_asks_for_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_linear_head_takes_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retrieval a map is not made into tokens: that would cost time."""
     from rapipe.encoder.backbones import no_fusion
 
-    classifier, given = Classifier(spec("resnet18", "linear", "none")), []
+    classifier, callbacks = Classifier(spec("resnet18", "linear", "")), []
     forward = classifier.backbone.forward
     monkeypatch.setattr(
-        classifier.backbone, "forward", lambda x, fuse: given.append(fuse) or forward(x, fuse)
+        classifier.backbone, "forward", lambda x, fuse: callbacks.append(fuse) or forward(x, fuse)
     )
     classifier(torch.rand(2, 3, 16, 16))
-    assert given == [no_fusion]
+    assert callbacks == [no_fusion]
 
 
 def test_features_of_a_frozen_backbone_are_standardised() -> None:
     """A head on features of any scale learns at the same rate."""
-    frozen = Classifier(spec("alexnet", "linear", "none", frozen=True))
-    seen: list[torch.Tensor] = []
-    frozen.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    frozen = Classifier(spec("alexnet", "linear", "", frozen=True))
+    features: list[torch.Tensor] = []
+    frozen.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     torch.nn.init.constant_(frozen.backbone.hidden[-2].bias, 5.0)  # type: ignore[index,union-attr]
     frozen.train()(20 * torch.rand(64, 3, 16, 16))
-    assert seen[0].mean(dim=0).abs().max() < 1e-3
-    assert seen[0].std(dim=0).median() == pytest.approx(1, abs=0.05)
+    assert features[0].mean(dim=0).abs().max() < 1e-3
+    assert features[0].std(dim=0).median() == pytest.approx(1, abs=0.05)
     learned = [name for name, p in frozen.named_parameters() if p.requires_grad]
     assert learned == ["head.weight", "head.bias"]
-    plain = Classifier(spec("alexnet", "linear", "none"))
+    plain = Classifier(spec("alexnet", "linear", ""))
     assert not any("standardise" in name for name in plain.state_dict())

@@ -34,9 +34,9 @@ from rapipe.config.schema import SourceParams
 from rapipe.config.variants import variants
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode import Decoding, decode
-from rapipe.corpus.decode_cache import ROWS, Decoded, Workers, decode_split
+from rapipe.corpus.decode_cache import ROWS, DecodedSplit, Workers, decode_split
 from rapipe.corpus.sources import SOURCES, SourceRequest
-from rapipe.corpus.sources.archives import tree, unpacked
+from rapipe.corpus.sources.archives import file_tree, unpack
 from rapipe.corpus.sources.base import Item, Split
 from rapipe.corpus.sources.download import md5_of
 from rapipe.encoder.backbones import build
@@ -49,7 +49,7 @@ from rapipe.report import pictures, style
 from tests.faults.images import tags_of
 
 archives, cifar, svhn = (
-    import_module(f"rapipe.sources.{n}") for n in ("archives", "cifar", "svhn")
+    import_module(f"rapipe.corpus.sources.{n}") for n in ("archives", "cifar", "svhn")
 )
 EIGHT = Decoding(8)
 BOMB_BYTES = 1 << 27
@@ -111,22 +111,22 @@ def icon() -> bytes:
 
 def scans() -> bytes:
     """A progressive JPEG whose last scan is repeated."""
-    whole = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
-    last = whole[whole.rfind(b"\xff\xda") : -2]
-    return whole[:-2] + 5000 * last + whole[-2:]
+    jpeg = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    last = jpeg[jpeg.rfind(b"\xff\xda") : -2]
+    return jpeg[:-2] + 5000 * last + jpeg[-2:]
 
 
 GREY = ((258, 8), (262, 1), (277, 1))
 TINY = zlib.compress(bytes(200))
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "claims 50,000 x 50,000": (lambda: png(50_000, 50_000, TINY), "corpus.max_pixels"),
+    "claims 50,000 x 50,000": (lambda: png(50_000, 50_000, TINY), "`max_pixels`"),
     "profile": (lambda: png(8, 8, TINY, chunk(b"iCCP", b"x\0\0" + inflating())), "too large"),
     "text": (lambda: png(8, 8, TINY, chunk(b"zTXt", b"x\0\0" + inflating())), "too large"),
     "exif": (
         lambda: png(8, 8, TINY, chunk(b"zTXt", b"Raw profile type exif\0\0" + inflating())),
         "too large",
     ),
-    "icon": (icon, "corpus.max_pixels"),
+    "icon": (icon, "`max_pixels`"),
     "scans": (scans, "more than 100 scans"),
     "huge tiles": (
         lambda: tiff(
@@ -153,17 +153,17 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "GIF": (
         lambda: b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80" + bytes(8) + b",;",
-        "is no image|corpus.max_pixels",
+        "is no image|`max_pixels`",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_cost_neither_memory_nor_time(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    make, told = BOMBS[name]
+    make, reason = BOMBS[name]
     data = make()
     before, start = psutil.Process().memory_info().rss, time.monotonic()
-    with pytest.raises(UserError, match=rf"^x .*({told})"):
+    with pytest.raises(UserError, match=rf"^x .*({reason})"):
         decode(data, "x", EIGHT)
     assert time.monotonic() - start < 5
     assert psutil.Process().memory_info().rss - before < BOMB_BYTES // 2
@@ -178,11 +178,11 @@ def test_more_data_than_the_picture_needs() -> None:
 
 def test_jpeg2000_without_its_end() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    whole = encoded(Image.fromarray(noise), "JPEG2000", irreversible=False)
-    assert np.array_equal(decode(whole, "x", EIGHT), noise)
-    for end in range(len(whole) - 2):
+    jpeg = encoded(Image.fromarray(noise), "JPEG2000", irreversible=False)
+    assert np.array_equal(decode(jpeg, "x", EIGHT), noise)
+    for end in range(len(jpeg) - 2):
         with pytest.raises(UserError):
-            decode(whole[:end], "x", EIGHT)
+            decode(jpeg[:end], "x", EIGHT)
 
 
 NOT_READ = {
@@ -211,8 +211,8 @@ def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(1 << 40)
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(tmp_path / "s.png"))
+    with socket.socket(socket.AF_UNIX) as unix_socket:
+        unix_socket.bind(os.path.relpath(tmp_path / "s.png"))
     (tmp_path / "loop.png").symlink_to("loop.png")
     for name in ("fifo.png", "zero.png", "folder.png", "huge.png", "s.png", "loop.png"):
         with pytest.raises(UserError, match=r"^x (cannot be read: |has 1,099,511,627,776 bytes)"):
@@ -251,12 +251,12 @@ def test_tar_files_stay_inside(name: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     with tarfile.open(root / "a.tar", "w") as packed:
         packed.addfile(member("top/x"))
-        for own in ESCAPES[name]:
-            packed.fileobj.write(own.tobuf())  # type: ignore[union-attr]
+        for info in ESCAPES[name]:
+            packed.fileobj.write(info.tobuf())  # type: ignore[union-attr]
     archive = replace(cifar.CIFAR10, name="a.tar", md5=md5_of(root / "a.tar"))
-    with pytest.raises(UserError, match=r"a\.tar cannot be unpacked: ") as told:
-        unpacked("cifar10", SourceRequest(str(root)), archive, "top")
-    assert str(told.value).isprintable()
+    with pytest.raises(UserError, match=r"a\.tar cannot be unpacked: ") as caught:
+        unpack("cifar10", SourceRequest(str(root)), archive, "top")
+    assert str(caught.value).isprintable()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "secret"]
     assert [p.name for p in root.iterdir()] == ["a.tar"]
     assert (tmp_path / "secret").stat().st_nlink == 1
@@ -268,11 +268,11 @@ def test_zip_files_stay_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for name in ("../out", "/tmp/rapipe-out", "good"):
             packed.writestr(name, b"x")
         packed.writestr("bomb", bytes(1 << 20))
-    files = tree(path)
+    files = file_tree(path)
     assert files.read("../out") == b"x"
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
     assert not Path("/tmp/rapipe-out").exists()
-    monkeypatch.setattr(archives.decoding, "MOST_BYTES", 1 << 19)
+    monkeypatch.setattr(archives.decode, "MAX_BYTES", 1 << 19)
     with pytest.raises(UserError, match=r"a\.zip: bomb has 1,048,576 bytes, more than any image"):
         files.read("bomb")
     content = bytearray(path.read_bytes())
@@ -311,11 +311,11 @@ def test_matlab_files_with_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         {"X": images, "y": "text"},
     ]
     for content in hostile:
-        made = {}
+        archives_by_split = {}
         for split, archive in svhn.ARCHIVES.items():
             savemat(tmp_path / archive.name, content)
-            made[split] = replace(archive, md5=md5_of(tmp_path / archive.name))
-        monkeypatch.setattr(svhn, "ARCHIVES", made)
+            archives_by_split[split] = replace(archive, md5=md5_of(tmp_path / archive.name))
+        monkeypatch.setattr(svhn, "ARCHIVES", archives_by_split)
         with pytest.raises(UserError, match=r"_32x32\.mat (holds|is no MATLAB file)"):
             list(SOURCES["svhn"](SourceRequest(str(tmp_path))).splits["train"].items())
 
@@ -346,17 +346,17 @@ def test_checkpoints_with_code(suffix: str, tmp_path: Path, trace: Path) -> None
 def test_checkpoints_that_are_no_plain_numbers(tmp_path: Path) -> None:
     backbone = build("alexnet", 4, "half", 16)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    name = next(own for own, tensor in before.items() if tensor.ndim == 4)
-    whole, path = before[name], str(tmp_path / "a.pt")
-    for odd, told in (
-        (whole.to_sparse(), "no plain array of numbers"),
-        (torch.empty(whole.shape, device="meta"), "no plain array of numbers"),
-        (whole.to(torch.complex64), "no plain array of numbers"),
-        (whole * float("nan"), "not finite"),
-        (whole.double() + 1e300, "not finite"),
+    name = next(key for key, tensor in before.items() if tensor.ndim == 4)
+    tensor, path = before[name], str(tmp_path / "a.pt")
+    for odd, message in (
+        (tensor.to_sparse(), "no plain array of numbers"),
+        (torch.empty(tensor.shape, device="meta"), "no plain array of numbers"),
+        (tensor.to(torch.complex64), "no plain array of numbers"),
+        (tensor * float("nan"), "not finite"),
+        (tensor.double() + 1e300, "not finite"),
     ):
         torch.save({**before, name: odd}, path)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             fill(backbone, read(path), path)
         assert all(torch.equal(t, before[n]) for n, t in backbone.state_dict().items())
 
@@ -427,16 +427,16 @@ def test_arrays_with_code_or_without_end(tmp_path: Path, trace: Path) -> None:
         Embeddings.read(tmp_path / "bank")
 
 
-def test_kept_rows_with_code(tmp_path: Path, trace: Path) -> None:
+def test_cached_rows_with_code(tmp_path: Path, trace: Path) -> None:
     folder = tmp_path / "key" / "all"
     split = Split(1, lambda: iter([Item(np.zeros((8, 8), np.uint8), 0, "row 0")]))
     with Workers() as workers:
         decode_split(split, "s", EIGHT, False, folder, workers)
-        names = ("places", "ids", "labels", "sizes", "count")
+        names = ("positions", "ids", "labels", "sizes", "count")
         objects = {name: np.array([Exploit(trace)], object) for name in names}
         np.savez(folder / ROWS, **objects)  # type: ignore[arg-type]
         write_checksums(folder)
-        assert Decoded.read(folder, 8) is None
+        assert DecodedSplit.read(folder, 8) is None
         decode_split(split, "s", EIGHT, False, folder, workers)
 
 
@@ -450,14 +450,14 @@ def test_figures_stand_any_name(tmp_path: Path) -> None:
     """Warnings are errors here."""
     image = np.zeros((8, 8, 3), np.uint8)
     row = {"similarity": 0.5, "attention": 0.1, "effect": 0.0}
-    one, two = NAMES[:7], NAMES[7:]
-    rows = [{**row, "class": name} for name in one]
+    half, others = NAMES[:7], NAMES[7:]
+    rows = [{**row, "class": name} for name in half]
     many = np.repeat(image[None], len(NAMES), 0)
-    example = pictures.Neighbourhood(image, NAMES[0], many, two, (0.5,) * len(two))
+    example = pictures.Neighbourhood(image, NAMES[0], many, others, (0.5,) * len(others))
     title = f"net says {NAMES[6]}"
     for figure in (
         pictures.gallery([example]),
-        pictures.looked_up(image, title, many, rows, NAMES[0], NAMES[1]),
+        pictures.query_and_neighbours(image, title, many, rows, NAMES[0], NAMES[1]),
     ):
         data = style.png(figure)
         with Image.open(io.BytesIO(data)) as drawn:
@@ -489,19 +489,19 @@ def test_a_report_on_classes_with_names_that_try(
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("test", 16)):
         noise = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
-        cells = [encoded(Image.fromarray(own), "PNG") for own in noise]
-        facts = {"info": {"features": {"label": {"names": names}}}}
+        cells = [encoded(Image.fromarray(pixels), "PNG") for pixels in noise]
+        metadata = {"info": {"features": {"label": {"names": names}}}}
         table = pa.table({"image": pa.array(cells), "label": [i % 4 for i in range(count)]})
-        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
         Path("d").mkdir(exist_ok=True)
         pq.write_table(table, f"d/{split}.parquet")
     presets.write("tiny", Path("params.yaml"))
     params = load(Path("params.yaml"))
-    source = SourceParams("parquet", "d", "<i>src$\\frac$ [red]")
+    source = SourceParams(kind="parquet", path="d", name="<i>src$\\frac$ [red]")
     params = replace(
         params,
         corpus=replace(params.corpus, sources=(source,)),
-        train=replace(params.train, backbones=("alexnet",)),
+        classifiers=replace(params.classifiers, backbones=("alexnet",)),
     )
     stages = ("corpus", "pretrain", "embed", "prefetch", "audit", "initialise")
     for name in stages:
@@ -514,5 +514,5 @@ def test_a_report_on_classes_with_names_that_try(
     assert "&lt;script&gt;" in page
     kinds = {tag for tag, _ in tags_of(page)}
     assert not kinds & {"script", "i", "iframe", "object", "a", "link"}
-    attributes = {name for _, own in tags_of(page) for name in own}
+    attributes = {name for _, names in tags_of(page) for name in names}
     assert attributes <= {"lang", "charset", "name", "content", "alt", "src", "class"}

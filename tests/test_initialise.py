@@ -13,14 +13,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from rapipe import paths
-from rapipe.config.names import parse_name
+from rapipe.classifier import train as library
+from rapipe.config.names import ClassifierName
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
+from rapipe.encoder.initial_weights import InitialWeights
 from rapipe.errors import UserError
 from rapipe.io.checksums import CHECKSUMS, write_checksums
 from rapipe.io.tables import read_json
 from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
-from rapipe.pipeline.initial_weights import InitialWeights
 from rapipe.records import Embeddings, Images, Neighbours
 
 
@@ -37,16 +38,17 @@ def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def changed(params: Params, **more: Any) -> Params:
-    """Parameters with other ones in `train`, and in `retrieval` for keys that begin so."""
-    groups: dict[str, dict[str, Any]] = {"train": {}, "retrieval": {}}
+    """Parameters with others in `classifiers` and `train`; `retrieval__k` is one of retrieval."""
+    groups: dict[str, dict[str, Any]] = {"classifiers": {}, "train": {}, "retrieval": {}}
     for key, value in more.items():
-        group, _, name = key.partition("__")
-        groups[group if name else "train"][name or key] = value
-    return dataclasses.replace(
-        params,
-        train=dataclasses.replace(params.train, **groups["train"]),
-        retrieval=dataclasses.replace(params.retrieval, **groups["retrieval"]),
-    )
+        group, _, name = key.rpartition("__")
+        group = group or ("classifiers" if hasattr(params.classifiers, name) else "train")
+        groups[group][name] = value
+    replaced = {
+        group: dataclasses.replace(getattr(params, group), **values)
+        for group, values in groups.items()
+    }
+    return dataclasses.replace(params, **replaced)
 
 
 def weights_of(folder: Path, prefix: str = "") -> dict[str, np.ndarray]:
@@ -63,41 +65,45 @@ def test_the_encoder_is_what_the_same_backbone_starts_from(
     own: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not pretrained again, and its weights are found again when they are wanted again."""
-    monkeypatch.setattr(initialise, "pretrained", None)
-    params = changed(own, backbones=("resnet18", "resnet18+corpus", "resnet18+corpus+frozen"))
+    monkeypatch.setattr(pretrain, "pretrained", None)
+    names = ("resnet18", "resnet18+pretrained", "resnet18+pretrained+frozen")
+    params = changed(own, backbones=names)
     initialise.run(params)
-    first = (paths.INITIAL / "resnet18+corpus/card.json").read_bytes()
-    for name in ("resnet18+corpus", "resnet18+corpus+frozen"):
+    first = (paths.INITIAL / "resnet18+pretrained/card.json").read_bytes()
+    for name in ("resnet18+pretrained", "resnet18+pretrained+frozen"):
         assert same(weights_of(paths.INITIAL / name), weights_of(paths.ENCODER))
     assert not (paths.INITIAL / "resnet18/weights.safetensors").exists()
     initialise.run(changed(own, backbones=("resnet18",)))
     assert sorted(own.name for own in paths.INITIAL.iterdir()) == [CHECKSUMS, "resnet18"]
     shutil.rmtree(paths.ENCODER)
     initialise.run(params)
-    assert (paths.INITIAL / "resnet18+corpus/card.json").read_bytes() == first
+    assert (paths.INITIAL / "resnet18+pretrained/card.json").read_bytes() == first
 
 
 def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
     own: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = initialise.pretrained
+    real = pretrain.pretrained
 
     def counted(params: Params, spec: Any) -> Any:
         calls.append(spec.backbone)
         return real(params, spec)
 
-    monkeypatch.setattr(initialise, "pretrained", counted)
-    initialise.run(changed(own, backbones=("alexnet+corpus", "alexnet+corpus+noise")))
+    monkeypatch.setattr(pretrain, "pretrained", counted)
+    initialise.run(changed(own, backbones=("alexnet+pretrained", "alexnet+pretrained+noise")))
     assert calls == ["alexnet"]
-    assert same(*(weights_of(paths.INITIAL / f"alexnet+corpus{more}") for more in ("", "+noise")))
+    names = ("alexnet+pretrained", "alexnet+pretrained+noise")
+    assert same(*(weights_of(paths.INITIAL / name) for name in names))
     (history,) = paths.INITIAL_CACHE.glob("*/history.csv")
     assert "linear_top1" in history.read_text()
     assert not list(paths.CHECKPOINTS.glob("*"))
 
 
 @pytest.mark.parametrize("retrieval", ["none", "knn"])
-@pytest.mark.parametrize("words", ["+corpus", "+corpus+frozen", "+frozen", "+corpus+frozen+graph"])
+@pytest.mark.parametrize(
+    "words", ["+pretrained", "+pretrained+frozen", "+frozen", "+pretrained+frozen+graph"]
+)
 def test_only_what_is_not_frozen_moves(own: Params, words: str, retrieval: str) -> None:
     params = changed(own, backbones=(f"resnet18{words}",))
     variant = next(v for v in variants(params) if v.retrieval == retrieval)
@@ -105,8 +111,8 @@ def test_only_what_is_not_frozen_moves(own: Params, words: str, retrieval: str) 
     train.run(params, variant)
     folder = paths.MODELS / variant.name
     trained, card = weights_of(folder, "backbone."), read_json(folder / "card.json", "train")
-    moved = not same(trained, weights_of(paths.ENCODER)) if "corpus" in words else None
-    assert moved is (None if "corpus" not in words else "frozen" not in words)
+    moved = not same(trained, weights_of(paths.ENCODER)) if "pretrained" in words else None
+    assert moved is (None if "pretrained" not in words else "frozen" not in words)
     assert (card["trained_parameters"] < card["parameters"]) is ("frozen" in words)
     evaluate.run(params, variant)
     assert 0 <= read_json(paths.RUNS / f"{variant.name}.json", "eval")["rows"][0]["top1"] <= 1
@@ -114,17 +120,17 @@ def test_only_what_is_not_frozen_moves(own: Params, words: str, retrieval: str) 
 
 def test_pretrained_elsewhere(own: Params) -> None:
     """Here elsewhere is a folder of ours; tests/test_checkpoints.py has the other forms."""
-    params = changed(own, backbones=("resnet18+elsewhere",), init="data/encoder")
+    params = changed(own, backbones=("resnet18+checkpoint",), init="data/encoder")
     initialise.run(params)
-    assert same(weights_of(paths.INITIAL / "resnet18+elsewhere"), weights_of(paths.ENCODER))
-    with pytest.raises(UserError, match=r"train\.init"):
+    assert same(weights_of(paths.INITIAL / "resnet18+checkpoint"), weights_of(paths.ENCODER))
+    with pytest.raises(UserError, match=r"classifiers\.init"):
         initialise.run(changed(params, init="data/nowhere.pth"))
     with pytest.raises(UserError, match="is of another network"):
-        initialise.run(changed(params, backbones=("alexnet+elsewhere",)))
+        initialise.run(changed(params, backbones=("alexnet+checkpoint",)))
 
 
 def test_a_start_of_another_network_is_refused(own: Params) -> None:
-    params = changed(own, backbones=("resnet18+corpus",))
+    params = changed(own, backbones=("resnet18+pretrained",))
     initialise.run(params)
     wider = changed(params, width=8)
     with pytest.raises(UserError, match=r"train\.width or train\.stem: run rapipe initialise"):
@@ -175,7 +181,7 @@ def test_a_student_learns_from_images_without_labels(
     params = changed(
         own,
         backbones=("alexnet+distilled",),
-        distill="resnet18+corpus",
+        distill="resnet18+pretrained",
         label_fraction=0.2,
         retrieval__strategies=("knn",),
     )
@@ -183,23 +189,25 @@ def test_a_student_learns_from_images_without_labels(
     prefetch.run(params)
     audit.run(params)
     assert len(Neighbours.read(paths.table("knn", "train")).query_ids) == len(images)
-    seen: list[tuple[str, int, bool]] = []
-    real = train.Training
+    modules: list[tuple[str, int, bool]] = []
+    real = library.ClassifierModule
 
-    def noted(classifier: Any, augment: Any, own: Images, *more: Any) -> Any:
-        seen.append((classifier.spec.backbone, len(own), more[-2] is not None))
-        return real(classifier, augment, own, *more)
+    def noted(classifier: Any, train_images: Images, *more: Any) -> Any:
+        teacher = more[-1]
+        backbone = classifier.spec.network.backbone
+        modules.append((backbone, len(train_images), teacher is not None))
+        return real(classifier, train_images, *more)
 
-    monkeypatch.setattr(train, "Training", noted)
+    monkeypatch.setattr(library, "ClassifierModule", noted)
     for variant in variants(params):
         train.run(params, variant)
         card = read_json(paths.MODELS / variant.name / "card.json", "train")
-        assert card["spec"]["backbone"] == "alexnet"
+        assert card["spec"]["network"]["backbone"] == "alexnet"
         few = card["labels"]
         assert 0 < few < 0.25 * len(images)
-        assert seen == [("resnet18", few, False), ("alexnet", len(images), True)]
+        assert modules == [("resnet18", few, False), ("alexnet", len(images), True)]
         assert not list(paths.CHECKPOINTS.glob("*teacher*"))
-        seen.clear()
+        modules.clear()
 
 
 def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,15 +215,15 @@ def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyP
     initialise.run(params)
     variant = variants(params)[0]
     taught: list[str] = []
-    real = train.trained
+    real = train.train_classifier
 
-    def dies(params: Params, variant: Any, material: Any, start: Any, *more: Any) -> Any:
-        taught.append("student" if start.teacher else "teacher")
+    def dies(*args: Any, teacher: Any, **options: Any) -> Any:
+        taught.append("teacher" if teacher is None else "student")
         if taught == ["teacher", "student"]:
             raise KeyboardInterrupt
-        return real(params, variant, material, start, *more)
+        return real(*args, teacher=teacher, **options)
 
-    monkeypatch.setattr(train, "trained", dies)
+    monkeypatch.setattr(train, "train_classifier", dies)
     with pytest.raises(KeyboardInterrupt):
         train.run(params, variant)
     train.run(params, variant)
@@ -226,7 +234,7 @@ def test_results_of_other_starts_have_another_setting(own: Params) -> None:
     """What a classifier starts from, and its teacher's noise, keep results apart."""
     settings = set()
     recipes = [own.pretrain, dataclasses.replace(own.pretrain, learning_rate=0.1)]
-    entries = ("resnet18+corpus", "alexnet+distilled", "alexnet+noise", "alexnet")
+    entries = ("resnet18+pretrained", "alexnet+distilled", "alexnet+noise", "alexnet")
     for number, recipe in enumerate(recipes):
         params = changed(
             own, backbones=entries, distill="alexnet+noise", noise_std=0.1 * (number + 1)
@@ -237,48 +245,47 @@ def test_results_of_other_starts_have_another_setting(own: Params) -> None:
         initialise.run(params)
         for variant in variants(params):
             if variant.retrieval == "none":
-                start = InitialWeights.of(variant)
-                settings.add(
-                    (variant.backbone, train.setting(params, variant, start, None, "fp32"))
-                )
+                initial = InitialWeights.read(paths.INITIAL / variant.backbone)
+                setting = train.setting(params, variant, initial, None, "fp32")
+                settings.add((variant.backbone, setting))
     assert Counter(name for name, _ in settings) == dict.fromkeys(entries[:3], 2) | {"alexnet": 1}
 
 
 def test_what_a_start_says_is_read_or_told(own: Params) -> None:
-    start = changed(own, backbones=("alexnet+distilled",), distill="alexnet")
-    initialise.run(start)
-    assert InitialWeights.of(variants(start)[0]).teacher == "alexnet"
-    (paths.INITIAL / "alexnet+distilled/card.json").write_text("{}")
+    initialise.run(changed(own, backbones=("alexnet+distilled",), distill="alexnet"))
+    folder = paths.INITIAL / "alexnet+distilled"
+    assert InitialWeights.read(folder).teacher == "alexnet"
+    (folder / "card.json").write_text("{}")
     write_checksums(paths.INITIAL)
     with pytest.raises(UserError, match=r"is damaged .*run rapipe initialise"):
-        InitialWeights.of(variants(start)[0])
+        InitialWeights.read(folder)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "resnet18+frozen+corpus",
+        "resnet18+frozen+pretrained",
         "resnet18+",
-        "+corpus",
+        "+pretrained",
         "a+noise+distilled",
         "a+x+y",
         "a+linear",
-        "a+corpus+elsewhere",
+        "a+pretrained+checkpoint",
     ],
 )
 def test_words_in_another_order_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"is no name of a classifier; write .*in this order"):
-        parse_name(text)
+        ClassifierName.parse(text)
 
 
 def test_what_contradicts_itself_is_refused(own: Params) -> None:
     for more, told in (
-        ({"backbones": ("alexnet+distilled",)}, r"train\.distill names no teacher"),
+        ({"backbones": ("alexnet+distilled",)}, r"classifiers\.distill names no teacher"),
         (
             {"backbones": ("alexnet+distilled",), "distill": "alexnet+distilled"},
             "learns from labels",
         ),
-        ({"backbones": ("alexnet+elsewhere",)}, r"train\.init is empty"),
+        ({"backbones": ("alexnet+checkpoint",)}, r"classifiers\.init is empty"),
     ):
         with pytest.raises(UserError, match=told):
             changed(own, **more)

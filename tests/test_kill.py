@@ -15,7 +15,7 @@ import pytest
 from tests.faults import kill
 from tests.faults.warm import ProcessGroup
 
-TRAIN = "train-plain@alexnet+corpus-0"
+TRAIN = "train-plain@alexnet+pretrained-0"
 CHECKPOINT = "last.ckpt"
 
 

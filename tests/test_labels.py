@@ -1,4 +1,4 @@
-"""Labels that are withheld: the same share of each class, and nobody sees them."""
+"""Draws by label: limits, held-out shares, and hidden labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rapipe.corpus.labels import visible_label_mask
+from rapipe.corpus.labels import (
+    held_out_mask,
+    hidden_label_ids,
+    limit_mask,
+    visible_label_mask,
+)
 
 IDS = np.random.default_rng(0).permutation(10_000)[:600]
 LABELS = np.repeat([0, 1, 2, -1], [400, 100, 7, 93])
@@ -17,9 +22,9 @@ LABELS = np.repeat([0, 1, 2, -1], [400, 100, 7, 93])
     ("fraction", "counts"), [(0.1, (40, 10, 1)), (0.01, (4, 1, 1)), (1.0, (400, 100, 7))]
 )
 def test_each_class_keeps_its_share(fraction: float, counts: tuple[int, ...]) -> None:
-    kept = visible_label_mask(IDS, LABELS, fraction, 0)
-    assert tuple(np.bincount(LABELS[kept])) == counts
-    assert (LABELS[kept] >= 0).all()
+    visible = visible_label_mask(IDS, LABELS, fraction, 0)
+    assert tuple(np.bincount(LABELS[visible])) == counts
+    assert (LABELS[visible] >= 0).all()
 
 
 def test_a_smaller_share_is_part_of_a_larger_one() -> None:
@@ -28,17 +33,39 @@ def test_a_smaller_share_is_part_of_a_larger_one() -> None:
         assert (large | ~small).all()
 
 
-def test_the_draw_follows_the_seed_and_the_images_alone() -> None:
-    kept, order = (
+def test_only_the_seed_and_the_images_decide_the_draw() -> None:
+    visible, order = (
         visible_label_mask(IDS, LABELS, 0.1, 0),
         np.random.default_rng(1).permutation(len(IDS)),
     )
-    assert np.array_equal(visible_label_mask(IDS[order], LABELS[order], 0.1, 0), kept[order])
-    assert not np.array_equal(visible_label_mask(IDS, LABELS, 0.1, 1), kept)
+    assert np.array_equal(visible_label_mask(IDS[order], LABELS[order], 0.1, 0), visible[order])
+    assert not np.array_equal(visible_label_mask(IDS, LABELS, 0.1, 1), visible)
 
 
-def test_equal_images_share_their_fate() -> None:
+def test_equal_images_are_treated_alike() -> None:
     ids, labels = np.tile(np.arange(50), 3), np.zeros(150, np.int64)
-    kept = visible_label_mask(ids, labels, 0.2, 0).reshape(3, 50)
-    assert (kept == kept[0]).all()
-    assert kept[0].sum() == 10
+    visible = visible_label_mask(ids, labels, 0.2, 0).reshape(3, 50)
+    assert (visible == visible[0]).all()
+    assert visible[0].sum() == 10
+
+
+def test_hidden_labels_are_those_that_are_not_visible() -> None:
+    hidden = hidden_label_ids(IDS, LABELS, 0.1, 0)
+    visible = IDS[visible_label_mask(IDS, LABELS, 0.1, 0)]
+    assert sorted([*hidden, *visible]) == sorted(IDS[LABELS >= 0])
+    assert not len(hidden_label_ids(IDS, LABELS, 1.0, 0))
+
+
+def test_a_smaller_limit_is_part_of_a_larger() -> None:
+    labels = np.repeat([0, 1, 2, -1], [50, 30, 17, 3])
+    masks = [limit_mask(labels, n, np.random.default_rng(0)) for n in (10, 20, 0.5, 100, 200)]
+    assert [int(mask.sum()) for mask in masks] == [10, 20, 50, 100, 100]
+    for small, large in pairwise(masks):
+        assert (large | ~small).all()
+    assert np.bincount(labels[masks[2]] + 1).tolist() == pytest.approx([1.5, 25, 15, 8.5], abs=1)
+
+
+def test_held_out_shares() -> None:
+    ids, labels = np.arange(100), np.repeat([0, 1], [80, 20])
+    mask = held_out_mask(ids, labels, 0.25, np.random.default_rng(0))
+    assert np.bincount(labels[mask]).tolist() == [20, 5]

@@ -24,7 +24,7 @@ from rapipe.evaluation import leakage
 from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import audit, embed, prefetch
 from rapipe.records import Embeddings, Images, Neighbours
-from rapipe.retrieval.search import KeyedVectors, search
+from rapipe.retrieval.search import VectorsWithIds, search
 from rapipe.retrieval.store import Store
 
 COPIED, COPY = 4, 7
@@ -33,13 +33,13 @@ COPIED, COPY = 4, 7
 
 def hashed(images: Images) -> Images:
     """The same images, with the ids that their pixels have."""
-    return replace(images, ids=np.array([pixel_hash(own) for own in images.pixels]))
+    return replace(images, ids=np.array([pixel_hash(pixels) for pixels in images.pixels]))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as it is after prefetch: random images, a random encoder, one near duplicate."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("prefetched")
     counts = {"train": 60, "validation": 20, "test": 20}
     splits = {split: make_images(n, seed) for seed, (split, n) in enumerate(counts.items())}
     splits["test"].pixels[COPIED] = splits["train"].pixels[COPY]
@@ -63,10 +63,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """A copy of `made` to work in."""
-    shutil.copytree(made, tmp_path / "own")
-    monkeypatch.chdir(tmp_path / "own")
+def project(prefetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A copy of `prefetched` to work in."""
+    shutil.copytree(prefetched, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
     return load(paths.PARAMS)
 
 
@@ -78,9 +78,9 @@ def written() -> list[dict[str, str]]:
 def test_a_changed_pixel_is_listed(project: Params) -> None:
     audit.run(project)
     test, train = Images.read(paths.split("test")), Images.read(paths.split("train"))
-    found = written()
-    assert tuple(found[0]) == audit.COLUMNS
-    first = {key: value for key, value in found[0].items() if key != "similarity"}
+    rows = written()
+    assert tuple(rows[0]) == audit.COLUMNS
+    first = {key: value for key, value in rows[0].items() if key != "similarity"}
     assert first == {
         "test_id": str(test.ids[COPIED]),
         "test_row": str(COPIED),
@@ -89,18 +89,18 @@ def test_a_changed_pixel_is_listed(project: Params) -> None:
     }
     encoder = Encoder.read(paths.ENCODER)
     pair = encoder.embed(np.stack([test.pixels[COPIED], train.pixels[COPY]]))
-    assert float(found[0]["similarity"]) == pytest.approx(float(pair[0] @ pair[1]), abs=1e-5)
+    assert float(rows[0]["similarity"]) == pytest.approx(float(pair[0] @ pair[1]), abs=1e-5)
     card = json.loads(paths.LEAKAGE.read_text())
-    assert card["near_duplicates"] == len(found) < 10
-    assert card["near_duplicates_share"] == len(found) / card["test_images"]
-    assert card["near_duplicates_of_same_class"] == sum(int(own["same_class"]) for own in found)
+    assert card["near_duplicates"] == len(rows) < 10
+    assert card["near_duplicates_share"] == len(rows) / card["test_images"]
+    assert card["near_duplicates_of_same_class"] == sum(int(row["same_class"]) for row in rows)
     assert (card["validation_images"], card["test_images"], card["bank_rows"]) == (20, 19, 60)
     assert sum(card["histogram"]["test"]) == 19
     assert sum(card["histogram"]["validation"]) == 20
-    similarities = [float(own["similarity"]) for own in found]
+    similarities = [float(row["similarity"]) for row in rows]
     assert similarities == sorted(similarities, reverse=True)
     assert similarities[-1] > card["threshold"]
-    assert {own["found"] for own in card["checks"].values()} == {0}
+    assert {check["found"] for check in card["checks"].values()} == {0}
     assert card["checks"]["self_hits"]["checked"] == 2 * (60 + 20 + 19)
     before = [path.read_bytes() for path in (paths.LEAKAGE, paths.DUPLICATES)]
     audit.run(project)
@@ -117,15 +117,17 @@ def test_the_threshold_is_that_of_validation(project: Params) -> None:
 
 
 def test_what_the_memory_lacks_is_embedded(project: Params) -> None:
-    test, memory = Images.read(paths.split("test")), Store.open(paths.STORE, paths.STORE_MANIFEST)
-    known = audit.remembered(memory, test.ids)
-    assert len(known.ids) == 20
-    few = KeyedVectors(known.ids[::3], known.vectors[::3])
-    nothing = audit.remembered(memory, np.array([5]))
-    assert nothing.vectors.shape == (0, known.vectors.shape[1])
-    for own in (known, few, nothing):
+    test, store = Images.read(paths.split("test")), Store.open(paths.STORE, paths.STORE_MANIFEST)
+    stored = audit.stored_vectors(store, test.ids)
+    assert len(stored.ids) == 20
+    third = VectorsWithIds(stored.ids[::3], stored.vectors[::3])
+    empty = audit.stored_vectors(store, np.array([5]))
+    assert empty.vectors.shape == (0, stored.vectors.shape[1])
+    for vectors in (stored, third, empty):
         assert np.allclose(
-            audit.vectors_of(test, own), Encoder.read(paths.ENCODER).embed(test.pixels), atol=1e-5
+            audit.vectors_of(test, vectors),
+            Encoder.read(paths.ENCODER).embed(test.pixels),
+            atol=1e-5,
         )
 
 
@@ -148,18 +150,18 @@ def test_a_memory_without_labels_justifies_no_threshold(
 def overlap(one: str, other: str) -> int:
     """Give an image of one split the id of one of another."""
     images, ids = Images.read(paths.split(one)), Images.read(paths.split(other)).ids
-    own = images.ids.copy()
-    own[2] = ids[5]
-    replace(images, ids=own).write(paths.split(one))
+    planted = images.ids.copy()
+    planted[2] = ids[5]
+    replace(images, ids=planted).write(paths.split(one))
     write_checksums(paths.CORPUS)
     return int(ids[5])
 
 
 def in_bank(split: str) -> int:
     bank, ids = Embeddings.read(paths.BANK), Images.read(paths.split(split)).ids
-    own = bank.ids.copy()
-    own[3] = ids[2]
-    replace(bank, ids=own, vectors=np.array(bank.vectors)).write(paths.BANK)
+    planted = bank.ids.copy()
+    planted[3] = ids[2]
+    replace(bank, ids=planted, vectors=np.array(bank.vectors)).write(paths.BANK)
     write_checksums(paths.NEIGHBOURS)
     return int(ids[2])
 
@@ -196,7 +198,7 @@ def stranger() -> int:
 
 
 @pytest.mark.parametrize(
-    ("plant", "told"),
+    ("plant", "message"),
     [
         (lambda: overlap("train", "test"), "data/corpus holds images of train that are in test"),
         (lambda: overlap("train", "validation"), "images of train that are in validation too: 1,"),
@@ -209,13 +211,13 @@ def stranger() -> int:
         (stranger, "validation.arrow holds queries that are no labelled images of validation: 1,"),
     ],
 )
-def test_a_planted_leak_is_refused(project: Params, plant: Callable[[], int], told: str) -> None:
+def test_a_planted_leak_is_refused(project: Params, plant: Callable[[], int], message: str) -> None:
     audit.run(project)
-    own = plant()
+    image_id = plant()
     result = CliRunner().invoke(app, ["audit"])
     assert result.exit_code == 2
-    assert told in result.stderr
-    assert f"the first is {own}; run " in result.stderr
+    assert message in result.stderr
+    assert f"the first is {image_id}; run " in result.stderr
     assert not paths.LEAKAGE.exists()
     assert not paths.DUPLICATES.exists()
 
@@ -243,15 +245,15 @@ def test_the_tiny_pipeline_passes(in_tiny: Params) -> None:
 def slow_other_class(
     queries: np.ndarray, labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray
 ) -> np.ndarray:
-    found = []
+    closest = []
     for query, label in zip(queries, labels, strict=True):
         others = [
             float(row.astype(np.float64) @ query)
-            for row, own in zip(bank, bank_labels, strict=True)
-            if own >= 0 and own != label
+            for row, bank_label in zip(bank, bank_labels, strict=True)
+            if bank_label >= 0 and bank_label != label
         ]
-        found.append(max(others, default=np.nan))
-    return np.array(found)
+        closest.append(max(others, default=np.nan))
+    return np.array(closest)
 
 
 @pytest.mark.parametrize("blocks", [(1024, 8192), (7, 11), (1, 1)])
@@ -261,25 +263,27 @@ def test_other_class_similarity(monkeypatch: pytest.MonkeyPatch, blocks: tuple[i
     rng = np.random.default_rng(0)
     queries, bank = make_embeddings(20), make_embeddings(50, seed=1)
     labels, bank_labels = rng.integers(0, 3, 20), rng.integers(-1, 6, 50)
-    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, bank_labels)
+    similarities = leakage.other_class_similarity(
+        queries.vectors, labels, bank.vectors, bank_labels
+    )
     expected = slow_other_class(queries.vectors, labels, bank.vectors, bank_labels)
-    assert np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(similarities, expected, atol=1e-6)
     one = np.where(bank_labels >= 0, 2, -1)  # a bank of one class
-    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, one)
-    assert np.array_equal(np.isnan(found), labels == 2)
+    similarities = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, one)
+    assert np.array_equal(np.isnan(similarities), labels == 2)
     none = np.full(50, -1)
-    found = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, none)
-    assert np.isnan(found).all()
-    assert found.dtype == np.float32
+    similarities = leakage.other_class_similarity(queries.vectors, labels, bank.vectors, none)
+    assert np.isnan(similarities).all()
+    assert similarities.dtype == np.float32
 
 
 def test_threshold() -> None:
     likeness = np.random.default_rng(0).permutation(2001).astype(np.float32)
     assert leakage.threshold(likeness) == 1998
     assert (likeness > 1998).mean() <= 0.001
-    few = np.array([0.1, np.nan, 0.3, 0.2], np.float32)
-    assert leakage.threshold(few) == np.float32(0.3)
-    assert leakage.threshold(few, 0.5) == np.float32(0.2)
+    four = np.array([0.1, np.nan, 0.3, 0.2], np.float32)
+    assert leakage.threshold(four) == np.float32(0.3)
+    assert leakage.threshold(four, 0.5) == np.float32(0.2)
     assert leakage.threshold(np.full(3, np.nan, np.float32)) is None
 
 
@@ -287,10 +291,10 @@ def test_near_duplicates() -> None:
     likeness = np.array([[0.9], [0.99], [0.5], [0.95], [0.99]], np.float32)
     nearest = Neighbours(np.arange(5), np.array([[0], [1], [2], [3], [1]], np.int32), likeness)
     labels, bank_labels = np.array([0, 1, 0, 2, 0]), np.array([0, 1, 0, -1])
-    found = leakage.near_duplicates(nearest, labels, bank_labels, 0.9)
-    assert found.queries.tolist() == [1, 4, 3]  # not 0: it is not above
-    assert found.rows.tolist() == [1, 1, 3]
-    assert found.same_class.tolist() == [True, False, False]
+    duplicates = leakage.near_duplicates(nearest, labels, bank_labels, 0.9)
+    assert duplicates.queries.tolist() == [1, 4, 3]  # not 0: it is not above
+    assert duplicates.rows.tolist() == [1, 1, 3]
+    assert duplicates.same_class.tolist() == [True, False, False]
     assert not len(leakage.near_duplicates(nearest, labels, bank_labels, None).queries)
 
 
@@ -312,10 +316,10 @@ def test_self_hits_and_rows_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_histograms_share_their_edges() -> None:
     one, other = np.array([0.557, 0.8, 1.0000001], np.float32), np.array([0.6, np.nan], np.float32)
-    found = leakage.histograms(9, one=one, other=other)
-    assert found["edges"] == pytest.approx(np.arange(0.55, 1.01, 0.05).tolist())
-    assert found["one"] == [1, 0, 0, 0, 0, 1, 0, 0, 1]
-    assert found["other"] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
+    histograms = leakage.histograms(9, one=one, other=other)
+    assert histograms["edges"] == pytest.approx(np.arange(0.55, 1.01, 0.05).tolist())
+    assert histograms["one"] == [1, 0, 0, 0, 0, 1, 0, 0, 1]
+    assert histograms["other"] == [0, 1, 0, 0, 0, 0, 0, 0, 0]
     nothing = np.full(2, np.nan, np.float32)
-    found = leakage.histograms(2, none=nothing, same=np.ones(3, np.float32))
-    assert found == {"edges": [0.99, 0.995, 1.0], "none": [0, 0], "same": [0, 3]}
+    histograms = leakage.histograms(2, none=nothing, same=np.ones(3, np.float32))
+    assert histograms == {"edges": [0.99, 0.995, 1.0], "none": [0, 0], "same": [0, 3]}

@@ -55,7 +55,8 @@ def make_micro(folder: Path) -> Params:
     """Run the stages up to the neighbours in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(pretrain, "COLLAPSED_STD", 0.0)  # BatchNorm's statistics want more steps
+        collapsed = "rapipe.pretraining.pretrain.COLLAPSED_STD"
+        patch.setattr(collapsed, 0.0)  # BatchNorm's statistics want more steps
         pixels, labels = mnist_data()
         for row in np.random.default_rng(0).permutation(len(labels))[:DIGITS]:
             place = folder / f"digits/{labels[row]}"
@@ -67,7 +68,7 @@ def make_micro(folder: Path) -> Params:
         params = dataclasses.replace(
             params,
             corpus=dataclasses.replace(
-                params.corpus, sources=(SourceParams("folder", path="digits"),)
+                params.corpus, sources=(SourceParams(kind="folder", path="digits"),)
             ),
             pretrain=dataclasses.replace(recipe, batch_size=16, learning_rate=0.002),
             retrieval=dataclasses.replace(
@@ -89,15 +90,17 @@ def small(micro: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Params
 
 def trained(params: Params, backbone: str, strategy: str, **more: Any) -> dict[str, Any]:
     """Train and evaluate one classifier; returns its card."""
-    own = dataclasses.replace(
+    grid = {key: more.pop(key) for key in ("init", "distill") if key in more}
+    variation = dataclasses.replace(
         params,
-        train=dataclasses.replace(params.train, backbones=(backbone,), **more),
+        classifiers=dataclasses.replace(params.classifiers, backbones=(backbone,), **grid),
+        train=dataclasses.replace(params.train, **more),
     )
-    check(own)
-    initialise.run(own)
-    variant = next(v for v in variants(own) if v.retrieval == strategy)
-    train.run(own, variant)
-    evaluate.run(own, variant)
+    check(variation)
+    initialise.run(variation)
+    variant = next(v for v in variants(variation) if v.retrieval == strategy)
+    train.run(variation, variant)
+    evaluate.run(variation, variant)
     for row in read_json(paths.RUNS / f"{variant.name}.json", "eval")["rows"]:
         assert 0 <= row["top1"] <= 1
         assert math.isfinite(row["nll"])
@@ -108,7 +111,7 @@ def trained(params: Params, backbone: str, strategy: str, **more: Any) -> dict[s
 def apart(micro: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The same corpus in a folder where an encoder may be pretrained anew."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrain, "COLLAPSED_STD", 0.0)
+    monkeypatch.setattr("rapipe.pretraining.pretrain.COLLAPSED_STD", 0.0)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/corpus").symlink_to(micro[0] / "data/corpus")
     return micro[1]
@@ -131,7 +134,7 @@ def test_objective(name: str, apart: Params) -> None:
 @pytest.mark.parametrize("strategy", ["none", "knn"])
 @pytest.mark.parametrize("name", [n if n != "timm:NAME" else SMALL_VIT for n in names("backbone")])
 def test_backbone(name: str, strategy: str, small: Params) -> None:
-    assert trained(small, name, strategy)["spec"]["backbone"] == name
+    assert trained(small, name, strategy)["spec"]["network"]["backbone"] == name
 
 
 @pytest.mark.parametrize("name", names("strategy"))
@@ -145,6 +148,13 @@ def test_strategy(name: str, small: Params) -> None:
 def test_head(name: str, small: Params) -> None:
     words = "" if name == "linear" else f"+{name}"
     assert trained(small, f"alexnet+frozen{words}", "knn")["spec"]["head"] == name
+
+
+@pytest.mark.parametrize("name", names("fusion"))
+def test_fusion(name: str, small: Params) -> None:
+    retrieval = dataclasses.replace(small.retrieval, fusion=name)
+    params = dataclasses.replace(small, retrieval=retrieval)
+    assert trained(params, "alexnet", "knn")["spec"]["fusion"]["fusion"] == name
 
 
 @pytest.mark.parametrize("name", names("start"))
@@ -182,7 +192,7 @@ def test_trick(kind: str, name: str, small: Params) -> None:
         "trick": {name: TAUGHT.get(name)},
     }[kind]
     card = trained(small, "alexnet", "none", epochs=2, **asked)
-    assert (name in card["found"]) is (kind == "tuned")
+    assert (name in card["tuned"]) is (kind == "tuned")
 
 
 @pytest.mark.parametrize("name", names("setting"))
@@ -205,9 +215,9 @@ def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
 
 
 def test_every_kind_is_tested_above() -> None:
-    here = "objective backbone strategy head start views optimiser schedule average tuned trick"
-    elsewhere = "logger"  # in test_tricks.py
-    assert set(methods.KINDS) == {*here.split(), "setting", elsewhere}
+    here = "objective backbone strategy head fusion start views optimiser schedule average tuned"
+    elsewhere = "logger"  # in test_loggers.py
+    assert set(methods.KINDS) == {*here.split(), "trick", "setting", elsewhere}
 
 
 def test_every_method_stands_in_the_docs() -> None:
@@ -225,8 +235,8 @@ def test_tables_in_the_docs_are_made_of_the_results() -> None:
 
 
 def test_methods_are_listed() -> None:
-    shown = CliRunner().invoke(app, ["methods", "--json"])
-    assert json.loads(shown.stdout) == ROWS
+    result = CliRunner().invoke(app, ["methods", "--json"])
+    assert json.loads(result.stdout) == ROWS
     assert "simclr" in CliRunner().invoke(app, ["methods", "objective"]).stdout
     with pytest.raises(UserError, match="no kind 'x' of methods; choose from objective"):
         methods.rows("x")

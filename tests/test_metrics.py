@@ -102,7 +102,7 @@ def test_divergences_against_scipy_and_by_hand() -> None:
 def test_divergences_of_sure_predictions_are_finite() -> None:
     heads, tails, even = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), np.array([[0.5, 0.5]])
     assert metrics.kl(heads, even) == pytest.approx(np.log(2))
-    assert metrics.kl(heads, tails) == pytest.approx(-np.log(metrics.FLOOR))
+    assert metrics.kl(heads, tails) == pytest.approx(-np.log(metrics.MIN_PROBABILITY))
     assert metrics.kl(heads, heads) == 0
     assert metrics.total_variation(heads, tails) == 1
     assert metrics.total_variation(heads, even) == 0.5

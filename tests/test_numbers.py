@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_embeddings, make_images
-from test_fitting import pretraining, training
+from conftest import ROOT, make_embeddings, make_images, make_spec
+from trainings import pretraining, training
 
 from rapipe import metrics, paths
 from rapipe.batches.loader import CPU, ROW_MULTIPLE, pad_rows
-from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.fusions.cross_attention import CrossAttention
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, make_variant
+from rapipe.config.variants import Variant
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.encoder.scores import knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.errors import UserError
@@ -48,10 +48,10 @@ from rapipe.pipeline import (
     report,
     train,
 )
-from rapipe.pipeline.results import rows as results_of
+from rapipe.pipeline.results import read_results
+from rapipe.specs import FusionSpec
 from rapipe.training.callbacks import BestEpoch, History
 from rapipe.training.loop import fit
-from rapipe.training.recipe import Tricks
 from rapipe.training.tuner import steepest
 
 PLAIN = ((0.5,) * 3, (0.3,) * 3)
@@ -60,10 +60,8 @@ D, K = 8, 4
 
 def classifier(backbone: str = "alexnet", retrieval: str = "knn", width: int = 4) -> Classifier:
     torch.manual_seed(0)
-    d = D if retrieval != "none" else 0
-    attend = "both" if d else ""
-    spec = ClassifierSpec(backbone, width, "half", 16, 3, *PLAIN, retrieval, d, attend)
-    made = Classifier(spec).eval()
+    attend = "both" if retrieval != "none" else ""
+    made = Classifier(make_spec(backbone, width, attend=attend, dimension=D)).eval()
     for module in made.modules():  # as after training
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()  # type: ignore[union-attr,operator]
@@ -107,7 +105,7 @@ def test_what_becomes_nan_at_the_very_last_step_is_told(
     average: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No loss sees it, and an earlier epoch is better."""
-    module = training(epochs=2, tricks=Tricks(average=average))
+    module = training(epochs=2, average=average)
 
     def spoil(*_: Any) -> None:
         if module.global_step + 1 == module.steps:
@@ -155,7 +153,7 @@ def test_the_finder_of_a_learning_rate_is_not_led_by_nan() -> None:
 
 def test_steps_without_a_label_leave_an_empty_value(own: Params) -> None:
     """What a student says of images is then compared with nothing: that is meant."""
-    v = make_variant(own, "alexnet", "none", 0)
+    v = Variant.of(own, "alexnet", "none", 0)
     row = {"epoch": 1, "step": 3, "images_seen": 9, "loss": 0.1, "train_top1": math.nan}
     row |= {"validation_top1": 0.5, "test_top1_not_for_selection": 0.4}
     file = paths.MODELS / v.name / "history.csv"
@@ -250,7 +248,8 @@ def test_no_score_is_earned_by_what_is_no_number() -> None:
 def test_images_without_neighbours_pass_the_fusion_as_they_are() -> None:
     """A row that is masked whole attends to nothing, and nothing comes of it: forth and back."""
     torch.manual_seed(0)
-    fusion, tokens = CrossAttention(16, D, 3, "both"), torch.randn(2, 7, 16, requires_grad=True)
+    fusion = CrossAttention(16, D, 3, FusionSpec(attend="both"))
+    tokens = torch.randn(2, 7, 16, requires_grad=True)
     shown = NeighbourBatch(
         torch.randn(2, K, D), torch.full((2, K), -1), torch.zeros(2, dtype=torch.bool)
     )
@@ -304,7 +303,7 @@ def spoiled(folder: Path, read: Any) -> None:
 
 
 def test_stages_stop_at_networks_that_overflow(own: Params) -> None:
-    v: Variant = make_variant(own, "alexnet", "knn", 0)
+    v: Variant = Variant.of(own, "alexnet", "knn", 0)
     result, evidence = paths.RUNS / f"{v.name}.json", paths.EVIDENCE / v.name
     before = result.read_bytes()
     spoiled(paths.MODELS / v.name, Classifier.read)
@@ -320,7 +319,7 @@ def test_stages_stop_at_networks_that_overflow(own: Params) -> None:
 
 
 def test_a_teacher_that_overflows_teaches_nothing(own: Params) -> None:
-    v = make_variant(own, "alexnet", "none", 0)
+    v = Variant.of(own, "alexnet", "none", 0)
     spoiled(paths.MODELS / v.name, Classifier.read)
     start = SimpleNamespace(own=None)
     taught = train.teacher_of(own, v, SimpleNamespace(), start, paths.MODELS / v.name, {})  # type: ignore[arg-type]
@@ -434,7 +433,7 @@ def test_place_time_mask_and_the_order_of_files_change_no_byte(
     """Of stages that read folders or many files; the folder is another one already."""
     here = Path.cwd()
     before = artefacts(here)
-    results = results_of(own)
+    results = read_results(own).rows()
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     mask = os.umask(0o077)
@@ -443,7 +442,7 @@ def test_place_time_mask_and_the_order_of_files_change_no_byte(
     try:
         for stage in (corpus, prefetch, audit, initialise):
             stage.run(own)
-        assert results_of(own) == results
+        assert read_results(own).rows() == results
     finally:
         os.umask(mask)
         monkeypatch.setattr(os, "scandir", SCANDIR)

@@ -12,15 +12,15 @@ from conftest import make_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.batches.transforms import VIEWS, Normalise
+from rapipe.batches.transforms import Normalise
 from rapipe.encoder.backbones import BACKBONES, Backbone, Fuse, no_fusion
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.pretraining.module import PretrainingModule
-from rapipe.pretraining.objectives import OBJECTIVES, Objective, Recipe
-from rapipe.pretraining.objectives.slow import SlowCopy
+from rapipe.pretraining.objectives import OBJECTIVES, Objective, ObjectiveSpec
+from rapipe.pretraining.objectives.momentum import MomentumObjective
 from rapipe.pretraining.optimisers import OPTIMISERS
+from rapipe.specs import PretrainingRecipe
 from rapipe.training.loop import fit
-from rapipe.training.module import Schedule
 
 NAMES = tuple(OBJECTIVES)
 SIZE = 16
@@ -32,12 +32,12 @@ LABELS = torch.arange(12) % 3
 class Transformer(Backbone):
     """A tiny vision transformer of timm's."""
 
-    def __init__(self, **how: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         from timm.models.vision_transformer import VisionTransformer
 
         super().__init__()
         sizes = {"img_size": SIZE, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
-        self.net = VisionTransformer(num_classes=0, **{**sizes, **how})
+        self.net = VisionTransformer(num_classes=0, **{**sizes, **options})
         self.features = 32
         self.widths = ()
 
@@ -50,13 +50,13 @@ def encoder_for(name: str) -> Backbone:
     return Transformer() if name == "mae" else BACKBONES["resnet18"](4, "half", SIZE)
 
 
-def made(name: str, encoder: Backbone | None = None, **recipe: Any) -> Any:
+def make_objective(name: str, encoder: Backbone | None = None, **fields: Any) -> Any:
     """The objective of this name with a small head and the same weights each time."""
     torch.manual_seed(0)
-    own: dict[str, Any] = {"head": SMALL.get(name, (16, 12)), "temperature": 0, **recipe}
-    return OBJECTIVES[name](
-        encoder or encoder_for(name), Recipe(SIZE, own.pop("classes", 3), **own)
-    )
+    head = SMALL.get(name, (16, 12))
+    defaults = {"image_size": SIZE, "classes": 3, "head": head, "temperature": 0}
+    spec = ObjectiveSpec(**{**defaults, **fields})
+    return OBJECTIVES[name](encoder or encoder_for(name), spec)
 
 
 def views_for(objective: Objective, n: int = 12) -> tuple[Tensor, ...]:
@@ -70,15 +70,15 @@ def cosine(x: Tensor, y: Tensor) -> Tensor:
     return (F.normalize(x) * F.normalize(y)).sum(1)
 
 
-def test_byol_is_two_summed_terms_with_a_slow_teacher() -> None:
-    byol = made("byol")
+def test_byol_is_two_summed_terms_with_a_momentum_encoder() -> None:
+    byol = make_objective("byol")
     a, b = views_for(byol)
     loss = byol((a, b), LABELS)
 
     def side(x: Tensor, y: Tensor) -> Tensor:
         p, z = (
             byol.predictor(byol.projector(byol.encoder(x))),
-            byol.slow_projector(byol.slow_encoder(y)),
+            byol.momentum_projector(byol.momentum_encoder(y)),
         )
         return -cosine(p, z).mean()
 
@@ -86,27 +86,29 @@ def test_byol_is_two_summed_terms_with_a_slow_teacher() -> None:
 
 
 @pytest.mark.parametrize("name", ["byol", "moco", "dino"])
-def test_slow_copies_follow_by_their_momentum(name: str) -> None:
-    objective = made(name)
-    for slow, fast in (
-        (objective.slow_encoder, objective.encoder),
-        (objective.slow_projector, objective.projector),
+def test_momentum_encoders_follow_by_their_momentum(name: str) -> None:
+    objective = make_objective(name)
+    for average, network in (
+        (objective.momentum_encoder, objective.encoder),
+        (objective.momentum_projector, objective.projector),
     ):
-        for (key, own), other in zip(slow.named_parameters(), fast.parameters(), strict=True):
-            assert torch.equal(own, other), key
-            assert not own.requires_grad
-    slow, target = (next(net.parameters()) for net in (objective.slow_encoder, objective.encoder))
-    before = slow.clone()
-    nn.init.zeros_(target)
+        for (key, copied), parameter in zip(
+            average.named_parameters(), network.parameters(), strict=True
+        ):
+            assert torch.equal(copied, parameter), key
+            assert not copied.requires_grad
+    copied = next(objective.momentum_encoder.parameters())
+    before = copied.clone()
+    nn.init.zeros_(next(objective.encoder.parameters()))
     objective.before_step(0, 10)
-    torch.testing.assert_close(slow, 0.99 * before)
+    torch.testing.assert_close(copied, 0.99 * before)
     objective.before_step(9, 10)
-    torch.testing.assert_close(slow, 0.99 * before * (0.99 if name == "moco" else 1))
+    torch.testing.assert_close(copied, 0.99 * before * (0.99 if name == "moco" else 1))
 
 
 @pytest.mark.parametrize("temperature", [0, 0.1])
 def test_simclr_is_ntxent_over_the_batch(temperature: float) -> None:
-    simclr = made("simclr", temperature=temperature)
+    simclr = make_objective("simclr", temperature=temperature)
     views = views_for(simclr)
     z = F.normalize(torch.cat([simclr.projector(simclr.encoder(v)) for v in views]))
     n, terms = len(LABELS), []
@@ -118,11 +120,12 @@ def test_simclr_is_ntxent_over_the_batch(temperature: float) -> None:
 
 
 def test_moco_tells_keys_from_the_queue_as_it_was() -> None:
-    moco = made("moco").eval()  # so that a key does not depend on its part of the batch
+    moco = make_objective("moco").eval()  # so that a key does not depend on its part of the batch
     a, b = views_for(moco)
     queue, negatives = moco.contrast.memory_bank, moco.contrast.memory_bank.bank.clone()
     loss = moco((a, b), LABELS)
-    terms, keys = [], [F.normalize(moco.slow_projector(moco.slow_encoder(v))) for v in (b, a)]
+    keys = [F.normalize(moco.momentum_projector(moco.momentum_encoder(v))) for v in (b, a)]
+    terms = []
     for view, key in zip((a, b), keys, strict=True):
         q = F.normalize(moco.projector(moco.encoder(view)))
         logits = torch.cat(((q * key).sum(1, keepdim=True), q @ negatives.T), 1) / 0.2
@@ -135,77 +138,77 @@ def test_moco_tells_keys_from_the_queue_as_it_was() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 10, 12])
 def test_moco_shuffles_and_puts_back(n: int) -> None:
-    moco = made("moco")
+    moco = make_objective("moco")
     view = views_for(moco)[0][:n]
-    torch.testing.assert_close(moco.eval().keys(view), moco.slow(view))
+    torch.testing.assert_close(moco.eval().keys(view), moco.momentum_embed(view))
     if n > 4:
-        assert not torch.allclose(moco.train().keys(view), moco.slow(view))
+        assert not torch.allclose(moco.train().keys(view), moco.momentum_embed(view))
 
 
 def test_simsiam_stops_the_gradient_of_its_targets() -> None:
-    simsiam = made("simsiam")
+    simsiam = make_objective("simsiam")
     views = views_for(simsiam)
     z = [simsiam.projector(simsiam.encoder(v)) for v in views]
-    wanted = -(cosine(simsiam.predictor(z[0]), z[1]) + cosine(simsiam.predictor(z[1]), z[0]))
+    expected = -(cosine(simsiam.predictor(z[0]), z[1]) + cosine(simsiam.predictor(z[1]), z[0]))
     loss = simsiam(views, LABELS)
-    torch.testing.assert_close(loss, wanted.mean() / 2)
+    torch.testing.assert_close(loss, expected.mean() / 2)
     nn.init.zeros_(simsiam.predictor.layers[-1].weight)
     simsiam(views, LABELS).backward()  # only targets could pass gradients on now
     assert not any(p.grad.any() for p in simsiam.encoder.parameters())
 
 
 def test_barlow_twins_is_a_correlation_against_the_identity() -> None:
-    barlow = made("barlow-twins")
+    barlow = make_objective("barlow-twins")
     views = views_for(barlow)
     z0, z1 = (barlow.projector(barlow.encoder(v)).detach().numpy() for v in views)
-    d, wanted = z0.shape[1], 0.0
+    d, expected = z0.shape[1], 0.0
     for i in range(d):
         for j in range(d):
             c = np.corrcoef(z0[:, i], z1[:, j])[0, 1]
-            wanted += (1 - c) ** 2 if i == j else 5e-3 * c**2
-    assert barlow(views, LABELS).item() == pytest.approx(wanted, rel=1e-2)  # eps of the variance
+            expected += (1 - c) ** 2 if i == j else 5e-3 * c**2
+    assert barlow(views, LABELS).item() == pytest.approx(expected, rel=1e-2)  # eps of the variance
 
 
 def test_vicreg_is_invariance_variance_and_covariance() -> None:
-    vicreg = made("vicreg")
+    vicreg = make_objective("vicreg")
     views = views_for(vicreg)
     z = [vicreg.projector(vicreg.encoder(v)).detach() for v in views]
-    wanted = 25 * ((z[0] - z[1]) ** 2).mean()
-    for own in z:
-        wanted += 25 / 2 * F.relu(1 - (own.var(0) + 1e-4).sqrt()).mean()
-        c = torch.cov(own.T)
-        wanted += (c**2).sum().sub((c.diagonal() ** 2).sum()) / len(c)
-    torch.testing.assert_close(vicreg(views, LABELS), wanted)
+    expected = 25 * ((z[0] - z[1]) ** 2).mean()
+    for embeddings in z:
+        expected += 25 / 2 * F.relu(1 - (embeddings.var(0) + 1e-4).sqrt()).mean()
+        c = torch.cov(embeddings.T)
+        expected += (c**2).sum().sub((c.diagonal() ** 2).sum()) / len(c)
+    torch.testing.assert_close(vicreg(views, LABELS), expected)
 
 
 def test_dino_compares_views_crosswise_after_centring() -> None:
-    dino = made("dino")
+    dino = make_objective("dino")
     views = views_for(dino)
     centre = dino.agree.center.normal_().clone()[0, 0]
     s = [dino.projector(dino.encoder(v)) for v in views]
-    t = [dino.slow_projector(dino.slow_encoder(v)) for v in views]
-    wanted = [
+    t = [dino.momentum_projector(dino.momentum_encoder(v)) for v in views]
+    expected = [
         -(((t[i] - centre) / 0.04).softmax(1) * (s[1 - i] / 0.1).log_softmax(1)).sum(1).mean()
         for i in (0, 1)
     ]
-    torch.testing.assert_close(dino(views, LABELS), (wanted[0] + wanted[1]) / 2)
-    moved = 0.9 * centre + 0.1 * torch.cat(t).mean(0)
-    torch.testing.assert_close(dino.agree.center[0, 0], moved)
+    torch.testing.assert_close(dino(views, LABELS), (expected[0] + expected[1]) / 2)
+    next_centre = 0.9 * centre + 0.1 * torch.cat(t).mean(0)
+    torch.testing.assert_close(dino.agree.center[0, 0], next_centre)
 
 
-@pytest.mark.parametrize("how", [{}, {"patch_size": 8}, {"patch_size": 2, "reg_tokens": 3},
+@pytest.mark.parametrize("options", [{}, {"patch_size": 8}, {"patch_size": 2, "reg_tokens": 3},
     {"class_token": False, "global_pool": "avg"}, {"no_embed_class": True},
     {"dynamic_img_size": True}])  # fmt: skip
-def test_mae_paints_hidden_patches_from_seen_ones_alone(how: dict[str, Any]) -> None:
-    encoder = Transformer(**how).to(memory_format=torch.channels_last)
-    mae = made("mae", encoder).eval()
-    side, (images,) = how.get("patch_size", 4), views_for(mae)
+def test_mae_reconstructs_masked_patches_from_visible_ones_alone(options: dict[str, Any]) -> None:
+    encoder = Transformer(**options).to(memory_format=torch.channels_last)
+    mae = make_objective("mae", encoder).eval()
+    side, (images,) = options.get("patch_size", 4), views_for(mae)
     grid = SIZE // side
-    seen, hidden = mae.draw(len(images), images.device)
-    assert seen.shape == (len(images), grid**2 // 4)
-    both = torch.cat((seen, hidden), 1).sort().values
+    visible, masked = mae.draw_mask(len(images), images.device)
+    assert visible.shape == (len(images), grid**2 // 4)
+    both = torch.cat((visible, masked), 1).sort().values
     assert torch.equal(both, torch.arange(grid**2).expand(len(images), -1))
-    pixels = mae.reconstruct(images, seen)
+    pixels = mae.reconstruct(images, visible)
     assert pixels.shape == (len(images), grid**2, 3 * side**2)
 
     def patch(b: int, p: int) -> tuple[int, slice, slice]:
@@ -215,16 +218,17 @@ def test_mae_paints_hidden_patches_from_seen_ones_alone(how: dict[str, Any]) -> 
 
     changed, terms = images.clone(), []
     for b in range(len(images)):
-        for p in hidden[b]:
+        for p in masked[b]:
             i, rows, columns = patch(b, p)
-            own = images[i, :, rows, columns].permute(1, 2, 0).flatten()
-            terms.append((pixels[b, p] - (own - own.mean()) / (own.var() + 1e-6).sqrt()) ** 2)
+            target = images[i, :, rows, columns].permute(1, 2, 0).flatten()
+            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+            terms.append((pixels[b, p] - target) ** 2)
             changed[i, :, rows, columns] += 1
-    torch.testing.assert_close(mae.reconstruct(changed, seen), pixels)
-    i, rows, columns = patch(0, seen[0, 0])
+    torch.testing.assert_close(mae.reconstruct(changed, visible), pixels)
+    i, rows, columns = patch(0, visible[0, 0])
     changed[i, :, rows, columns] += torch.randn(3, side, side)
-    assert not torch.allclose(mae.reconstruct(changed, seen)[0], pixels[0])
-    mae.draw = lambda b, on: (seen, hidden)
+    assert not torch.allclose(mae.reconstruct(changed, visible)[0], pixels[0])
+    mae.draw_mask = lambda b, device: (visible, masked)
     torch.testing.assert_close(mae((images,), LABELS), torch.cat(terms).mean())
 
 
@@ -232,27 +236,27 @@ def test_mae_keeps_the_encoder_s_weights_but_fixes_its_positions() -> None:
     torch.manual_seed(0)
     before = Transformer().state_dict()
     torch.manual_seed(0)
-    mae = made("mae", Transformer())
+    mae = make_objective("mae", Transformer())
     after = mae.encoder.state_dict()
     assert {key for key in after if not torch.equal(after[key], before[key])} == {"net.pos_embed"}
     assert not mae.encoder.net.pos_embed.requires_grad
 
 
 def test_supervised_leaves_rows_without_a_label_out() -> None:
-    supervised = made("supervised").eval()
+    supervised = make_objective("supervised").eval()
     views = views_for(supervised)
-    some = torch.where(torch.arange(12) < 5, LABELS, -1)
+    labels = torch.where(torch.arange(12) < 5, LABELS, -1)
     logits = supervised.head(supervised.encoder(views[0]))
-    torch.testing.assert_close(supervised(views, some), F.cross_entropy(logits[:5], LABELS[:5]))
-    none = supervised(views, torch.full((12,), -1))
-    assert none.item() == 0
-    none.backward()
+    torch.testing.assert_close(supervised(views, labels), F.cross_entropy(logits[:5], LABELS[:5]))
+    loss = supervised(views, torch.full((12,), -1))
+    assert loss.item() == 0
+    loss.backward()
     assert not any(p.grad.any() for p in supervised.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_all_that_learns(name: str) -> None:
-    objective = made(name)
+    objective = make_objective(name)
     objective(views_for(objective), LABELS).backward()
     for key, parameter in objective.named_parameters():
         if parameter.requires_grad:
@@ -267,14 +271,14 @@ def error(objective: Any, views: tuple[Tensor, ...], loss: Tensor) -> float:
     """The loss; of MoCo, SimCLR's, as its own rises while the queue fills with real images."""
     if not hasattr(objective, "keys"):
         return loss.item()
-    z0, z1 = (F.normalize(objective.fast(view)) for view in views)
+    z0, z1 = (F.normalize(objective.embed(view)) for view in views)
     return F.cross_entropy(z0 @ z1.T / 0.2, torch.arange(len(z0))).item()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_and_does_not_collapse(name: str) -> None:
     """A few steps on images of three kinds lower the loss, and features still differ."""
-    objective = made(name)
+    objective = make_objective(name)
     optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], 3e-3)
     errors, steps = [], 25
     for step in range(steps):
@@ -302,7 +306,7 @@ def test_it_learns_and_does_not_collapse(name: str) -> None:
 def test_bfloat16_is_near_float32(name: str) -> None:
     losses = []
     for enabled in (False, True):
-        objective = made(name)
+        objective = make_objective(name)
         views = views_for(objective)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             loss = objective(views, LABELS)
@@ -315,41 +319,37 @@ def test_bfloat16_is_near_float32(name: str) -> None:
 def pretraining(
     name: str, optimiser: str = "sgd", epochs: int = 2, n: int = 24
 ) -> PretrainingModule:
-    return PretrainingModule(
-        made(name),
-        VIEWS["affine"](SIZE),
-        Normalise((0.5, 0.5, 0.5), (0.3, 0.3, 0.3)),
-        make_images(n),
-        Schedule(epochs, 8, 0.01, 0),
-        np.ones(n),
-        optimiser,
+    recipe = PretrainingRecipe(
+        epochs=epochs, batch_size=8, learning_rate=0.01, optimiser=optimiser, views="affine"
     )
+    normalise = Normalise((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    return PretrainingModule(make_objective(name), make_images(n), normalise, recipe, 0, np.ones(n))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
-    from test_fitting import Stop
+    from test_training import Stop
 
-    whole, killed, resumed = (pretraining(name) for _ in range(3))
-    fit(whole, [], tmp_path / "whole")
+    uninterrupted, killed, resumed = (pretraining(name) for _ in range(3))
+    fit(uninterrupted, [], tmp_path / "uninterrupted")
     with pytest.raises(RuntimeError, match="killed"):
         fit(killed, [Stop(1)], tmp_path / "cut")
     fit(resumed, [], tmp_path / "cut")
     states = resumed.network.state_dict()
-    for key, value in whole.network.state_dict().items():
+    for key, value in uninterrupted.network.state_dict().items():
         assert torch.equal(value, states[key]), key
 
 
 class Spy(Objective):
-    """Notes what it is given."""
+    """Records its arguments."""
 
     def __init__(self, views: int) -> None:
-        super().__init__(encoder_for("spy"), Recipe(SIZE, 3, (), 0))
+        super().__init__(encoder_for("spy"), ObjectiveSpec(SIZE, 3, (), 0))
         self.views = views
-        self.given: list[tuple[tuple[Tensor, ...], Tensor]] = []
+        self.calls: list[tuple[tuple[Tensor, ...], Tensor]] = []
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        self.given.append((views, labels))
+        self.calls.append((views, labels))
         return self.encoder(views[0]).sum()
 
 
@@ -361,22 +361,22 @@ def test_objectives_get_their_views_with_the_labels_of_the_images(views: int) ->
     module.network = spy = Spy(views)
     for batch in module.train_dataloader():
         module.training_step(batch, 0)
-    assert len(spy.given) == 3
-    for given, labels in spy.given:
-        assert len(given) == views
-        for view in given:
+    assert len(spy.calls) == 3
+    for batch_views, labels in spy.calls:
+        assert len(batch_views) == views
+        for view in batch_views:
             pixels = (view * 255).round().permute(0, 2, 3, 1).numpy()
-            rows = [int(np.flatnonzero((images.pixels == own).all((1, 2, 3)))[0]) for own in pixels]
+            rows = [int(np.flatnonzero((images.pixels == p).all((1, 2, 3)))[0]) for p in pixels]
             assert images.labels[rows].tolist() == labels.tolist()
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_optimisers_decay_as_they_say_and_train(optimiser: str, tmp_path: Path) -> None:
     weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
-    own = OPTIMISERS[optimiser]([weight, bias], 1.0)
+    stepper = OPTIMISERS[optimiser]([weight, bias], 1.0)
     for parameter in (weight, bias):
         parameter.grad = torch.zeros_like(parameter)
-    own.step()
+    stepper.step()
     decay = {"sgd": 5e-4, "adamw": 0.05, "lars": 0.0}[optimiser]  # zero gradients: LARS waits
     torch.testing.assert_close(weight, torch.full((2, 2), 1 - decay))
     torch.testing.assert_close(bias, torch.full((2,), 1 - decay * (optimiser == "sgd")))
@@ -390,8 +390,8 @@ def test_optimisers_decay_as_they_say_and_train(optimiser: str, tmp_path: Path) 
 
 def test_only_sgd_s_momentum_is_cycled() -> None:
     def at_first(optimiser: str) -> dict[str, Any]:
-        made = pretraining("simclr", optimiser).configure_optimizers()["optimizer"]
-        group: dict[str, Any] = made.param_groups[0]
+        cycled = pretraining("simclr", optimiser).configure_optimizers()["optimizer"]
+        group: dict[str, Any] = cycled.param_groups[0]
         return group
 
     assert at_first("sgd")["momentum"] == 0.95
@@ -401,8 +401,8 @@ def test_only_sgd_s_momentum_is_cycled() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"dino", "mae", "supervised"}))
 @pytest.mark.parametrize("head", [(8,), (16, 8), (16, 16, 8)])
-def test_heads_have_the_widths_asked_for(name: str, head: tuple[int, ...]) -> None:
-    objective = made(name, head=head)
+def test_heads_have_the_widths_of_the_spec(name: str, head: tuple[int, ...]) -> None:
+    objective = make_objective(name, head=head)
     layers = [part for part in objective.projector.modules() if isinstance(part, nn.Linear)]
     assert tuple(layer.out_features for layer in layers) == head
     assert objective(views_for(objective), LABELS).isfinite()
@@ -410,35 +410,35 @@ def test_heads_have_the_widths_asked_for(name: str, head: tuple[int, ...]) -> No
 
 def test_dino_normalises_batches_only_if_its_encoder_does() -> None:
     for encoder, norms in ((encoder_for("dino"), 2), (Transformer(), 0)):
-        head = made("dino", encoder).projector
+        head = make_objective("dino", encoder).projector
         assert sum(isinstance(part, nn.BatchNorm1d) for part in head.modules()) == norms
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe", "told"),
+    ("name", "fields", "message"),
     [
-        ("byol", {"temperature": 0.2}, r"pretrain.temperature is 0.2, .*\(BYOL\): set it to 0"),
-        ("mae", {"head": (8,)}, r"pretrain.head is \[8\], .*\(MAE\): set it to \[\]"),
-        ("supervised", {"head": (8,)}, r"pretrain.head is \[8\]"),
-        ("supervised", {"classes": 0}, "corpus.sources have no labels"),
-        ("dino", {"head": (8, 8)}, r"pretrain.head is \[8, 8\], .* three widths"),
+        ("byol", {"temperature": 0.2}, r"`temperature` is 0.2, .*\(BYOL\): set it to 0"),
+        ("mae", {"head": (8,)}, r"`head` is \[8\], .*\(MAE\): set it to \[\]"),
+        ("supervised", {"head": (8,)}, r"`head` is \[8\]"),
+        ("supervised", {"classes": 0}, "`images` have no labels"),
+        ("dino", {"head": (8, 8)}, r"`head` is \[8, 8\], .* three widths"),
     ],
 )
-def test_recipes_that_mean_nothing_are_refused(name: str, recipe: Any, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        made(name, **recipe)
+def test_specs_that_mean_nothing_are_refused(name: str, fields: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        make_objective(name, **fields)
 
 
 def test_mae_refuses_other_encoders_and_too_few_patches() -> None:
-    with pytest.raises(UserError, match=r"pretrain.objective is mae, .* timm:vit_tiny_patch16_224"):
-        made("mae", encoder_for("byol"))
-    with pytest.raises(UserError, match="makes 1 of an image"):
-        made("mae", Transformer(patch_size=16))
+    with pytest.raises(ArgumentError, match=r"`objective` is mae, .* timm:vit_tiny_patch16_224"):
+        make_objective("mae", encoder_for("byol"))
+    with pytest.raises(ArgumentError, match="makes 1 of an image"):
+        make_objective("mae", Transformer(patch_size=16))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_own_heads_work(name: str) -> None:
-    objective = made(name, head=())
+def test_default_heads_work(name: str) -> None:
+    objective = make_objective(name, head=())
     assert objective(views_for(objective), LABELS).isfinite()
 
 
@@ -450,6 +450,7 @@ def test_every_method_says_where_it_is_from() -> None:
 
 
 def test_cautions_stand_where_they_must() -> None:
-    told = {name for name in NAMES if made(name).caution}
-    assert told == {"mae", "supervised"}
-    assert {name for name in NAMES if isinstance(made(name), SlowCopy)} == {"byol", "moco", "dino"}
+    cautioned = {name for name in NAMES if make_objective(name).caution}
+    assert cautioned == {"mae", "supervised"}
+    with_momentum = {name for name in NAMES if issubclass(OBJECTIVES[name], MomentumObjective)}
+    assert with_momentum == {"byol", "moco", "dino"}

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
-import yaml
 from conftest import ROOT
 
-from rapipe.config import presets
+from rapipe.config import json_schema, presets
 from rapipe.config.loading import load, parse
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
+from rapipe.config.yaml_text import read_yaml
 from rapipe.errors import UserError
 from rapipe.pipeline.running.check_names import check, load_checked
 
@@ -31,7 +32,7 @@ def test_committed_file_is_the_preset_digits_and_valid() -> None:
     assert preset == TEXT
     params = load_checked(ROOT / "params.yaml")
     assert params.retrieval.k == 32
-    assert params.train.backbones == ("resnet18", "alexnet", "perceiver", "alexnet+noise")
+    assert params.classifiers.backbones == ("resnet18", "alexnet", "perceiver", "alexnet+noise")
 
 
 def test_every_key_has_a_comment() -> None:
@@ -40,9 +41,37 @@ def test_every_key_has_a_comment() -> None:
             assert "#" in line, line
 
 
+def test_comments_and_the_json_schema_are_those_of_the_model() -> None:
+    """`make schema` writes both anew."""
+    assert json_schema.commented(TEXT) == TEXT
+    assert json_schema.json_schema() == (ROOT / json_schema.SCHEMA).read_text()
+    assert TEXT.startswith(f"# yaml-language-server: $schema={json_schema.SCHEMA}\n")
+
+
+def test_every_key_has_a_description_that_is_its_comment() -> None:
+    content = read_yaml(TEXT)
+    for group, values in content.items():
+        keys = values if isinstance(values, dict) else {group: values}
+        kind = get_type_hints(Params)[group] if keys is values else Params
+        assert set(keys) == {field.name for field in fields(kind)} or kind is Params
+        for key in keys:
+            comment = json_schema.description(kind, key)
+            assert re.search(rf"^ *{key}:.* # {re.escape(comment)}$", TEXT, re.MULTILINE), key
+            assert len(comment) > 5
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "sentence"),
     [
+        ("\ntrain:", "\ntrain:\n  seeds: [7]", "train.seeds is called classifiers.seeds now: wri"),
+        ("stages: all", "places: all", "retrieval.places is called retrieval.stages now: write 'a"),
+        ("alexnet+noise] #", "alexnet+corpus] #", "+corpus is called +pretrained now"),
+        ("alexnet+noise] #", "alexnet+elsewhere] #", "+elsewhere is called +checkpoint now"),
+        (
+            "fusion: cross-attention",
+            "fusion: sum",
+            "retrieval.fusion is 'sum'; it must be one of",
+        ),
         ("k: 32", "k: 0", "retrieval.k is 0; it must be at least 1"),
         ("swap_std: [0]", "swap_std: [0.3]", "evaluate.swap_std has 0.3, which is neither 0 nor"),
         ("poisoned: [0.1, 0.5]", "poisoned: [2]", "evaluate.poisoned[0] is 2; it must be from"),
@@ -50,13 +79,13 @@ def test_every_key_has_a_comment() -> None:
         (
             "alexnet+noise] #",
             "vgg+noise] #",
-            "train.backbones[3]: 'vgg' is no backbone; choose from res",
+            "classifiers.backbones[3]: 'vgg' is no backbone; choose from res",
         ),
         ("k: 32", "k: '32'", "retrieval.k is '32'; it must be a whole number"),
         ("k: 32", "k: true", "retrieval.k is True; it must be a whole number"),
         ("k: 32", "kk: 32", "retrieval.kk is no parameter (did you mean k?)"),
         ("  k: 32", "  #", "retrieval.k is missing"),
-        ("seed: 0", "seed: -1", "seed is -1; it must be from 0 to 4.29497e+09"),
+        ("seed: 0", "seed: -1", "seed is -1; it must be at least 0, and at most 4,294,967,295"),
         ("attend: embedding", "attend: labels", "one of embedding, label, both"),
         ("attend: embedding", "attend: [label]", "retrieval.attend is ['label']"),
         ("dropout: 0.5", "dropout: 1.5", "retrieval.dropout is 1.5; it must be from 0 to 1"),
@@ -85,11 +114,19 @@ def test_every_key_has_a_comment() -> None:
         ("head: []", "head: [0]", "pretrain.head[0] is 0; it must be at least 1"),
         ("temperature: 0 ", "temperature: 0.3 ", "pretrain.temperature is 0.3, but"),
         ("optimiser: sgd", "optimiser: adam", "pretrain.optimiser is 'adam'; it must be one of s"),
-        ("alexnet+noise] #", "alexnet+elsewhere] #", "train.init is empty"),
-        ("alexnet+noise] #", "alexnet+distilled] #", "train.distill names no teacher"),
-        ("alexnet+noise] #", "alexnet+x+y] #", "train.backbones[3]: 'alexnet+x+y' is no name of"),
-        ("alexnet+noise] #", "alexnet+grph] #", "behind + must stand one of corpus, elsewhere, f"),
-        ("alexnet+noise] #", "'timm:vit_tny'] #", "train.backbones[3]: 'timm:vit_tny' is no"),
+        ("alexnet+noise] #", "alexnet+checkpoint] #", "classifiers.init is empty"),
+        ("alexnet+noise] #", "alexnet+distilled] #", "classifiers.distill names no teacher"),
+        (
+            "alexnet+noise] #",
+            "alexnet+x+y] #",
+            "backbones[3]: 'alexnet+x+y' is no name of",
+        ),
+        (
+            "alexnet+noise] #",
+            "alexnet+grph] #",
+            "must stand one of pretrained, checkpoint, f",
+        ),
+        ("alexnet+noise] #", "'timm:vit_tny'] #", "classifiers.backbones[3]: 'timm:vit_tny' is no"),
         ("schedule: cosine", "schedule: sine", "train.schedule is 'sine'; it must be one of cos"),
         ("average: none", "average: mean", "train.average is 'mean'; it must be one of none, em"),
         ("tune: []", "tune: [width]", "train.tune[0] is 'width'; it must be one of batch_s"),
@@ -105,15 +142,15 @@ def test_every_key_has_a_comment() -> None:
         (
             "alexnet, perc",
             "alex, perc",
-            "train.backbones[1]: 'alex' is no backbone; choose from resnet",
+            "classifiers.backbones[1]: 'alex' is no backbone; choose from resnet",
         ),
-        ("[resnet18, alexnet, perceiver, alexnet+noise]", "[]", "train.backbones is empty"),
+        ("[resnet18, alexnet, perceiver, alexnet+noise]", "[]", "classifiers.backbones is empty"),
         ("[sampled, knn]", "[none, knn]", "'none' is always run"),
         ("[sampled, knn]", "[knn, knn]", "retrieval.strategies is ['knn', 'knn']: a value stands"),
         ("[sampled, knn]", "[knn, near]", "retrieval.strategies[1] is 'near'; it must be one of s"),
         ("augment: none", "augment: all", "train.augment is 'all'; it must be one of none"),
-        ("seeds: [0]", "seeds: 0", "train.seeds is 0; it must be a list"),
-        ("seeds: [0]", "seeds: [0, x]", "train.seeds[1] is 'x'; it must be a whole number"),
+        ("seeds: [0]", "seeds: 0", "classifiers.seeds is 0; it must be a list"),
+        ("seeds: [0]", "seeds: [0, x]", "classifiers.seeds[1] is 'x'; it must be a whole number"),
         ("0.2] #", "2] #", "evaluate.noise_std[5] is 2"),
         ("pretrain:", "pretrained:", "pretrained is no parameter (did you mean pretrain?)"),
         ("pretrain:", "seed: 1\npretrain:", "the key 'seed' stands twice"),
@@ -122,9 +159,9 @@ def test_every_key_has_a_comment() -> None:
     ],
 )
 def test_mistakes_are_told_with_key_value_and_choices(
-    tmp_path: Path, old: str, new: str, told: str
+    tmp_path: Path, old: str, new: str, sentence: str
 ) -> None:
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         load_checked(changed(tmp_path, old, new))
 
 
@@ -134,9 +171,11 @@ def test_two_that_do_not_go_together_are_told(tmp_path: Path) -> None:
         check(replace(params, pretrain=replace(params.pretrain, objective="dino", head=(128,))))
     with pytest.raises(UserError, match=r"retrieval\.replay is 10, but retrieval\.k is 32"):
         replace(params.retrieval, strategies=("replay",), replay=10)
-    train = replace(params.train, backbones=("alexnet+elsewhere",), init="nowhere.pth")
-    with pytest.raises(UserError, match=r"train\.init is 'nowhere\.pth', which does not exist"):
-        check(replace(params, train=train))
+    grid = replace(params.classifiers, backbones=("alexnet+checkpoint",), init="nowhere.pth")
+    with pytest.raises(
+        UserError, match=r"classifiers\.init is 'nowhere\.pth', which does not exist"
+    ):
+        check(replace(params, classifiers=grid))
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -180,7 +219,7 @@ def test_presets_keep_comments_and_go_back(tmp_path: Path) -> None:
     assert re.search(r"k: 4 +# my own words, neighbours an image", text)
     assert load_checked(path).train.epochs == 1
     presets.write("digits", path)
-    assert yaml.safe_load(path.read_text()) == yaml.safe_load(TEXT)
+    assert read_yaml(path.read_text()) == read_yaml(TEXT)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

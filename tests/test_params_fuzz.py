@@ -21,7 +21,7 @@ from rapipe.config.loading import load, parse
 from rapipe.config.variants import variants
 from rapipe.errors import UserError
 from rapipe.pipeline.running.check_names import load_checked
-from tests.faults.params import PROPERTIES, assert_told
+from tests.faults.params import PROPERTIES, assert_readable
 
 TEXT = (ROOT / "params.yaml").read_text()
 BOMB = "x: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
@@ -33,9 +33,9 @@ RUNS = "!!python/object/apply:os.system ['touch ran']"
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_whatever_a_params_file_holds(name: str) -> None:
-    drawn, promise = PROPERTIES[name]
+    examples, promise = PROPERTIES[name]
 
-    @given(drawn)
+    @given(examples)
     def holds(example: object) -> None:
         promise(example)
 
@@ -52,7 +52,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "a megabyte": ("x: " + "y" * 2**20, "params.yaml has more than 50,000 bytes"),
     "many entries": (
         text_with("seeds: [0]", f"seeds: [{'0,' * 20_000}]"),
-        "train.seeds has 20,000 entries; it may have 100",
+        "classifiers.seeds has 20,000 entries; it may have 100",
     ),
     "a long text": (
         text_with('init: ""', f"init: {'x' * 5000}"),
@@ -90,7 +90,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "merged laughs": (BOMB + "k: {!!merge '<<': *i}", "the tag 'tag:yaml.org,2002:merge' is not"),
     "an unknown alias": (text_with("k: 32", "k: *k"), "found undefined alias 'k'"),
     "a key twice": (text_with("  k: 32", "  k: 1\n  k: 32"), "the key 'k' stands twice (line 3"),
-    "a list as key": (text_with("seed: 0", "? [1]\n: 0"), "the key [1] is not a name (line 4)"),
+    "a list as key": (text_with("seed: 0", "? [1]\n: 0"), "the key [1] is not a name (line 5)"),
     "a key with a bell": (text_with("seed: 0", '"se\\aed": 0'), r"'se\x07ed' is no parameter"),
     "no mapping": (text_with("k: 32", "k: !!map x"), "what is tagged map is no mapping (line 3"),
     "no mapping but a list": (text_with("k: 32", "k: !!map [a]"), "tagged map is no mapping"),
@@ -100,7 +100,7 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "a set": (text_with("k: 32", "k: !!set {a}"), "the tag 'tag:yaml.org,2002:set' is not read"),
     "an own tag": (text_with("k: 32", "k: !k 32"), "the tag '!k' is not read (line 3"),
     "code": (text_with("k: 32", f"k: {RUNS}"), "os.system' is not read (line 3"),
-    "code as a key": (text_with("seed: 0", f"? {RUNS}\n: 0"), "os.system' is not read (line 4"),
+    "code as a key": (text_with("seed: 0", f"? {RUNS}\n: 0"), "os.system' is not read (line 5"),
     "thousands of digits": (
         text_with("k: 32", f"k: {'9' * 9000}"),
         "99; it must be at least 1, and at most 1,000",
@@ -115,11 +115,11 @@ FILES: dict[str, tuple[str | bytes, str]] = {
     "a huge float": (text_with("dropout: 0.5", "dropout: 1e999"), "is inf; it must be a number"),
     "a terminal's escape": (
         text_with('init: ""', 'init: "\\e[31m"'),
-        r"train.init is '\x1b[31m'; it may not contain '\x1b'",
+        r"classifiers.init is '\x1b[31m'; it may not contain '\x1b'",
     ),
     "half a letter": (
         text_with('init: ""', 'init: "\\ud800"'),
-        r"train.init is '\ud800'; it may not contain '\ud800'",
+        r"classifiers.init is '\ud800'; it may not contain '\ud800'",
     ),
     "an end of a path": (text_with('init: ""', 'init: "a\\0b"'), r"may not contain '\x00'"),
 }
@@ -127,15 +127,15 @@ FILES: dict[str, tuple[str | bytes, str]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_odd_files_are_refused_in_one_short_sentence(name: str, tmp_path: Path) -> None:
-    content, told = FILES[name]
+    content, sentence = FILES[name]
     path = tmp_path / "params.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     start = time.process_time()
     with pytest.raises(UserError) as caught:
         load_checked(path)
     assert time.process_time() - start < 10
-    assert_told(str(caught.value))
-    assert told in str(caught.value)
+    assert_readable(str(caught.value))
+    assert sentence in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
@@ -148,9 +148,9 @@ def test_what_a_byte_order_mark_and_other_ends_of_lines_hold(tmp_path: Path) -> 
 
 def test_anchors_of_values_are_read(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    own = text_with("width: 16 #", "width: &w 24 #")
+    text = text_with("width: 16 #", "width: &w 24 #")
     path.write_text(
-        own.replace("\n  width: 16 # channels of the first", "\n  width: *w # channels")
+        text.replace("\n  width: 16 # channels of the first", "\n  width: *w # channels")
     )
     params = load(path)
     assert params.pretrain.width == params.train.width == 24
@@ -159,7 +159,7 @@ def test_anchors_of_values_are_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.mkdir()
-    for read in (load, lambda own: presets.write("tiny", own)):
+    for read in (load, lambda path: presets.write("tiny", path)):
         with pytest.raises(UserError, match=r"params\.yaml is no file"):
             read(path)
     path.rmdir()
@@ -191,7 +191,7 @@ def test_commands_refuse_with_code_2_and_run_nothing(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "sentence"),
     [
         ("k: 32", "k: 1001", "retrieval.k is 1001; it must be at least 1, and at most 1,000"),
         ("epochs: 18", "epochs: 1000000000000", "pretrain.epochs is 1000000000000; it must be at"),
@@ -228,10 +228,10 @@ def test_commands_refuse_with_code_2_and_run_nothing(
         ("kind: digits", "{kind: digits, name: all}", "retrieval.bank is 'all', which is a sour"),
     ],
 )
-def test_what_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_what_nobody_can_mean_is_refused(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text_with(old, new))
-    with pytest.raises(UserError, match=re.escape(told)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         load_checked(path)
 
 
@@ -271,7 +271,7 @@ def test_numbers_are_those_that_dvc_reads(tmp_path: Path) -> None:
 
 def test_presets_are_written_over_what_can_be_read_alone(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    for content, told in (
+    for content, sentence in (
         ("[" * 2000, "nested too deeply"),
         ("- " * 2000, "nested too deeply"),
         ("x: !!timestamp y", "is not valid YAML"),
@@ -282,9 +282,9 @@ def test_presets_are_written_over_what_can_be_read_alone(tmp_path: Path) -> None
     ):
         raw = content.encode() if isinstance(content, str) else content
         path.write_bytes(raw)
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=sentence) as caught:
             presets.write("tiny", path)
-        assert_told(str(caught.value))
+        assert_readable(str(caught.value))
         assert path.read_bytes() == raw
         assert list(tmp_path.iterdir()) == [path]
 
@@ -292,4 +292,4 @@ def test_presets_are_written_over_what_can_be_read_alone(tmp_path: Path) -> None
 def test_a_message_names_few_of_many_things() -> None:
     with pytest.raises(UserError) as caught:
         parse(dict.fromkeys("x" * 1000, 0))
-    assert_told(str(caught.value))
+    assert_readable(str(caught.value))

@@ -22,15 +22,16 @@ from rapipe.cli import app
 from rapipe.config import presets
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, make_variant, variants
+from rapipe.config.variants import Variant, variants
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.evaluation.results import KEYS
 from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, report, train
-from rapipe.pipeline.provenance import encoder_fingerprint
-from rapipe.pipeline.results import KEYS, rows
+from rapipe.pipeline.inputs import encoder_fingerprint
+from rapipe.pipeline.results import read_results
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
-from rapipe.report import curves
+from rapipe.report.ablations import ablation_curves
 from rapipe.report.sections import SECTIONS
 from rapipe.retrieval.store import Store
 
@@ -52,7 +53,7 @@ def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def knn(params: Params, backbone: str = "alexnet") -> Variant:
-    return make_variant(params, backbone, "knn", 0)
+    return Variant.of(params, backbone, "knn", 0)
 
 
 def test_the_corpus_of_digits(in_tiny: Params) -> None:
@@ -167,7 +168,7 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
 
 
 def test_results_rows(in_tiny: Params) -> None:
-    found = rows(in_tiny)
+    found = read_results(in_tiny).rows()
     assert len(found) == 9 * 2
     assert all(tuple(row) == KEYS for row in found)
     keys = {(r["backbone"], r["retrieval"], r["k"], r["seed"], r["noise_std"]) for r in found}
@@ -188,16 +189,20 @@ def test_results_of_other_k_are_kept_and_stale_ones_left_out(own: Params) -> Non
     run["setting"] = "other"
     (paths.RUNS / "alexnet-knn-k1-all-s0.json").write_text(checksummed_json(run))
     (paths.RUNS / "alexnet-knn-k3-all-s0.json").write_text(json.dumps(run))  # as 0.6.0 did
-    found = [r["k"] for r in rows(own) if (r["backbone"], r["retrieval"]) == ("alexnet", "knn")]
+    found = [
+        r["k"]
+        for r in read_results(own).rows()
+        if (r["backbone"], r["retrieval"]) == ("alexnet", "knn")
+    ]
     assert found == [2, 2, 4, 4]
-    assert curves.ablation_curves(rows(own), "k") is not None
-    assert "k" in {name for name, _, _ in SECTIONS}
+    assert ablation_curves(read_results(own).rows(), "k") is not None
+    assert "k" in {section.name for section in SECTIONS}
 
 
 def test_no_results_is_told(own: Params) -> None:
     shutil.rmtree(paths.RUNS)
     with pytest.raises(UserError, match="holds no results of these parameters: run dvc repro"):
-        rows(own)
+        read_results(own).rows()
 
 
 def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> None:
@@ -213,7 +218,7 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
         table = list(csv.DictReader(file))
     assert len(table) == 18
     written = json.loads(paths.METRICS.read_text())
-    clean = [r for r in rows(in_tiny) if r["noise_std"] == 0]
+    clean = [r for r in read_results(in_tiny).rows() if r["noise_std"] == 0]
     for row in clean:
         name = "none" if row["retrieval"] == "none" else f"{row['retrieval']}-k4-bank3500"
         assert written[row["backbone"]][name]["clean"] == pytest.approx(row["top1"], abs=1e-6)
@@ -235,7 +240,10 @@ def test_a_retrieval_variant_reads_the_bank_it_is_given(own: Params) -> None:
     assert v.name == "alexnet-knn-k4-300-s0"
     train.run(params, v)
     evaluate.run(params, v)
-    assert {r["bank_size"] for r in rows(params) if r["retrieval"] == "knn"} == {300, 3500}
+    assert {r["bank_size"] for r in read_results(params).rows() if r["retrieval"] == "knn"} == {
+        300,
+        3500,
+    }
     assert report.condition(v) == ("alexnet", "knn", 4, 300)
 
 
@@ -245,14 +253,14 @@ def test_command_line_runs_a_stage_and_prints_results(own: Params) -> None:
     shutil.rmtree(paths.NEIGHBOURS)
     assert runner.invoke(app, ["prefetch"], catch_exceptions=False).exit_code == 0
     assert hashes(paths.NEIGHBOURS) == before
-    v = make_variant(own, "alexnet", "none", 0)
+    v = Variant.of(own, "alexnet", "none", 0)
     kept = (paths.RUNS / f"{v.name}.json").read_bytes()
     (paths.RUNS / f"{v.name}.json").unlink()
     chosen = ["eval", "--backbone", "alexnet", "--retrieval", "none"]
     assert runner.invoke(app, chosen, catch_exceptions=False).exit_code == 0
     assert (paths.RUNS / f"{v.name}.json").read_bytes() == kept
     printed = runner.invoke(app, ["results", "--json"], catch_exceptions=False)
-    assert json.loads(printed.stdout) == rows(own)
+    assert json.loads(printed.stdout) == read_results(own).rows()
     table = runner.invoke(app, ["results"], catch_exceptions=False).stdout
     assert len(table.splitlines()) == 19
 
@@ -288,7 +296,7 @@ def test_evidence_agrees_with_itself(in_tiny: Params) -> None:
         lost = run["rows"][0]["top1"] - run["rows"][1]["top1"]
         assert noisy["retrieval_failed"] + noisy["fusion_failed"] == pytest.approx(lost)
         best = max(run["votes"][:4], key=lambda row: row["validation_top1"])
-        assert seen.voted[0].mean() == best["top1"]
+        assert seen.vote_correct[0].mean() == best["top1"]
         with (paths.EVIDENCE / v.name / paths.INFLUENCE).open() as file:
             rows_ = list(csv.DictReader(file))
         assert len(rows_) == run["attribution"]["rows"] > run["attribution"]["harmful"] > 0
@@ -317,7 +325,7 @@ def test_heavy_parts_can_be_left_out(own: Params, undrawn: None) -> None:
             assert "attribution" not in run
     report.run(params)
     page = paths.PAGE.read_text()
-    assert "Which neighbours matter?" not in page
+    assert "which neighbours matter?" not in page
     assert "Is the difference more than chance?" in page
 
 
@@ -337,14 +345,14 @@ def test_several_seeds_levels_and_labels_go_through(own: Params, undrawn: None) 
         train.run(params, v)
         evaluate.run(params, v)
     report.run(params)
-    with paths.SWAPS.open() as file:
+    with paths.COUNTERFACTUALS.open() as file:
         swaps = [row for row in csv.DictReader(file) if row["swap"] == "shuffled labels"]
     assert [(row["noise_std"], row["seeds"]) for row in swaps] == [("0", "3"), ("0.1", "3")]
     with paths.CLAIMS.open() as file:
         assert {row["seeds"] for row in csv.DictReader(file)} == {"3"}
     runs = [json.loads((paths.RUNS / f"{v.name}.json").read_text()) for v in variants(params)]
     found = [row["top1"] for run in runs for row in run.get("swaps", ()) if row["swap"] == "none"]
-    with paths.SWAPS.open() as file:
+    with paths.COUNTERFACTUALS.open() as file:
         none = [row for row in csv.DictReader(file) if row["swap"] == "none"]
     assert float(none[0]["top1"]) == pytest.approx(np.mean(found[::2]), abs=1e-5)
     assert float(none[0]["low"]) < float(none[0]["change"]) < float(none[0]["high"])
@@ -376,7 +384,7 @@ def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None
     params = load(Path("params.yaml"))
     initialise.run(params)
     for name, changed in (("alexnet", False), ("alexnet+noise", True)):
-        v = make_variant(params, name, "none", 0)
+        v = Variant.of(params, name, "none", 0)
         weights = (paths.MODELS / v.name / "weights.safetensors").read_bytes()
         train.run(params, v)
         assert ((paths.MODELS / v.name / "weights.safetensors").read_bytes() != weights) == changed
@@ -508,10 +516,10 @@ def test_own_images_and_a_memory_go_through(
     params = load(Path("params.yaml"))
     for stage in (pretrain, embed, prefetch, initialise):
         stage.run(params)
-    v = make_variant(params, "alexnet", "knn", 0)
+    v = Variant.of(params, "alexnet", "knn", 0)
     train.run(params, v)
     evaluate.run(params, v)
-    assert {r["n_test"] for r in rows(params)} == {8}
+    assert {r["n_test"] for r in read_results(params).rows()} == {8}
     bank = Embeddings.read(paths.BANK)
     assert set(zip(bank.sources.tolist(), (bank.labels >= 0).tolist(), strict=True)) == {
         ("pets", True),

@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 from rapipe.corpus.sources import SOURCES, Source, SourceRequest
-from rapipe.corpus.sources.archives import unpacked
+from rapipe.corpus.sources.archives import unpack
 from rapipe.corpus.sources.download import md5_of
 from rapipe.errors import UserError
 
 celeba, cifar, mnist, stl10, svhn, tiny_imagenet = (
-    import_module(f"rapipe.sources.{name}")  # the package has functions of these names
+    import_module(f"rapipe.corpus.sources.{name}")  # the package has functions of these names
     for name in ("celeba", "cifar", "mnist", "stl10", "svhn", "tiny_imagenet")
 )
 RNG = np.random.default_rng(0)
@@ -73,8 +73,8 @@ def cifar10_files() -> dict[str, bytes]:
 def check_cifar10(source: Source) -> None:
     assert source.classes == ("cat", "dog")
     for split, images, labels in (("train", TRAIN, [0, 1] * 5), ("test", TEST, [1, 0] * 2)):
-        data, found = read(source, split)
-        assert found == labels
+        data, numbers = read(source, split)
+        assert numbers == labels
         assert np.array_equal(np.stack(data), images)
 
 
@@ -381,7 +381,7 @@ def test_tiny_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: 
     assert read(source, "test")[1] == [1, 0]
 
 
-def test_a_damaged_zip_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_zip_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / tiny_imagenet.ARCHIVE.name
     path.write_bytes(b"PK\3\4 nonsense")
     archive = replace(tiny_imagenet.ARCHIVE, md5=md5_of(path))
@@ -394,19 +394,19 @@ def test_a_damaged_zip_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
     md5 = tar(tmp_path / "in/a.tar.gz", {"top/x": b"", name: b"got out"})
     archive = replace(cifar.CIFAR10, name="a.tar.gz", md5=md5)
-    ask = SourceRequest(str(tmp_path / "in"))
+    request = SourceRequest(str(tmp_path / "in"))
     with contextlib.suppress(UserError):  # or it is unpacked inside
-        unpacked("cifar10", ask, archive, "top")
+        unpack("cifar10", request, archive, "top")
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
     assert not Path("/tmp/rapipe-outside").exists()
 
 
 def test_a_truncated_archive_leaves_nothing_behind(tmp_path: Path) -> None:
-    tar(tmp_path / "whole", cifar10_files())
+    tar(tmp_path / "complete", cifar10_files())
     cut = tmp_path / "in" / cifar.CIFAR10.name
     cut.parent.mkdir()
-    cut.write_bytes((tmp_path / "whole").read_bytes()[:9000])
+    cut.write_bytes((tmp_path / "complete").read_bytes()[:9000])
     archive = replace(cifar.CIFAR10, md5=hashlib.md5(cut.read_bytes()).hexdigest())
     with pytest.raises(UserError, match="cannot be unpacked"):
-        unpacked("cifar10", SourceRequest(str(tmp_path / "in")), archive, "cifar-10-batches-bin")
+        unpack("cifar10", SourceRequest(str(tmp_path / "in")), archive, "cifar-10-batches-bin")
     assert [p.name for p in cut.parent.iterdir()] == [cut.name]

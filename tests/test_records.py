@@ -11,7 +11,7 @@ from conftest import make_embeddings, make_images
 
 from rapipe import records
 from rapipe.errors import UserError
-from rapipe.records import Embeddings, ImageRows, Images, Neighbours, RecordError
+from rapipe.records import Embeddings, ImageRows, Images, Neighbours, Predictions, RecordError
 
 
 def neighbours() -> Neighbours:
@@ -33,11 +33,11 @@ def test_images_round_trip(tmp_path: Path) -> None:
 
 def test_blocks_of_pixels_make_the_same_file(tmp_path: Path) -> None:
     images = make_images(50)
-    images.write(tmp_path / "whole")
+    images.write(tmp_path / "all")
     columns = (images.ids, images.labels, images.sources, images.classes, (16, 16, 3))
     blocks = (images.pixels[start : start + 7] for start in range(0, 50, 7))
     ImageRows(*columns).write(tmp_path / "blocks", blocks)
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "blocks").read_bytes()
+    assert (tmp_path / "all").read_bytes() == (tmp_path / "blocks").read_bytes()
     for wrong in ([images.pixels[1:]], [images.pixels, images.pixels]):
         with pytest.raises(RecordError, match="more or fewer pixels than rows"):
             ImageRows(*columns).write(tmp_path / "wrong", wrong)
@@ -147,7 +147,7 @@ def test_neighbours_against_a_bank() -> None:
         neighbours().check_against(np.array([1, 2, 5]))
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damage_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
     with pytest.raises(UserError, match="is missing"):
         Images.read(path)
@@ -155,3 +155,11 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"a\.arrow is damaged"):
         Images.read(path)
+
+
+def test_predictions_check_themselves() -> None:
+    correct = np.ones((2, 3), bool)
+    with pytest.raises(RecordError, match="first level is not clean"):
+        Predictions(np.arange(3), (0.1, 0.2), correct, correct.astype(np.float32))
+    with pytest.raises(RecordError, match="confidence has a wrong shape"):
+        Predictions(np.arange(3), (0.0, 0.2), correct, correct[:1].astype(np.float32))

@@ -70,8 +70,8 @@ def test_folder_with_splits(tmp_path: Path) -> None:
     assert list(source.splits) == ["train", "validation", "test"]
     assert labels(source, "train") == [0, 1]
     assert labels(source, "validation") == [1]
-    where = [item.where for item in source.splits["train"].items()]
-    assert [Path(w).name for w in where] == ["a.JPG", "b.png"]
+    locations = [item.location for item in source.splits["train"].items()]
+    assert [Path(path).name for path in locations] == ["a.JPG", "b.png"]
     assert {file.name for file in source.files} == {"a.JPG", "b.png", "x.png", "y.webp"}
 
 
@@ -92,11 +92,11 @@ def test_folder_without_classes(tmp_path: Path) -> None:
 def test_folder_tells_of_images_it_cannot_use(tmp_path: Path) -> None:
     write_folder(tmp_path, ["a/1.png", "b/1.HEIC", "stray.png", "b/readme.md"])
     items = list(SOURCES["folder"](SourceRequest(str(tmp_path))).splits["all"].items())
-    told = {Path(item.where).name: item.error for item in items}
-    assert told["1.png"] == ""
-    assert told["1.HEIC"].startswith("is a .heic file, which cannot be read: convert it")
-    assert told["stray.png"].startswith("lies beside the class folders")
-    assert len(told) == 3
+    errors = {Path(item.location).name: item.error for item in items}
+    assert errors["1.png"] == ""
+    assert errors["1.HEIC"].startswith("is a .heic file, which cannot be read: convert it")
+    assert errors["stray.png"].startswith("lies beside the class folders")
+    assert len(errors) == 3
 
 
 def test_a_memory_needs_no_labels(tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_folder_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_folder_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'.*nothing' does not exist"):
+    with pytest.raises(UserError, match=r"^`path`: the folder '.*nothing' does not exist"):
         SOURCES["folder"](SourceRequest(str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="does not exist"):
         SOURCES["folder"](SourceRequest())
-    with pytest.raises(UserError, match="folder has no label 'x'; it has one only"):
+    with pytest.raises(UserError, match=r"^`request`: folder has no label 'x'; it has one only"):
         SOURCES["folder"](SourceRequest(str(tmp_path), "x"))
     with pytest.raises(UserError, match="holds no images"):
         SOURCES["folder"](SourceRequest(str(tmp_path)))
@@ -174,8 +174,8 @@ def write_parquet(
     table = pa.table({image: column, label: pa.array(cells, pa.int64())})
     if classes:
         features = {image: {"_type": "Image"}, label: {"names": classes, "_type": "ClassLabel"}}
-        facts = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": facts})
+        metadata = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": metadata})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
 
@@ -190,7 +190,7 @@ def test_parquet_folder_as_on_the_hub(tmp_path: Path) -> None:
     assert labels(source, "test") == [0]
     last = list(source.splits["train"].items())[-1]
     assert isinstance(last.data, bytes)
-    assert last.where.endswith("train-00001-of-00002.parquet row 1")
+    assert last.location.endswith("train-00001-of-00002.parquet row 1")
 
 
 @pytest.mark.parametrize("label", ["label", "fine_label"])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_embeddings
-from victim import EDITS, LIKE, first_half, index, rows
+from victim import EDITS, SPEC, first_half, index, rows
 
 from rapipe.errors import UserError
 from rapipe.io.tables import checksummed_json, parse_checksummed
@@ -25,7 +26,7 @@ from rapipe.retrieval import store
 from rapipe.retrieval.store import Store
 from rapipe.retrieval.store import rows as store_rows
 
-SMALL = store.Embedded(8, ("a", "b", "c"), "encoder")
+SMALL = store.StoreSpec(8, ("a", "b", "c"), "encoder")
 
 
 class Home:
@@ -33,43 +34,45 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self.place = (folder / "store", folder / "store.json")
+        self.location = (folder / "store", folder / "store.json")
 
-    def write(self, made: Embeddings, like: store.Embedded = SMALL) -> store.Manifest:
-        return store.write([made], like, *self.place)
+    def write(self, embeddings: Embeddings, like: store.StoreSpec = SMALL) -> store.Manifest:
+        return store.write([embeddings], like, *self.location)
 
     def open(self) -> Store:
-        return Store.open(*self.place)
+        return Store.open(*self.location)
 
     def read(self) -> Embeddings:
         """All rows of the current version, in id order."""
         parts = list(self.open().blocks())
-        facts = store_rows.joined([own for own, _ in parts])
-        vectors = np.concatenate([own for _, own in parts])
+        facts = store_rows.concatenate([rows for rows, _ in parts])
+        vectors = np.concatenate([block for _, block in parts])
         order = facts.in_id_order()
         facts = facts.take(order)
         return Embeddings(facts.ids, vectors[order], facts.labels, facts.sources, facts.splits)
 
-    def holds(self, made: Embeddings) -> bool:
-        read, made = self.read(), made.take(np.argsort(made.ids))
+    def holds(self, embeddings: Embeddings) -> bool:
+        read, embeddings = self.read(), embeddings.take(np.argsort(embeddings.ids))
         names = ("ids", "vectors", "labels", "sources", "splits")
-        return all(np.array_equal(getattr(read, own), getattr(made, own)) for own in names)
+        return all(np.array_equal(getattr(read, name), getattr(embeddings, name)) for name in names)
 
     def files(self) -> set[str]:
         """What lies in the folder, but for what is inside Lance's tables."""
-        found = [p.relative_to(self.path) for p in self.path.rglob("*")]
-        return {str(p) for p in found if not any(q.endswith(".lance") for q in p.parts[:-1])}
+        files = [p.relative_to(self.path) for p in self.path.rglob("*")]
+        return {str(p) for p in files if not any(q.endswith(".lance") for q in p.parts[:-1])}
 
-    def sound(self) -> Store:
+    def intact(self) -> Store:
         """The store, verified, with no file in it that nothing refers to after `compact`."""
-        store.compact(*self.place)
+        store.compact(*self.location)
         memory = self.open()
         memory.verify(None)
         table, numbers = memory.manifest.table, memory.history.manifests()
         inside = {f"store/{table}.versions/{n}.{kind}" for n in numbers for kind in ("json", "npy")}
         inside |= {"store", f"store/{table}.lance", f"store/{table}.versions"}
         inside |= {f"store/{table}.versions/tags.json"}
-        extra = {own for own in self.files() if own.startswith("store/") or own == "store"} - inside
+        extra = {
+            path for path in self.files() if path.startswith("store/") or path == "store"
+        } - inside
         assert not extra
         data = list((self.path / "store" / f"{table}.lance" / "data").iterdir())
         assert all(path.suffix == ".lance" for path in data)
@@ -87,11 +90,11 @@ def test_round_trip_in_one_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("rapipe.retrieval.store.reading.BATCH", 7)
     monkeypatch.setattr(store_rows, "BATCH", 7)
-    made = make_embeddings(30)
+    embeddings = make_embeddings(30)
     manifest = store.write(
-        [made.take(np.arange(20)), made.take(np.arange(20, 30))], SMALL, *home.place
+        [embeddings.take(np.arange(20)), embeddings.take(np.arange(20, 30))], SMALL, *home.location
     )
-    assert home.holds(made)
+    assert home.holds(embeddings)
     assert (manifest.rows, manifest.dimension, manifest.splits) == (30, 8, {"train": 30})
     assert (manifest.version, manifest.encoder) == (1, "encoder")
     assert manifest == home.open().manifest
@@ -100,44 +103,42 @@ def test_round_trip_in_one_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_same_rows_give_the_same_manifest_in_any_order(tmp_path: Path) -> None:
-    made = make_embeddings(30)
+    embeddings = make_embeddings(30)
     order = np.random.default_rng(0).permutation(30)
     one, other = Home(tmp_path / "one"), Home(tmp_path / "other")
-    one.write(made)
-    other.write(made.take(order))
+    one.write(embeddings)
+    other.write(embeddings.take(order))
     assert (tmp_path / "one/store.json").read_bytes() == (
         tmp_path / "other/store.json"
     ).read_bytes()
 
 
 def test_the_hash_is_of_everything(tmp_path: Path) -> None:
-    made = make_embeddings(30)
-    moved = made.vectors.copy()
-    moved[3, 1] = np.nextafter(moved[3, 1], 1)
-    other_labels = np.append(made.labels[:-1], 0)
+    embeddings = make_embeddings(30)
+    changed = embeddings.vectors.copy()
+    changed[3, 1] = np.nextafter(changed[3, 1], 1)
+    other_labels = np.append(embeddings.labels[:-1], 0)
     others = [
-        (made, SMALL),
-        (Embeddings(made.ids, moved, made.labels, made.sources, made.splits), SMALL),
-        (Embeddings(made.ids, made.vectors, other_labels, made.sources, made.splits), SMALL),
-        (Embeddings(made.ids, made.vectors, made.labels, made.splits, made.splits), SMALL),
-        (Embeddings(made.ids + 1, made.vectors, made.labels, made.sources, made.splits), SMALL),
-        (made.take(np.arange(29)), SMALL),
-        (made, store.Embedded(8, ("a", "b", "d"), "encoder")),
+        (embeddings, SMALL),
+        (replace(embeddings, vectors=changed), SMALL),
+        (replace(embeddings, labels=other_labels), SMALL),
+        (replace(embeddings, sources=embeddings.splits), SMALL),
+        (replace(embeddings, ids=embeddings.ids + 1), SMALL),
+        (embeddings.take(np.arange(29)), SMALL),
+        (embeddings, store.StoreSpec(8, ("a", "b", "d"), "encoder")),
     ]
     hashes = [
-        Home(tmp_path / str(i)).write(own, like).sha256 for i, (own, like) in enumerate(others)
+        Home(tmp_path / str(i)).write(rows, spec).sha256 for i, (rows, spec) in enumerate(others)
     ]
     assert len(set(hashes)) == len(others)
 
 
 def test_an_image_is_not_added_twice_though_its_vector_differs_in_the_last_bit(home: Home) -> None:
-    made = make_embeddings(30)
-    home.write(made)
-    store.remove(lambda own, rows: rows.ids == made.ids[3], "one", *home.place)
-    moved = Embeddings(
-        made.ids, np.nextafter(made.vectors, 0), made.labels, made.sources, made.splits
-    )
-    twice = moved.take(np.append(np.arange(30), 3))
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
+    store.remove(lambda _, rows: rows.ids == embeddings.ids[3], "one", *home.location)
+    changed = replace(embeddings, vectors=np.nextafter(embeddings.vectors, 0))
+    twice = changed.take(np.append(np.arange(30), 3))
     manifest, new = store.add([twice], SMALL.classes, "add", home.open())
     assert (manifest.rows, new) == (30, 1)
 
@@ -145,11 +146,11 @@ def test_an_image_is_not_added_twice_though_its_vector_differs_in_the_last_bit(h
 def test_adding_to_a_store_that_was_changed_meanwhile_is_refused(home: Home) -> None:
     """Two who add classes at once would give them the same number."""
     home.write(make_embeddings(30))
-    seen = home.open()
+    stale = home.open()
     other = make_embeddings(5, seed=1)
-    store.add([other], (*SMALL.classes, "ship"), "add", seen)
+    store.add([other], (*SMALL.classes, "ship"), "add", stale)
     with pytest.raises(UserError, match="was changed meanwhile: run the same again"):
-        store.add([make_embeddings(5, seed=2)], (*SMALL.classes, "cross"), "add", seen)
+        store.add([make_embeddings(5, seed=2)], (*SMALL.classes, "cross"), "add", stale)
     assert home.open().manifest.classes == (*SMALL.classes, "ship")
 
 
@@ -159,8 +160,8 @@ def test_damaged_members_are_not_copied_as_if_they_were_right(
     home: Home, edit: object, damaged: str
 ) -> None:
     home.write(make_embeddings(64))
-    store.tag("whole", *home.place)
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
+    store.tag("whole", *home.location)
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
     path = home.open().history.folder / damaged
     data = bytearray(path.read_bytes())
     if damaged.endswith("npy"):
@@ -170,48 +171,48 @@ def test_damaged_members_are_not_copied_as_if_they_were_right(
     else:
         data = data.replace(b"1", b"5")
     path.write_bytes(data)
-    files = {own: own.read_bytes() for own in home.path.rglob("*") if own.is_file()}
-    words = () if edit is store.compact else (lambda own, rows: rows.ids == rows.ids[0], "purge")
+    files = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
+    words = () if edit is store.compact else (lambda _, rows: rows.ids == rows.ids[0], "purge")
     with pytest.raises(UserError, match=r"should have .* rows|(tags|1)\.json is damaged"):
-        edit(*words, *home.place)  # type: ignore[operator]
+        edit(*words, *home.location)  # type: ignore[operator]
     with pytest.raises(UserError):
         home.open().verify(None)
-    assert {own: own.read_bytes() for own in files} == files
+    assert {path: path.read_bytes() for path in files} == files
 
 
 def test_purge_reaches_rows_that_only_a_tag_still_has(home: Home) -> None:
-    made = make_embeddings(60, d=16)
-    home.write(made, LIKE)
-    store.tag("before", *home.place)
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
-    made_of_them = home.path / "derived"
-    made_of_them.mkdir()
-    _, gone = store.purge(
-        lambda own, rows: rows.labels == 1, "purge", *home.place, derived=[made_of_them]
+    embeddings = make_embeddings(60, d=16)
+    home.write(embeddings, SPEC)
+    store.tag("before", *home.location)
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
+    derived = home.path / "derived"
+    derived.mkdir()
+    _, removed = store.purge(
+        lambda _, rows: rows.labels == 1, "purge", *home.location, derived=[derived]
     )
-    assert gone == 20
-    assert not made_of_them.exists()
-    assert holding(home.path, made.vectors[made.labels == 1]) == 0
-    assert holding(home.path, made.vectors[made.labels != 1]) == 40
+    assert removed == 20
+    assert not derived.exists()
+    assert holding(home.path, embeddings.vectors[embeddings.labels == 1]) == 0
+    assert holding(home.path, embeddings.vectors[embeddings.labels != 1]) == 40
 
 
 def test_digests_are_sha256_of_the_row() -> None:
     import hashlib
 
-    made = make_embeddings(3)
-    found = store_rows.of(made)
+    embeddings = make_embeddings(3)
+    rows = store_rows.rows_of(embeddings)
     for row in range(3):
-        raw = made.ids[row].tobytes() + made.labels[row].tobytes() + b"made\0train\0"
-        expected = hashlib.sha256(raw + made.vectors[row].tobytes()).digest()
-        assert found.digests[row].tobytes() == expected
+        raw = embeddings.ids[row].tobytes() + embeddings.labels[row].tobytes() + b"made\0train\0"
+        expected = hashlib.sha256(raw + embeddings.vectors[row].tobytes()).digest()
+        assert rows.digests[row].tobytes() == expected
 
 
 def test_writing_again_replaces_and_the_same_changes_nothing(home: Home) -> None:
-    made = make_embeddings(30)
-    home.write(made)
-    store.tag("mine", *home.place)
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
+    store.tag("mine", *home.location)
     before = {path: path.stat().st_mtime_ns for path in home.path.rglob("*.lance")}
-    home.write(made)
+    home.write(embeddings)
     assert {path: path.stat().st_mtime_ns for path in home.path.rglob("*.lance")} == before
     assert home.open().history.tags() == {"mine": 1}
     other = make_embeddings(12, seed=1)
@@ -222,60 +223,60 @@ def test_writing_again_replaces_and_the_same_changes_nothing(home: Home) -> None
 
 
 def test_a_damaged_store_is_mended_by_writing_again(home: Home) -> None:
-    made = make_embeddings(30)
-    home.write(made)
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
     flip(home)
-    home.write(made)
-    assert home.holds(made)
-    home.sound()
+    home.write(embeddings)
+    assert home.holds(embeddings)
+    home.intact()
 
 
 def test_edits_versions_and_tags(home: Home) -> None:
-    made, more = make_embeddings(30), make_embeddings(10, seed=1)
-    more = Embeddings(more.ids + 1000, more.vectors, more.labels, more.sources, more.splits)
-    home.write(made)
-    store.tag("all", *home.place)
-    second, gone = store.remove(lambda own, rows: rows.labels == 1, "remove 1", *home.place)
-    assert (second.version, second.rows, gone) == (2, 20, 10)
-    assert home.holds(made.take(made.labels != 1))
+    embeddings, more = make_embeddings(30), make_embeddings(10, seed=1)
+    more = replace(more, ids=more.ids + 1000)
+    home.write(embeddings)
+    store.tag("all", *home.location)
+    second, removed = store.remove(lambda _, rows: rows.labels == 1, "remove 1", *home.location)
+    assert (second.version, second.rows, removed) == (2, 20, 10)
+    assert home.holds(embeddings.take(embeddings.labels != 1))
     third, new = store.add(
-        [more, made.take(np.arange(5))], ("a", "b", "c", "new"), "add", home.open()
+        [more, embeddings.take(np.arange(5))], ("a", "b", "c", "new"), "add", home.open()
     )
-    known = int((made.labels[:5] != 1).sum())
-    assert (third.version, new, third.rows) == (3, 10 + 5 - known, 35 - known)
+    present = int((embeddings.labels[:5] != 1).sum())
+    assert (third.version, new, third.rows) == (3, 10 + 5 - present, 35 - present)
     assert third.classes == ("a", "b", "c", "new")
     assert third.splits == {"train": third.rows}
-    assert store.checkout("all", *home.place).version == 1
-    assert home.holds(made)
-    fourth, _ = store.remove(lambda own, rows: rows.ids == made.ids[0], "one", *home.place)
+    assert store.checkout("all", *home.location).version == 1
+    assert home.holds(embeddings)
+    fourth, _ = store.remove(lambda _, rows: rows.ids == embeddings.ids[0], "one", *home.location)
     assert (fourth.version, fourth.rows) == (4, 29)
-    assert store.checkout("3", *home.place) == third
+    assert store.checkout("3", *home.location) == third
     history = home.open().history.manifests()
-    assert [own.edit for own in history.values()] == ["embed", "remove 1", "add", "one"]
+    assert [manifest.edit for manifest in history.values()] == ["embed", "remove 1", "add", "one"]
     with pytest.raises(UserError, match="no version 'x'; it has all, 1, 2, 3, 4"):
-        store.checkout("x", *home.place)
+        store.checkout("x", *home.location)
     for bad in ("", "1st", "a b", "../x", "v2"):
         with pytest.raises(UserError, match="cannot be a tag"):
-            store.tag(bad, *home.place)
-    store.compact(*home.place)
+            store.tag(bad, *home.location)
+    store.compact(*home.location)
     assert sorted(home.open().history.manifests()) == [1, 3]
     assert home.open().manifest.sha256 == third.sha256
-    store.checkout("all", *home.place)
-    assert home.holds(made)
-    home.sound()
+    store.checkout("all", *home.location)
+    assert home.holds(embeddings)
+    home.intact()
 
 
 def test_difference_is_by_content(home: Home) -> None:
-    made = make_embeddings(30)
-    home.write(made)
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
-    moved = np.roll(made.vectors, 1, axis=0)
-    again = Embeddings(made.ids, moved, made.labels, made.sources, made.splits)
-    one = np.flatnonzero(made.labels == 1)
-    store.add([made.take(one[1:]), again.take(one[:1])], SMALL.classes, "add", home.open())
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
+    changed = np.roll(embeddings.vectors, 1, axis=0)
+    again = replace(embeddings, vectors=changed)
+    one = np.flatnonzero(embeddings.labels == 1)
+    store.add([embeddings.take(one[1:]), again.take(one[:1])], SMALL.classes, "add", home.open())
     memory = home.open()
-    first, second = memory.difference(*(memory.history.resolve(own) for own in "13"))
-    assert first.ids.tolist() == second.ids.tolist() == made.ids[one[:1]].tolist()
+    first, second = memory.difference(*(memory.history.resolve(version) for version in "13"))
+    assert first.ids.tolist() == second.ids.tolist() == embeddings.ids[one[:1]].tolist()
     assert (first.digests != second.digests).any()
 
 
@@ -284,13 +285,13 @@ def test_edits_that_mean_nothing_or_everything_are_refused(home: Home, edit: obj
     home.write(make_embeddings(30))
     for value, message in ((False, "no row of"), (True, "all (30 )?rows of")):
         with pytest.raises(UserError, match=message):
-            edit(lambda own, rows, v=value: np.full(len(rows), v), "", *home.place)  # type: ignore[operator]
-    with pytest.raises(UserError, match="nothing that the memory does not have"):
+            edit(lambda _, rows, v=value: np.full(len(rows), v), "", *home.location)  # type: ignore[operator]
+    with pytest.raises(UserError, match="nothing that the store does not have"):
         store.add([make_embeddings(30)], SMALL.classes, "add", home.open())
     with pytest.raises(UserError, match="vectors of 8 dimensions, not of 5"):
         store.add([make_embeddings(3, d=5)], SMALL.classes, "add", home.open())
     assert home.open().manifest.version == 1
-    assert len(home.sound().history.manifests()) == 1
+    assert len(home.intact().history.manifests()) == 1
 
 
 def holding(folder: Path, vectors: np.ndarray) -> int:
@@ -300,26 +301,26 @@ def holding(folder: Path, vectors: np.ndarray) -> int:
 
 
 def test_purge_leaves_no_byte_of_the_vectors_behind(home: Home) -> None:
-    made = make_embeddings(200, d=16)
-    home.write(made, store.Embedded(16, ("a", "b", "c"), "encoder"))
-    store.tag("before", *home.place)
-    chosen = made.labels == 1
-    assert holding(home.path, made.vectors) == 200
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
-    store.tag("removed", *home.place)
-    assert holding(home.path, made.vectors[chosen]) == chosen.sum()
-    store.checkout("before", *home.place)
-    now, gone = store.purge(lambda own, rows: rows.labels == 1, "purge", *home.place)
-    assert gone == chosen.sum()
-    assert holding(home.path, made.vectors[chosen]) == 0
-    assert holding(home.path, made.vectors[~chosen]) == (~chosen).sum()
-    halves = np.concatenate([made.vectors[chosen, :8], made.vectors[chosen, 8:]])
+    embeddings = make_embeddings(200, d=16)
+    home.write(embeddings, store.StoreSpec(16, ("a", "b", "c"), "encoder"))
+    store.tag("before", *home.location)
+    mask = embeddings.labels == 1
+    assert holding(home.path, embeddings.vectors) == 200
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
+    store.tag("removed", *home.location)
+    assert holding(home.path, embeddings.vectors[mask]) == mask.sum()
+    store.checkout("before", *home.location)
+    now, removed = store.purge(lambda _, rows: rows.labels == 1, "purge", *home.location)
+    assert removed == mask.sum()
+    assert holding(home.path, embeddings.vectors[mask]) == 0
+    assert holding(home.path, embeddings.vectors[~mask]) == (~mask).sum()
+    halves = np.concatenate([embeddings.vectors[mask, :8], embeddings.vectors[mask, 8:]])
     assert holding(home.path, halves) == 0
     assert now.sha256 == home.open().history.resolve("removed").sha256
     for name in ("before", "removed", str(now.version)):
-        store.checkout(name, *home.place)
-        assert home.holds(made.take(~chosen))
-    home.sound()
+        store.checkout(name, *home.location)
+        assert home.holds(embeddings.take(~mask))
+    home.intact()
 
 
 def data_file(home: Home) -> Path:
@@ -337,26 +338,28 @@ def flip(home: Home, share: float = 0.5) -> None:
 
 def test_flipped_bytes_are_found_and_the_first_row_is_named(home: Home) -> None:
     """Lance itself reads them without a word."""
-    made = make_embeddings(4000, d=16)
-    home.write(made, LIKE)
+    embeddings = make_embeddings(4000, d=16)
+    home.write(embeddings, SPEC)
     data = data_file(home).read_bytes()
     row = 1234
-    at = data.index(made.vectors[row].tobytes())
+    at = data.index(embeddings.vectors[row].tobytes())
     data_file(home).write_bytes(data[: at + 5] + bytes([data[at + 5] ^ 64]) + data[at + 6 :])
-    named = rf"row 1234 of .*store \(id {made.ids[row]}, source 'made', split train\) is not what"
-    with pytest.raises(UserError, match=named):
+    message = (
+        rf"row 1234 of .*store \(id {embeddings.ids[row]}, source 'made', split train\) is not what"
+    )
+    with pytest.raises(UserError, match=message):
         home.open().verify(None)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         home.read()
     with pytest.raises(UserError, match="is not what was stored"):
-        store.compact(*home.place)  # which would copy it
-    store.remove(lambda own, rows: rows.ids == made.ids[row], "the damaged one", *home.place)
-    assert home.holds(made.take(np.arange(4000) != row))
+        store.compact(*home.location)  # which would copy it
+    store.remove(lambda _, rows: rows.ids == embeddings.ids[row], "the damaged one", *home.location)
+    assert home.holds(embeddings.take(np.arange(4000) != row))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.9, 0.999])
 def test_damage_anywhere_is_one_sentence(home: Home, share: float) -> None:
-    home.write(make_embeddings(4000, d=16), LIKE)
+    home.write(make_embeddings(4000, d=16), SPEC)
     flip(home, share)
     with pytest.raises(UserError) as caught:
         home.open().verify(None)
@@ -366,7 +369,7 @@ def test_damage_anywhere_is_one_sentence(home: Home, share: float) -> None:
 
 @pytest.mark.parametrize("left", [0.0, 0.3, 0.9, 0.999])
 def test_a_truncated_file_is_one_sentence(home: Home, left: float) -> None:
-    home.write(make_embeddings(4000, d=16), LIKE)
+    home.write(make_embeddings(4000, d=16), SPEC)
     with data_file(home).open("r+b") as file:
         file.truncate(int(left * data_file(home).stat().st_size))
     for use in (lambda: home.open().verify(None), home.read, lambda: home.open().rows):
@@ -400,67 +403,69 @@ def test_verify_checks_what_a_forger_would_change(home: Home) -> None:
 
 
 def test_rows_of_another_length_are_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_embeddings(30)
-    made.vectors[7] *= 3  # after the record has checked itself
-    home.write(made)
+    embeddings = make_embeddings(30)
+    embeddings.vectors[7] *= 3  # after the record has checked itself
+    home.write(embeddings)
     for use in (lambda: home.open().verify(None), home.read):
-        with pytest.raises(UserError, match=rf"row 7 .*id {made.ids[7]}.* is not of unit length"):
+        with pytest.raises(
+            UserError, match=rf"row 7 .*id {embeddings.ids[7]}.* is not of unit length"
+        ):
             use()
-    made.vectors[7, 2] = np.inf
-    Home(home.path / "other").write(made)
+    embeddings.vectors[7, 2] = np.inf
+    Home(home.path / "other").write(embeddings)
     with pytest.raises(UserError, match=r"row 7 .* is not finite"):
         Home(home.path / "other").open().verify(None)
-    made.vectors[7, 2] = np.nan
+    embeddings.vectors[7, 2] = np.nan
     with pytest.raises(UserError, match="has NaNs"):
-        Home(home.path / "third").write(made)
+        Home(home.path / "third").write(embeddings)
 
 
 def test_what_goes_wrong_while_embedding_is_told_as_it_is(home: Home) -> None:
-    made = make_embeddings(30)
-    home.write(made)
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
 
     def blocks() -> Iterator[Embeddings]:
         yield make_embeddings(20, seed=1)
         raise UserError("the encoder has collapsed")
 
     with pytest.raises(UserError, match=r"^the encoder has collapsed$"):
-        store.write(blocks(), SMALL, *home.place)
+        store.write(blocks(), SMALL, *home.location)
     with pytest.raises(UserError, match=r"^the encoder has collapsed$"):
         store.add(blocks(), SMALL.classes, "add", home.open())
-    assert home.holds(made)
-    home.sound()
+    assert home.holds(embeddings)
+    home.intact()
 
 
 def test_missing_parts_are_told_and_checkout_mends_a_manifest(home: Home) -> None:
     with pytest.raises(UserError, match=r"store\.json is missing: run rapipe embed"):
         home.open()
-    made = make_embeddings(30)
-    home.write(made)
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
+    embeddings = make_embeddings(30)
+    home.write(embeddings)
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
     for damage in (lambda path: path.unlink(), lambda path: path.write_text("{")):
         damage(home.path / "store.json")
         with pytest.raises(UserError, match=r"store\.json is (missing|damaged).*checkout VERSION"):
             home.open()
-        assert store.checkout("2", *home.place).version == 2
-        assert home.holds(made.take(made.labels != 1))
+        assert store.checkout("2", *home.location).version == 2
+        assert home.holds(embeddings.take(embeddings.labels != 1))
     shutil.rmtree(home.path / "store")
     with pytest.raises(UserError, match=r"lacks rows-.*\.lance, which .*run rapipe embed"):
         home.open()
 
 
 def test_export(home: Home) -> None:
-    made = make_embeddings(30)
-    labels = np.where(np.arange(30) == 4, -1, made.labels)
-    made = Embeddings(made.ids, made.vectors, labels, made.sources, made.splits)
-    home.write(made)
+    embeddings = make_embeddings(30)
+    labels = np.where(np.arange(30) == 4, -1, embeddings.labels)
+    embeddings = replace(embeddings, labels=labels)
+    home.write(embeddings)
     memory = home.open()
     assert store.export(memory, home.path / "out/a.parquet") == [home.path / "out/a.parquet"]
     table = pq.read_table(home.path / "out/a.parquet")
-    assert table["id"].to_pylist() == made.ids.tolist()
-    assert np.array_equal(np.stack(table["vector"].to_numpy()), made.vectors)
+    assert table["id"].to_pylist() == embeddings.ids.tolist()
+    assert np.array_equal(np.stack(table["vector"].to_numpy()), embeddings.vectors)
     assert table["class"].to_pylist()[:5] == ["a", "b", "c", "a", None]
     files = store.export(memory, home.path / "out/b.npy")
-    assert np.array_equal(np.load(files[0], allow_pickle=False), made.vectors)
+    assert np.array_equal(np.load(files[0], allow_pickle=False), embeddings.vectors)
     assert pq.read_table(files[1])["label"].to_pylist() == labels.tolist()
     with pytest.raises(UserError, match=r"must end in \.parquet or \.npy"):
         store.export(memory, home.path / "c.csv")
@@ -499,8 +504,8 @@ def go(process: subprocess.Popen[str]) -> None:
 def kill_once(edit: str, folder: Path, delay: float) -> str:
     """Kill -9 an edit after `delay` seconds: `old`, `new` or `done` is what the store is then."""
     home = Home(folder)
-    store.write(rows(1), LIKE, *home.place)
-    store.tag("kept", *home.place)
+    store.write(rows(1), SPEC, *home.location)
+    store.tag("kept", *home.location)
     before = home.open().manifest.sha256
     process = start(edit, folder)
     go(process)
@@ -518,9 +523,9 @@ def kill_once(edit: str, folder: Path, delay: float) -> str:
         assert memory.history.tags()["kept"] == 1
     expected = after(edit, folder.with_name(folder.name + "-undisturbed"))
     assert now in (before, expected)
-    home.sound()
-    EDITS.get(edit, EDITS["compact"])(*home.place) if now == before else None
-    assert home.sound().manifest.sha256 == expected
+    home.intact()
+    EDITS.get(edit, EDITS["compact"])(*home.location) if now == before else None
+    assert home.intact().manifest.sha256 == expected
     return "done" if "done" in out else "old" if now == before else "new"
 
 
@@ -528,8 +533,8 @@ def after(edit: str, folder: Path) -> str:
     """Hash of what the edit makes when nobody disturbs it."""
     home = Home(folder)
     if not folder.exists():
-        store.write(rows(1), LIKE, *home.place)
-        EDITS.get(edit, EDITS["compact"])(*home.place)
+        store.write(rows(1), SPEC, *home.location)
+        EDITS.get(edit, EDITS["compact"])(*home.location)
     return home.open().manifest.sha256
 
 
@@ -555,11 +560,11 @@ def dying_at(step: int, patch: pytest.MonkeyPatch) -> list[int]:
 
         return guarded
 
-    for place in (
+    for name in (
         "rapipe.retrieval.store.edits.atomic_write",
         "rapipe.retrieval.store.versions.atomic_write",
     ):
-        patch.setattr(place, guard(store.versions.atomic_write))
+        patch.setattr(name, guard(store.versions.atomic_write))
     patch.setattr("rapipe.retrieval.store.edits.shutil.rmtree", guard(shutil.rmtree))
     patch.setattr(Path, "rename", guard(Path.rename))
     return left
@@ -573,11 +578,11 @@ def test_every_step_of_an_edit_may_be_the_last(
     states = []
     for step in range(100):
         home = Home(tmp_path / str(step))
-        before = store.write(rows(1), LIKE, *home.place).sha256
+        before = store.write(rows(1), SPEC, *home.location).sha256
         with monkeypatch.context() as patch:
             left = dying_at(step, patch)
             try:
-                EDITS[edit](*home.place)
+                EDITS[edit](*home.location)
             except Killed:
                 pass
             else:
@@ -587,7 +592,7 @@ def test_every_step_of_an_edit_may_be_the_last(
         memory.verify(None)
         assert memory.manifest.sha256 in (before, expected)
         states.append(memory.manifest.sha256 == expected)
-        assert home.sound().manifest.sha256 == memory.manifest.sha256
+        assert home.intact().manifest.sha256 == memory.manifest.sha256
         assert memory.manifest.version in home.open().history.manifests()
     assert states == sorted(states)  # once it is new it stays new
     assert len(states) > 1
@@ -597,32 +602,32 @@ def test_every_step_of_an_edit_may_be_the_last(
 @pytest.mark.parametrize("edit", [*EDITS, "index"])
 def test_killed_again_and_again(edit: str, tmp_path: Path) -> None:
     rng = random.Random(edit)
-    seen = []
+    outcomes = []
     for turn in range(int(os.environ.get("RAPIPE_KILLS", "10"))):
         shutil.rmtree(tmp_path / "home", ignore_errors=True)
-        seen.append(kill_once(edit, tmp_path / "home", rng.uniform(0, 0.12)))
-        print(edit, turn, seen[-1])
-    print(edit, {own: seen.count(own) for own in sorted(set(seen))})
+        outcomes.append(kill_once(edit, tmp_path / "home", rng.uniform(0, 0.12)))
+        print(edit, turn, outcomes[-1])
+    print(edit, {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))})
 
 
 def test_two_writers_take_turns(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    store.write(rows(1), LIKE, *home.place)
+    store.write(rows(1), SPEC, *home.location)
     pair = [start("add", tmp_path), start("remove", tmp_path)]
     for process in pair:
         go(process)
     assert [process.communicate()[0] for process in pair] == ["done\n", "done\n"]
     assert [process.returncode for process in pair] == [0, 0]
     history = home.open().history.manifests()
-    assert sorted(own.edit for own in history.values()) == ["add", "embed", "remove"]
+    assert sorted(manifest.edit for manifest in history.values()) == ["add", "embed", "remove"]
     assert home.open().manifest.version == 3
-    home.sound()
+    home.intact()
 
 
 def test_readers_see_one_version_while_others_write(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    whole = store.write(rows(1), LIKE, *home.place).rows
-    store.tag("whole", *home.place)
+    count = store.write(rows(1), SPEC, *home.location).rows
+    store.tag("whole", *home.location)
     stop = threading.Event()
     counts: list[int] = []
     refused: list[str] = []
@@ -639,23 +644,23 @@ def test_readers_see_one_version_while_others_write(tmp_path: Path) -> None:
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(6):
-        store.remove(first_half, "remove", *home.place)
-        store.add(rows(3, 500), LIKE.classes, "add", home.open())
-        store.compact(*home.place)
-        store.checkout("whole", *home.place)
+        store.remove(first_half, "remove", *home.location)
+        store.add(rows(3, 500), SPEC.classes, "add", home.open())
+        store.compact(*home.location)
+        store.checkout("whole", *home.location)
     stop.set()
     reader.join()
     assert len(counts) > 3
-    assert set(counts) <= {whole, whole // 2, whole // 2 + 500}
-    others = [own for own in refused if "was rewritten while it was read" not in own]
+    assert set(counts) <= {count, count // 2, count // 2 + 500}
+    others = [message for message in refused if "was rewritten while it was read" not in message]
     assert not others
 
 
 def test_a_reader_whose_version_is_dropped_is_told(home: Home) -> None:
     home.write(make_embeddings(30))
     reader = home.open()
-    store.remove(lambda own, rows: rows.labels == 1, "remove", *home.place)
-    store.compact(*home.place)
+    store.remove(lambda _, rows: rows.labels == 1, "remove", *home.location)
+    store.compact(*home.location)
     with pytest.raises(UserError, match="was rewritten while it was read: run the same again"):
         list(reader.blocks())
 
@@ -665,10 +670,10 @@ def small_disk(tmp_path: Path) -> Path:
     """A disk of two megabytes, where we may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
     )
-    if made.returncode:
+    if mounted.returncode:
         pytest.skip("no right to mount a tmpfs")
     yield folder  # type: ignore[misc]
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -677,7 +682,7 @@ def small_disk(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_full_disk(edit: str, small_disk: Path) -> None:
     home = Home(small_disk)
-    before = store.write(rows(1), LIKE, *home.place)
+    before = store.write(rows(1), SPEC, *home.location)
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -686,11 +691,11 @@ def test_a_full_disk(edit: str, small_disk: Path) -> None:
         except OSError:
             pass
     with pytest.raises((UserError, OSError), match=r"(?i)no space"):
-        EDITS[edit](*home.place)
+        EDITS[edit](*home.location)
     assert home.open().manifest == before
     home.open().verify(None)
     filler.unlink()
-    home.sound()
+    home.intact()
     assert home.open().manifest.sha256 == before.sha256
 
 
@@ -700,7 +705,7 @@ def test_a_full_disk_for_who_may_not_mount_one(edit: str, tmp_path: Path) -> Non
     import resource
 
     home = Home(tmp_path)
-    before = store.write(rows(1), LIKE, *home.place)
+    before = store.write(rows(1), SPEC, *home.location)
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -712,13 +717,12 @@ def test_a_full_disk_for_who_may_not_mount_one(edit: str, tmp_path: Path) -> Non
     assert process.returncode == 1
     assert "File too large" in errors.splitlines()[-1]
     assert home.open().manifest == before
-    assert home.sound().manifest.sha256 == before.sha256
+    assert home.intact().manifest.sha256 == before.sha256
 
 
 def test_a_read_only_folder_can_be_read(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    made = rows(1)
-    store.write(made, LIKE, *home.place)
+    store.write(rows(1), SPEC, *home.location)
     bound = subprocess.run(
         ["mount", "--bind", "-o", "ro", str(home.path), str(home.path)], capture_output=True
     )
@@ -731,10 +735,10 @@ def test_a_read_only_folder_can_be_read(tmp_path: Path) -> None:
         assert len(home.read()) == home.open().manifest.rows
         for edit in EDITS.values():
             with pytest.raises((UserError, OSError), match="Read-only"):
-                edit(*home.place)
+                edit(*home.location)
     finally:
         subprocess.run(["umount", "-l", str(home.path)], check=True)
-    home.sound()
+    home.intact()
 
 
 def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() -> None:
@@ -746,8 +750,8 @@ def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() ->
             makers.add(threading.get_ident())
             if number == stop:
                 raise ValueError("the encoder stumbles")
-            made = make_embeddings(4, seed=number)
-            yield store_rows.of(made), made.vectors
+            embeddings = make_embeddings(4, seed=number)
+            yield store_rows.rows_of(embeddings), embeddings.vectors
 
     taken: list[int] = []
 
@@ -760,8 +764,8 @@ def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() ->
 
         return into
 
-    seen = store_rows.insert(pairs(9), 8, takes(99), Path("store"))
-    assert len(seen) == len(taken) == 9
+    inserted = store_rows.insert(pairs(9), 8, takes(99), Path("store"))
+    assert len(inserted) == len(taken) == 9
     assert makers == {threading.get_ident()}
     for most in (0, 1, 5):
         with pytest.raises(UserError, match="store: Lance stumbles"):
@@ -781,7 +785,7 @@ from rapipe.retrieval.store import rows
 def pairs():
     for number in range(COUNT):
         made = make_embeddings(4, seed=number)
-        yield rows.of(made), made.vectors
+        yield rows.rows_of(made), made.vectors
 taken = []
 def into(reader):
     for part in reader:

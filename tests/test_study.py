@@ -18,10 +18,13 @@ from rapipe.config.loading import parse
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import paired_interval
 from rapipe.io.tables import checksummed_json, parse_checksummed
-from study import report, running, tables
-from study.pieces import EXPERIMENTS, KS, OWN, RANDOM, ROBUST, WIDER
-from study.results import StudyResults, claims, run_rows
-from study.running import ROOT, Study, packed, unpacked
+from study import records, report, running, tables, work
+from study.comparisons import compare_conditions
+from study.experiments import EXPERIMENTS, KS, RANDOM, ROBUST, TASK, WIDER
+from study.records import pack_bits, unpack_bits
+from study.results import StudyResults, run_rows
+from study.running import Study
+from study.work import ROOT
 
 SCALES = ("study", "study-cpu", "tiny")
 PUBLISHED = ROOT / "results/study"
@@ -35,11 +38,11 @@ def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
     preset: str, tmp_path: Path
 ) -> None:
     study = Study(preset, {}, tmp_path / "work", tmp_path / "found")
-    whole = parse(study.params())
+    whole = parse(study.content())
     names = []
     for piece in EXPERIMENTS.values():
         for setting in piece.settings(whole, 9000):
-            params = parse(running._of_encoder(study.params(setting.sets), setting.encoder))
+            params = parse(study.content_of(setting.encoder, setting.overrides))
             assert setting.variants(params), setting.name
             names.append(setting.name)
     assert len(set(names)) == len(names)
@@ -47,7 +50,7 @@ def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
 
 
 def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
-    whole = parse(Study("study", {}, tmp_path, tmp_path).params())
+    whole = parse(Study("study", {}, tmp_path, tmp_path).content())
     (main,) = EXPERIMENTS["main"].settings(whole, 45_000)
     asked = {(v.backbone, v.retrieval) for v in main.variants(whole)}
     assert asked == {
@@ -57,51 +60,59 @@ def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
     }
     assert len(main.variants(whole)) == 9 * 5
     assert [v.seed for v in main.variants(whole)] == sorted([0, 1, 2, 3, 4] * 9)
-    swept = [s.sets["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 45_000)]
+    swept = [s.overrides["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 45_000)]
     assert {*swept, whole.retrieval.k} == {*KS}
-    assert [s.sets["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 200)] == [5, 15, 100]
-    banks = [s.sets["retrieval.bank"] for s in EXPERIMENTS["bank"].settings(whole, 45_000)]
+    assert [s.overrides["retrieval.k"] for s in EXPERIMENTS["k"].settings(whole, 200)] == [
+        5,
+        15,
+        100,
+    ]
+    banks = [s.overrides["retrieval.bank"] for s in EXPERIMENTS["bank"].settings(whole, 45_000)]
     assert banks == [450, 4500, 13_500]
-    assert [own.name for own in EXPERIMENTS["floors"].settings(whole, 45_000)] == ["encoder"]
-    narrow = parse(Study("study-cpu", {}, tmp_path, tmp_path).params())
-    named = [own.name for own in EXPERIMENTS["floors"].settings(narrow, 9000)]
+    assert [own.name for own in EXPERIMENTS["baselines"].settings(whole, 45_000)] == ["encoder"]
+    narrow = parse(Study("study-cpu", {}, tmp_path, tmp_path).content())
+    named = [own.name for own in EXPERIMENTS["baselines"].settings(narrow, 9000)]
     assert named == ["encoder", "scratch"]  # as wide as the encoder
     small = list(EXPERIMENTS["bank"].settings(whole, 100))
-    assert all(setting.sets["retrieval.bank"] >= whole.retrieval.k for setting in small)
+    assert all(setting.overrides["retrieval.bank"] >= whole.retrieval.k for setting in small)
 
 
 def test_memory_sources_belong_to_the_wider_encoder_alone(tmp_path: Path) -> None:
-    content = Study("study", {}, tmp_path, tmp_path).params()
+    study = Study("study", {}, tmp_path, tmp_path)
     for kind, names in (
-        (OWN, ["cifar10"]),
+        (TASK, ["cifar10"]),
         (RANDOM, ["cifar10"]),
         (ROBUST, ["cifar10"]),
         (WIDER, ["cifar10", "tiny-imagenet"]),
     ):
-        own = running._of_encoder(content, kind)["corpus"]["sources"]
-        assert [source["name"] for source in own] == names
+        sources = study.content_of(kind)["corpus"]["sources"]
+        assert [source["name"] for source in sources] == names
 
 
 def test_the_robust_encoder_differs_by_the_noise_in_its_views_alone(tmp_path: Path) -> None:
-    content = Study("study-cpu", {}, tmp_path, tmp_path).params()
-    before = json.dumps(content)
-    own, robust = (running._of_encoder(content, kind) for kind in (OWN, ROBUST))
+    study = Study("study-cpu", {}, tmp_path, tmp_path)
+    task, robust = (study.content_of(kind) for kind in (TASK, ROBUST))
     assert robust["pretrain"].pop("views") == "noisy-crop"
-    assert own["pretrain"].pop("views") == "crop"
-    assert own == robust
-    assert json.dumps(content) == before
+    assert task["pretrain"].pop("views") == "crop"
+    assert task == robust
+
+
+def test_overrides_change_a_copy() -> None:
+    content = {"seed": 0, "train": {"epochs": 6}}
+    assert work.override(content, {"train.epochs": 2})["train"]["epochs"] == 2
+    assert content == {"seed": 0, "train": {"epochs": 6}}
 
 
 def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     study = Study("study", {"cifar10": tmp_path / "mine"}, tmp_path / "w", tmp_path / "f")
-    content = study.params()
+    content = study.content()
     first, second = content["corpus"]["sources"]
     assert (first["kind"], first["path"]) == ("parquet", str(tmp_path / "mine"))
     assert second["kind"] == "tiny-imagenet"
-    public = running._public(study, content)["corpus"]["sources"][0]["path"]
+    public = study.public(content)["corpus"]["sources"][0]["path"]
     assert public == "mine"
     with pytest.raises(UserError, match="mnist: the preset study has no source of this name"):
-        Study("study", {"mnist": tmp_path}, tmp_path / "w", tmp_path / "f").params()
+        Study("study", {"mnist": tmp_path}, tmp_path / "w", tmp_path / "f").content()
 
 
 @pytest.mark.parametrize(
@@ -129,27 +140,27 @@ def test_a_mistake_on_the_command_line_is_told(words: list[str], said: str) -> N
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
 def test_bits_come_back(count: int) -> None:
     bits = np.random.default_rng(count).random(count) < 0.5
-    np.testing.assert_array_equal(unpacked(packed(bits), count), bits)
+    np.testing.assert_array_equal(unpack_bits(pack_bits(bits), count), bits)
 
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Two pieces of the tiny scale, with one backbone, and the report."""
+    """Two experiments of the tiny scale, with one backbone, and the report."""
     folder = tmp_path_factory.mktemp("study")
     study = Study("tiny", {}, folder / "work", folder / "found")
-    params = study.params
+    whole = study.content
 
-    def quick(sets: dict[str, Any] | None = None) -> dict[str, Any]:
-        content = params(sets)
-        if not set(sets or {}) & {"train.backbones"}:
-            content["train"]["backbones"] = ["alexnet"]
+    def quick(overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = whole(overrides)
+        if not set(overrides or {}) & {"classifiers.backbones"}:
+            content["classifiers"]["backbones"] = ["alexnet"]
         content["retrieval"]["bank"] = 400  # to an untrained encoder all rows are equally near
-        content["train"]["backbones"] = [
-            name.replace("perceiver", "alexnet") for name in content["train"]["backbones"]
+        content["classifiers"]["backbones"] = [
+            name.replace("perceiver", "alexnet") for name in content["classifiers"]["backbones"]
         ]
         return content
 
-    object.__setattr__(study, "params", quick)
+    object.__setattr__(study, "content", quick)
     running.run(study, "main")
     running.run(study, "random")
     report.run(study)
@@ -158,8 +169,8 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def files_of(study: Study) -> dict[str, bytes]:
     return {
-        str(path.relative_to(study.found)): path.read_bytes()
-        for path in sorted(study.found.rglob("*"))
+        str(path.relative_to(study.pages)): path.read_bytes()
+        for path in sorted(study.pages.rglob("*"))
         if path.is_file()
     }
 
@@ -168,7 +179,7 @@ def test_raw_data_are_found_again_after_a_move(tmp_path: Path) -> None:
     raw = tmp_path / "own/data/raw"
     raw.parent.mkdir(parents=True)
     raw.symlink_to(tmp_path / "gone")
-    with running._inside(tmp_path / "own", {}):
+    with work.working_in(tmp_path / "own", {}):
         assert not Path("data/raw").readlink().is_absolute()
         assert Path("data/raw").samefile(ROOT / "data/raw")
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
@@ -182,7 +193,7 @@ def test_what_has_been_run_is_not_run_again(
     def refuse(*_: Any) -> None:
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr(running, "_stage_of", refuse)
+    monkeypatch.setattr(running, "_variant_stage", refuse)
     for piece in ("main", "random"):
         running.run(rehearsed, piece)
     assert files_of(rehearsed) == before
@@ -202,7 +213,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
     path = next(rehearsed.results.glob("runs/main/alexnet-none*.json"))
     before = path.read_bytes()
     path.unlink()
-    stage_of, ran = running._stage_of, []
+    stage_of, ran = running._variant_stage, []
 
     def interrupted(stage: Any, v: Any) -> None:
         ran.append(stage.__module__.rpartition(".")[2])
@@ -210,12 +221,12 @@ def test_a_test_that_was_interrupted_costs_no_training(
             raise KeyboardInterrupt
         stage_of(stage, v)
 
-    monkeypatch.setattr(running, "_stage_of", interrupted)
+    monkeypatch.setattr(running, "_variant_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         running.run(rehearsed, "main")
     running.run(rehearsed, "main")
     assert ran == ["train", "evaluate", "evaluate"]
-    again, first = running.kept(path), parse_checksummed(before.decode())
+    again, first = records.read_record(path), parse_checksummed(before.decode())
     for both in (again, first):
         assert both.pop("seconds")["train"] > 0
     assert again == first
@@ -223,9 +234,9 @@ def test_a_test_that_was_interrupted_costs_no_training(
 
 def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: Path) -> None:
     before = files_of(rehearsed)
-    other = Study("tiny", {"digits": tmp_path / "mine"}, rehearsed.work, rehearsed.found)
+    other = Study("tiny", {"digits": tmp_path / "mine"}, rehearsed.work, rehearsed.pages)
     told = "results of other images, made by `python -m study encoder --preset tiny`: give the same"
-    for run in (lambda: running.run(other, "random"), lambda: running.encoder(other, OWN)):
+    for run in (lambda: running.run(other, "random"), lambda: running.make_encoder(other, TASK)):
         with pytest.raises(UserError, match=re.escape(told)):
             run()
     assert files_of(rehearsed) == before
@@ -233,48 +244,48 @@ def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: 
 
 def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     again = []
-    monkeypatch.setattr(running, "_seconds", lambda *_: 1.0)
-    monkeypatch.setattr(running, "_stage_of", lambda stage, v: again.append(v.name))
-    monkeypatch.setattr(running, "_run_card", lambda v: {})
-    monkeypatch.setattr(running.inputs, "write_result", lambda *_: None)
+    monkeypatch.setattr(running, "_variant_stage", lambda stage, v: again.append(v.name))
+    monkeypatch.setattr(running, "classifier_record", lambda v: {})
+    monkeypatch.setattr(running, "write_checksummed", lambda *_: None)
     monkeypatch.setattr(running.shutil, "rmtree", lambda *_, **__: None)
-    own = rehearsed.params
+    present = rehearsed.content
 
-    def longer(sets: dict[str, Any] | None = None) -> dict[str, Any]:
-        content: dict[str, Any] = own(sets)
+    def longer(overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+        content: dict[str, Any] = present(overrides)
         content["train"]["epochs"] = 2
         return content
 
-    object.__setattr__(rehearsed, "params", longer)
+    object.__setattr__(rehearsed, "content", longer)
     try:
         running.run(rehearsed, "random")
     finally:
-        object.__setattr__(rehearsed, "params", own)
+        object.__setattr__(rehearsed, "content", present)
     assert len(set(again)) == 1
 
 
 def test_a_run_says_what_it_was_of(rehearsed: Study) -> None:
     for path in rehearsed.results.glob("runs/*/*.json"):
-        run = running.kept(path)
+        run = records.read_record(path)
         assert run["command"] == f"python -m study {run['piece']} --preset tiny"
         assert run["parameters"]["train"]["width"] == 4
         assert (
-            run["corpus"] == running.kept(rehearsed.results / "encoder-own.json")["corpus"]["hash"]
+            run["corpus"]
+            == records.read_record(rehearsed.results / "encoder-own.json")["corpus"]["hash"]
         )
         assert set(run["seconds"]) == {"train", "eval"}
         assert all(seconds > 0 for seconds in run["seconds"].values())
         for row, bits in zip(run["rows"], run["correct"], strict=True):
-            assert unpacked(bits, row["n_test"]).mean() == pytest.approx(row["top1"])
+            assert unpack_bits(bits, row["n_test"]).mean() == pytest.approx(row["top1"])
         if run["variant"]["retrieval"] != "none":
             best = max(run["votes"], key=lambda vote: vote["validation_top1"])
-            clean = unpacked(run["voted"][0], run["rows"][0]["n_test"]).mean()
+            clean = unpack_bits(run["voted"][0], run["rows"][0]["n_test"]).mean()
             assert clean == pytest.approx(best["top1"])
-    random = running.kept(rehearsed.results / "encoder-random.json")
-    own = running.kept(rehearsed.results / "encoder-own.json")
+    random = records.read_record(rehearsed.results / "encoder-random.json")
+    own = records.read_record(rehearsed.results / "encoder-own.json")
     assert random["weights"] != own["weights"]
     assert random["corpus"]["hash"] == own["corpus"]["hash"]
     assert random["scores"]["knn_top1"] == own["scores"]["random_init_knn_top1"]
-    assert str(ROOT) not in "".join(path.read_text() for path in rehearsed.found.rglob("*.json"))
+    assert str(ROOT) not in "".join(path.read_text() for path in rehearsed.pages.rglob("*.json"))
 
 
 def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
@@ -316,8 +327,8 @@ def result(
         "corpus": corpus,
         "encoder": {"kind": "own"},
         "rows": rows,
-        "correct": [packed(own) for own in correct],
-        "voted": [packed(own) for own in correct],
+        "correct": [pack_bits(own) for own in correct],
+        "voted": [pack_bits(own) for own in correct],
         "history": [{"images_seen": 1.0, "test_top1_not_for_selection": 0.5}],
     }
     path = folder / f"runs/{setting}/{retrieval}-{seed}.json"
@@ -335,7 +346,7 @@ def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         result(folder, "none", seed, plain[seed])
         result(folder, "knn", seed, near[seed])
     alike = np.arange(400) < 10
-    home = {"corpus": {"hash": "c"}, "lookalikes": packed(alike)}
+    home = {"corpus": {"hash": "c"}, "lookalikes": pack_bits(alike)}
     (folder / "encoder-own.json").write_text(checksummed_json(home))
     return near, plain
 
@@ -343,7 +354,11 @@ def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 def test_claims_are_paired_by_seed_and_image(tmp_path: Path) -> None:
     near, plain = by_hand(tmp_path)
     found = StudyResults.read(tmp_path)
-    made = {(own.second, own.noise_std): own for own in claims(found) if "vote" not in own.second}
+    made = {
+        (own.second, own.noise_std): own
+        for own in compare_conditions(found)
+        if "vote" not in own.second
+    }
     assert len(made) == 2
     own = made["resnet18, no neighbours", 0.0]
     expected = np.mean([accuracy_score(np.ones(400), row[0]) for row in near]) - np.mean(
@@ -351,26 +366,30 @@ def test_claims_are_paired_by_seed_and_image(tmp_path: Path) -> None:
     )
     assert own.verdict.difference == pytest.approx(expected)
     assert own.verdict.interval == paired_interval(near[:, 0], plain[:, 0], 0)
-    assert own.without == pytest.approx(near[:, 0, 10:].mean() - plain[:, 0, 10:].mean())
+    assert own.without_near_duplicates == pytest.approx(
+        near[:, 0, 10:].mean() - plain[:, 0, 10:].mean()
+    )
     assert own.words == "better"
-    same = [own for own in claims(found) if "vote" in own.second]
+    same = [own for own in compare_conditions(found) if "vote" in own.second]
     assert {own.words for own in same} == {"no difference shown"}
-    assert all(own.adjusted_p >= own.verdict.p for own in claims(found))
+    assert all(own.adjusted_p >= own.verdict.p for own in compare_conditions(found))
 
 
 def test_the_encoders_network_from_scratch_is_mains_where_nothing_differs(tmp_path: Path) -> None:
     _, plain = by_hand(tmp_path)
     for seed in range(3):
-        result(tmp_path, "none", seed, plain[seed], "c", "encoder", "resnet18+corpus")
+        result(tmp_path, "none", seed, plain[seed], "c", "encoder", "resnet18+pretrained")
     found = StudyResults.read(tmp_path)
-    pairs = {(own.first, own.second) for own in claims(found) if own.piece == "floors"}
-    encoder = "resnet18+corpus, no neighbours (encoder)"
+    pairs = {
+        (own.first, own.second) for own in compare_conditions(found) if own.group == "baselines"
+    }
+    encoder = "resnet18+pretrained, no neighbours (encoder)"
     assert pairs == {("resnet18, no neighbours", encoder), ("resnet18, kNN", encoder)}
-    rows = tables.floors(found).splitlines()[2:]
+    rows = tables.baselines(found).markdown().splitlines()[2:]
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| resnet18", "none"],
         ["| resnet18", "kNN"],
-        ["| resnet18+corpus", "none"],
+        ["| resnet18+pretrained", "none"],
     ]
     result(tmp_path, "none", 0, plain[0], "c", "scratch")
     own = [key.setting for key in StudyResults.read(tmp_path).scratch()]
@@ -381,7 +400,7 @@ def test_seeds_that_only_one_side_has_are_left_out(tmp_path: Path) -> None:
     near, plain = by_hand(tmp_path)
     for seed in (1, 3):
         (tmp_path / f"runs/main/none-{seed}.json").unlink()
-    own = claims(StudyResults.read(tmp_path))[0]
+    own = compare_conditions(StudyResults.read(tmp_path))[0]
     assert own.verdict.seeds == 3
     some = [0, 2, 4]
     expected = near[some, 0].mean() - plain[some, 0].mean()
@@ -401,9 +420,9 @@ def test_a_page_gets_tables_between_its_marks_and_keeps_its_words() -> None:
     page = (
         "words\n<!-- tiny one -->\nold\n<!-- end -->\nmore\n<!-- study one -->\nits\n<!-- end -->\n"
     )
-    made = report.filled(page, "tiny", {"one": ("Heading", "| new |\n")})
+    made = report.fill(page, "tiny", {"one": ("Heading", "| new |\n")})
     assert made == page.replace("old\n", "| new |\n")
-    assert report.filled(made, "tiny", {}) == made
+    assert report.fill(made, "tiny", {}) == made
 
 
 # What is published
@@ -420,13 +439,13 @@ def test_published_tables_are_made_from_the_published_runs(preset: str) -> None:
     """Every table of the study's page, and of the first screen of the README."""
     study = Study(preset, {})
     found = StudyResults.read(study.results)
-    made = claims(found)
+    made = compare_conditions(found)
     blocks = {name: (head, text) for name, head, text in tables.blocks(found, made) if text}
     marks = 0
     for page in report.pages(study):
         text = page.read_text()
         marks += len(re.findall(rf"<!-- {preset} ", text))
-        assert report.filled(text, preset, blocks) == text, page
+        assert report.fill(text, preset, blocks) == text, page
     assert marks
     with (study.results / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -435,7 +454,7 @@ def test_published_tables_are_made_from_the_published_runs(preset: str) -> None:
 
 BLOCK = re.compile(r"<!-- \S+ \S+ -->\n.*?<!-- end -->|```.*?```", re.DOTALL)
 DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+")
-SUMMARIES = ("In short", "What it is worth", "What did not work, and what is missing")
+SUMMARIES = ("In short", "README", "What did not work, and what is missing")
 """Sections whose numbers may be of any table; others have their own, and that of encoders."""
 
 
@@ -451,11 +470,11 @@ def sections(page: str) -> dict[str, str]:
 def test_numbers_in_the_words_stand_in_the_tables_beside_them() -> None:
     """So that words do not stay behind when more is run. Numbers with a point only."""
     page = (PUBLISHED / "README.md").read_text()
-    first = sections((ROOT / "README.md").read_text())["What it is worth"]
+    first, _, _ = (ROOT / "README.md").read_text().partition("\n## ")
     every = "".join(re.findall(r"<!-- .*?<!-- end -->", page, re.DOTALL))
     encoders = re.findall(r"<!-- \S+ encoders -->.*?<!-- end -->", page, re.DOTALL)[0]
     seen = 0
-    for head, text in {**sections(page), "What it is worth": first}.items():
+    for head, text in {**sections(page), "README": first}.items():
         beside = "".join(BLOCK.findall(text)) + encoders
         words = numbers(BLOCK.sub("", text)) - NOT_MEASURED.get(head, set())
         assert words <= numbers(every if head in SUMMARIES else beside), head
@@ -464,7 +483,6 @@ def test_numbers_in_the_words_stand_in_the_tables_beside_them() -> None:
 
 
 NOT_MEASURED = {
-    "The question": {"95.82", "94.7"},  # the first study's
     "What did not work, and what is missing": {".1"},  # a parameter
 }
 
@@ -475,14 +493,14 @@ def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) 
     study = Study(preset, {}, tmp_path, tmp_path)
     found = StudyResults.read(Study(preset, {}).results)
     pieces = {
-        piece: [*EXPERIMENTS[piece].settings(parse(study.params()), 9000)] for piece in EXPERIMENTS
+        piece: [*EXPERIMENTS[piece].settings(parse(study.content()), 9000)] for piece in EXPERIMENTS
     }
     settings = {own.name: own for every in pieces.values() for own in every}
     for key, runs in found.runs.items():
         own = settings[key.setting]
-        expected = running._of_encoder(study.params(own.sets), own.encoder)
+        expected = study.content_of(own.encoder, own.overrides)
         for run in runs:
-            assert run["changed"] == json.loads(json.dumps(own.sets))
+            assert run["changed"] == json.loads(json.dumps(own.overrides))
             for group in ("pretrain", "retrieval", "train", "evaluate"):
                 assert run["parameters"][group] == expected[group], key
 

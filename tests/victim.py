@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,26 @@ from rapipe.records import Embeddings
 from rapipe.retrieval import store
 
 D = 16
-LIKE = store.Embedded(D, ("class 0", "class 1", "class 2"), "encoder")
+SPEC = store.StoreSpec(D, ("class 0", "class 1", "class 2"), "encoder")
 N = 3000
 
 
 def rows(seed: int, n: int = N) -> list[Embeddings]:
-    """Blocks of random rows; each seed has ids of its own."""
-    made = make_embeddings(n, D, seed)
-    ids = made.ids + 10**6 * seed
-    whole = Embeddings(ids, made.vectors, made.labels, made.sources, made.splits)
-    return [whole.take(np.arange(start, min(start + 1000, n))) for start in range(0, n, 1000)]
+    """Blocks of random rows; each seed has other ids."""
+    embeddings = make_embeddings(n, D, seed)
+    embeddings = replace(embeddings, ids=embeddings.ids + 10**6 * seed)
+    return [embeddings.take(np.arange(start, min(start + 1000, n))) for start in range(0, n, 1000)]
 
 
-def first_half(memory: store.Store, chosen: store.Rows) -> np.ndarray:
+def first_half(memory: store.Store, candidates: store.Rows) -> np.ndarray:
     """Rows with the lower half of the ids."""
-    return np.asarray(chosen.ids < np.median(chosen.ids))
+    return np.asarray(candidates.ids < np.median(candidates.ids))
 
 
 EDITS: dict[str, Callable[[Path, Path], object]] = {
-    "write": lambda folder, pointer: store.write(rows(2), LIKE, folder, pointer),
+    "write": lambda folder, pointer: store.write(rows(2), SPEC, folder, pointer),
     "add": lambda folder, pointer: store.add(
-        rows(3), LIKE.classes, "add", store.Store.open(folder, pointer)
+        rows(3), SPEC.classes, "add", store.Store.open(folder, pointer)
     ),
     "remove": lambda folder, pointer: store.remove(first_half, "remove", folder, pointer),
     "purge": lambda folder, pointer: store.purge(first_half, "purge", folder, pointer),
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     import lancedb  # noqa: F401
 
     if edit == "index":
-        import rapipe.search  # noqa: F401
+        import rapipe.retrieval.search  # noqa: F401
 
     print("ready", flush=True)
     sys.stdin.readline()

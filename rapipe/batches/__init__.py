@@ -1,1 +1,1 @@
-"""Batches of images, and what is done to them, for every training and every prediction."""
+"""The loader and the transforms of all training and prediction."""

@@ -1,13 +1,13 @@
 """The data path of every network: rows of arrays, as batches on the device.
 
-An array that fits is put on the device once, and a batch is rows taken there.
-One that does not fit stays where it is, mapped from its file: a thread reads
-the rows of the batches to come and copies them to the device, from pinned
-memory and on a stream of their own, while the device computes. The batches are
-the same either way. There are no worker processes.
+An array that fits is copied to the device once, and batches are indexed there.
+One that does not fit stays mapped from its file: a thread reads the rows of the
+next batches and copies them to the device, from pinned memory and on a stream
+of its own, while the device computes. The batches are the same either way.
+There are no worker processes.
 
-    >>> feed = Feed(on, Column(pixels, on), Column(labels, on))
-    >>> for images, targets in feed.batches(np.random.permutation(len(labels)), 64):
+    >>> loader = BatchLoader(device, ArrayField(pixels, device), ArrayField(labels, device))
+    >>> for images, targets in loader.batches(np.random.permutation(len(labels)), 64):
     ...     ...
 
 Letters: N rows, B batch.
@@ -25,13 +25,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rapipe.device import room
+from rapipe.device import memory_budget
 from rapipe.io import memory_map
 
 PREFETCHED = 2
-"""Batches made before they are asked for."""
+"""Batches computed before the caller needs them."""
 ROW_MULTIPLE = 64
-"""Rows that every batch of `evenly` has a multiple of, if its size is one."""
+"""Rows from `pad_rows` make batches of a multiple of this, if the batch size is one."""
 BLOCK = 8192
 """Rows copied at once."""
 CPU = torch.device("cpu")
@@ -40,24 +40,24 @@ Rows = npt.NDArray[np.int64]
 
 
 class Field(Protocol):
-    """A part of each batch, such as its images.
+    """One field of each batch, such as its images.
 
-    It is made in two steps, of which the first may run in a thread ahead of
-    the second. So on a CPU the first computes nothing with torch: the threads
-    that torch would start for it slow the caller's down to a third.
+    It is loaded in two steps, of which `fetch` may run in another thread, ahead of
+    `assemble`. So on a CPU `fetch` computes nothing with torch: the threads that
+    torch would start for it slow the caller's down to a third.
     """
 
     @property
     def resident(self) -> bool:
-        """Whether all of it is on the device: then `fetch` wants the rows' numbers there too."""
+        """Whether all rows are on the device; then `fetch` takes row numbers on the device."""
         ...
 
     def fetch(self, rows: Tensor) -> Any:
-        """Read from files what these rows (B,) need, and send it to the device."""
+        """Read the data of these rows (B,) from files, and start to copy them to the device."""
         ...
 
-    def place(self, fetched: Any) -> Any:
-        """What was fetched -> what stands in the rows, on the device."""
+    def assemble(self, fetched: Any) -> Any:
+        """The field of the batch, on the device, from what `fetch` returned."""
         ...
 
 
@@ -65,39 +65,41 @@ class ArrayField:
     """An array (N, ...).
 
     Args:
-        stay: copy it to the device for good if it fits; one that is read only
+        resident: copy all of it to the device if it fits; an array that is read only
             once is better streamed.
     """
 
-    def __init__(self, array: npt.NDArray[Any], device: torch.device, stay: bool = True) -> None:
+    def __init__(
+        self, array: npt.NDArray[Any], device: torch.device, resident: bool = True
+    ) -> None:
         self.array = array
         self.device = device
-        self.there: Tensor | None = None
-        """The whole array on the device."""
-        at_hand = device == CPU and array.flags.writeable and not memory_map.is_mapped(array)
-        if at_hand or (stay and array.nbytes <= room(device)):
-            self.there = torch.from_numpy(array) if at_hand else _copy_blocks(array, device)
+        self.on_device: Tensor | None = None
+        """The array on the device, (N, ...)."""
+        shareable = device == CPU and array.flags.writeable and not memory_map.is_mapped(array)
+        if shareable or (resident and array.nbytes <= memory_budget(device)):
+            self.on_device = torch.from_numpy(array) if shareable else _copy_blocks(array, device)
 
     @property
     def resident(self) -> bool:
-        return self.there is not None
+        return self.on_device is not None
 
     def fetch(self, rows: Tensor) -> Any:
-        """Rows (...), in any order and more than once."""
+        """Rows (...), in any order and with repeats."""
         if self.resident:
             return rows
-        wanted = rows.numpy()
-        once, places = np.unique(wanted, return_inverse=True)
-        found, places = self._read(once), places.reshape(wanted.shape)
+        numbers = rows.numpy()
+        unique, inverse = np.unique(numbers, return_inverse=True)
+        block, inverse = self._read(unique), inverse.reshape(numbers.shape)
         if self.device.type == "cuda":
-            return copy_async(found, self.device), copy_async(places, self.device)
-        ascending = np.array_equal(once, wanted)
-        return torch.from_numpy(found if ascending else found[places])
+            return copy_async(block, self.device), copy_async(inverse, self.device)
+        ascending = np.array_equal(unique, numbers)
+        return torch.from_numpy(block if ascending else block[inverse])
 
-    def place(self, fetched: Any) -> Tensor:
-        """What was fetched -> (..., rest of the array's shape)."""
-        if self.there is not None:
-            return _index_rows(self.there, fetched)
+    def assemble(self, fetched: Any) -> Tensor:
+        """What `fetch` returned -> (..., rest of the array's shape)."""
+        if self.on_device is not None:
+            return _index_rows(self.on_device, fetched)
         return fetched if isinstance(fetched, Tensor) else _index_rows(*fetched)
 
     def _read(self, rows: Rows) -> npt.NDArray[Any]:
@@ -109,83 +111,84 @@ class ArrayField:
 
 
 def _copy_blocks(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device, block by block: one of a file is never in memory twice."""
-    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
-    there = torch.empty(array.shape, dtype=kind, device=device)
+    """The array on the device, copied by blocks: a mapped one is never in memory twice."""
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    tensor = torch.empty(array.shape, dtype=dtype, device=device)
     for start in range(0, len(array), BLOCK):
-        there[start : start + BLOCK] = torch.from_numpy(np.array(array[start : start + BLOCK]))
+        tensor[start : start + BLOCK] = torch.from_numpy(np.array(array[start : start + BLOCK]))
         memory_map.release_pages()
-    return there
+    return tensor
 
 
-def _index_rows(whole: Tensor, rows: Tensor) -> Tensor:
-    """`whole[rows]`, which on a CPU takes 2 to 10 times as long."""
-    return whole.index_select(0, rows.reshape(-1)).view(*rows.shape, *whole.shape[1:])
+def _index_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """`tensor[rows]`, which on a CPU takes 2 to 10 times as long."""
+    return tensor.index_select(0, rows.reshape(-1)).view(*rows.shape, *tensor.shape[1:])
 
 
 class BatchLoader:
-    """Parts that share their first axis, as batches on the device."""
+    """Fields that share their first axis, as batches on the device."""
 
-    def __init__(self, device: torch.device, *parts: Field) -> None:
+    def __init__(self, device: torch.device, *fields: Field) -> None:
         self.device = device
-        self.parts = parts
+        self.fields = fields
 
     def batches(self, order: Rows, size: int) -> Iterator[tuple[Any, ...]]:
-        """Batches of these rows of every part, in this order; the last may be smaller."""
+        """Batches of these rows of every field, in this order; the last may be smaller."""
         rows = torch.from_numpy(order)
-        there = rows.to(self.device)
-        fetched: Iterator[tuple[Any, ...]] = (
+        device_rows = rows.to(self.device)
+        batches: Iterator[tuple[Any, ...]] = (
             tuple(
-                part.fetch((there if part.resident else rows)[start : start + size])
-                for part in self.parts
+                field.fetch((device_rows if field.resident else rows)[start : start + size])
+                for field in self.fields
             )
             for start in range(0, len(order), size)
         )
-        if not all(part.resident for part in self.parts):
-            fetched = prefetch(fetched, self.device)
-        for batch in fetched:
-            yield tuple(part.place(own) for part, own in zip(self.parts, batch, strict=True))
+        if not all(field.resident for field in self.fields):
+            batches = prefetch(batches, self.device)
+        for batch in batches:
+            pairs = zip(self.fields, batch, strict=True)
+            yield tuple(field.assemble(fetched) for field, fetched in pairs)
 
 
 def pad_rows(count: int) -> Rows:
-    """The rows from 0 to `count`, the last one again and again up to a multiple of `EVEN`.
+    """The rows from 0 to `count`, the last one repeated up to a multiple of `ROW_MULTIPLE`.
 
-    What a network makes of an image depends, in its last bits, on how many are computed
-    at once, where these are few: the libraries have other ways to multiply then. So a last
-    batch is filled up, and what was made of the filling is cut off.
+    The output of a network for an image depends, in its last bits, on the size of the batch,
+    if that is small: the libraries multiply small matrices in another way. So the last batch
+    is padded, and the outputs of the padding are dropped.
     """
     return np.minimum(np.arange(count + -count % ROW_MULTIPLE), max(0, count - 1))
 
 
 def copy_async(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on the device; a GPU fetches it by itself, from pinned memory."""
+    """The array on the device; to a GPU it is copied asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def prefetch(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """The same batches, made by a thread while the caller works on earlier ones.
+    """The same batches, computed by a thread while the caller works on earlier ones.
 
-    What the thread sends to a GPU has a stream of its own, so that it does not wait
-    for what computes.
+    The thread copies to a GPU on a stream of its own, so that the copies do not wait for
+    the computation.
     """
-    source = iter(batches)
+    iterator = iter(batches)
     stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def make() -> tuple[Any, Any]:
+    def compute() -> tuple[Any, Any]:
         with torch.cuda.stream(stream):
-            return next(source, END), stream and stream.record_event()
+            return next(iterator, END), stream and stream.record_event()
 
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(make) for _ in range(PREFETCHED))
-        while (made := waiting.popleft().result())[0] is not END:
-            waiting.append(pool.submit(make))
-            batch, copied = made
+        pending = deque(pool.submit(compute) for _ in range(PREFETCHED))
+        while (result := pending.popleft().result())[0] is not END:
+            pending.append(pool.submit(compute))
+            batch, copied = result
             if copied:
-                now = torch.cuda.current_stream(device)
-                now.wait_event(copied)
+                current = torch.cuda.current_stream(device)
+                current.wait_event(copied)
                 for tensor in _tensors(batch):
-                    tensor.record_stream(now)
+                    tensor.record_stream(current)
             yield batch
 
 
@@ -193,5 +196,5 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
     else:
-        for part in batch:
-            yield from _tensors(part)
+        for element in batch:
+            yield from _tensors(element)

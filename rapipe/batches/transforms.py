@@ -1,8 +1,8 @@
 """Augmentation and noise on whole batches, on the device where the batch lives.
 
 Letters: B batch, H height, W width. Images are float (B, 3, H, W) in [0, 1]
-unless said otherwise. Randomness is torch's global generator of the CPU, but for
-`gaussian_noise`, which is seeded per image.
+unless another shape is given. Random numbers are those of torch's global generator on
+the CPU; only `gaussian_noise` is seeded per image.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Normalise(nn.Module):
 def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
     """Add Gaussian noise as CIFAR-10-C does: on [0, 1], clipped, rounded to uint8.
 
-    The noise of an image depends on `seed`, its id and `std` alone, so it is
+    The noise of an image depends only on `seed`, its id and `std`, so it is
     the same in every batch and for every classifier.
 
     Args:
         pixels: (N, H, W, 3) uint8.
         ids: (N,) ids of the images.
         std: standard deviation where white is 1; 0 returns the pixels as they are.
-        seed: of the whole run.
+        seed: of the run.
 
     Source: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to
     Common Corruptions and Perturbations", ICLR 2019.
@@ -57,35 +57,35 @@ def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
     if std == 0:
         return pixels
     noisy = np.empty_like(pixels)
-    for row, (image, own) in enumerate(zip(pixels, ids, strict=True)):
-        rng = np.random.default_rng([seed, int(own) & (2**64 - 1), round(std * 1e9)])
+    for row, (image, image_id) in enumerate(zip(pixels, ids, strict=True)):
+        rng = np.random.default_rng([seed, int(image_id) & (2**64 - 1), round(std * 1e9)])
         noise = rng.standard_normal(image.shape, np.float32)
         noisy[row] = np.rint(np.clip(image / np.float32(255) + std * noise, 0, 1) * 255)
     return noisy
 
 
 class Views(nn.Sequential):
-    """Steps of an augmentation, which draw their random numbers on the CPU wherever images are.
+    """Steps of an augmentation, which draw their random numbers on the CPU on every device.
 
-    So every device sees the same views. kornia would draw on the device that the module
+    So every device computes the same views. kornia would draw on the device that the module
     is moved to, and then wait for it, since it computes boxes and angles on the CPU.
     """
 
-    def _apply(self, *how: Any, **more: Any) -> Views:
-        super()._apply(*how, **more)  # type: ignore[no-untyped-call]
+    def _apply(self, *args: Any, **kwargs: Any) -> Views:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         for step in self.modules():
-            draw_on: Any = getattr(step, "set_rng_device_and_dtype", None)
-            if draw_on:
-                draw_on(torch.device("cpu"), torch.float32)
+            set_rng: Any = getattr(step, "set_rng_device_and_dtype", None)
+            if set_rng:
+                set_rng(torch.device("cpu"), torch.float32)
         return self
 
 
 YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-"""Brightness to the eye, and the plane of colours: hue is an angle in it (NTSC)."""
+"""RGB to YIQ (NTSC): luma, and the plane of chrominance, in which hue is an angle."""
 
 
 class ColourJitter(nn.Module):
-    """Brightness, contrast, saturation and hue of each image change at random; some turn grey.
+    """Random brightness, contrast, saturation and hue for each image; some turn grey.
 
     All of these are linear maps of colours that keep greys grey, so an image
     gets one matrix for all of them, as in Karras et al., "Training Generative
@@ -94,13 +94,13 @@ class ColourJitter(nn.Module):
     takes more than 20 times as long.
 
     Args:
-        brightness, contrast, saturation: factors are from 1 - this to 1 + this.
-        hue: turns are from -this to this, where 1 is a whole turn.
+        brightness, contrast, saturation: x, for factors from 1 - x to 1 + x.
+        hue: x, for turns from -x to x, where 1 is 360 degrees.
         p: probability that an image is changed.
-        grey: probability that it is grey in the end.
+        grey: probability that it becomes grey.
     """
 
-    reach: Tensor
+    ranges: Tensor
     to_yiq: Tensor
     from_yiq: Tensor
 
@@ -116,17 +116,17 @@ class ColourJitter(nn.Module):
         super().__init__()
         self.p = p
         self.grey = grey
-        reach = torch.tensor((brightness, contrast, saturation, hue)).view(4, 1)
-        self.register_buffer("reach", reach, persistent=False)
+        ranges = torch.tensor((brightness, contrast, saturation, hue)).view(4, 1)
+        self.register_buffer("ranges", ranges, persistent=False)
         self.register_buffer("to_yiq", torch.tensor(YIQ), persistent=False)
         self.register_buffer("from_yiq", torch.linalg.inv(torch.tensor(YIQ)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         drawn = torch.rand(6, len(images)).to(images.device, non_blocking=True)  # (6, B)
-        change = (2 * drawn[:4] - 1) * self.reach * (drawn[4] < self.p)  # (4, B)
-        brightness, contrast, saturation = 1 + change[:3]
+        offsets = (2 * drawn[:4] - 1) * self.ranges * (drawn[4] < self.p)  # (4, B)
+        brightness, contrast, saturation = 1 + offsets[:3]
         coloured = drawn[5] >= self.grey
-        return self.recolour(images, brightness, contrast, saturation * coloured, change[3])
+        return self.recolour(images, brightness, contrast, saturation * coloured, offsets[3])
 
     def recolour(
         self, images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
@@ -147,7 +147,7 @@ class ColourJitter(nn.Module):
 
 
 class RandomGaussianNoise(nn.Module):
-    """Gaussian noise on half of the images, drawn anew each time, clipped to [0, 1].
+    """Gaussian noise on a random half of the images, clipped to [0, 1].
 
     Half of a batch stays clean, as in Rusak et al., "A simple way to make neural
     networks robust against diverse image corruptions", ECCV 2020.
@@ -162,19 +162,19 @@ class RandomGaussianNoise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         b = len(images)
-        noise = torch.randn(images.shape) * self.std  # on the CPU, so alike for every device
-        some = torch.rand(b, 1, 1, 1) < 0.5
-        return (images + (noise * some).to(images.device, non_blocking=True)).clamp_(0, 1)
+        noise = torch.randn(images.shape) * self.std  # on the CPU, so the same on every device
+        noisy = torch.rand(b, 1, 1, 1) < 0.5
+        return (images + (noise * noisy).to(images.device, non_blocking=True)).clamp_(0, 1)
 
 
 class RandAugment(nn.Module):
     """Steps drawn for each image from kornia's list of 15, of a given strength.
 
-    kornia's own class draws the steps once for all images of a batch, as its
-    transforms are of batches; here each of them gets the images that drew it.
+    kornia's class draws the steps once for all images of a batch, since its
+    transforms are of batches; here each transform gets the images that drew it.
 
     Args:
-        steps: how many an image takes.
+        steps: number of steps for an image.
         strength: from 1 to 29.
     """
 
@@ -190,12 +190,12 @@ class RandAugment(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         for _ in range(self.steps):
-            images, before = images.clone(), images
+            images, inputs = images.clone(), images
             drawn = torch.randint(len(self.choices), (len(images),))  # (B,)
             for choice in sorted(set(drawn.tolist())):
                 rows = (drawn == choice).nonzero().flatten()
                 rows = rows.to(images.device, non_blocking=True)
-                images[rows] = self.choices[choice](before[rows])
+                images[rows] = self.choices[choice](inputs[rows])
         return images.clamp_(0, 1)
 
 
@@ -208,7 +208,7 @@ def none(size: int) -> nn.Module:
 
 
 def affine(size: int) -> nn.Module:
-    """For glyphs and other drawings, where colour and crops carry no meaning.
+    """For glyphs and other drawings, where colours and crops mean nothing.
 
     Rotation 15 degrees, shift 10 %, scale .85 to 1.15, shear 10 degrees, blur, noise.
     Stronger ones (20 degrees, scale .75 to 1.25) left BYOL's features of digits

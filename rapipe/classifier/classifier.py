@@ -1,6 +1,6 @@
 """Backbone, fusion and head: images and their neighbours -> logits.
 
-Letters: B batch, N images, D embedding.
+Letters: B batch, N images, D embedding, K neighbours.
 """
 
 from __future__ import annotations
@@ -15,38 +15,27 @@ from torch import Tensor, nn
 
 from rapipe.batches.loader import ArrayField, BatchLoader, Field, pad_rows
 from rapipe.batches.transforms import Normalise, to_float
-from rapipe.classifier.fusions.cross_attention import CrossAttention
+from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, NeighbourField
 from rapipe.encoder.backbones import Fuse, build, no_fusion
+from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
 from rapipe.io import weights
 from rapipe.records import Indices, Pixels
+from rapipe.specs import FusionSpec
 
 CHUNK = 512
-"""Images at once; a multiple of `feed.EVEN`."""
+"""Images at once; a multiple of `loader.ROW_MULTIPLE`."""
 
 
 @dataclass(frozen=True)
 class ClassifierSpec:
     """What is needed to build the network again, and to prepare its input."""
 
-    backbone: str
-    width: int
-    stem: str
-    image_size: int
+    network: EncoderSpec
+    """Its backbone, and how images are normalised."""
     classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    retrieval: str
-    """Name of the strategy; `none` for a plain classifier."""
-    dimension: int
-    """D of the neighbours' vectors; 0 without retrieval."""
-    attend: str
-    places: str = "all"
-    """Where neighbours enter: at `all` places of the backbone, or the `last`."""
-    gate: bool = False
-    """Tokens may attend to no neighbour at all."""
     head: str = "linear"
     """Its name in the table of heads."""
     frozen: bool = False
@@ -56,22 +45,40 @@ class ClassifierSpec:
     al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, appendix A.1): a head on
     features of any scale learns at the same rate.
     """
+    fusion: FusionSpec | None = None
+    """How neighbours enter; None for a classifier without retrieval."""
+    dimension: int = 0
+    """D of the neighbours' vectors; 0 without retrieval."""
+
+    @classmethod
+    def of_card(cls, spec: dict[str, Any]) -> ClassifierSpec:
+        """The spec that a card holds."""
+        lists = {name: tuple(spec["network"][name]) for name in ("mean", "std")}
+        network = EncoderSpec(**{**spec["network"], **lists})
+        fusion = FusionSpec(**spec["fusion"]) if spec["fusion"] else None
+        return cls(**{**spec, "network": network, "fusion": fusion})
 
 
 class Classifier(nn.Module):
-    """A backbone and a head; with retrieval, a `Fusion` at each place of the backbone."""
+    """A backbone and a head; with retrieval, a `Fusion` at each stage of the backbone, or the last.
+
+    >>> spec = ClassifierSpec(EncoderSpec.of(train), len(train.classes))
+    >>> Classifier(spec).predict(test.pixels).argmax(axis=1)
+    """
 
     def __init__(self, spec: ClassifierSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.normalise = Normalise(spec.mean, spec.std)
-        self.backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
+        network, fusion = spec.network, spec.fusion
+        self.normalise = Normalise(network.mean, network.std)
+        self.backbone = build(network.backbone, network.width, network.stem, network.image_size)
         self.head = HEADS[spec.head](self.backbone.widths[-1], self.backbone.features, spec.classes)
-        widths = self.backbone.widths if spec.retrieval != "none" else ()
-        self.first = len(widths) - 1 if spec.places == "last" and widths else 0
+        widths = self.backbone.widths if fusion else ()
+        self.first_stage = len(widths) - 1 if fusion and fusion.stages == "last" else 0
         self.fusions = nn.ModuleList(
-            CrossAttention(width, spec.dimension, spec.classes, spec.attend, spec.gate)
-            for width in widths[self.first :]
+            FUSIONS[fusion.fusion](width, spec.dimension, spec.classes, fusion)
+            for width in widths[self.first_stage :]
+            if fusion
         )
         self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
@@ -90,25 +97,26 @@ class Classifier(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor, retrieved: NeighbourBatch | None = None) -> Tensor:
+    def forward(self, images: Tensor, neighbours: NeighbourBatch | None = None) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], and their neighbours -> logits (B, classes)."""
-        fuse = no_fusion if retrieved is None else self._fused(retrieved)
-        last: list[Tensor] = []
+        fuse = no_fusion if neighbours is None else self._fuse(neighbours)
+        last_tokens: list[Tensor] = []
 
-        def note(place: int, tokens: Tensor) -> Tensor:
-            last[:] = [fuse(place, tokens)]
-            return last[0]
+        def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
+            last_tokens[:] = [fuse(stage, tokens)]
+            return last_tokens[0]
 
-        wanted = self.head.wants_tokens  # else no map need become tokens where nothing is fused
-        features = self.backbone(self.normalise(images), note if wanted else fuse)
-        logits: Tensor = self.head(self.standardise(features), *last)
+        # Only for a head that wants tokens: else no map need become tokens without a fusion.
+        callback = fuse_and_record if self.head.wants_tokens else fuse
+        features = self.backbone(self.normalise(images), callback)
+        logits: Tensor = self.head(self.standardise(features), *last_tokens)
         return logits
 
-    def _fused(self, retrieved: NeighbourBatch) -> Fuse:
-        def fuse(place: int, tokens: Tensor) -> Tensor:
-            if place < self.first:
+    def _fuse(self, neighbours: NeighbourBatch) -> Fuse:
+        def fuse(stage: int, tokens: Tensor) -> Tensor:
+            if stage < self.first_stage:
                 return tokens
-            fused: Tensor = self.fusions[place - self.first](tokens, retrieved)
+            fused: Tensor = self.fusions[stage - self.first_stage](tokens, neighbours)
             return fused
 
         return fuse
@@ -121,49 +129,52 @@ class Classifier(nn.Module):
 
         Those of an image do not depend on which others there are, nor on how many.
 
+        Args:
+            bank, indices: the memory, and rows (N, K) of it; without both, no image has
+                neighbours.
+
         Raises:
             UserError: a logit is not finite: it would be no answer, and no metric of it true.
         """
         was_training, device = self.training, self.device
         self.eval()
-        parts: list[Field] = [ArrayField(pixels, device, stay=False)]
+        fields: list[Field] = [ArrayField(pixels, device, resident=False)]
         if bank is not None and indices is not None:
-            parts.append(NeighbourField(indices, bank))
+            fields.append(NeighbourField(indices, bank))
+        loader = BatchLoader(device, *fields)
         chunks = [
-            self(to_float(images), *retrieved).float()
-            for images, *retrieved in BatchLoader(device, *parts).batches(
-                pad_rows(len(pixels)), CHUNK
-            )
+            self(to_float(images), *neighbours).float()
+            for images, *neighbours in loader.batches(pad_rows(len(pixels)), CHUNK)
         ]
         self.train(was_training)
         logits = np.asarray(torch.cat(chunks)[: len(pixels)].cpu().numpy())
-        wrong = int((~np.isfinite(logits)).any(axis=1).sum())
-        if wrong:
+        failures = int((~np.isfinite(logits)).any(axis=1).sum())
+        if failures:
             raise UserError(
-                f"the classifier gave {wrong:,} of {len(logits):,} images logits that are not "
-                "finite: lower train.learning_rate, and run rapipe train again"
+                f"the classifier gave {failures:,} of {len(logits):,} images logits that are not "
+                "finite: train it again, with a lower learning rate"
             )
         return logits
 
     def attention(self, pixels: Pixels, bank: DeviceBank, indices: Indices) -> np.ndarray:
         """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32, rows sum to 1.
 
-        The mean over tokens and heads, then over the places of the backbone.
+        The mean over tokens and heads, then over the stages where neighbours enter.
         """
-        seen: list[Tensor] = []
+        weights: list[Tensor] = []
 
-        def note(fusion: Any, given: Any, _: Tensor) -> None:
-            seen.append(fusion.weights(*given).float().cpu())
+        def record(fusion: Any, inputs: Any, _: Tensor) -> None:
+            weights.append(fusion.weights(*inputs).float().cpu())
 
-        hooks = [fusion.register_forward_hook(note) for fusion in self.fusions]
+        hooks = [fusion.register_forward_hook(record) for fusion in self.fusions]
         try:
             self.predict(pixels, bank, indices)
         finally:
             for hook in hooks:
                 hook.remove()
-        n, step = len(pixels), len(hooks)
-        places = [torch.cat(seen[place::step])[:n] for place in range(step)]
-        return np.asarray(torch.stack(places).mean(dim=0).numpy())
+        n, stages = len(pixels), len(hooks)
+        by_stage = [torch.cat(weights[stage::stages])[:n] for stage in range(stages)]
+        return np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""
@@ -173,6 +184,6 @@ class Classifier(nn.Module):
     def read(cls, folder: Path) -> tuple[Classifier, dict[str, Any]]:
         """The classifier that `write` wrote, and its card; `UserError` if it does not load."""
         card = weights.read_card(folder, "train")
-        classifier = cls(ClassifierSpec(**card["spec"]))
+        classifier = cls(ClassifierSpec.of_card(card["spec"]))
         weights.fill(classifier, folder, card, "train")
         return classifier.eval(), card

@@ -1,11 +1,11 @@
 """Training a classifier, with or without neighbours, as a Lightning module.
 
-Letters: B batch.
+Letters: B batch, N images.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,98 +13,108 @@ import torch
 from torch import Tensor, nn
 
 from rapipe.batches.loader import ArrayField, BatchLoader, Field
-from rapipe.batches.transforms import to_float
+from rapipe.batches.transforms import VIEWS, RandomGaussianNoise, to_float
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
 from rapipe.device import device
 from rapipe.records import Images, Neighbours
+from rapipe.specs import TrainingRecipe
 from rapipe.training.mixing import label_smoothing, mixup
-from rapipe.training.module import Schedule, TrainingModule
-from rapipe.training.recipe import Tricks
+from rapipe.training.module import TrainingModule
 from rapipe.training.schedules import scheduler
 
 
-class ClassifierModule(TrainingModule):
-    """A classifier on labelled images and their prefetched neighbours; AdamW.
+class Teacher(NamedTuple):
+    """What a trained classifier says of the training images, to be learned in place of labels.
 
-    With `soft`, it learns what a teacher says of the images rather than their labels, as
-    in Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners",
+    Source: Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised Learners",
     NeurIPS 2020, equation 2.
+    """
+
+    logits: npt.NDArray[np.float32]  # (N, classes)
+    temperature: float = 1.0
+    """What its logits, and the student's, are divided by."""
+
+
+class ClassifierModule(TrainingModule):
+    """A classifier on labelled images, or on its teacher's, and prefetched neighbours; AdamW.
 
     Args:
-        dropout: probability that an image sees none of its neighbours in a step.
-        soft: (N, classes) logits of a teacher; labels may then be -1, and are only compared with.
-        temperature: what its logits, and the classifier's, are divided by.
+        images: N of them.
+        neighbours, bank: theirs, with the same rows; None without retrieval.
+        noise_std: standard deviation of the noise on half of the images of a batch; 0 = none.
+        teacher: of the same images; labels may then be -1, and are only compared with.
     """
+
+    network: Classifier
+    recipe: TrainingRecipe
 
     def __init__(
         self,
         classifier: Classifier,
-        augment: nn.Module,
         images: Images,
         neighbours: Neighbours | None,
         bank: DeviceBank | None,
-        schedule: Schedule,
-        weight_decay: float,
-        dropout: float,
-        tricks: Tricks = Tricks(),  # noqa: B008
-        soft: npt.NDArray[np.float32] | None = None,
-        temperature: float = 1.0,
+        recipe: TrainingRecipe,
+        seed: int,
+        noise_std: float = 0.0,
+        teacher: Teacher | None = None,
     ) -> None:
-        here = device()
-        parts: list[Field] = [ArrayField(images.pixels, here), ArrayField(images.labels, here)]
+        on = device()
+        fields: list[Field] = [ArrayField(images.pixels, on), ArrayField(images.labels, on)]
         if neighbours is not None and bank is not None:
-            parts.append(NeighbourField(neighbours.indices, bank))
-        if soft is not None:
-            parts.append(ArrayField(soft, here))
-        super().__init__(
-            classifier, BatchLoader(here, *parts), schedule, np.ones(len(images)), tricks
-        )
-        self.soft = soft is not None
-        self.temperature = temperature
-        self.augment = augment
-        self.weight_decay = weight_decay
-        self.dropout = dropout
+            fields.append(NeighbourField(neighbours.indices, bank))
+        if teacher is not None:
+            fields.append(ArrayField(teacher.logits, on))
+        super().__init__(classifier, BatchLoader(on, *fields), recipe, seed, np.ones(len(images)))
+        self.temperature = teacher.temperature if teacher else None
+        self.augment: nn.Module = VIEWS[recipe.augment](images.pixels.shape[1])
+        if noise_std:
+            self.augment = nn.Sequential(self.augment, RandomGaussianNoise(noise_std))
+        fusion = classifier.spec.fusion
+        self.dropout = fusion.dropout if fusion else 0.0
+        """Probability that an image sees none of its neighbours in a step."""
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
-        pixels, labels, *rest = batch
-        teacher = rest.pop() if self.soft else None
+        pixels, labels, *more = batch
+        teacher = more.pop() if self.temperature else None
         images = to_float(pixels)  # (B, 3, H, W)
-        others, own = None, 1.0
+        others, weight = None, 1.0
         with torch.autocast(images.device.type, enabled=False):
             images = self.augment(images)
-            if self.tricks.mixup:
-                images, others, own = mixup(images, self.tricks.mixup)
-        retrieved = None
-        if rest:
+            if self.recipe.mixup:
+                images, others, weight = mixup(images, self.recipe.mixup)
+        neighbours = None
+        if more:
             present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
-            retrieved = rest[0]._replace(present=present.to(labels.device, non_blocking=True))
-        logits = self.network(images, retrieved)  # (B, classes)
-        self._note_correct(logits, labels)
+            neighbours = more[0]._replace(present=present.to(labels.device, non_blocking=True))
+        logits = self.network(images, neighbours)  # (B, classes)
+        self._record_correct(logits, labels)
         targets = labels
-        if teacher is not None:
+        if teacher is not None and self.temperature is not None:
             targets = (teacher / self.temperature).softmax(1)  # (B, classes)
             logits = logits.float() / self.temperature
-        loss = label_smoothing(logits, targets, self.tricks.label_smoothing)
+        loss = label_smoothing(logits, targets, self.recipe.label_smoothing)
         if others is not None:
-            other = label_smoothing(logits, targets[others], self.tricks.label_smoothing)
-            loss = own * loss + (1 - own) * other
-        self.seen["loss"].append(loss.detach())
+            other_loss = label_smoothing(logits, targets[others], self.recipe.label_smoothing)
+            loss = weight * loss + (1 - weight) * other_loss
+        self.step_metrics["loss"].append(loss.detach())
         return loss
 
-    def _note_correct(self, logits: Tensor, labels: Tensor) -> None:
+    def _record_correct(self, logits: Tensor, labels: Tensor) -> None:
         """Whether the label is predicted: of a mixed image the one that weighs more, its own."""
-        right = (logits.detach().argmax(1) == labels).float()  # (B,)
-        if self.soft:  # rows without a label are left out where the mean is taken
-            right = right.where(labels >= 0, torch.nan)
-        self.seen["correct"].append(right if self.soft else right.mean())
+        correct = (logits.detach().argmax(1) == labels).float()  # (B,)
+        if self.temperature is None:
+            self.step_metrics["correct"].append(correct.mean())
+        else:  # rows without a label are left out where the mean is taken
+            self.step_metrics["correct"].append(correct.where(labels >= 0, torch.nan))
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
             [p for p in self.network.parameters() if p.requires_grad],
-            self.schedule.learning_rate,
-            weight_decay=self.weight_decay,
+            self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
             fused=True,
         )
-        rate = scheduler(optimiser, self.steps, self.tricks)
+        rate = scheduler(optimiser, self.steps, self.recipe)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

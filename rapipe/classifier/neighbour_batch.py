@@ -39,14 +39,14 @@ class DeviceBank:
 
     def fetch(self, rows: Tensor) -> Any:
         """Rows of the bank (B, K) int64, on the device if the vectors are; as `Part.fetch`."""
-        here = rows if self.vectors.resident else copy_async(rows.numpy(), self.device)
-        return self.vectors.fetch(rows), here
+        device_rows = rows if self.vectors.resident else copy_async(rows.numpy(), self.device)
+        return self.vectors.fetch(rows), device_rows
 
-    def place(self, fetched: Any) -> NeighbourBatch:
+    def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> these neighbours, all of them present."""
         vectors, rows = fetched
         present = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        return NeighbourBatch(self.vectors.place(vectors), self.labels[rows], present)
+        return NeighbourBatch(self.vectors.assemble(vectors), self.labels[rows], present)
 
 
 class NeighbourField:
@@ -58,7 +58,7 @@ class NeighbourField:
 
     def __init__(self, indices: Indices, bank: DeviceBank) -> None:
         self.bank = bank
-        self.indices = ArrayField(indices, bank.device, stay=bank.vectors.resident)
+        self.indices = ArrayField(indices, bank.device, resident=bank.vectors.resident)
 
     @property
     def resident(self) -> bool:
@@ -71,8 +71,8 @@ class NeighbourField:
         own = memory_map.take_rows(self.indices.array, rows.numpy())
         return self.bank.fetch(torch.from_numpy(own.astype(np.int64)))
 
-    def place(self, fetched: Any) -> NeighbourBatch:
+    def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> the neighbours."""
         if self.bank.vectors.resident:
-            fetched = self.bank.fetch(self.indices.place(fetched).long())
-        return self.bank.place(fetched)
+            fetched = self.bank.fetch(self.indices.assemble(fetched).long())
+        return self.bank.assemble(fetched)

@@ -1,24 +1,43 @@
-"""Reads params.yaml."""
+"""Reads params.yaml: one sentence names the key, the value and the choices."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import math
-import re
-import sys
-import types
-import typing
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_args, get_type_hints
 
-import yaml
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import YAMLError
 
-from rapipe.config.schema import LISTED, Params
+from rapipe.config.schema import Params, SourceParams
+from rapipe.config.variants import variants
+from rapipe.config.yaml_text import read_yaml
 from rapipe.errors import UserError, sentence
 from rapipe.io import text
 from rapipe.io.text import quoted
+from rapipe.specs import LISTED
+
+RENAMED = {
+    **{
+        f"train.{name}": f"classifiers.{name}"
+        for name in ("backbones", "seeds", "init", "distill", "distill_temperature", "noise_std")
+    },
+    "retrieval.places": "retrieval.stages",
+}
+"""Keys that older versions read."""
+LONGEST_NAME = 200
+"""Bytes of a variant's name, of which files are called; they may have 255 with what is added."""
+TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+}
+"""What a type of JSON Schema is called in a message."""
 
 
 def load(path: Path) -> Params:
@@ -30,168 +49,126 @@ def load(path: Path) -> Params:
             full key, the value and the valid choices.
     """
     try:
-        raw = yaml.load(text.read_text(path), Loader=_Loader)
+        raw = read_yaml(text.read_text(path))
     except FileNotFoundError:
         raise UserError(
             f"no {path} in {Path.cwd()}: run this at the top of a rapipe project"
         ) from None
-    except RecursionError:
+    except (MaxDepthExceededError, RecursionError):
         raise UserError(f"{path} is nested too deeply: it has groups, keys and lists") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {sentence(error)}") from None
     return parse(raw)
 
 
 def parse(raw: object) -> Params:
     """Turn the mapping that params.yaml holds into `Params`, or raise `UserError`."""
-    parsed: Params = _parse(Params, raw, "")
-    return parsed
+    for key, now in RENAMED.items():
+        group, name = key.split(".")
+        content = raw.get(group) if isinstance(raw, dict) else None
+        if isinstance(content, dict) and name in content:
+            raise UserError(f"{key} is called {now} now: write {quoted(content[name])} there")
+    params: Params = _parse_group(Params, raw, "")
+    for variant in variants(params):
+        size = len(variant.name.encode())
+        if size > LONGEST_NAME:
+            raise UserError(
+                f"results of {quoted(variant.name)} would have a name of {size} bytes, and files "
+                f"can be called by {LONGEST_NAME}: give the sources of retrieval.bank shorter names"
+            )
+    return params
 
 
-class _Loader(text.DepthLimited, yaml.SafeLoader):
-    """YAML of texts, numbers, true and false, lists and mappings; it refuses all else.
+def _parse_group(kind: type, raw: object, key: str) -> Any:
+    """A dataclass of the model from a mapping; `key` is its full name."""
+    parsed = {}
+    types = get_type_hints(kind)
+    for name, value in _checked_keys(kind, raw, key).items():
+        full = f"{key}.{name}" if key else name
+        if is_dataclass(types[name]):
+            parsed[name] = _parse_group(types[name], value, full)
+        elif not isinstance(value, list):
+            parsed[name] = _checked_text(value, full)
+        elif len(value) > LISTED:
+            raise UserError(f"{full} has {len(value):,} entries; it may have {LISTED}")
+        elif SourceParams in get_args(types[name]):
+            sources = enumerate(value)
+            parsed[name] = tuple(_parse_group(SourceParams, v, f"{full}[{i}]") for i, v in sources)
+        else:
+            parsed[name] = tuple(_checked_text(v, f"{full}[{i}]") for i, v in enumerate(value))
+    try:
+        return kind(**parsed)
+    except ValidationError as error:
+        raise UserError(_sentence(kind, raw, key, error)) from None
 
-    Numbers and booleans are those of YAML 1.2, as DVC reads them: 1e-3 is a number, 010 is ten,
-    yes is a text. Keys are names, and none stands twice; so `<<` merges nothing.
+
+def _checked_keys(kind: type, raw: object, key: str) -> Mapping[str, Any]:
+    """The mapping, if it has the keys of a dataclass and no others.
+
+    Every key is needed in a group, whatever default a library function has; not in a source.
     """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-        if not isinstance(node, yaml.MappingNode):
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"what is tagged map is no mapping (line {line})")
-        for own, value in node.value:
-            key = self.construct_object(own, deep=True)
-            line = own.start_mark.line + 1
-            if not isinstance(key, str):
-                raise yaml.YAMLError(f"the key {quoted(key)} is not a name (line {line})")
-            if key in found:
-                raise yaml.YAMLError(f"the key {quoted(key)} stands twice (line {line})")
-            found[key] = self.construct_object(value, deep=deep)
-        return found
-
-    def construct_known(self, node: yaml.ScalarNode) -> Any:
-        """What a scalar means whose tag is one of `_SCALARS`, written or not."""
-        written = str(self.construct_scalar(node))
-        name = node.tag.rpartition(":")[2]
-        pattern, meaning, _ = _SCALARS[name]
-        if not pattern.fullmatch(written):
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"{quoted(written)} is tagged {name}, but is none (line {line})")
-        return meaning(written)
-
-    def construct_unknown(self, node: yaml.Node) -> Any:
-        line = node.start_mark.line + 1
-        raise yaml.YAMLError(f"the tag {quoted(node.tag)} is not read (line {line})")
-
-
-DIGITS = 1000
-"""More of them make an integer that Python is slow to read; none that is valid has so many."""
-_SCALARS: dict[str, tuple[re.Pattern[str], Callable[[str], Any], str]] = {
-    "null": (re.compile("~|null|Null|NULL|"), lambda _: None, "~nN"),
-    "bool": (
-        re.compile("true|True|TRUE|false|False|FALSE"),
-        lambda written: written.lower() == "true",
-        "tTfF",
-    ),
-    "int": (
-        re.compile("[-+]?[0-9][0-9_]*"),
-        lambda written: int(written.replace("_", "")[:DIGITS]),
-        "-+0123456789",
-    ),
-    "float": (
-        re.compile(
-            r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
-            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-        ),
-        lambda written: float(re.sub(r"_|\.(?=[iInN])", "", written)),
-        "-+0123456789.",
-    ),
-}
-"""How each is written, what it means, and the letters that it begins with; in this order."""
-
-
-_Loader.yaml_implicit_resolvers, _Loader.yaml_constructors = {}, {}
-for _name, (_pattern, _, _first) in _SCALARS.items():
-    _tag, _whole = f"tag:yaml.org,2002:{_name}", re.compile(f"({_pattern.pattern})$")
-    _Loader.add_implicit_resolver(_tag, _whole, [*_first, *([""] if _name == "null" else [])])
-    _Loader.add_constructor(_tag, _Loader.construct_known)
-for _name in ("str", "seq", "map"):
-    _own = getattr(_Loader, f"construct_yaml_{_name}")
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _own)
-_Loader.add_constructor(None, _Loader.construct_unknown)
-
-
-def _parse(kind: Any, value: object, key: str) -> Any:
-    """Check `value` against the type `kind`; `key` is its full name, for messages."""
-    origin = typing.get_origin(kind)
-    if origin is Annotated:
-        base, limit = typing.get_args(kind)
-        parsed = _parse(base, value, key)
-        if parsed not in limit:
-            raise UserError(f"{key} is {quoted(value)}; it must be {limit}")
-        return parsed
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{key} is {quoted(value)}; it must be a list")
-        if len(value) > LISTED:
-            raise UserError(f"{key} has {len(value):,} entries; it may have {LISTED}")
-        item = typing.get_args(kind)[0]
-        return tuple(_parse(item, v, f"{key}[{i}]") for i, v in enumerate(value))
-    if origin is types.UnionType:
-        for choice in typing.get_args(kind):
-            if type(value) is choice:
-                return _parse(str, value, key) if choice is str else value
-        names = " or ".join(_TYPE_NAMES[choice] for choice in typing.get_args(kind))
-        raise UserError(f"{key} is {quoted(value)}; it must be {names}")
-    if dataclasses.is_dataclass(kind):
-        return _parse_group(typing.cast(type, kind), value, key)
-    if kind is float and type(value) is int:
-        most = sys.float_info.max
-        value = float(max(-most, min(value, most)))  # of more digits than a float may have
-    if type(value) is not kind or (kind is float and not math.isfinite(typing.cast(float, value))):
-        raise UserError(f"{key} is {quoted(value)}; it must be {_TYPE_NAMES[kind]}")
-    if isinstance(value, str):
-        _check_text(value, key)
-    return value
-
-
-def _check_text(value: str, key: str) -> None:
-    """Raise `UserError` for what no name and no path of a file has in it."""
-    if len(value) > text.MOST_LETTERS:
-        raise UserError(
-            f"{key} is {quoted(value)}, of {len(value):,} letters; it may have {text.MOST_LETTERS:,}"
-        )
-    if found := text.UNSEEN.search(value):
-        raise UserError(f"{key} is {quoted(value)}; it may not contain {found[0]!r}")
-
-
-_TYPE_NAMES: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-}
-
-
-def _parse_group(kind: type, value: object, key: str) -> Any:
-    where = key or "params.yaml"
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {quoted(value)}; it must have the keys {', '.join(fields)}")
-    for name in value:
-        if name not in fields:
-            close = difflib.get_close_matches(name[: text.MOST_LETTERS], fields, n=1)
+    where, names = key or "params.yaml", [field.name for field in fields(kind)]
+    if not isinstance(raw, dict):
+        raise UserError(f"{where} is {quoted(raw)}; it must have the keys {', '.join(names)}")
+    for name in raw:
+        if name not in names:
+            close = difflib.get_close_matches(name[: text.MAX_CHARACTERS], names, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             plain = name.isidentifier() and name.isprintable() and len(name) <= text.WIDTH
             full = f"{key}{'.' if key else ''}{name if plain else quoted(name)}"
-            raise UserError(f"{full} is no parameter{hint}; {where} has {', '.join(fields)}")
-    types_ = typing.get_type_hints(kind, include_extras=True)
-    parsed = {}
-    for name, field in fields.items():
-        full = f"{key}.{name}" if key else name
-        if name in value:
-            parsed[name] = _parse(types_[name], value[name], full)
-        elif field.default is dataclasses.MISSING:
-            raise UserError(f"{full} is missing; {where} has {', '.join(fields)}")
-    return kind(**parsed)
+            raise UserError(f"{full} is no parameter{hint}; {where} has {', '.join(names)}")
+    for name in names if kind is not SourceParams else ("kind",):
+        if name not in raw:
+            full = f"{key}.{name}" if key else name
+            raise UserError(f"{full} is missing; {where} has {', '.join(names)}")
+    return raw
+
+
+def _checked_text(value: object, key: str) -> object:
+    """A value; `UserError` for a text that has what no name and no path of a file has in it."""
+    if not isinstance(value, str):
+        return value
+    if len(value) > text.MAX_CHARACTERS:
+        raise UserError(
+            f"{key} is {quoted(value)}, of {len(value):,} letters; it may have "
+            f"{text.MAX_CHARACTERS:,}"
+        )
+    if unseen := text.UNPRINTABLE.search(value):
+        raise UserError(f"{key} is {quoted(value)}; it may not contain {unseen[0]!r}")
+    return value
+
+
+def _sentence(kind: type, raw: Any, key: str, error: ValidationError) -> str:
+    """The first mistake that pydantic found in a group: the key, its value and what it must be."""
+    first = error.errors(include_url=False)[0]
+    name, *inside = first["loc"]
+    schema, value = TypeAdapter(kind).json_schema()["properties"][name], raw[name]
+    full = f"{key}.{name}" if key else str(name)
+    if inside and isinstance(inside[0], int):
+        schema, value, full = schema["items"], value[inside[0]], f"{full}[{inside[0]}]"
+    is_number = isinstance(value, int) and not isinstance(value, bool)  # maybe of too many digits
+    of_type = first["type"].endswith("_type") or first["type"] == "finite_number"
+    if "enum" in schema:
+        choices = "one of " + ", ".join(schema["enum"])
+    elif of_type and not (is_number and schema.get("type") == "number"):
+        kinds = schema.get("anyOf", [schema]) if "type" not in schema else [schema]
+        choices = " or ".join(TYPES[choice["type"]] for choice in kinds)
+    else:
+        choices = " ".join(_range(schema))
+    return f"{full} is {quoted(value)}; it must be {choices}"
+
+
+def _range(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What numbers a JSON Schema allows, in words."""
+    low, high = schema.get("minimum"), schema["maximum"]
+    if "multipleOf" in schema:
+        yield f"a multiple of {schema['multipleOf']}"
+    if "anyOf" in schema:
+        yield "0, or"
+        low = schema["anyOf"][1]["minimum"]
+    if low is None:
+        yield f"more than {schema['exclusiveMinimum']:g}, up to {high:g}"
+    elif schema["type"] == "integer" and "multipleOf" not in schema:
+        yield f"at least {low:,}, and at most {high:,}"
+    else:
+        yield f"from {low:g} to {high:g}"

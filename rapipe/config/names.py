@@ -7,47 +7,58 @@ from dataclasses import dataclass
 from rapipe.errors import UserError
 from rapipe.io.text import quoted
 
-INITIAL_WEIGHTS = ("corpus", "elsewhere")
-"""Words behind a backbone's name: where it was pretrained; without one it starts from scratch."""
+SCRATCH, PRETRAINED, CHECKPOINT = "scratch", "pretrained", "checkpoint"
+"""Where initial weights come from; the first is no word behind a backbone's name."""
 FROZEN, DISTILLED, NOISE = "frozen", "distilled", "noise"
 """Words behind a backbone's name: its weights stay; it has a teacher; it sees noisy images too."""
 NOISY = "+" + NOISE
+LINEAR = "linear"
+"""The head of a name without one."""
+RENAMED = {"corpus": PRETRAINED, "elsewhere": CHECKPOINT}
+"""Words that older versions read."""
 
 
 @dataclass(frozen=True)
 class ClassifierName:
-    """What a name in `train.backbones` says: NAME[+START][+frozen][+HEAD][+distilled][+noise]."""
+    """NAME[+pretrained|+checkpoint][+frozen][+HEAD][+distilled][+noise], in its parts.
 
-    network: str
-    """The backbone's name in the table of backbones."""
-    start: str
-    """`scratch`, or one of STARTS."""
+    >>> ClassifierName.parse("resnet18+pretrained+frozen").head
+    'linear'
+    """
+
+    backbone: str
+    """Its name in the table of backbones."""
+    initial: str
+    """Where its weights come from: `scratch`, `pretrained` or `checkpoint`."""
     frozen: bool
     """Only what is put onto the backbone learns: its head, and the fusion with neighbours."""
     head: str
     """Its name in the table of heads."""
     distilled: bool
-    """It learns from what the teacher of `train.distill` says, on all images."""
+    """It learns from what a teacher says, on all images."""
     noisy: bool
     """It is trained on noisy images too."""
 
+    @classmethod
+    def parse(cls, text: str) -> ClassifierName:
+        """Read a name; `UserError` if its words are not in their order."""
+        backbone, *words = text.split("+")
+        rest = list(words)
 
-def parse_name(text: str) -> ClassifierName:
-    """Read a name of `train.backbones`; `UserError` if its words are not in their order."""
-    network, *words = text.split("+")
-    left = list(words)
+        def pop(*choices: str) -> str:
+            return rest.pop(0) if rest and rest[0] in choices else ""
 
-    def taken(*known: str) -> str:
-        return left.pop(0) if left and left[0] in known else ""
-
-    start, frozen = taken(*INITIAL_WEIGHTS), taken(FROZEN)
-    head = left.pop(0) if left and left[0] not in (DISTILLED, NOISE) else ""
-    distilled, noisy = taken(DISTILLED), taken(NOISE)
-    if left or head in (*INITIAL_WEIGHTS, FROZEN, "linear") or "" in (network, *words):
-        raise UserError(
-            f"{quoted(text)} is no name of a classifier; write NAME[+{'|'.join(INITIAL_WEIGHTS)}][+{FROZEN}]"
-            f"[+HEAD][+{DISTILLED}][+{NOISE}], in this order"
+        initial, frozen = pop(PRETRAINED, CHECKPOINT), pop(FROZEN)
+        head = rest.pop(0) if rest and rest[0] not in (DISTILLED, NOISE) else ""
+        distilled, noisy = pop(DISTILLED), pop(NOISE)
+        for word in words:
+            if word in RENAMED:
+                raise UserError(f"{quoted(text)}: +{word} is called +{RENAMED[word]} now")
+        if rest or head in (PRETRAINED, CHECKPOINT, FROZEN, LINEAR) or "" in (backbone, *words):
+            raise UserError(
+                f"{quoted(text)} is no name of a classifier; write NAME[+{PRETRAINED}|{CHECKPOINT}]"
+                f"[+{FROZEN}][+HEAD][+{DISTILLED}][+{NOISE}], in this order"
+            )
+        return cls(
+            backbone, initial or SCRATCH, bool(frozen), head or LINEAR, bool(distilled), bool(noisy)
         )
-    return ClassifierName(
-        network, start or "scratch", bool(frozen), head or "linear", bool(distilled), bool(noisy)
-    )

@@ -1,8 +1,9 @@
-"""Typed, frozen parameters, read once from params.yaml.
+"""What params.yaml holds: one typed, frozen model.
 
-Import rule: nothing of ours but `errors` and `text`. Names of methods (backbones,
-objectives, ...) are checked against their tables in `pipeline.checks`, so that
-adding a method never means editing this file.
+The docstring of a key is its comment in params.yaml and its description in params.schema.json
+(`make schema` writes both). Names of methods (backbones, objectives, ...) are plain texts here:
+`pipeline.running.check_names` compares them with their tables, so that a new method does not
+mean editing this file.
 
     >>> params = load(Path("params.yaml"))
     >>> params.retrieval.k
@@ -11,118 +12,67 @@ adding a method never means editing this file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
-from rapipe.config.names import DISTILLED, ClassifierName, parse_name
-from rapipe.config.variants import variants
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from rapipe.config.names import CHECKPOINT, DISTILLED, ClassifierName
 from rapipe.errors import UserError, unreadable
 from rapipe.io.text import quoted
+from rapipe.specs import (
+    LISTED,
+    MANY,
+    STRICT,
+    Finite,
+    FusionSpec,
+    Limit,
+    LimitOrNone,
+    NoiseStd,
+    PretrainingRecipe,
+    Probability,
+    Rate,
+    Stem,
+    TrainingRecipe,
+    Width,
+    at_least,
+)
 
-
-@dataclass(frozen=True)
-class Range:
-    """Closed range of a number; `above` makes the lower end open, `step` asks for multiples."""
-
-    low: float
-    high: float
-    above: bool = False
-    step: int = 0
-
-    def __contains__(self, value: float) -> bool:
-        inside = (self.low < value if self.above else self.low <= value) and value <= self.high
-        return inside and not (self.step and value % self.step)
-
-    def __str__(self) -> str:
-        multiple = f"a multiple of {self.step} " if self.step else ""
-        low = f"more than {self.low:g}, up to" if self.above else f"from {self.low:g} to"
-        return f"{multiple}{low} {self.high:g}"
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """A number from `low` on; `most` is only there to refuse what nobody can mean."""
-
-    low: int
-    most: int
-
-    def __contains__(self, value: int) -> bool:
-        return self.low <= value <= self.most
-
-    def __str__(self) -> str:
-        return f"at least {self.low}, and at most {self.most:,}"
-
-
-@dataclass(frozen=True)
-class ZeroOr:
-    """0, which turns something off, or a closed range of what works."""
-
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return value == 0 or self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"0, or from {self.low:g} to {self.high:g}"
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The values a string may take."""
-
-    names: tuple[str, ...]
-
-    def __contains__(self, value: str) -> bool:
-        return value in self.names
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(self.names)
-
-
-MANY = 10**9
-"""More than there is of anything: where a number is only a limit."""
-LISTED = 100
-"""Most entries of a list."""
-Epochs = Annotated[int, AtLeast(1, 100_000)]
-BatchSize = Annotated[int, AtLeast(2, 1_000_000)]
-Neighbours = Annotated[int, AtLeast(1, 1000)]
-Layer = Annotated[int, AtLeast(1, 65_536)]
-Limit = Annotated[int, AtLeast(1, MANY)]
-LimitOrNone = Annotated[int, AtLeast(0, MANY)]
-Temperature = Annotated[float, ZeroOr(0.001, 100)]
 MOST_WEIGHTS = 2**28
 """Of the layers in `pretrain.head`: 1 GiB."""
-LONGEST_NAME = 200
-"""Bytes of a variant's name, of which files are called; they may have 255 with what is added."""
-Seed = Annotated[int, Range(0, 2**32 - 1)]
-Rate = Annotated[float, Range(0, 1, above=True)]
-Fraction = Annotated[float, Range(0, 0.9, above=True)]
-Probability = Annotated[float, Range(0, 1)]
-NoiseStd = Annotated[float, Range(0, 1, above=True)]
-ImageSize = Annotated[int, Range(8, 512)]
-Width = Annotated[int, Range(4, 512, step=4)]
-Stem = Annotated[str, Choices(("cifar", "half", "imagenet"))]
+Several = Field(max_length=LISTED)
+Names = Annotated[tuple[str, ...], Several]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+HeldOut = Annotated[Finite, Field(gt=0, le=0.9)]
+Spec = TypeVar("Spec", FusionSpec, PretrainingRecipe, TrainingRecipe)
 
 
-@dataclass(frozen=True)
+def _spec(kind: type[Spec], group: object) -> Spec:
+    """The part of a group that a library function takes."""
+    return kind(**{field.name: getattr(group, field.name) for field in fields(kind)})
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class SourceParams:
-    """One place that images come from; see `rapipe.corpus.sources` for the kinds."""
+    """One source of images; `rapipe.corpus.sources` has the kinds. Only `kind` is needed."""
 
     kind: str
+    """digits | folder | parquet | idx | mnist | fashion-mnist | svhn | cifar10 | cifar100 | stl10 |
+    tiny-imagenet | celeba"""
     path: str = ""
-    """File or folder; public data sets live in `data/raw/KIND` unless given."""
+    """file or folder; public data sets lie in data/raw/KIND"""
     name: str = ""
-    """What `retrieval.bank` calls this source; its kind unless given."""
+    """what retrieval.bank calls it; its kind unless given"""
     label: str = ""
-    """Which of several labels: an attribute of CelebA, `coarse` for CIFAR-100, a column."""
-    role: Annotated[str, Choices(("task", "memory"))] = "task"
-    """`task`: learned and tested; `memory`: unlabelled, looked up, never a query."""
+    """which of several labels: an attribute of CelebA, coarse for CIFAR-100, a column"""
+    role: Literal["task", "memory"] = "task"
+    """task (learned and tested) | memory (unlabelled, looked up, never a query)"""
     limit: int | float = 1.0
-    """Training images to keep: a number, or a share up to 1.0."""
-    weight: Annotated[float, Range(0, 100)] = 1.0
-    """How often pretraining sees each image in an epoch; 0 leaves the source out of it."""
+    """training images to use: a number of them, or a share up to 1.0"""
+    weight: Annotated[Finite, Field(ge=0, le=100)] = 1.0
+    """how often pretraining sees each image in an epoch; 0 = never"""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -142,27 +92,30 @@ class SourceParams:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class CorpusParams:
-    sources: tuple[SourceParams, ...]
-    image_size: ImageSize
-    """Side of the square images in pixels."""
-    resize: Annotated[str, Choices(("crop", "squash", "pad"))]
-    """What becomes of images that are not square."""
-    background: Annotated[str, Choices(("white", "grey", "black"))]
-    """Behind transparent images, and beside padded ones."""
-    max_pixels: Annotated[int, Range(1, 178_956_970)]
-    """Width times height above which an image is not decoded."""
-    on_error: Annotated[str, Choices(("stop", "skip"))]
-    """Stop at what cannot be used, or leave it out and list it in the corpus card."""
+    """The images."""
+
+    sources: Annotated[tuple[SourceParams, ...], Several]
+    """each: kind, and if need be path, name, label, role, limit, weight (docs/sources.md)"""
+    image_size: Annotated[int, Field(ge=8, le=512)]
+    """side of the square images in pixels, 8 to 512"""
+    resize: Literal["crop", "squash", "pad"]
+    """images that are not square: crop (keep the centre) | squash | pad"""
+    background: Literal["white", "grey", "black"]
+    """behind transparent images and beside padded ones: white | grey | black"""
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)]
+    """larger images (width times height) are not decoded"""
+    on_error: Literal["stop", "skip"]
+    """at an image that cannot be used: stop | skip (leave it out, list it in the card)"""
     merge_classes: bool
-    """Equal class names of several task sources are one class."""
+    """whether equal class names of several sources are one class, or a mistake"""
     download: bool
-    """Fetch public data sets that are missing."""
-    validation_fraction: Fraction
-    """Share of train held out for validation where a source has no such split."""
-    test_fraction: Fraction
-    """Share of train held out first, for test, where a source has no such split."""
+    """whether to fetch public data sets that are not in data/raw"""
+    validation_fraction: HeldOut
+    """share of train held out where a source has no validation split"""
+    test_fraction: HeldOut
+    """share of train held out first where a source has no test split"""
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -178,22 +131,16 @@ class CorpusParams:
             raise UserError("corpus.sources: every weight is 0, so there is nothing to pretrain on")
 
 
-@dataclass(frozen=True)
-class PretrainParams:
-    objective: str
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class PretrainParams(PretrainingRecipe):
+    """The encoder, and how it is pretrained."""
+
     encoder: str
+    """backbone that embeds: resnet18 | alexnet | perceiver | timm:NAME ... (rapipe methods)"""
     width: Width
-    """Channels of the first stage; 64 is the full-size network."""
+    """channels of its first stage, a multiple of 4; 64 is the published size"""
     stem: Stem
-    views: str
-    head: tuple[Layer, ...]
-    """Widths of the projection head's layers, the last its output; empty = the objective's own."""
-    temperature: Temperature
-    """Of NT-Xent, for simclr and moco; 0 = the objective's own."""
-    optimiser: str
-    epochs: Epochs
-    batch_size: BatchSize
-    learning_rate: Annotated[float, Range(0, 100, above=True)]
+    """first convolution: cifar (3x3) | half (3x3, stride 2) | imagenet (7x7, stride 2, max-pool)"""
 
     def __post_init__(self) -> None:
         weights = sum(a * b for a, b in pairwise(self.head))
@@ -203,32 +150,35 @@ class PretrainParams:
                 f"may have {MOST_WEIGHTS:,}"
             )
 
+    @property
+    def recipe(self) -> PretrainingRecipe:
+        """All but the encoder."""
+        return _spec(PretrainingRecipe, self)
 
-@dataclass(frozen=True)
-class RetrievalParams:
-    strategies: tuple[str, ...]
-    k: Neighbours
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class RetrievalParams(FusionSpec):
+    """The memory, how it is searched, and how neighbours enter a classifier."""
+
+    strategies: Names
+    """knn | sampled | class-balanced | diverse | hard | replay; none always runs"""
+    k: Annotated[int, at_least(1, 1000)]
+    """neighbours an image"""
     diversity: Probability
-    """Of `diverse`: weight of the unlikeness among neighbours against the likeness to the query."""
+    """of diverse: weight of unlikeness among neighbours, 0 (knn) to 1"""
     replay: Limit
-    """Of `replay`: rows of its first-in-first-out memory."""
+    """of replay: rows of its first-in-first-out memory"""
     bank: int | str
-    """`all`, a number of images, or names of sources joined by `+`."""
-    backend: Annotated[str, Choices(("torch", "faiss", "lance", "auto"))]
-    """Who searches; `auto` is exact as long as that is the fastest."""
+    """memory: all training images | a number of them | names of sources joined by +"""
+    backend: Literal["torch", "faiss", "lance", "auto"]
+    """who searches: torch (exact) | faiss | lance | auto (exact while that is fastest)"""
     index: str
-    """`exact`; for faiss also a factory string; for lance IVF_FLAT or IVF_RQ."""
+    """exact | for faiss a factory string, such as IVF256,Flat or HNSW32 | for lance IVF_FLAT or
+    IVF_RQ"""
     min_recall: Rate
-    """Share of the true neighbours that an index must find."""
-    attend: Annotated[str, Choices(("embedding", "label", "both"))]
-    places: Annotated[str, Choices(("all", "last"))]
-    """Of the backbone, where neighbours enter."""
-    gate: bool
-    """Attention may go to no neighbour at all."""
-    dropout: Probability
-    """Share of training images that lose all their neighbours, each step anew."""
+    """share of the true k nearest that an approximate index must find, or prefetch fails"""
     prune: Probability
-    """Share of the memory that `eval` leaves out once: the rows that harm validation most."""
+    """share of the memory that eval leaves out once: what harms validation images most; 0 = none"""
 
     def __post_init__(self) -> None:
         if "none" in self.strategies:
@@ -242,8 +192,8 @@ class RetrievalParams:
             )
         if isinstance(self.bank, int) and not 1 <= self.bank <= MANY:
             raise UserError(
-                f"retrieval.bank is {quoted(self.bank)}; choose all, a number of images of at least "
-                "1, or names of sources joined by +"
+                f"retrieval.bank is {quoted(self.bank)}; choose all, a number of images of at "
+                "least 1, or names of sources joined by +"
             )
         if isinstance(self.bank, int) and self.k > self.bank:
             raise UserError(
@@ -251,131 +201,128 @@ class RetrievalParams:
                 "at least as many images as are looked up"
             )
 
+    @property
+    def fusion_spec(self) -> FusionSpec:
+        """How neighbours enter a classifier."""
+        return _spec(FusionSpec, self)
 
-def _named(key: str, text: str) -> ClassifierName:
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class ClassifiersParams:
+    """Which classifiers there are, and what they start from and learn besides labels."""
+
+    backbones: Names
+    """NAME[+pretrained|+checkpoint][+frozen][+HEAD][+distilled][+noise]"""
+    seeds: Annotated[tuple[Seed, ...], Several]
+    """one training a seed; claims need at least three"""
+    init: str
+    """what NAME+checkpoint starts from: a checkpoint file | hub:NAME; NAME+pretrained is pretrained
+    on ours"""
+    distill: str
+    """teacher that labels all images for NAME+distilled, written as in backbones"""
+    distill_temperature: Annotated[Finite, Field(ge=0.001, le=100)]
+    """tau of the teacher's and the student's softmax"""
+    noise_std: NoiseStd
+    """of the Gaussian noise on half of the training images of NAME+noise, on [0, 1]"""
+
+    def __post_init__(self) -> None:
+        names = [
+            _name(f"classifiers.backbones[{i}]", name) for i, name in enumerate(self.backbones)
+        ]
+        if any(name.distilled for name in names):
+            if not self.distill:
+                raise UserError(
+                    f"classifiers.backbones has {DISTILLED!r}, but classifiers.distill names no "
+                    "teacher: write it as in classifiers.backbones, such as resnet18+pretrained"
+                )
+            teacher = _name("classifiers.distill", self.distill)
+            if teacher.distilled:
+                raise UserError(
+                    f"classifiers.distill is {quoted(self.distill)}; a teacher learns from labels, "
+                    f"so leave +{DISTILLED} out"
+                )
+            names.append(teacher)
+        if any(name.initial == CHECKPOINT for name in names) and not self.init:
+            raise UserError(
+                f"classifiers.backbones has {CHECKPOINT!r}, but classifiers.init is empty: name a "
+                "checkpoint file, or hub:NAME for one of timm's"
+            )
+
+
+def _name(key: str, text: str) -> ClassifierName:
     try:
-        return parse_name(text)
+        return ClassifierName.parse(text)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
 
 
-@dataclass(frozen=True)
-class TrainParams:
-    backbones: tuple[str, ...]
-    """Classifiers to train; `Entry` has the grammar."""
-    init: str
-    """What `NAME+elsewhere` starts from: a checkpoint, or `hub:NAME`."""
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class TrainParams(TrainingRecipe):
+    """The recipe of every classifier."""
+
     label_fraction: Rate
-    """Share of the training images of each class whose labels are known."""
-    distill: str
-    """The teacher of `NAME+distilled`, written as in `backbones`."""
-    distill_temperature: Annotated[float, Range(0.001, 100)]
-    noise_std: NoiseStd
-    """Standard deviation of the noise on half of the training images of `NAME+noise`."""
-    seeds: tuple[Seed, ...]
+    """share of each class's training images whose labels are known; all stay in the memory"""
     width: Width
+    """channels of the first stage, a multiple of 4 (a quarter of a Perceiver's); 64 is full size"""
     stem: Stem
-    augment: str
-    mixup: Annotated[float, ZeroOr(0.001, 100)]
-    """Alpha of the Beta distribution that images are mixed by; 0 = not at all."""
-    label_smoothing: Annotated[float, Range(0, 0.9)]
-    epochs: Epochs
-    batch_size: BatchSize
-    accumulate: Limit
-    """Batches whose gradients are added up before a step."""
-    learning_rate: Rate
-    schedule: str
-    warmup: Probability
-    """Share of the steps in which the learning rate rises."""
-    weight_decay: Annotated[float, Range(0, 1)]
-    clip: Annotated[float, ZeroOr(1e-6, 1e6)]
-    """Largest norm of the gradient; 0 = any."""
-    average: str
-    """Of the weights over the steps."""
-    patience: LimitOrNone
-    """Epochs without a better validation accuracy after which training stops; 0 = never."""
-    tune: tuple[str, ...]
-    """What is looked for before the training."""
-    loggers: tuple[str, ...]
-    """Who records the curves, beside `history.csv`."""
-    measure_every: Limit
-    """Epochs between two measurements, and two checkpoints; only measured ones can be the best.
-    The last always is measured."""
-    probe_every: LimitOrNone
-    """Steps between two measurements in the first two epochs; 0 measures after epochs only."""
-    precision: Annotated[str, Choices(("auto", "bf16", "fp32"))]
-    """Of pretraining too; `auto` is bf16 where that is faster."""
-    compile: bool
-    """Let torch compile the networks, of pretraining too."""
+    """as pretrain.stem"""
 
-    def __post_init__(self) -> None:
-        entries = [_named(f"train.backbones[{i}]", own) for i, own in enumerate(self.backbones)]
-        starts = {own.start for own in entries}
-        if any(own.distilled for own in entries):
-            if not self.distill:
-                raise UserError(
-                    f"train.backbones has {DISTILLED!r}, but train.distill names no teacher: "
-                    "write it as in train.backbones, such as resnet18+corpus"
-                )
-            teacher = _named("train.distill", self.distill)
-            if teacher.distilled:
-                raise UserError(
-                    f"train.distill is {quoted(self.distill)}; a teacher learns from labels, so "
-                    f"leave +{DISTILLED} out"
-                )
-            starts.add(teacher.start)
-        if "elsewhere" in starts and not self.init:
-            raise UserError(
-                "train.backbones has 'elsewhere', but train.init is empty: name a checkpoint file, "
-                "or hub:NAME for one of timm's"
-            )
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """The part that is the same for every network."""
+        return _spec(TrainingRecipe, self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class EvaluateParams:
-    noise_std: tuple[NoiseStd, ...]
-    """Standard deviations of Gaussian noise on the scale where white is 1."""
-    swap_std: tuple[Probability, ...]
-    """Noise levels at which neighbours are swapped for others; 0 = clean."""
-    poisoned: tuple[Probability, ...]
-    """Shares of the memory whose contents are replaced, one after the other."""
+    """What is measured besides accuracy on clean test images."""
+
+    noise_std: Annotated[tuple[NoiseStd, ...], Several]
+    """Gaussian noise on [0, 1]; the first five are CIFAR-10-C's"""
+    swap_std: Annotated[tuple[Probability, ...], Several]
+    """noise levels at which neighbours are swapped for others; 0 = clean; [] = never"""
+    poisoned: Annotated[tuple[Probability, ...], Several]
+    """shares of the memory whose contents are replaced, in such swaps"""
     attributed: LimitOrNone
-    """Validation images whose neighbours are left out one at a time."""
+    """validation images whose neighbours are left out one at a time; 0 = none"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class Params:
+    """Every parameter of the pipeline. `dvc repro` runs what a change here puts out of date."""
+
     seed: Seed
+    """of splits, pretraining, sampled neighbours and noise; classifiers have classifiers.seeds"""
     corpus: CorpusParams
     pretrain: PretrainParams
     retrieval: RetrievalParams
+    classifiers: ClassifiersParams
     train: TrainParams
     evaluate: EvaluateParams
 
     def __post_init__(self) -> None:
-        for key in (
-            "retrieval.strategies",
-            "train.backbones",
-            "train.seeds",
-            "evaluate.noise_std",
-            "evaluate.swap_std",
-            "evaluate.poisoned",
-            "train.tune",
-            "train.loggers",
-        ):
-            group, name = key.split(".")
-            values = getattr(getattr(self, group), name)
+        lists = {
+            "retrieval.strategies": self.retrieval.strategies,
+            "classifiers.backbones": self.classifiers.backbones,
+            "classifiers.seeds": self.classifiers.seeds,
+            "evaluate.noise_std": self.evaluate.noise_std,
+            "evaluate.swap_std": self.evaluate.swap_std,
+            "evaluate.poisoned": self.evaluate.poisoned,
+            "train.tune": self.train.tune,
+            "train.loggers": self.train.loggers,
+        }
+        for key, values in lists.items():
             if len(set(values)) < len(values):
                 raise UserError(f"{key} is {quoted(list(values))}: a value stands twice")
-        for key in ("train.backbones", "train.seeds", "retrieval.strategies"):
-            group, name = key.split(".")
-            if not getattr(getattr(self, group), name):
+        for key in ("classifiers.backbones", "classifiers.seeds", "retrieval.strategies"):
+            if not lists[key]:
                 raise UserError(f"{key} is empty: name at least one")
         for std in self.evaluate.swap_std:
             if std not in (0, *self.evaluate.noise_std):
+                levels = ", ".join(f"{level:g}" for level in (0, *self.evaluate.noise_std))
                 raise UserError(
                     f"evaluate.swap_std has {std:g}, which is neither 0 nor in evaluate.noise_std: "
-                    f"choose from 0, {', '.join(f'{own:g}' for own in self.evaluate.noise_std)}"
+                    f"choose from {levels}"
                 )
         if self.pretrain.objective == "supervised" and self.train.label_fraction < 1:
             raise UserError(
@@ -384,14 +331,6 @@ class Params:
                 "or 1"
             )
         self._check_bank()
-        for own in variants(self):
-            size = len(f"{own.name}".encode())
-            if size > LONGEST_NAME:
-                raise UserError(
-                    f"results of {quoted(own.name)} would have a name of {size} bytes, and files "
-                    f"can be called by {LONGEST_NAME}: give the sources of retrieval.bank shorter "
-                    "names"
-                )
 
     def _check_bank(self) -> None:
         """Raise `UserError` unless `retrieval.bank` means one thing."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from rapipe.config.names import ClassifierName, parse_name
-
-if TYPE_CHECKING:
-    from rapipe.config.schema import Params
+from rapipe.config.names import ClassifierName
+from rapipe.config.schema import Params
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One classifier to train: a name of `train.backbones`, how it retrieves, and a seed."""
+    """One classifier to train: a name of `classifiers.backbones`, how it retrieves, and a seed."""
 
     backbone: str
     retrieval: str
@@ -21,10 +18,17 @@ class Variant:
     bank: int | str
     seed: int
 
+    @classmethod
+    def of(cls, params: Params, backbone: str, retrieval: str, seed: int) -> Variant:
+        """The variant with the parameters' k and bank; k = 0 and bank 0 without retrieval."""
+        if retrieval == "none":
+            return cls(backbone, "none", 0, 0, seed)
+        return cls(backbone, retrieval, params.retrieval.k, params.retrieval.bank, seed)
+
     @property
-    def entry(self) -> ClassifierName:
-        """What its name in `train.backbones` says."""
-        return parse_name(self.backbone)
+    def classifier(self) -> ClassifierName:
+        """What its name in `classifiers.backbones` says."""
+        return ClassifierName.parse(self.backbone)
 
     @property
     def name(self) -> str:
@@ -34,18 +38,11 @@ class Variant:
         return f"{self.backbone}-{self.retrieval}-k{self.k}-{self.bank}-s{self.seed}"
 
 
-def make_variant(params: Params, backbone: str, retrieval: str, seed: int) -> Variant:
-    """The variant with the parameters' k and bank; k = 0 and bank 0 without retrieval."""
-    if retrieval == "none":
-        return Variant(backbone, "none", 0, 0, seed)
-    return Variant(backbone, retrieval, params.retrieval.k, params.retrieval.bank, seed)
-
-
 def variants(params: Params) -> list[Variant]:
     """Every variant that the parameters ask for, the baseline first."""
     return [
-        make_variant(params, backbone, retrieval, seed)
-        for backbone in params.train.backbones
+        Variant.of(params, backbone, retrieval, seed)
+        for backbone in params.classifiers.backbones
         for retrieval in ("none", *params.retrieval.strategies)
-        for seed in params.train.seeds
+        for seed in params.classifiers.seeds
     ]

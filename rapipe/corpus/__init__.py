@@ -1,1 +1,1 @@
-"""Images from any source, as squares with ids and splits."""
+"""From sources of images to a corpus: squares with ids, labels and splits."""

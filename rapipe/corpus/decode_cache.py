@@ -1,9 +1,9 @@
-"""One split of one source, decoded on all cores and kept on disk.
+"""One split of one source, decoded on all cores and cached on disk.
 
-What is kept has a folder named by everything that it depends on: the files
-read (names, sizes, dates), how they are decoded, and the code that does it. So
-a source is decoded again only if one of these changes, or what is kept does. Processes
-that want the same source wait for each other.
+The name of the cache folder is a hash of all that its content depends on: the
+files that are read (names, sizes, dates), the `Decoding`, and the code. So a
+source is decoded again only if one of these changes, or the cache is damaged.
+Processes that decode the same source wait for each other.
 
 Letters: N images, S side in pixels.
 """
@@ -30,11 +30,10 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
-from rapipe.corpus import decode as decoding_module
-from rapipe.corpus import sources
-from rapipe.corpus.decode import Data, Decoding, Found, decode_into, prepare_worker
+from rapipe.corpus import decode, sources
+from rapipe.corpus.decode import Data, DecodeResult, Decoding, decode_into, prepare_worker
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError, UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
@@ -43,151 +42,161 @@ from rapipe.records import Ids, Labels, Pixels
 
 CHUNK_IMAGES = 1024
 CHUNK_BYTES = 1 << 24
-"""A worker gets, and makes, hardly more than this at once, so that the memory is not filled."""
-MOST_WORKERS = 61
-"""Python starts no more on Windows."""
-WAITING = 3
-"""Chunks in flight for each worker."""
+"""A worker gets, and returns, hardly more bytes at once, so that memory does not fill up."""
+MAX_WORKERS = 61
+"""Python can start no more on Windows."""
+CHUNKS_IN_FLIGHT = 3
+"""For each worker."""
 BLOCK_BYTES = 1 << 21
-"""Pixels copied at once."""
+"""Bytes of pixels read at once."""
 PIXELS, ROWS, SKIPPED = "pixels", "rows.npz", "skipped.json"
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Skip:
-    """An image that cannot be used."""
+class SkippedImage:
+    """An image, or a class, that cannot be used, and why."""
 
-    where: str
+    location: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.location} {self.reason}"
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Images of one split on disk, and what was left out of them."""
+class DecodedSplit:
+    """The decoded images of one split, in a cache folder, and the images that were skipped."""
 
     folder: Path
     size: int
-    places: npt.NDArray[np.int64]  # (N,), ascending: where in the file each image lies
+    positions: npt.NDArray[np.int64]  # (N,), ascending: of the images in the file of pixels
     ids: Ids
     labels: Labels
-    """In the source's own numbers."""
+    """As the source numbers its classes."""
     sizes: npt.NDArray[np.int32]  # (N, 2), width and height before resizing
-    skipped: tuple[Skip, ...]
+    skipped: tuple[SkippedImage, ...]
 
     def pixels(self, rows: npt.NDArray[np.int64]) -> Iterator[Pixels]:
-        """Blocks of the images of these rows, which ascend; never all in memory."""
-        bytes_each = 3 * self.size * self.size
-        stretch = max(1, BLOCK_BYTES // bytes_each)
-        places = self.places[rows]
+        """Blocks of the pixels of these rows, which ascend; never all in memory."""
+        image_bytes = 3 * self.size * self.size
+        block_images = max(1, BLOCK_BYTES // image_bytes)
+        positions = self.positions[rows]
+        ends = np.flatnonzero(np.diff(positions // block_images)) + 1
         with (self.folder / PIXELS).open("rb") as file:
-            for own in np.split(places, np.flatnonzero(np.diff(places // stretch)) + 1):
-                if len(own):
-                    file.seek(int(own[0]) * bytes_each)
-                    read = np.fromfile(file, np.uint8, int(own[-1] - own[0] + 1) * bytes_each)
-                    yield read.reshape(-1, self.size, self.size, 3)[own - own[0]]
+            for block in np.split(positions, ends):
+                if len(block):
+                    file.seek(int(block[0]) * image_bytes)
+                    raw = np.fromfile(file, np.uint8, int(block[-1] - block[0] + 1) * image_bytes)
+                    yield raw.reshape(-1, self.size, self.size, 3)[block - block[0]]
 
     @classmethod
-    def read(cls, folder: Path, size: int) -> Decoded | None:
-        """What `decode_split` kept, or None if it is not there or not as it was written."""
+    def read(cls, folder: Path, size: int) -> DecodedSplit | None:
+        """What `decode_split` wrote; None if there is none, or it is damaged."""
         if not is_intact(folder):
             return None
         try:
             with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
-                places, ids = rows["places"], rows["ids"]
+                positions, ids = rows["positions"], rows["ids"]
                 labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
-            skipped = tuple(Skip(*pair) for pair in json.loads((folder / SKIPPED).read_text()))
-            whole = (folder / PIXELS).stat().st_size == 3 * size * size * count
+            skipped = tuple(
+                SkippedImage(*pair) for pair in json.loads((folder / SKIPPED).read_text())
+            )
+            complete = (folder / PIXELS).stat().st_size == 3 * size * size * count
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return None
-        return cls(folder, size, places, ids, labels, sizes, skipped) if whole else None
+        return cls(folder, size, positions, ids, labels, sizes, skipped) if complete else None
 
 
-def lock_of(cache: Path) -> Path:
-    """The lock of the folder that keeps a source."""
+def lock_path(cache: Path) -> Path:
+    """The lock file of the cache folder of a source."""
     return cache.with_name(f"{cache.name}.lock")
 
 
-def key(kind: str, ask: SourceRequest, source: Source, decoding: Decoding) -> str:
-    """Name of the folder that keeps a source: a hash of all that its decoded images depend on."""
+def cache_key(kind: str, request: SourceRequest, source: Source, decoding: Decoding) -> str:
+    """Name of the cache folder of a source: a hash of all that its decoded images depend on."""
     digest = hashlib.sha256()
-    asked = [kind, ask.path, ask.label, ask.labelled, asdict(decoding), list(source.classes)]
-    digest.update(json.dumps([asked, PIL.__version__]).encode())
+    arguments = [kind, request.path, request.label, request.labelled, asdict(decoding)]
+    digest.update(json.dumps([arguments, list(source.classes), PIL.__version__]).encode())
     code = Path(sources.__file__).parent.glob("*.py")
-    for file in sorted((Path(decoding_module.__file__), Path(__file__), *code)):
+    for file in sorted((Path(decode.__file__), Path(__file__), *code)):
         digest.update(file.read_bytes())
     for file in source.files:
-        facts = file.stat()
-        digest.update(json.dumps([str(file), facts.st_size, facts.st_mtime_ns]).encode())
+        status = file.stat()
+        digest.update(json.dumps([str(file), status.st_size, status.st_mtime_ns]).encode())
     return digest.hexdigest()[:16]
 
 
 def decode_split(
-    split: Split, what: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
-) -> Decoded:
-    """The images of a split, from `folder` if it keeps them, else decoded into it.
+    split: Split, name: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
+) -> DecodedSplit:
+    """The decoded images of a split, from the cache in `folder` or decoded into it.
 
     Args:
-        what: names the split, for the progress bar.
-        skip: leave out what cannot be used, instead of stopping there.
+        name: of the split, for the progress bar.
+        skip: leave out images that cannot be used, instead of raising.
 
     Raises:
-        UserError: an image cannot be used, and `skip` is off; names the file or row.
+        ArgumentError: an image cannot be used, and `skip` is off; names the file or row.
+        UserError: a file of the source is damaged, or the cache cannot be read back.
     """
-    with file_lock(lock_of(folder.parent), f"decodes into {folder.parent}"):
-        kept = Decoded.read(folder, decoding.size)
-        if kept is None:
+    with file_lock(lock_path(folder.parent), f"decodes into {folder.parent}"):
+        decoded = DecodedSplit.read(folder, decoding.size)
+        if decoded is None:
             with atomic_folder(folder) as part:
-                _write(split, what, decoding, skip, part, workers)
-            kept = Decoded.read(folder, decoding.size)
-        if kept is None:
+                _write(split, name, decoding, skip, part, workers)
+            decoded = DecodedSplit.read(folder, decoding.size)
+        if decoded is None:
             raise UserError(f"{folder} cannot be read back: is the disk full, or damaged?")
-    if kept.skipped and not skip:
-        raise _stop(kept.skipped[0])
-    return kept
+    if decoded.skipped and not skip:
+        raise _unusable(decoded.skipped[0])
+    return decoded
 
 
 def _write(
-    split: Split, what: str, decoding: Decoding, skip: bool, part: Path, workers: Workers
+    split: Split, name: str, decoding: Decoding, skip: bool, folder: Path, workers: Workers
 ) -> None:
     """Decode into an empty folder."""
-    (part / PIXELS).touch()
+    (folder / PIXELS).touch()
     columns: list[tuple[Rows, Ids, Labels, npt.NDArray[np.int32]]] = []
-    skipped: list[Skip] = []
+    skipped: list[SkippedImage] = []
     count = 0
-    walk = track(split.items(), what, split.size)
-    for items, found in _decoded(walk, decoding, part / PIXELS, workers):
-        wrong = {row: item.error for row, item in enumerate(items) if item.error}
-        wrong = {**found.errors, **wrong}
-        skipped += [Skip(items[row].where, wrong[row]) for row in sorted(wrong)]
+    tracked = track(split.items(), name, split.size)
+    for items, result in _decode_chunks(tracked, decoding, folder / PIXELS, workers):
+        errors = {row: item.error for row, item in enumerate(items) if item.error}
+        errors = {**result.errors, **errors}
+        skipped += [SkippedImage(items[row].location, errors[row]) for row in sorted(errors)]
         if skipped and not skip:
-            raise _stop(skipped[0])
-        good = np.array([row for row in range(len(items)) if row not in wrong], np.int64)
-        labels = np.array([items[row].label for row in good], np.int64)
-        columns.append((good + count, found.ids[good], labels, found.sizes[good]))
+            raise _unusable(skipped[0])
+        usable = np.array([row for row in range(len(items)) if row not in errors], np.int64)
+        labels = np.array([items[row].label for row in usable], np.int64)
+        columns.append((usable + count, result.ids[usable], labels, result.sizes[usable]))
         count += len(items)
-    nothing = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
-    places, ids, labels, sizes = (
-        np.concatenate(blocks) for blocks in zip(nothing, *columns, strict=True)
+    empty = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
+    positions, ids, labels, sizes = (
+        np.concatenate(blocks) for blocks in zip(empty, *columns, strict=True)
     )
-    rows = {"places": places, "ids": ids, "labels": labels, "sizes": sizes}
-    np.savez(part / ROWS, allow_pickle=False, count=np.int64(count), **rows)
-    pairs = [(one.where, one.reason) for one in skipped]
-    (part / SKIPPED).write_text(json.dumps(pairs))
+    rows = {"positions": positions, "ids": ids, "labels": labels, "sizes": sizes}
+    np.savez(folder / ROWS, allow_pickle=False, count=np.int64(count), **rows)
+    pairs = [(image.location, image.reason) for image in skipped]
+    (folder / SKIPPED).write_text(json.dumps(pairs))
 
 
-def _stop(first: Skip) -> UserError:
-    return UserError(
-        f"{first.where} {first.reason} (corpus.on_error: skip leaves out and lists what is wrong)"
-    )
+def _unusable(image: SkippedImage) -> ArgumentError:
+    return ArgumentError(f"{image} (`skip` leaves out and lists what is wrong)")
 
 
 class Workers:
-    """Processes on all cores that decode images, started when there is enough to decode."""
+    """Processes that decode images, started when there is enough to decode.
 
-    def __init__(self) -> None:
+    Args:
+        count: of processes; with 1 this process decodes. As many as cores unless given.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
         affinity = getattr(os, "sched_getaffinity", None)
-        self.count = min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        self.count = min(count or cores, MAX_WORKERS)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -197,59 +206,59 @@ class Workers:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, *arguments: Any) -> Future[Found]:
+    def submit(self, *arguments: Any) -> Future[DecodeResult]:
         """Start `decode_into` with these arguments in a process."""
         if not self._pool:
             self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), prepare_worker)
         return self._pool.submit(decode_into, *arguments)
 
 
-def _decoded(
+def _decode_chunks(
     items: Iterable[Item], decoding: Decoding, path: Path, workers: Workers
-) -> Iterator[tuple[list[Item], Found]]:
+) -> Iterator[tuple[list[Item], DecodeResult]]:
     """Chunks of items in order, their pixels written to `path` by the workers."""
     chunks = _chunks(items, CHUNK_BYTES // (3 * decoding.size**2))
     first, second = next(chunks, []), next(chunks, [])
-    if not second or workers.count == 1:  # starting processes takes longer, or gains nothing
+    if not second or workers.count == 1:  # to start processes takes longer, or gains nothing
         start = 0
         for chunk in chain((first, second), chunks):
             yield chunk, decode_into(path, start, [item.data for item in chunk], decoding)
             start += len(chunk)
         return
-    pending: deque[tuple[list[Item], Future[Found]]] = deque()
+    pending: deque[tuple[list[Item], Future[DecodeResult]]] = deque()
     start = 0
     try:
         for chunk in chain((first, second), chunks):
             data = [item.data for item in chunk]
             pending.append((chunk, workers.submit(path, start, data, decoding)))
             start += len(chunk)
-            while len(pending) > WAITING * workers.count:
-                done, future = pending.popleft()
-                yield done, future.result()
-        for done, future in pending:
-            yield done, future.result()
+            while len(pending) > CHUNKS_IN_FLIGHT * workers.count:
+                chunk, future = pending.popleft()
+                yield chunk, future.result()
+        for chunk, future in pending:
+            yield chunk, future.result()
     except BrokenProcessPool:
-        raise UserError(
+        raise ArgumentError(
             "a process that decodes images was killed, probably for want of memory: "
-            "lower corpus.max_pixels"
+            "lower `max_pixels`"
         ) from None
 
 
-def _chunks(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
-    """Chunks of at most `most` images, and of hardly more than `CHUNK_BYTES` as they lie."""
+def _chunks(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
+    """Chunks of at most `limit` images, and of hardly more than `CHUNK_BYTES` encoded bytes."""
     chunk: list[Item] = []
     size = 0
     for item in items:
         chunk.append(item)
-        size += _length(item.data)
-        if len(chunk) >= min(most, CHUNK_IMAGES) or size > CHUNK_BYTES:
+        size += _byte_count(item.data)
+        if len(chunk) >= min(limit, CHUNK_IMAGES) or size > CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
 
 
-def _length(data: Data) -> int:
+def _byte_count(data: Data) -> int:
     if isinstance(data, Path):
         return data.stat().st_size if data.exists() else 0
     return len(data) if isinstance(data, bytes) else data.nbytes

@@ -20,10 +20,10 @@ from rapipe.encoder.backbones import Backbone, build
 from rapipe.errors import UserError
 from rapipe.io import weights
 from rapipe.progress import track
-from rapipe.records import Pixels, Vectors
+from rapipe.records import Images, Pixels, Vectors, channel_moments
 
 CHUNK = 512
-"""Images at once; a multiple of `feed.EVEN`."""
+"""Images at once; a multiple of `loader.ROW_MULTIPLE`."""
 SHORTEST = 1e-12
 """Features below it torch does not bring to unit length."""
 
@@ -33,12 +33,31 @@ class EncoderSpec:
     """What is needed to build the network again, and to prepare its input."""
 
     backbone: str
+    """Its name in the table of backbones."""
     width: int
+    """Channels of its first stage."""
     stem: str
+    """Its first convolution: `cifar`, `half` or `imagenet`."""
     image_size: int
-    mean: tuple[float, float, float]
-    """Mean of each channel over the training images, on [0, 1]."""
-    std: tuple[float, float, float]
+    """Side of the square images in pixels."""
+    mean: tuple[float, ...]
+    """Of each channel over the training images, on [0, 1]: (3,)."""
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, images: Images, backbone: str = "resnet18", width: int = 16, stem: str = "half"
+    ) -> EncoderSpec:
+        """A network for such images, of the given size: 64 is the published width.
+
+        >>> EncoderSpec.of(images, "perceiver", width=32)
+        """
+        counts = np.zeros((3, 256), np.int64)
+        for start in range(0, len(images), CHUNK):
+            block = images.pixels[start : start + CHUNK]
+            counts += [np.bincount(block[..., c].ravel(), minlength=256) for c in range(3)]
+        mean, std = channel_moments(counts)
+        return cls(backbone, width, stem, images.pixels.shape[1], tuple(mean), tuple(std))
 
 
 class Encoder(nn.Module):
@@ -61,8 +80,8 @@ class Encoder(nn.Module):
         return super().train(False)
 
     @torch.inference_mode()
-    def embed(self, pixels: Pixels, what: str = "") -> Vectors:
-        """Unit vectors (N, D) of images (N, H, W, 3); shows progress if `what` names it.
+    def embed(self, pixels: Pixels, progress: str = "") -> Vectors:
+        """Unit vectors (N, D) of images (N, H, W, 3); a bar of this name if `progress` is one.
 
         That of an image does not depend on which others there are, nor on how many.
 
@@ -70,17 +89,17 @@ class Encoder(nn.Module):
             UserError: a feature or its length is not finite, or an image has no features at all.
         """
         device = self.normalise.scale.device
-        feed = BatchLoader(device, ArrayField(pixels, device, stay=False))
-        batches = feed.batches(pad_rows(len(pixels)), CHUNK)
-        if what:
-            batches = iter(track(batches, what, -(-len(pixels) // CHUNK)))
+        loader = BatchLoader(device, ArrayField(pixels, device, resident=False))
+        batches = loader.batches(pad_rows(len(pixels)), CHUNK)
+        if progress:
+            batches = iter(track(batches, progress, -(-len(pixels) // CHUNK)))
         chunks = [self.backbone(self.normalise(to_float(images))).float() for (images,) in batches]
         features = torch.cat(chunks)[: len(pixels)].cpu()
         lengths = features.norm(dim=1)
         if not torch.isfinite(lengths).all():  # of huge features the length alone is not
             raise UserError(
-                "the encoder gave features that are not finite: lower pretrain.learning_rate, "
-                "and run rapipe pretrain again"
+                "the encoder gave features that are not finite: pretrain it again, with a lower "
+                "learning rate"
             )
         if (lengths < SHORTEST).any():
             raise UserError("the encoder gave an image no features at all: it has collapsed")

@@ -1,4 +1,4 @@
-"""How the neighbours of any image are found, for a classifier that is examined."""
+"""Neighbours of any image, for the evaluation of a classifier."""
 
 from __future__ import annotations
 
@@ -14,107 +14,122 @@ from rapipe.encoder.encoder import Encoder
 from rapipe.io.atomic import atomic_write
 from rapipe.io.locks import file_lock
 from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels, Vectors
-from rapipe.retrieval.search import KeyedVectors, SearchMethod, search
+from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search
 from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalRequest
-from rapipe.retrieval.votes import Voters
+from rapipe.retrieval.votes import LabelledNeighbours
 
 HASH = 32
-"""Bytes of a SHA-256, before kept embeddings."""
+"""Bytes of a SHA-256, before cached embeddings."""
 
 
 @dataclass(frozen=True)
 class Retriever:
-    """What a classifier needs to look up neighbours of any image.
+    """All that is needed to retrieve neighbours of any image.
 
     The query is the embedding of the image as the classifier sees it, noise included.
 
     Args:
         classes: how many the task has.
-        kept: a folder for embeddings of test images, which are the same for every classifier;
-            by a hash of the pixels and of `embedded_by`.
-        embedded_by: the encoder's fingerprint.
+        cache: a folder for embeddings of test images, which are the same for every classifier;
+            by a hash of the pixels and of `encoder_fingerprint`.
     """
 
     encoder: Encoder
     bank: Embeddings
     strategy: str
-    ask: RetrievalRequest
+    request: RetrievalRequest
     classes: int
-    kept: Path | None = None
-    embedded_by: str = ""
+    cache: Path | None = None
+    encoder_fingerprint: str = ""
 
-    def queries(self, images: Images, pixels: Pixels) -> KeyedVectors:
-        """What `images`, seen as `pixels`, ask the memory."""
-        return KeyedVectors(images.ids, self._embedded(pixels))
+    @classmethod
+    def knn(cls, encoder: Encoder, bank: Embeddings, k: int) -> Retriever:
+        """Retrieves the k nearest rows of the bank, exactly."""
+        classes = int(bank.labels.max(initial=-1)) + 1
+        return cls(encoder, bank, "knn", RetrievalRequest(k), classes)
 
-    def _embedded(self, pixels: Pixels) -> Vectors:
-        if self.kept is None:
-            return self.encoder.embed(pixels)
-        key = hashlib.sha256(self.embedded_by.encode())
-        key.update(f"{next(self.encoder.parameters()).device.type}{pixels.shape}".encode())
-        key.update(pixels.tobytes())
-        path = self.kept / key.hexdigest()[:32]
-        with file_lock(path.with_suffix(".lock"), "embeds the same images"):
-            found = _cached(path)
-            if found is None:
-                found = self.encoder.embed(pixels)
-                raw = found.tobytes()
-                atomic_write(path, hashlib.sha256(raw).digest() + raw)
-        return found.reshape(len(pixels), -1)
-
-    def find(
-        self, queries: KeyedVectors, strategy: str | None = None, bank: Embeddings | None = None
-    ) -> Neighbours:
-        """Neighbours (Q, k) by this or another strategy, of this or another memory.
-
-        No query finds its own id. Another memory is searched exactly: an index of
-        it would be made for nothing else.
+    def retrieve(self, images: Images) -> Neighbours:
+        """Neighbours (Q, k) of images; none finds itself, or an exact copy.
 
         Raises:
-            NotServedError: the memory cannot serve the strategy.
+            ArgumentError: the bank offers an image fewer than k neighbours.
         """
-        ask = replace(self.ask, method=SearchMethod()) if bank else self.ask
-        return STRATEGIES[strategy or self.strategy](queries, bank or self.bank, ask)
+        return self.neighbours(self.queries(images, images.pixels))
 
-    def voters(self, found: Neighbours, queries: KeyedVectors | None) -> Voters:
-        """Who votes on what the classifier is asked (Q, K): rows whose class is known.
+    def queries(self, images: Images, pixels: Pixels) -> VectorsWithIds:
+        """The queries of `images`, seen as `pixels`."""
+        return VectorsWithIds(images.ids, self._embed(pixels))
 
-        If all of the memory's are, these are the neighbours that were found; otherwise what the
-        same strategy finds among the rows that have a class of the task, so that few labels
-        make no weak floor. Where it finds nothing there, those that were found after all.
+    def _embed(self, pixels: Pixels) -> Vectors:
+        if self.cache is None:
+            return self.encoder.embed(pixels)
+        key = hashlib.sha256(self.encoder_fingerprint.encode())
+        key.update(f"{next(self.encoder.parameters()).device.type}{pixels.shape}".encode())
+        key.update(pixels.tobytes())
+        path = self.cache / key.hexdigest()[:32]
+        with file_lock(path.with_suffix(".lock"), "embeds the same images"):
+            vectors = _read_cached(path)
+            if vectors is None:
+                vectors = self.encoder.embed(pixels)
+                raw = vectors.tobytes()
+                atomic_write(path, hashlib.sha256(raw).digest() + raw)
+        return vectors.reshape(len(pixels), -1)
+
+    def neighbours(
+        self, queries: VectorsWithIds, strategy: str | None = None, bank: Embeddings | None = None
+    ) -> Neighbours:
+        """Neighbours (Q, k) by this or another strategy, of this or another bank.
+
+        No query finds its own id. Another bank is searched exactly: an index of it would be
+        built for nothing else.
+
+        Raises:
+            NotServedError: the bank cannot serve the strategy.
+        """
+        request = replace(self.request, method=SearchMethod()) if bank else self.request
+        return STRATEGIES[strategy or self.strategy](queries, bank or self.bank, request)
+
+    def labelled_neighbours(
+        self, neighbours: Neighbours, queries: VectorsWithIds | None
+    ) -> LabelledNeighbours:
+        """The neighbours (Q, K) that vote beside the classifier: rows with a class of the task.
+
+        If all rows of the bank have one, these are `neighbours`; otherwise those that the same
+        strategy retrieves from `labelled_bank`, so that few labels make no weak baseline. If it
+        cannot serve that, they are `neighbours` after all.
 
         Args:
-            queries: what asked for `found`; None will do where `all_known`.
+            queries: those of `neighbours`; may be None if `fully_labelled`.
 
         Raises:
             ValueError: there are no queries, but they are needed.
         """
-        own, bank = found, self.bank
-        if self.all_known:
-            return Voters(own.similarities, bank.labels[own.indices])
-        if queries is None:
-            raise ValueError("rows without a class do not vote: say what asked for these")
-        if len(self.known):
-            few = replace(self.ask, method=SearchMethod(), k=min(self.ask.k, len(self.known)))
-            with suppress(NotServedError):
-                own = STRATEGIES[self.strategy](queries, self.known, few)
-                bank = self.known
-        return Voters(own.similarities, bank.labels[own.indices])
+        bank = self.bank
+        if not self.fully_labelled:
+            if queries is None:
+                raise ValueError("rows without a class do not vote: pass the queries")
+            k = min(self.request.k, len(self.labelled_bank))
+            if k:
+                request = replace(self.request, method=SearchMethod(), k=k)
+                with suppress(NotServedError):
+                    neighbours = STRATEGIES[self.strategy](queries, self.labelled_bank, request)
+                    bank = self.labelled_bank
+        return LabelledNeighbours(neighbours.similarities, bank.labels[neighbours.indices])
 
     @property
-    def all_known(self) -> bool:
+    def fully_labelled(self) -> bool:
         """Whether every row has a class of the task."""
-        return self.known is self.bank
+        return self.labelled_bank is self.bank
 
     @cached_property
-    def known(self) -> Embeddings:
+    def labelled_bank(self) -> Embeddings:
         """The rows that have a class of the task."""
-        known = (self.bank.labels >= 0) & (self.bank.labels < self.classes)
-        return self.bank if known.all() else self.bank.take(np.flatnonzero(known))
+        mask = (self.bank.labels >= 0) & (self.bank.labels < self.classes)
+        return self.bank if mask.all() else self.bank.take(np.flatnonzero(mask))
 
 
-def _cached(path: Path) -> Vectors | None:
-    """The numbers of a file, if it is there and what was written."""
+def _read_cached(path: Path) -> Vectors | None:
+    """The numbers in a file; None if it is missing or damaged."""
     with suppress(OSError):
         raw = path.read_bytes()
         if hashlib.sha256(raw[HASH:]).digest() == raw[:HASH]:
@@ -122,17 +137,17 @@ def _cached(path: Path) -> Vectors | None:
     return None
 
 
-def nearest_of_class(queries: KeyedVectors, bank: Embeddings, targets: Labels, k: int) -> Indices:
-    """The k nearest rows (Q, k) of the class that `targets` (Q,) names; fewer are repeated.
+def nearest_of_class(queries: VectorsWithIds, bank: Embeddings, targets: Labels, k: int) -> Indices:
+    """The k nearest rows (Q, k) of the class in `targets` (Q,); if there are fewer, they repeat.
 
     Every target must have a row that is not the query itself.
     """
-    found = np.empty((len(targets), k), np.int32)
+    indices = np.empty((len(targets), k), np.int32)
     for label in np.unique(targets):
-        asking = np.flatnonzero(targets == label)
+        group = np.flatnonzero(targets == label)
         rows = np.flatnonzero(bank.labels == label)
-        own = np.isin(bank.ids[rows], queries.ids[asking]).sum()
-        most = min(k, len(rows) - int(own))
-        near = search(queries.vectors[asking], bank.take(rows), most, queries.ids[asking])
-        found[asking] = rows[near.indices][:, np.arange(k) % most]
-    return found
+        excluded = np.isin(bank.ids[rows], queries.ids[group]).sum()
+        most = min(k, len(rows) - int(excluded))
+        near = search(queries.vectors[group], bank.take(rows), most, queries.ids[group])
+        indices[group] = rows[near.indices][:, np.arange(k) % most]
+    return indices

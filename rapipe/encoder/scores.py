@@ -12,7 +12,7 @@ import numpy as np
 from rapipe import metrics
 from rapipe.records import Images, Vectors
 from rapipe.retrieval import votes
-from rapipe.retrieval.search import KeyedVectors, search
+from rapipe.retrieval.search import VectorsWithIds, search
 
 K = 20
 TEMPERATURE = 0.1
@@ -31,10 +31,10 @@ def knn_accuracy(
     Training images with the pixels of a query are left out.
     """
     k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
-    found = search(query_vectors, KeyedVectors(train.ids, train_vectors), k, queries.ids)
-    weights = votes.softmax(found.similarities, TEMPERATURE)
-    counted = votes.count_votes(train.labels[found.indices], weights, len(train.classes))
-    return metrics.top_k(counted, queries.labels, 1)
+    neighbours = search(query_vectors, VectorsWithIds(train.ids, train_vectors), k, queries.ids)
+    weights = votes.softmax(neighbours.similarities, TEMPERATURE)
+    counts = votes.count_votes(train.labels[neighbours.indices], weights, len(train.classes))
+    return metrics.top_k(counts, queries.labels, 1)
 
 
 def linear_accuracy(
@@ -54,9 +54,9 @@ def linear_accuracy(
 
     rows = np.sort(np.random.default_rng(0).permutation(len(train))[:LINEAR_ROWS])
     rows = rows[~np.isin(train.ids[rows], queries.ids)]
-    seen = np.unique(train.labels[rows])
-    if len(seen) < 2:  # there is nothing to tell apart
-        return float(np.isin(queries.labels, seen).mean())
+    classes = np.unique(train.labels[rows])
+    if len(classes) < 2:  # there is nothing to tell apart
+        return float(np.isin(queries.labels, classes).mean())
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step counts

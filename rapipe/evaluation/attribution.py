@@ -2,7 +2,7 @@
 
 A neighbour's effect is what leaving it out takes away: the probability of the
 image's class with all neighbours, less that without this one. It is measured on
-validation images, so that a memory can be pruned by it and then be tested.
+validation images, so that a bank can be pruned by it and then be tested.
 
 Letters: Q images, K neighbours, N bank rows.
 """
@@ -41,22 +41,22 @@ def attribute(
         targets: (Q,) the class whose probability counts.
     """
     _, k = indices.shape
-    own = np.arange(len(targets))
+    images = np.arange(len(targets))
 
-    def probability(shown: Indices) -> npt.NDArray[np.float64]:
-        with_bank = (bank, shown) if shown.shape[1] else (None, None)
-        chances = metrics.softmax(classifier.predict(pixels, *with_bank))
-        return np.asarray(chances[own, targets])
+    def probability(rows: Indices) -> npt.NDArray[np.float64]:
+        with_bank = (bank, rows) if rows.shape[1] else (None, None)
+        probabilities = metrics.softmax(classifier.predict(pixels, *with_bank))
+        return np.asarray(probabilities[images, targets])
 
-    every = probability(indices)
+    with_all = probability(indices)
     without = [
         probability(np.delete(indices, j, axis=1)) for j in track(range(k), "leaving out", k)
     ]
     attention = classifier.attention(pixels, bank, indices)
-    return Attribution(indices, attention, every[:, None] - np.stack(without, axis=1))
+    return Attribution(indices, attention, with_all[:, None] - np.stack(without, axis=1))
 
 
-def summary(found: Attribution, seed: int) -> dict[str, float]:
+def summary(attribution: Attribution, seed: int) -> dict[str, float]:
     """Attention in a few numbers.
 
     Returns:
@@ -66,15 +66,15 @@ def summary(found: Attribution, seed: int) -> dict[str, float]:
         mean over images, with low and high (95 %). `largest_effect`: mean
         over images of the largest effect of one neighbour, in probability.
     """
-    _, k = found.indices.shape
-    shares = np.maximum(found.attention.astype(np.float64), metrics.FLOOR)
+    _, k = attribution.indices.shape
+    shares = np.maximum(attribution.attention.astype(np.float64), metrics.MIN_PROBABILITY)
     entropy = -(shares * np.log(shares)).sum(axis=1)
-    agreement = metrics.rank_correlation(found.attention, np.abs(found.effect))
+    agreement = metrics.rank_correlation(attribution.attention, np.abs(attribution.effect))
     defined = agreement[~np.isnan(agreement)]
     facts = {
-        "images": len(found.indices),
+        "images": len(attribution.indices),
         "attention_entropy": float(entropy.mean() / np.log(k)) if k > 1 else 0.0,
-        "largest_effect": float(np.abs(found.effect).max(axis=1).mean()),
+        "largest_effect": float(np.abs(attribution.effect).max(axis=1).mean()),
     }
     if len(defined):
         interval = interval_of_mean(defined[None], seed)
@@ -83,26 +83,30 @@ def summary(found: Attribution, seed: int) -> dict[str, float]:
 
 
 class Influence(NamedTuple):
-    """What each row of the memory did, in all its appearances together."""
+    """What each row of the bank did, in all its appearances together."""
 
     rows: npt.NDArray[np.int64]  # rows of the bank that appeared, the most harmful first
-    shown: npt.NDArray[np.int64]  # times
+    appearances: npt.NDArray[np.int64]
     effect: npt.NDArray[np.float64]  # summed over appearances; below 0: it harmed
 
 
-def influence(found: Attribution) -> Influence:
-    """The rows that were looked up, from the most harmful to the most helpful."""
-    rows, place, shown = np.unique(found.indices, return_inverse=True, return_counts=True)
+def influence(attribution: Attribution) -> Influence:
+    """The rows that were retrieved, from the most harmful to the most helpful."""
+    rows, row_of, appearances = np.unique(
+        attribution.indices, return_inverse=True, return_counts=True
+    )
     effect = np.zeros(len(rows))
-    np.add.at(effect, place.reshape(-1), found.effect.reshape(-1))
+    np.add.at(effect, row_of.reshape(-1), attribution.effect.reshape(-1))
     order = np.argsort(effect, kind="stable")
-    return Influence(rows[order].astype(np.int64), shown[order], effect[order])
+    return Influence(rows[order].astype(np.int64), appearances[order], effect[order])
 
 
-def most_harmful(blamed: Influence, share: float, bank_size: int, k: int) -> npt.NDArray[np.int64]:
-    """The rows that harmed most: at most this share of the memory, and only such as harmed.
+def most_harmful(
+    influence: Influence, share: float, bank_size: int, k: int
+) -> npt.NDArray[np.int64]:
+    """The rows that harmed most: at most this share of the bank, and only such as harmed.
 
-    At least k rows of the memory are left.
+    At least k rows of the bank are left.
     """
-    harmed = blamed.rows[blamed.effect < 0]
-    return np.asarray(harmed[: max(0, min(int(share * bank_size), bank_size - k))])
+    harmful = influence.rows[influence.effect < 0]
+    return np.asarray(harmful[: max(0, min(int(share * bank_size), bank_size - k))])

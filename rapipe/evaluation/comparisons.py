@@ -1,80 +1,128 @@
-"""Which differences are more than chance."""
+"""Which differences are more than chance?
+
+Letters: S seeds, L noise levels, N test images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from rapipe.config.names import NOISY
 from rapipe.evaluation import statistics
-from rapipe.evaluation.evidence import (
-    CONTROL,
-    Evidence,
-)
+from rapipe.evaluation.evidence import Correct, Evidence
+from rapipe.evaluation.results import CONTROL
 from rapipe.evaluation.statistics import Verdict
-
-
-class Claim(NamedTuple):
-    """One comparison at one noise level."""
-
-    backbone: str
-    first: str
-    second: str
-    noise_std: float
-    verdict: Verdict
-    without: float
-    """The difference without lookalikes of the memory; nan if nothing else is left."""
-    adjusted_mcnemar: float
-    adjusted_p: float
-
-    @property
-    def words(self) -> str:
-        return statistics.words(self.verdict, self.adjusted_mcnemar, self.adjusted_p)
-
 
 VOTE = "the best vote"
 NOISE = "none, noise in training"
 
 
-def claims(found: Evidence) -> list[Claim]:
-    """Which differences were tested: on clean images and at the strongest noise.
+class Pair(NamedTuple):
+    """Two classifiers to compare, or a classifier and a vote; paired by seed and image."""
 
-    Each strategy against none and the control; what looks something up also
-    against the best vote of its neighbours, and against noise in training without
-    neighbours. P-values are adjusted for all of them.
+    group: str
+    """What the comparison is about: a backbone, or an experiment of the study."""
+    first: str
+    second: str
+    first_correct: Correct  # (S, L, N)
+    second_correct: Correct  # (S, L, N)
+
+
+class Comparison(NamedTuple):
+    """The accuracy of `first` minus that of `second` at one noise level."""
+
+    group: str
+    first: str
+    second: str
+    noise_std: float
+    verdict: Verdict
+    without_near_duplicates: float
+    """The difference without near duplicates of the memory; nan if there is nothing else."""
+    adjusted_mcnemar: float = 1.0
+    adjusted_p: float = 1.0
+
+    @property
+    def words(self) -> str:
+        """What may be said of it."""
+        return statistics.words(self.verdict, self.adjusted_mcnemar, self.adjusted_p)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As a row of a CSV."""
+        without = self.without_near_duplicates
+        return {
+            "group": self.group,
+            "first": self.first,
+            "second": self.second,
+            "noise_std": self.noise_std,
+            "difference": self.verdict.difference,
+            "low": self.verdict.interval.low,
+            "high": self.verdict.interval.high,
+            "without_near_duplicates": None if np.isnan(without) else without,
+            "seeds": self.verdict.seeds,
+            "mcnemar": self.verdict.mcnemar,
+            "p": self.verdict.p,
+            "adjusted_mcnemar": self.adjusted_mcnemar,
+            "adjusted_p": self.adjusted_p,
+            "words": self.words,
+        }
+
+
+def compare_all(
+    evidence: Evidence, pairs: Iterable[Pair], levels: Sequence[int]
+) -> list[Comparison]:
+    """Every pair at every noise level; p-values are adjusted for all of them.
+
+    Args:
+        levels: positions in `evidence.levels`.
     """
-    compared = []
-    for backbone in found.backbones:
-        rights = _rights(found, backbone)
-        for one, other in _pairs(list(rights)):
-            for level in found.ends:
-                a, b = rights[one][:, level], rights[other][:, level]
-                verdict = statistics.compare(a, b, found.seed)
-                without = found.without_lookalikes(a) - found.without_lookalikes(b)
-                compared.append((backbone, one, other, found.levels[level], verdict, without))
-    verdicts = [verdict for *_, verdict, _ in compared]
-    by_image = statistics.holm([verdict.mcnemar for verdict in verdicts])
-    by_seed = statistics.holm([verdict.p for verdict in verdicts])
-    return [Claim(*own, *ps) for own, *ps in zip(compared, by_image, by_seed, strict=True)]
+    comparisons = []
+    for group, first, second, *correct in pairs:
+        for level in levels:
+            a, b = (answers[:, level] for answers in correct)
+            verdict = statistics.compare(a, b, evidence.seed)
+            without = evidence.without_near_duplicates(a) - evidence.without_near_duplicates(b)
+            std = evidence.levels[level]
+            comparisons.append(Comparison(group, first, second, std, verdict, without))
+    by_image = statistics.holm([own.verdict.mcnemar for own in comparisons])
+    by_seed = statistics.holm([own.verdict.p for own in comparisons])
+    return [
+        comparison._replace(adjusted_mcnemar=mcnemar, adjusted_p=p)
+        for comparison, mcnemar, p in zip(comparisons, by_image, by_seed, strict=True)
+    ]
 
 
-def _rights(found: Evidence, backbone: str) -> dict[str, npt.NDArray[np.bool_]]:
-    """By what is compared, whether it is right (S, L, N)."""
-    rights = {name: found.stacks[backbone, name].correct for name in found.strategies(backbone)}
-    for name in found.looking_up(backbone):
-        voted = found.stacks[backbone, name].voted
-        if voted is not None:
-            rights[f"{VOTE} of {name}"] = voted
-    noisy = found.stacks.get((backbone + NOISY, "none"))
-    return {**rights, NOISE: noisy.correct} if noisy else rights
+def compare_strategies(evidence: Evidence) -> list[Comparison]:
+    """The comparisons of the report: on clean images and at the strongest noise.
+
+    Each strategy with no neighbours and with the control; what searches neighbours also with
+    their best vote, and with noise in training without neighbours.
+    """
+    pairs = []
+    for backbone in evidence.backbones:
+        answers = _answers(evidence, backbone)
+        for first, second in _pairs(list(answers)):
+            pairs.append(Pair(backbone, first, second, answers[first], answers[second]))
+    return compare_all(evidence, pairs, evidence.clean_and_noisiest)
+
+
+def _answers(evidence: Evidence, backbone: str) -> dict[str, Correct]:
+    """By the name of what is compared, whether it is right (S, L, N)."""
+    conditions = evidence.conditions(backbone)
+    answers = {name: evidence.stacks[own].correct for name, own in conditions.items()}
+    for name, condition in conditions.items():
+        votes = evidence.stacks[condition].vote_correct
+        if votes is not None and name != CONTROL:
+            answers[f"{VOTE} of {name}"] = votes
+    twin = evidence.conditions(evidence.noise_augmented.get(backbone, ""))
+    return {**answers, NOISE: evidence.stacks[twin["none"]].correct} if twin else answers
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is compared with what."""
+    """Which of them is compared with which."""
     for other, one in combinations(names, 2):
         vote = other.startswith(VOTE) or one.startswith(VOTE)
         if not vote and NOISE not in (one, other):

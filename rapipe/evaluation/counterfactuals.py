@@ -1,7 +1,7 @@
-"""What does a classifier do when its neighbours are swapped for others?
+"""What does a classifier predict when its neighbours are swapped for others?
 
-The classifier stays as it is, and so do the images: whatever changes in its
-predictions is due to what it looked up.
+The classifier stays as it is, and so do the images: whatever changes in its predictions is due
+to its neighbours.
 
 Letters: Q queries, K neighbours, N bank rows, C classes.
 """
@@ -20,7 +20,7 @@ from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever, nearest_of_class
-from rapipe.evaluation.noise_levels import LevelPredictions
+from rapipe.evaluation.noise_levels import LevelPredictions, Retrieval
 from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels
 from rapipe.retrieval import votes
 from rapipe.retrieval.strategies import NotServedError
@@ -31,7 +31,7 @@ ALWAYS = ("sampled", "knn")
 
 
 class Counterfactual(NamedTuple):
-    """Other neighbours, and the memory to take them from; no indices: none at all."""
+    """Other neighbours, and the bank that they are from; no indices: no neighbours."""
 
     name: str
     indices: Indices | None  # (Q, K)
@@ -40,203 +40,205 @@ class Counterfactual(NamedTuple):
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """Which swaps there are for the images at one noise level.
+    """The counterfactuals that there are for the images at one noise level.
 
     Args:
         classes: C of the task; rows of other classes count as unlabelled.
         attend: what neighbours are to the classifier; what it cannot see is not swapped.
-        poisoned: shares of the memory, 0 to 1, whose contents are replaced.
-        pruned: rows to leave out of the memory; empty for none.
+        poisoned: shares of the bank, 0 to 1, whose contents are replaced.
+        pruned: rows to leave out of the bank; empty for none.
         strategies: whose neighbours are shown, beside ALWAYS.
     """
 
     images: Images
-    lookup: Retriever
+    retriever: Retriever
     classes: int
     attend: str
     poisoned: Sequence[float]
     pruned: npt.NDArray[np.int64]
     strategies: tuple[str, ...] = ()
 
-    def of(self, seen: LevelPredictions) -> Iterator[Counterfactual]:
-        """Every swap, each drawn from the seed and its own name alone.
+    def of(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
+        """Every counterfactual, each drawn from nothing but the seed and its name.
 
-        A strategy that the memory cannot serve is left out.
+        A strategy that the bank cannot serve is left out.
         """
-        assert seen.found is not None
-        assert seen.queries is not None
-        own, bank = seen.found.indices, self.lookup.bank
+        indices, bank = retrieval.neighbours.indices, self.retriever.bank
         for strategy in dict.fromkeys((*ALWAYS, *self.strategies)):
-            again = strategy == self.lookup.strategy
+            if strategy == self.retriever.strategy:
+                yield Counterfactual(strategy, indices, bank)
+                continue
             with suppress(NotServedError):
-                found = seen.found if again else self.lookup.find(seen.queries, strategy)
-                yield Counterfactual(strategy, found.indices, bank)
+                neighbours = self.retriever.neighbours(retrieval.queries, strategy)
+                yield Counterfactual(strategy, neighbours.indices, bank)
         yield Counterfactual("none", None, bank)
-        yield Counterfactual(OTHER_IMAGE, own[self._others(len(own))], bank)
-        yield from self._oracles(seen)
+        yield Counterfactual(OTHER_IMAGE, indices[self._other_images(len(indices))], bank)
+        yield from self._oracles(retrieval)
         if self.attend != "embedding":
             shuffled = self._rng("shuffled").permutation(bank.labels)
-            yield Counterfactual("shuffled labels", own, replace(bank, labels=shuffled))
-        yield self._own_duplicate(seen)
+            yield Counterfactual("shuffled labels", indices, replace(bank, labels=shuffled))
+        yield self._own_duplicate(retrieval)
         for share in self.poisoned:
-            yield from self._poison(own, share)
-        yield from self._prune(seen)
+            yield from self._poison(indices, share)
+        yield from self._prune(retrieval)
 
     def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.lookup.ask.seed, *name.encode()])
+        return np.random.default_rng([self.retriever.request.seed, *name.encode()])
 
-    def _others(self, count: int) -> npt.NDArray[np.int64]:
+    def _other_images(self, count: int) -> npt.NDArray[np.int64]:
         """For each image another one: the next in a random circle."""
         circle = self._rng(OTHER_IMAGE).permutation(count)
-        other = np.empty_like(circle)
-        other[circle] = np.roll(circle, -1)
-        return other
+        successors = np.empty_like(circle)
+        successors[circle] = np.roll(circle, -1)
+        return successors
 
-    def _oracles(self, seen: LevelPredictions) -> Iterator[Counterfactual]:
-        """The nearest of the image's class, and of one other; where memory has none, its own."""
-        assert seen.found is not None
-        assert seen.queries is not None
-        bank, own = self.lookup.bank, self.images.labels
-        known = np.unique(bank.labels[(bank.labels >= 0) & (bank.labels < self.classes)])
-        if len(known) < 2:
+    def _oracles(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
+        """The nearest of the image's class, and of another one.
+
+        Images of a class that the bank lacks keep their neighbours.
+        """
+        bank, labels = self.retriever.bank, self.images.labels
+        present = np.unique(bank.labels[(bank.labels >= 0) & (bank.labels < self.classes)])
+        if len(present) < 2:
             return
-        place = np.searchsorted(known, own)  # of the class, or of the next one
-        missing = known[np.minimum(place, len(known) - 1)] != own
-        drawn = self._rng("wrong class").integers(1, len(known) + missing)
-        wrong = known[(place + drawn - missing) % len(known)]
-        for name, targets, some in (
-            ("same class", own, np.flatnonzero(~missing)),
-            ("wrong class", wrong, np.arange(len(own))),
+        position = np.searchsorted(present, labels)  # of the class, or of the next one
+        missing = present[np.minimum(position, len(present) - 1)] != labels
+        steps = self._rng("wrong class").integers(1, len(present) + missing)
+        wrong = present[(position + steps - missing) % len(present)]
+        for name, targets, rows in (
+            ("same class", labels, np.flatnonzero(~missing)),
+            ("wrong class", wrong, np.arange(len(labels))),
         ):
-            asking = seen.queries._replace(
-                ids=seen.queries.ids[some], vectors=seen.queries.vectors[some]
-            )
-            indices = seen.found.indices.copy()
-            indices[some] = nearest_of_class(asking, bank, targets[some], indices.shape[1])
+            ids, vectors = retrieval.queries
+            queries = retrieval.queries._replace(ids=ids[rows], vectors=vectors[rows])
+            indices = retrieval.neighbours.indices.copy()
+            indices[rows] = nearest_of_class(queries, bank, targets[rows], indices.shape[1])
             yield Counterfactual(name, indices, bank)
 
-    def _own_duplicate(self, seen: LevelPredictions) -> Counterfactual:
+    def _own_duplicate(self, retrieval: Retrieval) -> Counterfactual:
         """The nearest neighbour is the image itself, with its class: as if it had leaked."""
-        assert seen.found is not None
-        assert seen.queries is not None
-        bank, count = self.lookup.bank, len(self.images)
+        bank, count = self.retriever.bank, len(self.images)
         leaked = Embeddings(
             np.concatenate([bank.ids, self.images.ids]),
-            np.concatenate([bank.vectors, seen.queries.vectors]),
+            np.concatenate([bank.vectors, retrieval.queries.vectors]),
             np.concatenate([bank.labels, self.images.labels]),
             np.concatenate([bank.sources, self.images.sources]),
             np.concatenate([bank.splits, np.full(count, "test")]),
         )
-        indices = seen.found.indices.copy()
+        indices = retrieval.neighbours.indices.copy()
         indices[:, 0] = len(bank) + np.arange(count)
         return Counterfactual("own duplicate", indices, leaked)
 
-    def _poison(self, own: Indices, share: float) -> Iterator[Counterfactual]:
-        """A share of the rows lies about its class, or shows the vector of another row."""
-        bank = self.lookup.bank
+    def _poison(self, indices: Indices, share: float) -> Iterator[Counterfactual]:
+        """A share of the rows has a wrong class, or the vector of another row."""
+        bank = self.retriever.bank
         rng = self._rng("poison")
         rows = rng.permutation(len(bank))[: round(share * len(bank))]
         if self.attend != "embedding":
             labels = bank.labels.copy()
-            lying = rows[(labels[rows] >= 0) & (labels[rows] < self.classes)]
-            turn = rng.integers(1, self.classes, len(lying)) if self.classes > 1 else 0
-            labels[lying] = (labels[lying] + turn) % self.classes
-            yield Counterfactual(
-                f"{100 * share:g}% wrong labels", own, replace(bank, labels=labels)
-            )
+            relabelled = rows[(labels[rows] >= 0) & (labels[rows] < self.classes)]
+            steps = rng.integers(1, self.classes, len(relabelled)) if self.classes > 1 else 0
+            labels[relabelled] = (labels[relabelled] + steps) % self.classes
+            poisoned = replace(bank, labels=labels)
+            yield Counterfactual(f"{100 * share:g}% wrong labels", indices, poisoned)
         if self.attend != "label":
             vectors = np.array(bank.vectors)
             vectors[rows] = bank.vectors[np.sort(rng.integers(0, len(bank), len(rows)))]
-            yield Counterfactual(
-                f"{100 * share:g}% wrong vectors", own, replace(bank, vectors=vectors)
-            )
+            poisoned = replace(bank, vectors=vectors)
+            yield Counterfactual(f"{100 * share:g}% wrong vectors", indices, poisoned)
 
-    def _prune(self, seen: LevelPredictions) -> Iterator[Counterfactual]:
-        """The memory without some rows, and without as many random ones.
+    def _prune(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
+        """The bank without the rows to prune, and without as many random ones.
 
-        Not where nothing is searched: what is drawn from another memory is another draw.
+        Not where nothing is searched: what is drawn from another bank is another draw.
         """
-        assert seen.queries is not None
-        assert seen.found is not None
-        if "recall" not in seen.found.found_by:
+        if "recall" not in retrieval.neighbours.found_by:
             return
-        bank = self.lookup.bank
+        bank = self.retriever.bank
         random = self._rng("pruned").permutation(len(bank))[: len(self.pruned)]
         for name, rows in (("pruned", self.pruned), ("pruned at random", random)):
             if len(rows):
-                left = bank.take(np.delete(np.arange(len(bank)), rows))
+                pruned = bank.take(np.delete(np.arange(len(bank)), rows))
                 with suppress(NotServedError):
-                    yield Counterfactual(
-                        name, self.lookup.find(seen.queries, bank=left).indices, left
-                    )
+                    neighbours = self.retriever.neighbours(retrieval.queries, bank=pruned)
+                    yield Counterfactual(name, neighbours.indices, pruned)
 
 
 class CounterfactualEffects(NamedTuple):
-    """What the swaps do to the predictions: a row a swap, and for each image."""
+    """What counterfactuals do to the predictions: a row each, and a value an image."""
 
     rows: list[dict[str, object]]
-    change: list[npt.NDArray[np.float32]]  # (Q,) each: of being right, -1, 0 or 1
-    moved: list[npt.NDArray[np.float32]]  # (Q,) each: total variation distance, 0 to 1
+    correct_change: list[npt.NDArray[np.float32]]  # (Q,) each: of being right, -1, 0 or 1
+    total_variation: list[npt.NDArray[np.float32]]  # (Q,) each: distance, 0 to 1
 
 
 def evaluate_counterfactuals(
-    classifier: Classifier, seen: LevelPredictions, swaps: Counterfactuals, on: DeviceBank
+    classifier: Classifier,
+    level: LevelPredictions,
+    counterfactuals: Counterfactuals,
+    device_bank: DeviceBank,
 ) -> CounterfactualEffects:
-    """What each swap does to the predictions.
+    """What each counterfactual does to the predictions.
 
     Args:
-        on: the lookup's own bank on the classifier's device.
+        device_bank: the retriever's bank, on the classifier's device.
 
     Returns:
-        Rows with noise_std, swap, top1; `change` of top1; `flips`, the share of images
-        whose predicted class changes; `kl` (nats) from the own predictions to
-        these; `moved`, the mean total variation distance between the two (0 =
-        nothing changed, 1 = everything); `follows`, the share predicted as the class
-        that most of the neighbours shown have.
+        Rows with noise_std, swap (the counterfactual's name), top1; `change` of top1; `flips`,
+        the share of images whose predicted class changes; `kl` (nats) from the factual
+        predictions to these; `total_variation`, the mean distance between the two (0 = nothing
+        changed, 1 = everything); `neighbour_agreement`, the share predicted as the class that
+        most of the neighbours shown have.
 
-        `moved` of another image's neighbours is the reliance: how much of a
-        prediction hangs on what was looked up for this image. It is what
-        Fisher, Rudin and Dominici, JMLR 2019, do to a variable to see how far a
-        model relies on it, measured on the prediction instead of the loss.
+        `total_variation` with another image's neighbours is the reliance: how much of a
+        prediction depends on what was retrieved for this image. It is what Fisher, Rudin and
+        Dominici, JMLR 2019, do to a variable to see how far a model relies on it, measured on
+        the prediction instead of the loss.
     """
-    labels = swaps.images.labels
-    before = metrics.softmax(seen.logits)  # (Q, C)
-    right = metrics.hits(seen.logits, labels).astype(np.float32)
-    found = CounterfactualEffects([], [], [])
-    for swap in swaps.of(seen):
-        bank = on if swap.bank is swaps.lookup.bank else _on_device(swap.bank, classifier)
-        shown = (bank, swap.indices) if swap.indices is not None else (None, None)
-        logits = classifier.predict(seen.pixels, *shown)
+    assert level.retrieval is not None
+    labels = counterfactuals.images.labels
+    before = metrics.softmax(level.logits)  # (Q, C)
+    correct = metrics.hits(level.logits, labels).astype(np.float32)
+    effects = CounterfactualEffects([], [], [])
+    for counterfactual in counterfactuals.of(level.retrieval):
+        name, indices, embeddings = counterfactual
+        bank = device_bank
+        if embeddings is not counterfactuals.retriever.bank:
+            bank = DeviceBank(embeddings, classifier.spec.classes, classifier.device)
+        logits = classifier.predict(level.pixels, bank, indices)
         after = metrics.softmax(logits)
-        found.change.append(metrics.hits(logits, labels) - right)
-        found.moved.append(metrics.total_variation(before, after).astype(np.float32))
-        found.rows.append(
+        change = metrics.hits(logits, labels) - correct
+        distance = metrics.total_variation(before, after).astype(np.float32)
+        effects.correct_change.append(change)
+        effects.total_variation.append(distance)
+        effects.rows.append(
             {
-                "noise_std": seen.noise_std,
-                "swap": swap.name,
+                "noise_std": level.noise_std,
+                "swap": name,
                 "top1": metrics.top_k(logits, labels, 1),
-                "change": float(found.change[-1].mean()),
+                "change": float(change.mean()),
                 "flips": float((before.argmax(axis=1) != after.argmax(axis=1)).mean()),
                 "kl": float(metrics.kl(before, after).mean()),
-                "moved": float(found.moved[-1].mean()),
-                "follows": neighbour_agreement(logits, swap, swaps.classes),
+                "total_variation": float(distance.mean()),
+                "neighbour_agreement": neighbour_agreement(
+                    logits, counterfactual, counterfactuals.classes
+                ),
             }
         )
-        del swap, bank, shown  # a poisoned copy of the memory, before the next one is made
-    return found
+        # A poisoned copy of the bank goes before the next one is made.
+        del counterfactual, embeddings, bank, indices
+    return effects
 
 
-def _on_device(bank: Embeddings, classifier: Classifier) -> DeviceBank:
-    return DeviceBank(bank, classifier.spec.classes, classifier.device)
-
-
-def neighbour_agreement(logits: Logits, swap: Counterfactual, classes: int) -> float | None:
+def neighbour_agreement(
+    logits: Logits, counterfactual: Counterfactual, classes: int
+) -> float | None:
     """Share of the images predicted as the class of most neighbours; None if there are none."""
-    if swap.indices is None:
+    if counterfactual.indices is None:
         return None
-    labels: Labels = swap.bank.labels[swap.indices]
-    counted = votes.count_votes(labels, np.ones(labels.shape), classes)
-    some = counted.max(axis=1) > 0
-    if not some.any():
+    labels: Labels = counterfactual.bank.labels[counterfactual.indices]
+    counts = votes.count_votes(labels, np.ones(labels.shape), classes)
+    any_vote = counts.max(axis=1) > 0
+    if not any_vote.any():
         return None
-    return float((counted.argmax(axis=1) == logits.argmax(axis=1))[some].mean())
+    return float((counts.argmax(axis=1) == logits.argmax(axis=1))[any_vote].mean())

@@ -1,200 +1,153 @@
-"""What was measured of the present classifiers, read once for the report.
+"""What classifiers predicted for the same test images, by condition.
 
 Letters: S seeds, L noise levels, N test images.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rapipe import paths
-from rapipe.config.schema import Params
-from rapipe.config.variants import variants
-from rapipe.errors import UserError
+from rapipe.evaluation.baselines import VoteBaseline, vote_baselines
+from rapipe.evaluation.results import CONTROL, Condition, Row, Run
 from rapipe.evaluation.statistics import Interval, interval_of_mean
-from rapipe.io.checksums import sha256
-from rapipe.pipeline.inputs import checked, labelled, read_result
 from rapipe.records import Predictions
 
-Key = tuple[str, str]
-"""Backbone and strategy."""
-Run = dict[str, Any]
-"""What `rapipe eval` wrote of one classifier."""
-CONTROL = "sampled"
-"""The strategy that looks nothing up."""
+History = Sequence[Row]
+"""Measurements during a training, one a step."""
+Correct = npt.NDArray[np.bool_]  # (S, L, N)
 
 
 class Stack(NamedTuple):
     """The predictions of one condition, its seeds one upon the other."""
 
-    correct: npt.NDArray[np.bool_]  # (S, L, N)
-    confidence: npt.NDArray[np.float32]  # (S, L, N)
-    similarity: npt.NDArray[np.float32] | None
-    vote_entropy: npt.NDArray[np.float32] | None
-    voted: npt.NDArray[np.bool_] | None
-    repaired: npt.NDArray[np.bool_] | None
+    correct: Correct
+    vote_correct: Correct | None = None
+    """Of the best vote of the neighbours."""
+    correct_with_clean_neighbours: Correct | None = None
+    confidence: npt.NDArray[np.float32] | None = None  # (S, L, N)
+    similarity: npt.NDArray[np.float32] | None = None  # (S, L, N)
+    vote_entropy: npt.NDArray[np.float32] | None = None  # (S, L, N)
+
+    @classmethod
+    def of(cls, seeds: Sequence[Predictions]) -> Stack:
+        """The predictions of the seeds, in their order."""
+
+        def column(name: str) -> Any:
+            columns = [getattr(seed, name) for seed in seeds]
+            return None if columns[0] is None else np.stack(columns)
+
+        return cls(*(column(name) for name in cls._fields))
 
 
 class CounterfactualStack(NamedTuple):
-    """What one swap of neighbours did, in each seed that had it."""
+    """What one counterfactual did, in each seed that had it."""
 
     rows: Sequence[dict[str, Any]]
     """As `rapipe eval` wrote them."""
-    change: npt.NDArray[np.float32]  # (S, N)
-    moved: npt.NDArray[np.float32]  # (S, N)
+    correct_change: npt.NDArray[np.float32]  # (S, N)
+    total_variation: npt.NDArray[np.float32]  # (S, N)
 
     def mean(self, name: str) -> float | None:
-        """Over the seeds where it is known."""
-        known = [row[name] for row in self.rows if row[name] is not None]
-        return float(np.mean(known)) if known else None
+        """Over the seeds where it is a number."""
+        numbers = [row[name] for row in self.rows if row[name] is not None]
+        return float(np.mean(numbers)) if numbers else None
+
+
+CounterfactualStacks = Mapping[tuple[float, str], CounterfactualStack]
+"""By noise level and name of the counterfactual."""
+
+
+def stack_counterfactuals(
+    runs: Sequence[Run], seeds: Sequence[Predictions]
+) -> CounterfactualStacks:
+    """Those of a condition; a seed may lack one, such as pruning where nothing harmed."""
+    parts: dict[tuple[float, str], list[tuple[Any, Any, Any]]] = {}
+    for run, predictions in zip(runs, seeds, strict=True):
+        change, distance = predictions.correct_change, predictions.total_variation
+        if change is None or distance is None:
+            continue
+        for part in zip(run["swaps"], change, distance, strict=True):
+            parts.setdefault((part[0]["noise_std"], part[0]["swap"]), []).append(part)
+    stacks = {}
+    for name, seed_parts in parts.items():
+        rows, *columns = zip(*seed_parts, strict=True)
+        stacks[name] = CounterfactualStack(rows, *map(np.stack, columns))
+    return stacks
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was measured of the present classifiers."""
+    """What was measured of classifiers on the same test images."""
 
     levels: tuple[float, ...]
-    ids: npt.NDArray[np.int64]  # (N,)
-    stacks: Mapping[Key, Stack]
-    runs: Mapping[Key, Sequence[Run]]
+    """(L,), the first is clean."""
+    stacks: Mapping[Condition, Stack]
+    runs: Mapping[Condition, Sequence[Run]]
     """One a seed."""
-    swapped: Mapping[Key, Mapping[tuple[float, str], CounterfactualStack]]
-    """By noise level and name of the swap."""
-    leakage: dict[str, Any]
-    lookalikes: npt.NDArray[np.bool_]  # (N,), test images that the audit lists
+    histories: Mapping[Condition, Sequence[History]]
+    """One a seed."""
+    near_duplicates: npt.NDArray[np.bool_]  # (N,), test images that the audit lists
     seed: int
-    duplicates: Sequence[dict[str, str]] = ()
-    """The lookalikes and what they are like, as the audit lists them."""
+    """Of the bootstrap."""
+    counterfactuals: Mapping[Condition, CounterfactualStacks] = field(default_factory=dict)
+    noise_augmented: Mapping[str, str] = field(default_factory=dict)
+    """By backbone, the name of the same one trained on noisy images too."""
 
     @property
     def backbones(self) -> list[str]:
         """In the order of the parameters."""
-        return list(dict.fromkeys(backbone for backbone, _ in self.stacks))
+        return list(dict.fromkeys(condition.backbone for condition in self.stacks))
 
     @property
-    def ends(self) -> list[int]:
-        """Where in `levels` clean images and the strongest noise are; one place if both are."""
+    def clean_and_noisiest(self) -> list[int]:
+        """Positions in `levels` of clean images and of the strongest noise; one if both are."""
         return sorted({0, len(self.levels) - 1})
 
-    def retrieving(self) -> Iterator[Key]:
-        """The conditions that look something up, or pretend to."""
-        return (key for key in self.stacks if key[1] != "none")
+    def conditions(self, backbone: str) -> dict[str, Condition]:
+        """The conditions of a backbone by strategy, the one without neighbours first."""
+        return {own.retrieval: own for own in self.stacks if own.backbone == backbone}
 
-    def strategies(self, backbone: str) -> list[str]:
-        """The conditions of a backbone, the plain one first."""
-        return [strategy for own, strategy in self.stacks if own == backbone]
+    def with_neighbours(self) -> list[Condition]:
+        """The conditions that have neighbours, the random ones of the control too."""
+        return [condition for condition in self.stacks if condition.retrieval != "none"]
 
-    def looking_up(self, backbone: str) -> list[str]:
-        """The strategies of a backbone that look something up."""
-        return [name for name in self.strategies(backbone) if name not in ("none", CONTROL)]
+    def searching(self) -> list[Condition]:
+        """The conditions that search their neighbours, by backbone."""
+        return [
+            condition
+            for backbone in self.backbones
+            for condition in self.conditions(backbone).values()
+            if condition.retrieval not in ("none", CONTROL)
+        ]
 
-    def swaps(self, key: Key, level: float = 0.0) -> dict[str, CounterfactualStack]:
-        """What swapped neighbours did at a noise level; empty if nothing was swapped."""
-        return {name: own for (std, name), own in self.swapped[key].items() if std == level}
+    def counterfactuals_at(
+        self, condition: Condition, level: float = 0.0
+    ) -> dict[str, CounterfactualStack]:
+        """By name, at a noise level; empty if nothing was swapped."""
+        stacks = self.counterfactuals.get(condition, {})
+        return {name: stack for (std, name), stack in stacks.items() if std == level}
 
-    def swap_levels(self) -> list[float]:
+    def counterfactual_levels(self) -> list[float]:
         """The noise levels at which neighbours were swapped."""
-        return sorted({std for own in self.swapped.values() for std, _ in own})
+        return sorted({std for stacks in self.counterfactuals.values() for std, _ in stacks})
 
-    def without_lookalikes(self, right: npt.NDArray[np.bool_]) -> float:
-        """The mean of what is right (S, N) but for lookalikes; nan if they are all."""
-        left = right[:, ~self.lookalikes]
-        return float(left.mean()) if left.size else float("nan")
+    def vote_baselines(self) -> list[VoteBaseline]:
+        """Every vote of every strategy's neighbours: they are the same for all classifiers."""
+        first: dict[str, Run] = {}
+        for condition in self.with_neighbours():
+            first.setdefault(condition.retrieval, self.runs[condition][0])
+        return [vote for name, run in first.items() for vote in vote_baselines(run, name)]
+
+    def without_near_duplicates(self, correct: npt.NDArray[np.bool_]) -> float:
+        """The mean of what is correct (S, N) but for near duplicates; nan if they are all."""
+        rest = correct[:, ~self.near_duplicates]
+        return float(rest.mean()) if rest.size else float("nan")
 
     def interval(self, values: npt.NDArray[Any]) -> Interval:
         """Of the mean of values (S, N), over seeds and images."""
         return interval_of_mean(values, self.seed)
-
-
-def read_evidence(params: Params) -> Evidence:
-    """What `rapipe eval` and `rapipe audit` wrote for the present parameters.
-
-    Raises:
-        UserError: a classifier was evaluated on other images, or with other `evaluate.*`.
-    """
-    images = labelled("test")
-    levels = (0.0, *sorted(params.evaluate.noise_std))
-    seeds: dict[Key, list[Predictions]] = {}
-    runs: dict[Key, list[Run]] = {}
-    for v in variants(params):
-        file = checked(paths.EVIDENCE / v.name / paths.PREDICTIONS)
-        own, run = Predictions.read(file), read_result(paths.RUNS / f"{v.name}.json")
-        if run["predictions_sha256"] != sha256(file):
-            raise UserError(f"{file} is of another evaluation than the results: run rapipe eval")
-        swapped_at = {row["noise_std"] for row in run.get("swaps", ())}
-        other_swaps = v.retrieval != "none" and swapped_at != set(params.evaluate.swap_std)
-        if own.levels != levels or other_swaps or not np.array_equal(own.ids, images.ids):
-            raise UserError(
-                f"{v.name} was evaluated with other evaluate.noise_std or evaluate.swap_std than "
-                "params.yaml has now, or on another test split: run rapipe eval, or dvc repro"
-            )
-        seeds.setdefault((v.backbone, v.retrieval), []).append(own)
-        runs.setdefault((v.backbone, v.retrieval), []).append(run)
-    leakage = read_result(paths.LEAKAGE)
-    alike = read_duplicates(leakage)
-    return Evidence(
-        levels,
-        images.ids,
-        {key: _stack(own) for key, own in seeds.items()},
-        runs,
-        {key: _swapped(runs[key], own) for key, own in seeds.items()},
-        leakage,
-        np.isin(images.ids, [int(row["test_id"]) for row in alike]),
-        params.seed,
-        alike,
-    )
-
-
-def read_duplicates(leakage: dict[str, Any]) -> list[dict[str, str]]:
-    """The rows that the audit listed; `UserError` unless they are those that it speaks of."""
-    text = paths.DUPLICATES.read_bytes() if paths.DUPLICATES.is_file() else b""
-    if hashlib.sha256(text).hexdigest() != leakage["duplicates_sha256"]:
-        raise UserError(
-            f"{paths.DUPLICATES} is not what {paths.LEAKAGE} was written with: run rapipe audit, "
-            "or dvc repro"
-        )
-    return list(csv.DictReader(io.StringIO(text.decode(), newline="")))
-
-
-def _stack(seeds: Sequence[Predictions]) -> Stack:
-    def column(name: str) -> Any:
-        own = [getattr(seed, name) for seed in seeds]
-        return None if own[0] is None else np.stack(own)
-
-    return Stack(*(column(name) for name in Stack._fields))
-
-
-def _swapped(
-    runs: Sequence[Run], seeds: Sequence[Predictions]
-) -> dict[tuple[float, str], CounterfactualStack]:
-    """By noise level and name; a seed may lack one, such as pruning where nothing harmed."""
-    parts: dict[tuple[float, str], list[tuple[Any, Any, Any]]] = {}
-    for run, own in zip(runs, seeds, strict=True):
-        if own.change is None or own.moved is None:
-            continue
-        for row, change, moved in zip(run["swaps"], own.change, own.moved, strict=True):
-            parts.setdefault((row["noise_std"], row["swap"]), []).append((row, change, moved))
-    return {
-        name: CounterfactualStack(
-            [row for row, _, _ in own], *(np.stack([p[i] for p in own]) for i in (1, 2))
-        )
-        for name, own in parts.items()
-    }
-
-
-def level_words(std: float) -> str:
-    """A noise level in words."""
-    return "clean" if std == 0 else f"noise {std:g}"
-
-
-def interval_words(own: Interval) -> str:
-    """An interval of a difference, in points."""
-    return f"{100 * own.low:+.1f}, {100 * own.high:+.1f}"

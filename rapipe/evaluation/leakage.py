@@ -46,12 +46,12 @@ def outside_bank(table: Neighbours, rows: int) -> Ids:
 
 
 def self_hits(table: Neighbours, bank_ids: Ids) -> Ids:
-    """Ids of the queries that find themselves; no neighbour may be outside the bank (N,)."""
+    """Ids of the queries that retrieve themselves; no neighbour may be outside the bank (N,)."""
     wrong = [NOTHING]
     for start in range(0, len(table.indices), TILE):
         part = slice(start, start + TILE)
-        found = bank_ids[table.indices[part]]  # (Q, K)
-        wrong.append(np.asarray((found == table.query_ids[part, None]).any(axis=1)))
+        neighbour_ids = bank_ids[table.indices[part]]  # (Q, K)
+        wrong.append(np.asarray((neighbour_ids == table.query_ids[part, None]).any(axis=1)))
         memory_map.release_pages()
     return np.asarray(table.query_ids[np.concatenate(wrong)])
 
@@ -77,25 +77,25 @@ def other_class_similarity(
     n, q = len(bank_labels), len(labels)
     best, row = torch.full((q,), -torch.inf), torch.full((q,), -1)
     for left in range(0, n, TILE):
-        tile = torch.from_numpy(memory_map.in_memory(bank[left : left + TILE])).to(
-            device()
-        )  # (N, D)
-        own = torch.from_numpy(np.array(bank_labels[left : left + TILE])).to(device())
+        tile = torch.from_numpy(memory_map.in_memory(bank[left : left + TILE])).to(device())
+        tile_labels = torch.from_numpy(np.array(bank_labels[left : left + TILE])).to(device())
         for top in range(0, q, CHUNK):
             part = slice(top, top + CHUNK)
-            asked = torch.from_numpy(np.array(queries[part])).to(device())
-            theirs = torch.from_numpy(np.array(labels[part])).to(device())
-            products = asked @ tile.T  # (Q, N)
-            products.masked_fill_((own < 0) | (own == theirs[:, None]), -torch.inf)
-            value, column = (found.cpu() for found in products.max(dim=1))  # (Q,), (Q,)
+            chunk = torch.from_numpy(np.array(queries[part])).to(device())
+            chunk_labels = torch.from_numpy(np.array(labels[part])).to(device())
+            products = chunk @ tile.T  # (Q, N)
+            same_class = tile_labels == chunk_labels[:, None]
+            products.masked_fill_((tile_labels < 0) | same_class, -torch.inf)
+            value, column = (result.cpu() for result in products.max(dim=1))  # (Q,), (Q,)
             better = value > best[part]
             best[part][better], row[part][better] = value[better], column[better] + left
         memory_map.release_pages()
-    found = np.full(q, np.nan, np.float32)
-    has = np.flatnonzero(row.numpy() >= 0)
-    rows = row.numpy()[has, None].astype(np.int32)  # (Q, 1)
-    found[has] = similarities_of(queries[has], bank, rows)[:, 0]  # by the rule of `search`
-    return found
+    similarities = np.full(q, np.nan, np.float32)
+    comparable = np.flatnonzero(row.numpy() >= 0)
+    rows = row.numpy()[comparable, None].astype(np.int32)  # (Q, 1)
+    # By the rule of `search`.
+    similarities[comparable] = similarities_of(queries[comparable], bank, rows)[:, 0]
+    return similarities
 
 
 def threshold(similarities: Likeness, quantile: float = QUANTILE) -> float | None:
@@ -107,8 +107,8 @@ def threshold(similarities: Likeness, quantile: float = QUANTILE) -> float | Non
     Returns:
         None if there are none.
     """
-    known = similarities[~np.isnan(similarities)]
-    return float(np.quantile(known, quantile, method="higher")) if len(known) else None
+    numbers = similarities[~np.isnan(similarities)]
+    return float(np.quantile(numbers, quantile, method="higher")) if len(numbers) else None
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def near_duplicates(
         bank_labels: (N,), -1 = none.
     """
     likeness = nearest.similarities[:, 0]
-    found = np.flatnonzero(likeness > (np.inf if above is None else above))
-    found = found[np.argsort(-likeness[found], kind="stable")]
-    rows = nearest.indices[found, 0].astype(np.int64)
-    same = (bank_labels[rows] == labels[found]) & (bank_labels[rows] != UNLABELLED)
-    return NearDuplicates(found, rows, likeness[found], same)
+    queries = np.flatnonzero(likeness > (np.inf if above is None else above))
+    queries = queries[np.argsort(-likeness[queries], kind="stable")]
+    rows = nearest.indices[queries, 0].astype(np.int64)
+    same_class = (bank_labels[rows] == labels[queries]) & (bank_labels[rows] != UNLABELLED)
+    return NearDuplicates(queries, rows, likeness[queries], same_class)
 
 
 def histograms(bins: int = BINS, **similarities: Likeness) -> dict[str, list[float] | list[int]]:
@@ -145,10 +145,13 @@ def histograms(bins: int = BINS, **similarities: Likeness) -> dict[str, list[flo
 
     The edges go from the lowest similarity, rounded down to a hundredth, to 1. nan is left out.
     """
-    known = {name: own[~np.isnan(own)].astype(np.float64) for name, own in similarities.items()}
-    lowest = np.concatenate([*known.values()]).min(initial=0.99)
+    numbers = {
+        name: values[~np.isnan(values)].astype(np.float64) for name, values in similarities.items()
+    }
+    lowest = np.concatenate([*numbers.values()]).min(initial=0.99)
     edges = np.linspace(np.floor(lowest * 100) / 100, 1, bins + 1)
     counts = {
-        name: np.histogram(np.minimum(own, 1), edges)[0].tolist() for name, own in known.items()
+        name: np.histogram(np.minimum(values, 1), edges)[0].tolist()
+        for name, values in numbers.items()
     }
     return {"edges": np.round(edges, 6).tolist(), **counts}

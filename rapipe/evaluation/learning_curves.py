@@ -1,11 +1,11 @@
-"""How fast a classifier learned."""
+"""How fast does a classifier learn?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rapipe.evaluation.results import Row
 from rapipe.evaluation.statistics import area_under_accuracy
-from rapipe.report.style import Row
 
 
 def area(history: Sequence[Row]) -> float:
@@ -18,5 +18,5 @@ def area(history: Sequence[Row]) -> float:
 
 def first_step(history: Sequence[Row], target: float) -> float | None:
     """The first measured step with test accuracy of at least `target`; None if there is none."""
-    reached = (r["step"] for r in history if r["test_top1_not_for_selection"] >= target)
-    return next(reached, None)
+    steps = (r["step"] for r in history if r["test_top1_not_for_selection"] >= target)
+    return next(steps, None)

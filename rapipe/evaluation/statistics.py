@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.floating | np.bool_]  # (S, N), one number for each seed and image
-Right = npt.NDArray[np.bool_]  # (S, N) or (N,), was the image classified rightly?
+Correct = npt.NDArray[np.bool_]  # (S, N) or (N,), was the image classified correctly?
 
 DRAWS = 2000
 """Bootstrap draws: the ends of a 95 % interval then rest on 50 draws each."""
@@ -30,7 +30,7 @@ MIN_SEEDS = 3
 FEW_KINDS = 256
 """Kinds of image up to which drawing how often each comes is faster than drawing images."""
 CHUNK_CELLS = 2_000_000
-"""Cells of a table of draws held at a time, 16 MB."""
+"""Cells of a table of draws in memory at a time, 16 MB."""
 
 
 class Interval(NamedTuple):
@@ -77,8 +77,8 @@ def interval_of_mean(values: Values, seed: int) -> Interval:
     for by_seed in _drawn_images(values.astype(np.float64), rng):  # (B, S)
         seeds = rng.integers(s, size=by_seed.shape)  # (B, S)
         all_seeds = by_seed.mean(axis=1)  # (B,)
-        some_seeds = np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1)  # (B,)
-        means.append(all_seeds + stretched(s) * (some_seeds - all_seeds))
+        drawn_seeds = np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1)  # (B,)
+        means.append(all_seeds + stretched(s) * (drawn_seeds - all_seeds))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
@@ -105,15 +105,20 @@ def _drawn_images(
     # Images alike in all seeds are drawn as one. The means are distributed as before, and right
     # and wrong answers make 2**S kinds of image at most, their differences 3**S, for any N.
     kinds, counts = np.unique(values, axis=1, return_counts=True)  # (S, U), (U,)
-    few = len(counts) <= FEW_KINDS
-    step = max(1, CHUNK_CELLS // (len(counts) if few else s * n))
-    every = np.repeat(kinds, counts, axis=1)  # (S, N)
+    by_kind = len(counts) <= FEW_KINDS
+    step = max(1, CHUNK_CELLS // (len(counts) if by_kind else s * n))
+    images = np.repeat(kinds, counts, axis=1)  # (S, N)
     for start in range(0, DRAWS, step):
         draws = min(step, DRAWS - start)
-        if few:
+        if by_kind:
             yield rng.multinomial(n, counts / n, size=draws) @ kinds.T / n
         else:
-            yield every[:, rng.integers(n, size=(draws, n))].mean(axis=2).T
+            yield images[:, rng.integers(n, size=(draws, n))].mean(axis=2).T
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation over seeds; 0 for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def paired_interval(a: Values, b: Values, seed: int) -> Interval:
@@ -122,7 +127,7 @@ def paired_interval(a: Values, b: Values, seed: int) -> Interval:
     return interval_of_mean(a.astype(np.float64) - b.astype(np.float64), seed)
 
 
-def mcnemar(a: Right, b: Right) -> float:
+def mcnemar(a: Correct, b: Correct) -> float:
     """Exact two-sided p-value that two models (N,) are right equally often.
 
     Only images that one model alone has right count; each is then the toss of a fair coin.
@@ -157,14 +162,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare(a: Right, b: Right, seed: int) -> Verdict:
+def compare(a: Correct, b: Correct, seed: int) -> Verdict:
     """Is model a right more often than b, both (S, N), paired by seed and image?"""
     interval = paired_interval(a, b, seed)
     by_seed = a.mean(axis=1) - b.mean(axis=1)  # (S,)
     # McNemar's p has no sign: two trainings that contradict each other may both have a small one.
     agree = bool((by_seed > 0).all() or (by_seed < 0).all())
-    each = max(mcnemar(one, other) for one, other in zip(a, b, strict=True)) if agree else 1.0
-    return Verdict(float(by_seed.mean()), interval, each, max(each, paired_t(by_seed)), len(a))
+    largest = max(mcnemar(*pair) for pair in zip(a, b, strict=True)) if agree else 1.0
+    p = max(largest, paired_t(by_seed))
+    return Verdict(float(by_seed.mean()), interval, largest, p, len(a))
 
 
 def paired_t(differences: npt.NDArray[np.float64]) -> float:

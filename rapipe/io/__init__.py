@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, checked when read, mapped where they are large."""
+"""Atomic files and folders, checksums, locks, memory maps, weights, JSON and CSV."""

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, so that nobody ever sees half of one.
+"""Atomic writes: a reader sees the old file or the new one, never half of one.
 
 Import rule: nothing of ours.
 """
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PART, OLD = ".part", ".old"
-"""Ends of the names of what is not yet whole, and of what is just being replaced."""
+"""Suffixes of what is still being written, and of what is just being replaced."""
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Replace a file by one with this content, so that it is the old or the new, never half."""
+    """Replace a file by one with this content; if that fails, the old one stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = part_path(path)
     try:
@@ -30,13 +30,13 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def part_path(path: Path) -> Path:
-    """Where a file or folder is written until it is whole."""
+    """Where a file or folder is written until it is complete."""
     return path.with_name(path.name + PART)
 
 
 @contextmanager
 def name_file_in_errors(path: Path) -> Iterator[None]:
-    """Errors of the disk name the file, also those that come while it is written."""
+    """Let an `OSError` name the file, also if it comes while the file is written."""
     try:
         yield
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Files and folders that are whole or not there, and that tell when they have changed.
+"""Checksums of folders: files that changed since they were written are found before use.
 
-A folder that a stage has finished ends with a hash card: a file SHA256SUMS in the format of
-`sha256sum -c`. Who reads a file of the folder first compares it with the card. JSON that
-stands alone carries the hash of its content itself.
+Each folder that a stage writes has a checksum file, SHA256SUMS, in the format of
+`sha256sum -c`. Whoever reads a file of the folder first verifies its checksum. (A JSON file
+outside such folders carries its own: see `io.tables`.)
 
-Import rule: nothing of ours but `errors` and `progress`.
+Import rule: nothing of ours but `errors` and `io.atomic`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ IGNORED = ("Thumbs.db", "desktop.ini")
 
 Stamp = tuple[int, int, int]
 _verified: dict[Path, tuple[Stamp, str]] = {}
-"""Files that were what their card says, how they looked then, and their hashes."""
+"""Files that were verified, with their stamps and hashes of that moment."""
 _watched: list[Path] = []
+"""Folders whose verified files must not change."""
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the hash cards of a folder: its own, and one of each folder in it, with all below.
+    """Write the checksum file of a folder, and one of each folder in it, for all below that.
 
-    So that one of these, with its card, is enough for who needs no other.
+    So each of these inner folders can be verified without the rest.
     """
-    for own in sorted(folder.iterdir()):
-        if own.is_dir():
-            _write_checksum_file(own)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            _write_checksum_file(path)
     _write_checksum_file(folder)
 
 
@@ -46,43 +47,44 @@ def _write_checksum_file(folder: Path) -> None:
 
 
 def verify_checksums(path: Path, stage: str) -> None:
-    """Compare a file, or all files of a folder, with the hash card of the folder it belongs to.
+    """Verify a file, or all files of a folder, against the checksum file that lists them.
 
-    What has been compared before in this process, and looks the same, is not read again.
+    A file that was verified before in this process, and has the same stamp, is not read again.
 
     Args:
-        stage: the command that makes it, for messages.
+        stage: the command that writes it, for messages.
 
     Raises:
-        UserError: it or the card is missing, or it is not what was written.
+        UserError: a file or the checksum file is missing, or a file has another content.
     """
-    again = f"run rapipe {stage}, or dvc repro"
+    remedy = f"run rapipe {stage}, or dvc repro"
     if not path.exists():
-        raise UserError(f"{path} is missing: {again}")
-    home = next((own for own in (path, *path.parents) if (own / CHECKSUMS).is_file()), None)
-    if home is None:
-        raise UserError(f"{path} has no hash card ({CHECKSUMS}): {again}")
-    known = _recorded(home, again)
-    wanted = {path} if path.is_file() else {own for own in known if own.is_relative_to(path)}
-    for own in sorted(wanted | {*_files_below(path)}):
-        if not own.is_file():
-            raise UserError(f"{own} is missing: {again}")
-        stamp = _stamp(own)
-        if own in _verified and _verified[own][0] == stamp:
+        raise UserError(f"{path} is missing: {remedy}")
+    folders = (path, *path.parents)
+    root = next((folder for folder in folders if (folder / CHECKSUMS).is_file()), None)
+    if root is None:
+        raise UserError(f"{path} has no checksum file ({CHECKSUMS}): {remedy}")
+    hashes = _recorded(root, remedy)
+    listed = {path} if path.is_file() else {file for file in hashes if file.is_relative_to(path)}
+    for file in sorted(listed | {*_files_below(path)}):
+        if not file.is_file():
+            raise UserError(f"{file} is missing: {remedy}")
+        stamp = _stamp(file)
+        if file in _verified and _verified[file][0] == stamp:
             continue
-        found = sha256(own)
-        if found != known.get(own):
+        digest = sha256(file)
+        if digest != hashes.get(file):
             raise UserError(
-                f"{own} is not what was written there (its SHA-256 is not that in {home / CHECKSUMS}): "
-                f"{again}"
+                f"{file} is not what was written there (its SHA-256 is not that in "
+                f"{root / CHECKSUMS}): {remedy}"
             )
-        _verified[own] = stamp, found
-    for own in _checksummed_folders(path):
-        verify_checksums(own, stage)
+        _verified[file] = stamp, digest
+    for folder in _checksummed_folders(path):
+        verify_checksums(folder, stage)
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder is there and what was written."""
+    """Whether a folder exists and all its checksums are right."""
     try:
         verify_checksums(folder, "")
     except UserError:
@@ -91,60 +93,60 @@ def is_intact(folder: Path) -> bool:
 
 
 def watch(folders: Iterable[Path] = ()) -> None:
-    """Begin anew; what is compared in these folders must stay what it is, until it is used up."""
+    """Forget what was verified; from now on `check_unchanged` looks at files of these folders."""
     _verified.clear()
     _watched[:] = folders
 
 
 def check_unchanged() -> None:
-    """Raise `UserError` if a file that was compared, and is watched, is another now, or gone."""
-    for path, (stamp, known) in _verified.items():
+    """Raise `UserError` if a verified file of a watched folder has changed since, or is gone."""
+    for path, (stamp, digest) in _verified.items():
         if not any(path.is_relative_to(folder) for folder in _watched):
             continue
-        if not path.is_file() or (_stamp(path) != stamp and sha256(path) != known):
+        if not path.is_file() or (_stamp(path) != stamp and sha256(path) != digest):
             raise UserError(f"{path} was rewritten while it was used: run the same again")
 
 
 def sha256(path: Path) -> str:
-    """In hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with name_file_in_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _recorded(home: Path, again: str) -> dict[Path, str]:
-    """The hashes on the card of a folder."""
-    known = {}
+def _recorded(root: Path, remedy: str) -> dict[Path, str]:
+    """The hashes in the checksum file of a folder, by path."""
+    hashes = {}
     try:
-        for line in (home / CHECKSUMS).read_text(encoding="utf-8").splitlines():
+        for line in (root / CHECKSUMS).read_text(encoding="utf-8").splitlines():
             digest, name = line.split("  ", 1)
-            known[home / name] = digest
+            hashes[root / name] = digest
     except ValueError:
-        raise UserError(f"{home / CHECKSUMS} is damaged: {again}") from None
-    return known
+        raise UserError(f"{root / CHECKSUMS} is damaged: {remedy}") from None
+    return hashes
 
 
 def _files_below(path: Path) -> list[Path]:
-    """The file itself, or the files below a folder that belong on its card."""
+    """The file itself, or the files below a folder that its checksum file lists."""
     if path.is_file():
         return [path]
-    apart = _checksummed_folders(path)
+    folders = _checksummed_folders(path)
     return sorted(
-        own
-        for own in path.rglob("*")
-        if own.is_file()
-        and own != path / CHECKSUMS
-        and not any(own.is_relative_to(folder) for folder in apart)
-        and not any(part.startswith(".") for part in own.relative_to(path).parts)
-        and own.name not in IGNORED
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and file != path / CHECKSUMS
+        and not any(file.is_relative_to(folder) for folder in folders)
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.name not in IGNORED
     )
 
 
 def _checksummed_folders(path: Path) -> list[Path]:
-    """Folders in a folder that have cards of their own."""
-    inside = sorted(path.iterdir()) if path.is_dir() else []
-    return [own for own in inside if (own / CHECKSUMS).is_file()]
+    """The folders in a folder that have checksum files themselves."""
+    children = sorted(path.iterdir()) if path.is_dir() else []
+    return [child for child in children if (child / CHECKSUMS).is_file()]
 
 
 def _stamp(path: Path) -> Stamp:
-    facts = path.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there."""
+"""Atomic writes of folders."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rapipe.io.checksums import check_unchanged, write_checksums
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into; with its hash card it takes the place of `folder` in the end.
+    """A folder to write into, which replaces `folder` in the end, with its checksum files.
 
-    If anything goes wrong before, or what it was made from has changed meanwhile, `folder`
-    stays as it was.
+    `folder` stays as it was if anything raises before, or if a watched input has changed
+    (`checksums.check_unchanged`).
     """
     folder = folder.resolve() if folder.is_symlink() else folder
     part, old = part_path(folder), part_path(folder).with_suffix(OLD)
-    for left in (part, old):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part

@@ -1,4 +1,4 @@
-"""Processes that must not do the same thing at once."""
+"""Locks between processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rapipe.progress import say
 
 
 @contextmanager
-def file_lock(path: Path, doing: str, wait: bool = True) -> Iterator[bool]:
-    """Keep other processes out of what this lock stands for; gives whether that was possible.
+def file_lock(path: Path, activity: str, wait: bool = True) -> Iterator[bool]:
+    """Acquire a lock between processes; yields whether it was acquired.
 
     Args:
-        path: its file, which is made beside what it protects.
-        doing: what the others are doing, for the message to who waits.
-        wait: until nobody else is in there.
+        path: the lock file, beside what it protects.
+        activity: what the process that has the lock does, for the message while this one waits.
+        wait: until the lock is free; otherwise one that is not free is not acquired.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -26,7 +26,7 @@ def file_lock(path: Path, doing: str, wait: bool = True) -> Iterator[bool]:
         lock.acquire(timeout=0)
     except Timeout:
         if wait:
-            say(f"waiting for another process that {doing}")
+            say(f"waiting for another process that {activity}")
             lock.acquire()
     try:
         yield lock.is_locked

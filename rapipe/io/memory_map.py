@@ -1,7 +1,9 @@
-"""Files mapped into memory, whose pages can be given back.
+"""Memory-mapped files, whose pages can be released.
 
-What is read of a mapped file counts as memory of the process until the system
-takes it back. Loops over files larger than memory call `release` as they go.
+A page that was read counts as memory of the process until the system takes it
+back. So loops over files larger than memory call `release_pages` as they go.
+
+Letters: N rows of an array, M rows that are taken.
 
 Import rule: nothing of ours.
 """
@@ -21,34 +23,35 @@ from typing import BinaryIO, cast
 import numpy as np
 
 _files: weakref.WeakKeyDictionary[mmap.mmap, BinaryIO] = weakref.WeakKeyDictionary()
-"""Every mapping, and its file."""
+"""The open file of each mapping."""
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """The bytes of a file. What is written to them stays in memory, and is lost."""
-    opened = path.open("rb")
+    """Map a file into memory. What is written to the mapping never reaches the file."""
+    file = path.open("rb")
     try:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except BaseException:
-        opened.close()
+        file.close()
         raise
-    _files[mapped] = opened
-    weakref.finalize(mapped, opened.close)
-    return mapped
+    _files[mapping] = file
+    weakref.finalize(mapping, file.close)
+    return mapping
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of an .npy file.
+    """Map the array of an .npy file into memory.
 
     Raises:
-        ValueError: the file holds no array, objects, or less than it promises.
+        ValueError: the file holds no array, an array of objects or in column order, or less
+            than its header says.
     """
-    with path.open("rb") as opened:
-        version = np.lib.format.read_magic(opened)
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"it is .npy of version {version}, not 1.0")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(opened)
-        start = opened.tell()
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
     count = math.prod(shape)
     if fortran or dtype.hasobject:
         raise ValueError("it holds objects, or columns")
@@ -60,52 +63,60 @@ def map_array(path: Path) -> np.ndarray:
     return flat.reshape(shape)
 
 
-def in_memory(whole: np.ndarray) -> np.ndarray:
-    """The array in memory: itself, or a copy of what is mapped from a file."""
-    return np.array(whole) if is_mapped(whole) else whole
+def in_memory(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy in memory if it is mapped from a file."""
+    return np.array(array) if is_mapped(array) else array
 
 
-def is_mapped(whole: np.ndarray) -> bool:
-    """Whether the array lies in a mapped file."""
-    return _mapping(whole) is not None
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether the array is mapped from a file."""
+    return _mapping(array) is not None
 
 
-def take_rows(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`whole[rows]`, for rows from all over a file: the system would map much around each."""
-    if isinstance(whole, LazyRows):
-        return take_rows(whole.whole, whole.rows[rows])
-    mapping = _mapping(whole)
-    if mapping is None or not hasattr(os, "preadv") or not whole.flags.c_contiguous:
-        return np.take(whole, rows, axis=0)
-    if len(rows) and not -len(whole) <= rows.min() <= rows.max() < len(whole):
-        raise IndexError(f"rows are from {rows.min()} to {rows.max()}, but there are {len(whole)}")
-    rows = np.where(rows < 0, rows + len(whole), rows)  # as numpy does: the last is -1
-    found = np.empty((len(rows), *whole.shape[1:]), whole.dtype)
-    start = whole.ctypes.data - _address(mapping)
-    size, file_ = whole.strides[0], _files[mapping].fileno()
-    raw = found.reshape(-1).view(np.uint8)
-    for place, row in enumerate(rows.tolist()):
-        os.preadv(file_, [raw[place * size : (place + 1) * size].data], start + row * size)
-    return found
+def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]` (M, ...), read row by row: a mapping would read much around each row.
+
+    Args:
+        array: (N, ...), mapped or not.
+        rows: (M,), in any order; negative ones count from the end.
+
+    Raises:
+        IndexError: a row is outside the array.
+    """
+    if isinstance(array, LazyRows):
+        return take_rows(array.array, array.rows[rows])
+    mapping = _mapping(array)
+    if mapping is None or not hasattr(os, "preadv") or not array.flags.c_contiguous:
+        return np.take(array, rows, axis=0)
+    if len(rows) and not -len(array) <= rows.min() <= rows.max() < len(array):
+        raise IndexError(f"rows are from {rows.min()} to {rows.max()}, but there are {len(array)}")
+    rows = np.where(rows < 0, rows + len(array), rows)
+    taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    start = array.ctypes.data - _address(mapping)
+    size, descriptor = array.strides[0], _files[mapping].fileno()
+    raw = taken.reshape(-1).view(np.uint8)
+    for i, row in enumerate(rows.tolist()):
+        os.preadv(descriptor, [raw[i * size : (i + 1) * size].data], start + row * size)
+    return taken
 
 
 def release_pages() -> None:
-    """Give back the pages of every mapped file; they are read again when they are used."""
+    """Release the pages of all mapped files; they are read again when they are used."""
     if hasattr(mmap, "MADV_DONTNEED"):
         for mapping in list(_files):
             mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def trim_heap() -> None:
-    """Give back what was freed: the allocator of Linux keeps it otherwise."""
+    """Return freed memory to the system, which the allocator of Linux would keep."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _mapping(whole: np.ndarray) -> mmap.mmap | None:
-    """The mapping that an array lies in, whatever library made the array."""
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    """The mapping that contains the array, whichever library made the array."""
     for mapping in list(_files):
-        offset = whole.ctypes.data - _address(mapping)
+        offset = array.ctypes.data - _address(mapping)
         if 0 <= offset < len(mapping):
             return mapping
     return None
@@ -115,26 +126,32 @@ def _address(mapping: mmap.mmap) -> int:
     return int(np.frombuffer(mapping, np.uint8).ctypes.data)
 
 
-def lazy_rows(whole: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Stands for `whole[rows]`, whose rows are copied when slices or row numbers ask for them."""
-    return cast(np.ndarray, LazyRows(whole, rows))
+def lazy_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]` (M, ...), of which rows are copied only when it is indexed."""
+    return cast(np.ndarray, LazyRows(array, rows))
 
 
 class LazyRows:
-    def __init__(self, whole: np.ndarray, rows: np.ndarray) -> None:
-        self.whole, self.rows = whole, rows
-        self.shape = (len(rows), *whole.shape[1:])
-        self.dtype, self.ndim = whole.dtype, whole.ndim
+    """What `lazy_rows` returns: it may be indexed by slices and arrays of rows."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape = (len(rows), *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        return take_rows(self.whole, self.rows[which])
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return take_rows(self.array, self.rows[index])
 
 
 def write_array(path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
-    """Write an .npy file of float32 from blocks of its rows, and nothing but what is promised."""
+    """Write an .npy file of float32 from blocks of its rows.
+
+    Raises:
+        ValueError: the blocks do not add up to `shape`.
+    """
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

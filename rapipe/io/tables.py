@@ -1,6 +1,6 @@
-"""JSON and CSV that are whole or not there, and hold no number that is not finite.
+"""JSON and CSV: written atomically, and every number in them is finite.
 
-JSON that stands alone carries the hash of its content itself.
+A JSON file outside folders with checksum files carries the hash of its content itself.
 
 Import rule: nothing of ours but `errors` and `io.atomic`.
 """
@@ -20,7 +20,7 @@ from rapipe.errors import UserError
 from rapipe.io.atomic import atomic_write
 
 CHECKSUM = "seal"
-"""Key of the hash of the rest, in JSON that stands alone."""
+"""Key of the hash of the rest, in JSON that carries it."""
 
 
 def checksummed_json(content: Mapping[str, Any]) -> str:
@@ -39,19 +39,18 @@ class NoChecksum(ValueError):
 
 
 def parse_checksummed(text: str) -> dict[str, Any]:
-    """What `sealed` was given.
+    """The content that `checksummed_json` got.
 
     Raises:
-        NoSeal: there is no hash.
-        ValueError: it is no JSON, or the hash is that of something else.
+        NoChecksum: the JSON carries no hash.
+        ValueError: it is no JSON, or the hash is that of another content.
     """
-    found: dict[str, Any] = json.loads(text)
-    if not isinstance(found, dict) or CHECKSUM not in found:
+    content: dict[str, Any] = json.loads(text)
+    if not isinstance(content, dict) or CHECKSUM not in content:
         raise NoChecksum(f"it has no {CHECKSUM}")
-    own = found.pop(CHECKSUM)
-    if own != _content_hash(found):
+    if content.pop(CHECKSUM) != _content_hash(content):
         raise ValueError(f"its {CHECKSUM} is that of another content")
-    return found
+    return content
 
 
 def _content_hash(content: Mapping[str, Any]) -> str:
@@ -62,26 +61,26 @@ def _content_hash(content: Mapping[str, Any]) -> str:
 def read_json(
     path: Path, stage: str, parse: Callable[[str], dict[str, Any]] = json.loads
 ) -> dict[str, Any]:
-    """A JSON object; `UserError` names the stage that makes it if it is missing or damaged."""
+    """A JSON object; `UserError` names the stage that writes it if it is missing or damaged."""
     try:
-        found = parse(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("it holds no object")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run rapipe {stage}, or dvc repro") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): run rapipe {stage}, or dvc repro") from error
-    return found
+    return content
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all; `UserError` if a number in it is not finite."""
+    """Write JSON atomically; `UserError` if a number in it is not finite."""
     _check_finite(path, content)
     atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_checksummed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON that stands alone, with the hash of its content."""
+    """Write JSON with the hash of its content; `UserError` if a number in it is not finite."""
     _check_finite(path, content)
     atomic_write(path, checksummed_json(content).encode())
 
@@ -89,10 +88,10 @@ def write_checksummed(path: Path, content: Mapping[str, Any]) -> None:
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:
-    """Write rows with the same keys, floats to 6 digits, whole or not at all; None is empty.
+    """Write rows with the same keys atomically: floats to 6 digits, None as an empty cell.
 
     Args:
-        columns: the keys, where there may be no row; without either the file is empty.
+        columns: the keys, if there may be no rows; without columns and rows the file is empty.
 
     Raises:
         UserError: a number is not finite.
@@ -108,20 +107,27 @@ def write_csv(
     atomic_write(path, text.getvalue().encode())
 
 
-def _check_finite(path: Path, content: object, at: str = "") -> None:
-    """Raise `UserError` if a number in JSON-able content is not finite: no result is worth it."""
+def read_numbers(path: Path) -> list[dict[str, float]]:
+    """Rows of numbers from a CSV, without those that are empty."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+
+
+def _check_finite(path: Path, content: object, keys: str = "") -> None:
+    """Raise `UserError` if a number in JSON-able content is not finite; names its keys."""
     if isinstance(content, float) and not math.isfinite(content):
         raise UserError(
-            f"{path} is not written, since{at} is {content}: an image, a label or a weight that "
+            f"{path} is not written, since{keys} is {content}: an image, a label or a weight that "
             "this was computed from is no use; look at what the stages before it made, and run "
             "them again"
         )
     if isinstance(content, Mapping):
-        for name, own in content.items():
-            _check_finite(path, own, f"{at} {name}")
+        for key, value in content.items():
+            _check_finite(path, value, f"{keys} {key}")
     elif isinstance(content, list | tuple):
-        for place, own in enumerate(content):
-            _check_finite(path, own, f"{at} {place}")
+        for index, value in enumerate(content):
+            _check_finite(path, value, f"{keys} {index}")
 
 
 def fingerprint(facts: object) -> str:

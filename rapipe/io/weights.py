@@ -22,16 +22,20 @@ CARD = "card.json"
 
 
 def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> None:
-    """Write the weights, and a card of the spec (a dataclass), the weights' hash and `facts`.
+    """Write the weights, and a JSON card with the spec, the weights' hash and `facts`.
+
+    Args:
+        spec: the dataclass that the network is built from.
+        facts: more keys of the card.
 
     Raises:
         UserError: a weight is not finite; then nothing is written.
     """
     from safetensors.torch import save
 
-    if wrong := not_finite(module):
+    if name := not_finite(module):
         raise UserError(
-            f"{folder / WEIGHTS} is not written, since {wrong} is not finite: lower the learning "
+            f"{folder / WEIGHTS} is not written, since {name} is not finite: lower the learning "
             "rate of what made it, or start from other weights"
         )
     atomic_write(
@@ -42,10 +46,10 @@ def write(folder: Path, module: nn.Module, spec: Any, facts: dict[str, Any]) -> 
 
 
 def read_card(folder: Path, stage: str) -> dict[str, Any]:
-    """The card; lists in its spec are tuples again, as in the dataclass.
+    """The card that `write` wrote; lists in its spec are tuples again, as in the dataclass.
 
     Raises:
-        UserError: the card is missing or damaged; names the stage that makes it.
+        UserError: the card is missing or damaged; names the stage that writes it.
     """
     try:
         card: dict[str, Any] = json.loads((folder / CARD).read_text())
@@ -77,8 +81,8 @@ def fill(module: nn.Module, folder: Path, card: dict[str, Any], stage: str) -> N
         ) from None
     if weights_hash(module) != card.get("hash"):
         raise UserError(f"{folder / WEIGHTS} does not match its card: run rapipe {stage}")
-    if wrong := not_finite(module):
-        raise UserError(f"{folder / WEIGHTS} has a {wrong} that is not finite: run rapipe {stage}")
+    if name := not_finite(module):
+        raise UserError(f"{folder / WEIGHTS} has a {name} that is not finite: run rapipe {stage}")
 
 
 def not_finite(module: nn.Module) -> str:
@@ -87,9 +91,9 @@ def not_finite(module: nn.Module) -> str:
 
 
 def fingerprint(card: dict[str, Any]) -> str:
-    """SHA-256 of all that decides what the network makes of an image: spec and weights."""
-    facts = json.dumps([card["spec"], card["hash"]], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()
+    """SHA-256 of all that decides the network's output for an image: spec and weights."""
+    text = json.dumps([card["spec"], card["hash"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Stage corpus: named sources -> one Arrow file a split, a card, and a contact sheet."""
+"""Stage corpus: sources -> an Arrow file for each split, a card, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from rapipe.config.schema import CorpusParams, Params
 from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode import Decoding
-from rapipe.corpus.decode_cache import key, lock_of
+from rapipe.corpus.decode_cache import Workers, cache_key, lock_path
 from rapipe.corpus.sources import SOURCES, SourceRequest
-from rapipe.errors import printable
+from rapipe.errors import printable, rename_arguments
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
 from rapipe.io.tables import write_json
+from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Images
 
 WRITES = (paths.CORPUS,)
 
 LISTED = 1000
-"""Skipped images of a source that the card lists; the others are counted."""
+"""Skipped images of a source that the card lists; the rest are only counted."""
 COMMON = 5
-"""Sizes that the card counts, the most common first."""
+"""Sizes of images that the card lists, the most common first."""
 
 
+@argument_keys(**CORPUS_KEYS)
 def run(params: Params) -> None:
     """Write `data/corpus/`; sources that have not changed are not decoded again."""
     corpus = params.corpus
     decoding = Decoding(corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels)
-    parts = _parts(corpus, decoding)
+    sources = _sources(corpus, decoding)
     rules = Rules(
         decoding,
         corpus.on_error == "skip",
@@ -44,27 +46,27 @@ def run(params: Params) -> None:
         corpus.test_fraction,
         params.seed,
     )
-    with atomic_folder(paths.CORPUS) as made:
-        report = compose(parts, rules, made)
-        splits = {split: Images.read(made / paths.split(split).name) for split in SPLITS}
-        contact_sheet(splits["train"], made / paths.CONTACT_SHEET.name, params.seed)
-        write_json(made / paths.CORPUS_CARD.name, card(splits, parts, report, decoding))
-    _prune(
-        {part.cache.name for part in parts.values()} | {paths.INDEX.name, paths.INITIAL_CACHE.name}
-    )
+    with atomic_folder(paths.CORPUS) as folder:
+        with Workers() as workers:
+            report = compose(sources, rules, folder, workers)
+        splits = {split: Images.read(folder / paths.split(split).name) for split in SPLITS}
+        contact_sheet(splits["train"], folder / paths.CONTACT_SHEET.name, params.seed)
+        write_json(folder / paths.CORPUS_CARD.name, card(splits, sources, report, decoding))
+    caches = {part.cache.name for part in sources.values()}
+    _prune(caches | {paths.INDEX.name, paths.INITIAL_CACHE.name})
     for name, skipped in report.skipped.items():
         if skipped:
             say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
 
 
 def card(
-    splits: dict[str, Images], parts: dict[str, Part], report: Report, decoding: Decoding
+    splits: dict[str, Images], sources: dict[str, Part], report: Report, decoding: Decoding
 ) -> dict[str, Any]:
-    """What the corpus holds; mean and standard deviation of train are on [0, 1]."""
+    """Counts, sizes, duplicates and skipped images; mean and std of train are on [0, 1]."""
     return {
         "classes": list(splits["train"].classes),
         "splits": {name: _counts(images) for name, images in splits.items()},
-        "sources": {name: _source(name, part, report) for name, part in parts.items()},
+        "sources": {name: _source(name, part, report) for name, part in sources.items()},
         "duplicates": {**_duplicates(splits), "removed": report.repeated},
         "decoding": asdict(decoding),
         "mean": report.mean,
@@ -73,26 +75,26 @@ def card(
     }
 
 
-def _parts(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
-    """Every source, opened, and the folder that keeps its decoded images."""
-    parts = {}
-    for asked in corpus.sources:
-        labelled = asked.role == "task"
-        ask = SourceRequest(asked.path, asked.label, corpus.download, paths.RAW, labelled)
-        source = SOURCES[asked.kind](ask)
-        cache = paths.CACHE / key(asked.kind, ask, source, decoding)
-        parts[asked.name] = Part(source, asked.role, asked.limit, cache)
-    return parts
+def _sources(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
+    """Every source, opened, with the cache folder of its decoded images, by name."""
+    sources = {}
+    for params in corpus.sources:
+        labelled = params.role == "task"
+        request = SourceRequest(params.path, params.label, corpus.download, paths.RAW, labelled)
+        source = SOURCES[params.kind](request)
+        cache = paths.CACHE / cache_key(params.kind, request, source, decoding)
+        sources[params.name] = Part(source, params.role, params.limit, cache)
+    return sources
 
 
-def _prune(kept: set[str]) -> None:
-    """Remove decoded images that no source of this corpus uses, unless a process is at it."""
-    for folder in [own for own in paths.CACHE.iterdir() if own.name not in kept]:
+def _prune(names: set[str]) -> None:
+    """Remove all folders of decoded images but these, unless another process uses them."""
+    for folder in [path for path in paths.CACHE.iterdir() if path.name not in names]:
         if folder.is_dir() and not folder.is_symlink():
-            with file_lock(lock_of(folder), "", wait=False) as possible:
-                if possible:
+            with file_lock(lock_path(folder), "", wait=False) as acquired:
+                if acquired:
                     shutil.rmtree(folder)
-                    lock_of(folder).unlink(missing_ok=True)
+                    lock_path(folder).unlink(missing_ok=True)
 
 
 def _counts(images: Images) -> dict[str, object]:
@@ -107,9 +109,10 @@ def _counts(images: Images) -> dict[str, object]:
 
 
 def _source(name: str, part: Part, report: Report) -> dict[str, object]:
-    """Role, sizes as found (before the limit), and what was skipped."""
+    """Role, sizes before resizing and before the limit, and what was skipped."""
     sizes = np.concatenate(report.sizes[name]).astype(np.int64)
     skipped = report.skipped[name]
+    words = (rename_arguments(str(image), CORPUS_KEYS) for image in skipped[:LISTED])
     pairs, counts = np.unique(sizes[:, 0] * 2**32 + sizes[:, 1], return_counts=True)
     common = np.argsort(-counts, kind="stable")[:COMMON]
     return {
@@ -122,7 +125,7 @@ def _source(name: str, part: Part, report: Report) -> dict[str, object]:
             f"{pairs[i] >> 32}x{pairs[i] % 2**32}": int(counts[i]) for i in common.tolist()
         },
         "skipped": len(skipped),
-        "skipped_list": [printable(f"{one.where} {one.reason}") for one in skipped[:LISTED]],
+        "skipped_list": list(map(printable, words)),
     }
 
 
@@ -132,9 +135,9 @@ def _spread(values: npt.NDArray[np.int64]) -> dict[str, int]:
 
 
 def _duplicates(splits: dict[str, Images]) -> dict[str, int]:
-    """Images that repeat another's pixels within a split; and those of one split in another."""
-    found = {name: len(images) - len(np.unique(images.ids)) for name, images in splits.items()}
+    """Numbers of images that repeat another of their split, and of those that are in two splits."""
+    counts = {name: len(images) - len(np.unique(images.ids)) for name, images in splits.items()}
     for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
         shared = np.isin(splits[one].ids, splits[other].ids)
-        found[f"{one} in {other}"] = int(shared.sum())
-    return found
+        counts[f"{one} in {other}"] = int(shared.sum())
+    return counts

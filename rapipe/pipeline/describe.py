@@ -1,4 +1,4 @@
-"""What `rapipe corpus --describe` prints: the corpus card, for reading."""
+"""`rapipe corpus --describe`: print the corpus card."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rapipe.pipeline.inputs import corpus_card
 
 CLASSES = 30
 SKIPPED = 10
-"""How many of each are printed; the card has more."""
+"""Most lines of each that are printed; the card has all."""
 
 
 def run() -> None:
-    """Print images by split, source and class, sizes, duplicates, pixels, and what was skipped."""
+    """Print images by split, source and class, sizes, duplicates, pixels, and skipped images."""
     card = corpus_card()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for table in (_splits(card), _sources(card), _classes(card)):
         console.print(table)
         console.print()
-    pairs = ", ".join(f"{where} {count:,}" for where, count in card["duplicates"].items())
+    pairs = ", ".join(f"{name} {count:,}" for name, count in card["duplicates"].items())
     console.print(f"exact duplicates: {pairs}")
     for name in ("mean", "std"):
         console.print(f"{name} of train: {', '.join(f'{value:.4f}' for value in card[name])}")
@@ -42,8 +42,8 @@ def _splits(card: dict[str, Any]) -> Table:
     sources = list(card["sources"])
     table = _table("split", "images", "unlabelled", *sources)
     for name, split in card["splits"].items():
-        own = [split["by_source"].get(source, 0) for source in sources]
-        _row(table, name, split["images"], split["unlabelled"], *own)
+        counts = [split["by_source"].get(source, 0) for source in sources]
+        _row(table, name, split["images"], split["unlabelled"], *counts)
     return table
 
 
@@ -70,7 +70,7 @@ def _classes(card: dict[str, Any]) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None)  # as Text, names are no markup
+    table = Table(first, box=None)  # names are `Text`, so that they are no markup
     for name in others:
         table.add_column(Text(name), justify="right")
     return table

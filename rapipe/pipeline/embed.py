@@ -11,24 +11,24 @@ from rapipe.config.schema import Params
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.io import memory_map
-from rapipe.pipeline.inputs import checked, corpus_card, images_of
-from rapipe.pipeline.provenance import encoder_fingerprint
+from rapipe.pipeline.inputs import checked, corpus_card, encoder_fingerprint, images_of
 from rapipe.progress import track
 from rapipe.records import SPLITS, Embeddings
 from rapipe.retrieval import store
 
 READS = (paths.CORPUS, paths.ENCODER)
-"""The memory has a lock of its own."""
+"""The store has its own lock."""
 
 BLOCK = 8192
-"""Images embedded at once: the memory that a million need is that of these."""
+"""Images embedded at once, so that memory does not grow with the corpus."""
 
 
 def run(params: Params) -> None:
     """Write `data/store` and `data/store.json`."""
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
-    like = store.Embedded(encoder.features, tuple(corpus_card()["classes"]), encoder_fingerprint())
-    store.write(blocks(encoder), like, paths.STORE, paths.STORE_MANIFEST)
+    classes = tuple(corpus_card()["classes"])
+    spec = store.StoreSpec(encoder.features, classes, encoder_fingerprint())
+    store.write(blocks(encoder), spec, paths.STORE, paths.STORE_MANIFEST)
 
 
 def blocks(encoder: Encoder) -> Iterator[Embeddings]:

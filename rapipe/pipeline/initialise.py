@@ -6,13 +6,14 @@ Pretraining takes long, so weights are also kept in `data/cache`, by what they w
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rapipe import paths
-from rapipe.config.names import ClassifierName, parse_name
+from rapipe.config.names import CHECKPOINT, PRETRAINED, SCRATCH, ClassifierName
 from rapipe.config.schema import Params
 from rapipe.encoder import checkpoints
 from rapipe.encoder.backbones import build
@@ -22,85 +23,89 @@ from rapipe.io.atomic import atomic_write
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, read_json, write_csv, write_json
-from rapipe.pipeline.initial_weights import SCRATCH
+from rapipe.pipeline import pretrain
 from rapipe.pipeline.inputs import checked
-from rapipe.pipeline.pretrain import facts_of, pretrained, spec_of
+from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import say
-from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS, paths.ENCODER)
 WRITES = (paths.INITIAL,)
 
 
+@argument_keys(
+    **{**pretrain.KEYS, "init": "classifiers.init", "width": "train.width", "stem": "train.stem"}
+)
 def run(params: Params) -> None:
-    """Write `data/start/`."""
+    """Write `data/initial/`."""
     with atomic_folder(paths.INITIAL) as folder:
-        for name, own in wanted(params):
-            initialise(params, own, folder / name)
+        for path, name in _folders(params):
+            initialise(params, name, folder / path)
 
 
-def wanted(params: Params) -> Iterator[tuple[str, ClassifierName]]:
-    """Names of the folders, and what each is to hold; a teacher's lies in its student's."""
-    for name in params.train.backbones:
-        own = parse_name(name)
-        yield name, own
-        if own.distilled:
-            yield f"{name}/{paths.TEACHER}", parse_name(params.train.distill)
+def _folders(params: Params) -> Iterator[tuple[str, ClassifierName]]:
+    """Each folder with the classifier that it is for; a teacher's lies in its student's."""
+    for text in params.classifiers.backbones:
+        name = ClassifierName.parse(text)
+        yield text, name
+        if name.distilled:
+            yield f"{text}/{paths.TEACHER}", ClassifierName.parse(params.classifiers.distill)
 
 
-def initialise(params: Params, own: ClassifierName, folder: Path) -> None:
+def initialise(params: Params, name: ClassifierName, folder: Path) -> None:
     """Write what this classifier starts from, and what it alone needs to know."""
-    recipe, card = params.train, {}
-    if own.start != SCRATCH:
-        kept = weights_of(params, own)
-        for name in (weights.WEIGHTS, weights.CARD):
-            atomic_write(folder / name, (kept / name).read_bytes())
+    grid, card = params.classifiers, {}
+    if name.initial != SCRATCH:
+        cached = weights_of(params, name)
+        for file in (weights.WEIGHTS, weights.CARD):
+            atomic_write(folder / file, (cached / file).read_bytes())
         card = read_json(folder / weights.CARD, "initialise")
     facts = {
-        "noise_std": recipe.noise_std if own.noisy else 0.0,
-        "teacher": recipe.distill if own.distilled else "",
-        "temperature": recipe.distill_temperature if own.distilled else 0.0,
+        "noise_std": grid.noise_std if name.noisy else 0.0,
+        "teacher": grid.distill if name.distilled else "",
+        "temperature": grid.distill_temperature if name.distilled else 0.0,
     }
-    teacher = facts_of_start(params, parse_name(recipe.distill)) if own.distilled else {}
-    noisy = own.distilled and parse_name(recipe.distill).noisy and recipe.noise_std
-    key = fingerprint([card.get("spec"), card.get("hash"), facts, teacher, noisy])
+    teacher: dict[str, Any] = {}
+    teacher_noise: float | bool = False
+    if name.distilled:
+        its_name = ClassifierName.parse(grid.distill)
+        teacher = facts_of(params, its_name)
+        teacher_noise = its_name.noisy and grid.noise_std
+    key = fingerprint([card.get("spec"), card.get("hash"), facts, teacher, teacher_noise])
     write_json(folder / weights.CARD, {**card, **facts, "key": key})
 
 
-def facts_of_start(params: Params, own: ClassifierName) -> dict[str, Any]:
+def facts_of(params: Params, name: ClassifierName) -> dict[str, Any]:
     """All that decides the weights; nothing for those from scratch."""
-    if own.start == SCRATCH:
+    if name.initial == SCRATCH:
         return {}
-    spec = spec_of_start(params, own)
-    if own.start == "corpus":
-        precision = precision_of(params.train.precision, paths.PRECISION)
-        return {"spec": asdict(spec), **facts_of(params, spec, precision)}
-    place = Path(params.train.init)
-    file = place / weights.CARD if place.is_dir() else place  # a card has its weights' hash
+    spec = spec_of(params, name)
+    if name.initial == PRETRAINED:
+        return {"spec": asdict(spec), **pretrain.facts_of(params, spec)}
+    source = Path(params.classifiers.init)
+    file = source / weights.CARD if source.is_dir() else source  # a card has its weights' hash
     content = file.read_bytes() if file.is_file() else b""
-    found = hashlib.sha256(content).hexdigest()
-    return {"spec": asdict(spec), "init": params.train.init, "sha256": found}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"spec": asdict(spec), "init": params.classifiers.init, "sha256": digest}
 
 
-def spec_of_start(params: Params, own: ClassifierName) -> EncoderSpec:
+def spec_of(params: Params, name: ClassifierName) -> EncoderSpec:
     """What network it is."""
-    return spec_of(params, own.network, params.train.width, params.train.stem)
+    return pretrain.spec_of(params, name.backbone, params.train.width, params.train.stem)
 
 
-def weights_of(params: Params, own: ClassifierName) -> Path:
+def weights_of(params: Params, name: ClassifierName) -> Path:
     """A folder with the weights: made before, those of the encoder, or made now."""
-    facts = facts_of_start(params, own)
-    folder = paths.INITIAL_CACHE / fingerprint(facts)
+    folder = paths.INITIAL_CACHE / fingerprint(facts_of(params, name))
     if not is_intact(folder):
-        make = write_elsewhere if own.start == "elsewhere" else write_here
+        write = write_checkpoint if name.initial == CHECKPOINT else write_pretrained
         with atomic_folder(folder) as part:
-            make(params, spec_of_start(params, own), part)
+            write(params, spec_of(params, name), part)
     return folder
 
 
-def write_here(params: Params, spec: EncoderSpec, folder: Path) -> None:
+def write_pretrained(params: Params, spec: EncoderSpec, folder: Path) -> None:
     """Write this backbone pretrained on the corpus: the encoder, if that is the same."""
-    facts = facts_of(params, spec, precision_of(params.train.precision, paths.PRECISION))
+    facts = pretrain.facts_of(params, spec)
     card = weights.read_card(checked(paths.ENCODER), "pretrain")
     if fingerprint([card["spec"], {name: card.get(name) for name in facts}]) == fingerprint(
         [asdict(spec), facts]
@@ -108,14 +113,15 @@ def write_here(params: Params, spec: EncoderSpec, folder: Path) -> None:
         Encoder.read(paths.ENCODER).write(folder, {})
         return
     say(f"pretraining {spec.backbone} to start from")
-    made = pretrained(params, spec)
-    made.encoder.write(folder, {})
-    write_csv(folder / "history.csv", [{**row, **made.scores} for row in made.history])
-    made.done()
+    result = pretrain.pretrained(params, spec)
+    result.encoder.write(folder, {})
+    write_csv(folder / "history.csv", [{**row, **result.scores} for row in result.history])
+    shutil.rmtree(pretrain.checkpoints_of(params, spec))
 
 
-def write_elsewhere(params: Params, spec: EncoderSpec, folder: Path) -> None:
-    """Write the weights of `train.init`, as those of this backbone."""
+def write_checkpoint(params: Params, spec: EncoderSpec, folder: Path) -> None:
+    """Write the weights of `classifiers.init`, as those of this backbone."""
     backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
-    say(checkpoints.fill(backbone, checkpoints.read(params.train.init), params.train.init))
+    source = params.classifiers.init
+    say(checkpoints.fill(backbone, checkpoints.read(source), source))
     weights.write(folder, backbone, spec, {})

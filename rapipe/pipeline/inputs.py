@@ -10,11 +10,11 @@ import numpy as np
 from rapipe import paths
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
-from rapipe.corpus.labels import visible_label_mask
 from rapipe.errors import UserError
+from rapipe.io import weights
 from rapipe.io.checksums import verify_checksums
 from rapipe.io.tables import parse_checksummed, read_json
-from rapipe.records import Ids, Images, Neighbours, Pixels
+from rapipe.records import Images, Neighbours
 
 
 def labelled(split: str) -> Images:
@@ -28,38 +28,32 @@ def images_of(split: str) -> Images:
 
 
 def query_images(split: str, unlabelled: bool) -> Images:
-    """The images of a split that look up neighbours: the labelled ones.
+    """The images of a split that are queries: the labelled ones.
 
     Args:
         unlabelled: of train also those that a teacher may label: without a label, but not
             of a source that is memory only.
     """
     images = images_of(split)
-    asks = images.labels >= 0
+    mask = images.labels >= 0
     if split == "train" and unlabelled:
         sources = corpus_card()["sources"]
-        task = [name for name, own in sources.items() if own["role"] == "task"]
-        asks |= np.isin(images.sources, task)
-    return images if asks.all() else images.take(np.flatnonzero(asks))
-
-
-def hidden_label_ids(train: Images, params: Params) -> Ids:
-    """Ids of the training images whose labels `train.label_fraction` keeps from everyone."""
-    kept = visible_label_mask(train.ids, train.labels, params.train.label_fraction, params.seed)
-    return train.ids[(train.labels >= 0) & ~kept]
+        task = [name for name, facts in sources.items() if facts["role"] == "task"]
+        mask |= np.isin(images.sources, task)
+    return images if mask.all() else images.take(np.flatnonzero(mask))
 
 
 def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
-    """The prefetched table of the images of a split that ask.
+    """The prefetched table of the query images of a split.
 
     Raises:
         UserError: it belongs to other images or another k.
     """
     table = Neighbours.read(checked(paths.table(variant.retrieval, split)))
     if split == "train" and len(table.query_ids) > len(images):
-        every = query_images(split, unlabelled=True)
-        if np.array_equal(every.ids, table.query_ids):
-            table = table.take(np.flatnonzero(every.labels >= 0))
+        queries = query_images(split, unlabelled=True)
+        if np.array_equal(queries.ids, table.query_ids):
+            table = table.take(np.flatnonzero(queries.labels >= 0))
     if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
         raise UserError(
             f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
@@ -69,28 +63,37 @@ def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
 
 
 def bank_card() -> dict[str, Any]:
-    """What the bank was made from: version of the memory, encoder, classes."""
+    """What the bank was made from: version of the store, encoder, classes."""
     return read_card(paths.BANK_CARD)
+
+
+def encoder_fingerprint() -> str:
+    """Of the encoder in `data/encoder`: its weights, and how it prepares images."""
+    return weights.fingerprint(weights.read_card(checked(paths.ENCODER), "pretrain"))
+
+
+def check_encoder(fingerprint: str, artefact: object, stage: str) -> None:
+    """Raise `UserError` unless `data/encoder` has the fingerprint that embedded an artefact.
+
+    Args:
+        stage: the one that makes the artefact anew.
+    """
+    present = encoder_fingerprint()
+    if fingerprint != present:
+        raise UserError(
+            f"{artefact} was embedded by encoder {fingerprint[:12]}, but {paths.ENCODER} is "
+            f"{present[:12]}: run rapipe {stage}, or dvc repro"
+        )
 
 
 def check_labels(params: Params) -> None:
     """Raise `UserError` unless the bank knows the labels that are known now, and no others."""
-    told = bank_card().get("labels_known")
-    if told != [params.train.label_fraction, params.seed]:
+    setting = bank_card().get("labels_known")
+    if setting != [params.train.label_fraction, params.seed]:
         raise UserError(
             f"{paths.BANK} was made for another train.label_fraction than "
             f"{params.train.label_fraction:g}, or another seed: run rapipe prefetch, or dvc repro"
         )
-
-
-def pictures(train: Images, ids: Ids) -> Pixels:
-    """Pixels (N, H, W, 3) of images by id; grey where the corpus has no such image."""
-    row_of = {own: row for row, own in enumerate(train.ids.tolist())}
-    found = np.full((len(ids), *train.pixels.shape[1:]), 128, np.uint8)
-    for place, own in enumerate(ids.tolist()):
-        if own in row_of:
-            found[place] = train.pixels[row_of[own]]
-    return found
 
 
 def corpus_card() -> dict[str, Any]:
@@ -114,5 +117,5 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `write_result` wrote; `UserError` names the stage if it is missing or damaged."""
+    """What `write_checksummed` wrote; `UserError` names the stage if it is missing or damaged."""
     return read_json(path, paths.maker(path), parse_checksummed)

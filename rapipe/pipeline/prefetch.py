@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.config.schema import Params
+from rapipe.config.schema import Params, RetrievalParams
+from rapipe.corpus.labels import hidden_label_ids
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
@@ -18,13 +19,18 @@ from rapipe.io import memory_map
 from rapipe.io.atomic import part_path
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import write_json
-from rapipe.pipeline.ask import request_of
-from rapipe.pipeline.inputs import checked, hidden_label_ids, images_of, query_images
-from rapipe.pipeline.provenance import check_encoder, describe_search
+from rapipe.pipeline.inputs import (
+    check_encoder,
+    checked,
+    images_of,
+    query_images,
+)
+from rapipe.pipeline.requests import request_of
+from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Embeddings, Ids, Images, Vectors
-from rapipe.retrieval.bank import bank_of
-from rapipe.retrieval.search import KeyedVectors
+from rapipe.retrieval.bank import select_bank
+from rapipe.retrieval.search import VectorsWithIds, describe_search
 from rapipe.retrieval.store import Rows, Store
 from rapipe.retrieval.strategies import STRATEGIES
 
@@ -34,10 +40,11 @@ WRITES = (paths.NEIGHBOURS,)
 BLOCK = 8192
 """Vectors gathered at once."""
 PART = part_path(paths.NEIGHBOURS)
-ALL, ASKING = "all.npy", "asking.npy"
-"""Vectors of the whole store, and of the images that ask; gone when the stage ends."""
+STORE_VECTORS, QUERY_VECTORS = "store.npy", "queries.npy"
+"""Scratch files, gone when the stage ends."""
 
 
+@argument_keys(**keys_of("retrieval", RetrievalParams))
 def run(params: Params) -> None:
     """Write `data/neighbours/`."""
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
@@ -54,29 +61,32 @@ def run(params: Params) -> None:
 
 
 def write(store: Store, splits: dict[str, Images], params: Params) -> None:
-    """Write the bank and the tables, where `at` says."""
-    vectors, rows = store.vectors(PART / ALL), store.rows
+    """Write the bank and the tables into `PART`."""
+    vectors, rows = store.vectors(PART / STORE_VECTORS), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
-    write_bank(store, order, vectors, held_out, hidden_label_ids(splits["train"], params), params)
-    bank = Embeddings.read(at(paths.BANK))
-    cards: dict[str, dict[str, Any]] = {own: {} for own in params.retrieval.strategies}
+    train, fraction = splits["train"], params.train.label_fraction
+    hidden_labels = hidden_label_ids(train.ids, train.labels, fraction, params.seed)
+    write_bank(store, order, vectors, held_out, hidden_labels, params)
+    bank = Embeddings.read(partial(paths.BANK))
+    request, teacher = request_of(params), bool(params.classifiers.distill)
+    cards: dict[str, dict[str, Any]] = {name: {} for name in params.retrieval.strategies}
     for split in splits:
-        queries = queries_of(query_images(split, bool(params.train.distill)), rows, order, vectors)
+        queries = queries_of(query_images(split, teacher), rows, order, vectors)
         for strategy, card in cards.items():
-            found = STRATEGIES[strategy](queries, bank, request_of(params))
-            found.check_against(bank.ids)
-            found.write(at(paths.table(strategy, split)))
-            card[split] = {"queries": len(queries.ids), **found.found_by}
-            if found.found_by:
-                say(f"{strategy} of {split}: {describe_search(found.found_by, params.retrieval.k)}")
+            table = STRATEGIES[strategy](queries, bank, request)
+            table.check_against(bank.ids)
+            table.write(partial(paths.table(strategy, split)))
+            card[split] = {"queries": len(queries.ids), **table.found_by}
+            if table.found_by:
+                say(f"{strategy} of {split}: {describe_search(table.found_by, request.k)}")
     for strategy, card in cards.items():
-        write_json(at(paths.table_card(strategy)), {"k": params.retrieval.k, **card})
-    for scratch in (ALL, ASKING):
+        write_json(partial(paths.table_card(strategy)), {"k": request.k, **card})
+    for scratch in (STORE_VECTORS, QUERY_VECTORS):
         (PART / scratch).unlink(missing_ok=True)
 
 
-def at(path: Path) -> Path:
+def partial(path: Path) -> Path:
     """Where a file of `data/neighbours` is written until all of them are."""
     return PART / path.relative_to(paths.NEIGHBOURS)
 
@@ -86,28 +96,28 @@ def write_bank(
     order: npt.NDArray[np.int64],
     vectors: Vectors,
     held_out: Ids,
-    unknown: Ids,
+    hidden_labels: Ids,
     params: Params,
 ) -> None:
-    """Write `data/neighbours/bank/`, and a card that says which memory it is.
+    """Write `data/neighbours/bank/`, and a card that says which version of the store it is.
 
     Args:
         held_out: ids of images that are left out.
-        unknown: ids of images that are there without their labels.
+        hidden_labels: ids of images that are in it without their labels.
     """
     rows, limit = store.rows.take(order), params.retrieval.bank
-    chosen = bank_of(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
-    bank = rows.take(chosen)
-    labels = np.where(np.isin(bank.ids, unknown), UNLABELLED, bank.labels)
+    selected = select_bank(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
+    bank = rows.take(selected)
+    labels = np.where(np.isin(bank.ids, hidden_labels), UNLABELLED, bank.labels)
     Embeddings(
-        bank.ids, memory_map.lazy_rows(vectors, order[chosen]), labels, bank.sources, bank.splits
-    ).write(at(paths.BANK))
+        bank.ids, memory_map.lazy_rows(vectors, order[selected]), labels, bank.sources, bank.splits
+    ).write(partial(paths.BANK))
     manifest = store.manifest
-    names = [tag for tag, own in store.history.tags().items() if own == manifest.version]
+    tags = [tag for tag, version in store.history.tags().items() if version == manifest.version]
     write_json(
-        at(paths.BANK_CARD),
+        partial(paths.BANK_CARD),
         {
-            "memory": names[0] if names else f"v{manifest.version}",
+            "memory": tags[0] if tags else f"v{manifest.version}",
             "store": manifest.sha256,
             "encoder": manifest.encoder,
             "classes": manifest.classes,
@@ -119,29 +129,30 @@ def write_bank(
 
 def queries_of(
     images: Images, rows: Rows, order: npt.NDArray[np.int64], vectors: Vectors
-) -> KeyedVectors:
+) -> VectorsWithIds:
     """Ids and vectors of the images; those that the store lacks are embedded now.
 
-    The corpus says who asks: an image that was removed from the memory still learns.
+    The corpus decides which images are queries: one that was removed from the store is still
+    a training image.
     """
     ids = images.ids
-    place = np.minimum(np.searchsorted(rows.ids[order], ids), len(order) - 1)
-    row = order[place]
-    missing = np.flatnonzero(rows.ids[row] != ids)
+    position = np.minimum(np.searchsorted(rows.ids[order], ids), len(order) - 1)
+    store_rows = order[position]
+    missing = np.flatnonzero(rows.ids[store_rows] != ids)
     if not len(missing):
-        return KeyedVectors(ids, memory_map.lazy_rows(vectors, row))
-    say(f"embedding {len(missing):,} images that ask but are not in the memory")
+        return VectorsWithIds(ids, memory_map.lazy_rows(vectors, store_rows))
+    say(f"embedding {len(missing):,} query images that are not in the store")
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
 
     def blocks() -> Iterator[Vectors]:
-        for start in range(0, len(row), BLOCK):
+        for start in range(0, len(store_rows), BLOCK):
             part = slice(start, start + BLOCK)
-            block = vectors[row[part]]
-            own = missing[(missing >= start) & (missing < start + BLOCK)]
-            if len(own):
-                block[own - start] = encoder.embed(images.pixels[own])
+            block = vectors[store_rows[part]]
+            inside = missing[(missing >= start) & (missing < start + BLOCK)]
+            if len(inside):
+                block[inside - start] = encoder.embed(images.pixels[inside])
             yield block
 
-    path = PART / ASKING
-    memory_map.write_array(path, (len(row), vectors.shape[1]), blocks())
-    return KeyedVectors(ids, memory_map.map_array(path))
+    path = PART / QUERY_VECTORS
+    memory_map.write_array(path, (len(store_rows), vectors.shape[1]), blocks())
+    return VectorsWithIds(ids, memory_map.map_array(path))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from rapipe.batches.loader import ArrayField, BatchLoader
-from rapipe.batches.transforms import Normalise, to_float
+from rapipe.batches.transforms import VIEWS, Normalise, to_float
 from rapipe.device import device
 from rapipe.pretraining.objectives import Objective
 from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.records import Images
-from rapipe.training.module import Schedule, TrainingModule, Weights
+from rapipe.specs import PretrainingRecipe
+from rapipe.training.module import TrainingModule, Weights
 
 
 class PretrainingModule(TrainingModule):
@@ -24,31 +25,26 @@ class PretrainingModule(TrainingModule):
 
     Labels are fed too, for objectives that want them. Whoever starts it should say
     `objective.caution`: this does not.
-
-    Args:
-        optimiser: a name in `OPTIMISERS`.
     """
 
     network: Objective
-    doing = "pretraining"
-    rate = "pretrain.learning_rate"
+    recipe: PretrainingRecipe
+    activity = "pretraining"
 
     def __init__(
         self,
         objective: Objective,
-        views: nn.Module,
-        normalise: Normalise,
         images: Images,
-        schedule: Schedule,
+        normalise: Normalise,
+        recipe: PretrainingRecipe,
+        seed: int,
         weights: Weights,
-        optimiser: str,
     ) -> None:
         on = device()
-        feed = BatchLoader(on, ArrayField(images.pixels, on), ArrayField(images.labels, on))
-        super().__init__(objective, feed, schedule, weights)
-        self.views = views
+        loader = BatchLoader(on, ArrayField(images.pixels, on), ArrayField(images.labels, on))
+        super().__init__(objective, loader, recipe, seed, weights)
+        self.views: nn.Module = VIEWS[recipe.views](images.pixels.shape[1])
         self.normalise = normalise
-        self.optimiser = optimiser
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.network.before_step(self.global_step, self.steps)
@@ -59,20 +55,20 @@ class PretrainingModule(TrainingModule):
         with torch.autocast(images.device.type, enabled=False):
             views = self.normalise(self.views(images.repeat(v, 1, 1, 1)))  # (VB, 3, H, W)
         loss: Tensor = self.network(views.chunk(v), labels)
-        self.seen["loss"].append(loss.detach())
+        self.step_metrics["loss"].append(loss.detach())
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimiser = OPTIMISERS[self.optimiser](
+        optimiser = OPTIMISERS[self.recipe.optimiser](
             [p for p in self.network.parameters() if p.requires_grad],
-            self.schedule.learning_rate,
+            self.recipe.learning_rate,
         )
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
-            self.schedule.learning_rate,
+            self.recipe.learning_rate,
             total_steps=self.steps,
             # The others' momentum is what their docstrings say; of AdamW it would be a beta.
-            cycle_momentum=self.optimiser == "sgd",
+            cycle_momentum=self.recipe.optimiser == "sgd",
         )
         return {
             "optimizer": optimiser,

@@ -31,7 +31,7 @@ def adamw(parameters: Parameters, rate: float) -> Optimizer:
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
-    return torch.optim.AdamW(_decayed(parameters, 0.05), rate, (0.9, 0.95), fused=True)
+    return torch.optim.AdamW(_groups(parameters, 0.05), rate, (0.9, 0.95), fused=True)
 
 
 def lars(parameters: Parameters, rate: float) -> Optimizer:
@@ -43,11 +43,11 @@ def lars(parameters: Parameters, rate: float) -> Optimizer:
     """
     from lightly.utils.lars import LARS  # seconds: only for those who use it
 
-    optimiser: Optimizer = LARS(_decayed(parameters, 1e-6), rate, momentum=0.9)
+    optimiser: Optimizer = LARS(_groups(parameters, 1e-6), rate, momentum=0.9)
     return optimiser
 
 
-def _decayed(parameters: Parameters, decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: Parameters, decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices, kernels and tokens decay; biases and normalisation do not."""
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},

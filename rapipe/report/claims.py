@@ -1,261 +1,124 @@
-"""Accuracy with its floors, and which differences are more than chance.
-
-Letters: S seeds, L noise levels, N test images.
-"""
+"""Which differences are more than chance, as a table and in sentences."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-from matplotlib.figure import Figure
-
-from rapipe.config.names import NOISY
 from rapipe.evaluation import statistics
-from rapipe.evaluation.comparisons import NOISE, VOTE, Claim
-from rapipe.evaluation.evidence import (
-    CONTROL,
-    CounterfactualStack,
-    Evidence,
-    Key,
-    Run,
-    interval_words,
-    level_words,
-)
-from rapipe.evaluation.statistics import Interval, Verdict
+from rapipe.evaluation.baselines import best_baseline, vote_baselines
+from rapipe.evaluation.comparisons import NOISE, VOTE, Comparison
+from rapipe.evaluation.evidence import Evidence
+from rapipe.evaluation.results import CONTROL, Condition
 from rapipe.records import OTHER_IMAGE
-from rapipe.report import figures as drawn
-from rapipe.report import tables
-from rapipe.report.style import Point, looks
+from rapipe.report.material import Material
+from rapipe.report.tables import NOTHING, Table, interval_words, level_words, p_value
 
 
-def findings(found: Evidence, made: Sequence[Claim]) -> str:
+def claims(material: Material) -> str:
+    """The table of the page."""
+    return comparison_table(material.comparisons, "classifier").html()
+
+
+def comparison_table(comparisons: Sequence[Comparison], group: str = "") -> Table:
+    """A line a comparison.
+
+    Args:
+        group: the heading of what comparisons are about, if the table is to say so.
+    """
+    heads = ["first", "minus", "images", "points", "95 % interval", "without near duplicates"]
+    heads += ["seeds", "p, McNemar", "p, seeds too", "in words"]
+    rows = []
+    for own in comparisons:
+        without, seeds = own.without_near_duplicates, own.verdict.seeds
+        row = [
+            own.first,
+            own.second,
+            level_words(own.noise_std),
+            f"{100 * own.verdict.difference:+.1f}",
+            interval_words(own.verdict.interval),
+            f"{100 * without:+.1f}" if without == without else NOTHING,
+            str(seeds),
+            p_value(own.adjusted_mcnemar),
+            p_value(own.adjusted_p) if seeds > 1 else NOTHING,
+            own.words,
+        ]
+        rows.append([own.group, *row] if group else row)
+    return Table([group, *heads] if group else heads, rows)
+
+
+def findings(material: Material) -> str:
     """The answers in sentences, as an HTML list."""
-    said = []
-    for backbone in found.backbones:
-        for strategy in found.looking_up(backbone):
-            own = [c for c in made if (c.backbone, c.first) == (backbone, strategy)]
-            swaps = found.swaps((backbone, strategy))
-            lines = [
-                _compared("Against the same without neighbours", own, "none"),
-                _compared("Against noise in training instead of neighbours", own, NOISE),
-                _voted(found, (backbone, strategy), own),
-            ]
-            if swaps:
-                lines.append(_reliance(found, backbone, swaps))
-            name = html.escape(f"{backbone} with {strategy}")
-            items = "".join(f"<li>{line}</li>" for line in lines if line)
-            said.append(f"<li><b>{name}</b><ul>{items}</ul></li>")
-    seeds = len(next(iter(found.runs.values())))
-    if not said:
-        said = ["<li>No classifier here looks anything up: there is nothing to claim.</li>"]
+    return findings_of(material, material.comparisons)
+
+
+def findings_of(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
+    """The same of any evidence and the comparisons in it."""
+    items = []
+    for condition in evidence.searching():
+        names = (condition.backbone, condition.retrieval)
+        related = [own for own in comparisons if (own.group, own.first) == names]
+        lines = [
+            _compared("Against the same without neighbours", related, "none"),
+            _compared("Against noise in training instead of neighbours", related, NOISE),
+            _compared_with_vote(evidence, condition, related),
+            _reliance(evidence, condition),
+        ]
+        name = html.escape(f"{condition.backbone} with {condition.retrieval}")
+        sentences = "".join(f"<li>{line}</li>" for line in lines if line)
+        items.append(f"<li><b>{name}</b><ul>{sentences}</ul></li>")
+    seeds = len(next(iter(evidence.runs.values())))
+    if not items:
+        items = ["<li>No classifier here looks anything up: there is nothing to claim.</li>"]
     return (
-        f"<ul>{''.join(said)}</ul><p>Differences of accuracy in points, with 95 % intervals. "
+        f"<ul>{''.join(items)}</ul><p>Differences of accuracy in points, with 95 % intervals. "
         f"“Better” and “worse” are said only of {statistics.MIN_SEEDS} seeds or more; this run "
         f"has {seeds}.</p>"
     )
 
 
-def _reliance(found: Evidence, backbone: str, swaps: Mapping[str, CounterfactualStack]) -> str:
-    """How far predictions hang on the neighbours, and what they are worth once trained."""
-    moved = found.interval(swaps[OTHER_IMAGE].moved)
-    said = (
-        f"Reliance on its own neighbours (0 to 1): {swaps[OTHER_IMAGE].moved.mean():.3f} "
-        f"[{moved.low:.3f}, {moved.high:.3f}]"
-    )
-    control = found.swaps((backbone, CONTROL)) if (backbone, CONTROL) in found.stacks else {}
-    if control:
-        said += f", on random ones {control[OTHER_IMAGE].moved.mean():.3f}"
-    change = swaps["none"].change
-    points = f"{100 * change.mean():+.1f} [{interval_words(found.interval(change))}]"
-    return f"{said}. Without neighbours the trained network itself changes by {points}."
-
-
-def _compared(what: str, own: Sequence[Claim], second: str) -> str:
+def _compared(what: str, comparisons: Sequence[Comparison], second: str) -> str:
     parts = [
-        f"{level_words(c.noise_std)} {_points(c.verdict)}, {c.words}"
-        for c in own
-        if c.second == second
+        f"{level_words(own.noise_std)} {100 * own.verdict.difference:+.1f} "
+        f"[{interval_words(own.verdict.interval)}], {own.words}"
+        for own in comparisons
+        if own.second == second
     ]
     return f"{what}: {'; '.join(parts)}." if parts else ""
 
 
-def _voted(found: Evidence, key: Key, own: Sequence[Claim]) -> str:
+def _compared_with_vote(
+    evidence: Evidence, condition: Condition, comparisons: Sequence[Comparison]
+) -> str:
     """Whether the learned fusion beats the best vote of the same neighbours."""
-    second = f"{VOTE} of {key[1]}"
-    best = best_baseline(vote_baselines(found.runs[key][0]))
+    second = f"{VOTE} of {condition.retrieval}"
+    best = best_baseline(vote_baselines(evidence.runs[condition][0], condition.retrieval))
     if best is None:
         return "No neighbour has a class of the task, so there is no vote to beat."
     vote = f"the best vote of its neighbours ({best.vote}, k = {best.k}, {best.top1[0]:.1%})"
-    lost = [
-        level_words(c.noise_std)
-        for c in own
-        if c.second == second and (c.verdict.difference <= 0 or c.words == statistics.NOTHING)
+    unbeaten = [
+        level_words(own.noise_std)
+        for own in comparisons
+        if own.second == second and (own.verdict.difference <= 0 or own.words == statistics.NOTHING)
     ]
-    beaten = f" <b>Its learned fusion is not shown to beat that vote: {', '.join(lost)}.</b>"
-    return _compared(f"Against {vote}", own, second) + (beaten if lost else "")
+    warning = f" <b>Its learned fusion is not shown to beat that vote: {', '.join(unbeaten)}.</b>"
+    return _compared(f"Against {vote}", comparisons, second) + (warning if unbeaten else "")
 
 
-def _points(own: Verdict) -> str:
-    return f"{100 * own.difference:+.1f} [{interval_words(own.interval)}]"
-
-
-def claim_rows(made: Sequence[Claim]) -> list[dict[str, object]]:
-    """The same as rows of a CSV."""
-    return [
-        {
-            "backbone": c.backbone,
-            "first": c.first,
-            "second": c.second,
-            "noise_std": c.noise_std,
-            "difference": c.verdict.difference,
-            "low": c.verdict.interval.low,
-            "high": c.verdict.interval.high,
-            "mcnemar": c.verdict.mcnemar,
-            "p": c.verdict.p,
-            "adjusted_mcnemar": c.adjusted_mcnemar,
-            "adjusted_p": c.adjusted_p,
-            "without_lookalikes": None if np.isnan(c.without) else c.without,
-            "seeds": c.verdict.seeds,
-            "words": c.words,
-        }
-        for c in made
-    ]
-
-
-def claims_table(made: Sequence[Claim]) -> str:
-    """A line a comparison."""
-    heads = ["classifier", "comparison", "images", "difference, points", "95 % interval"]
-    heads += ["without lookalikes", "seeds", "p, McNemar", "p, seeds too", "in words"]
-    lines = [
-        [
-            html.escape(c.backbone),
-            html.escape(f"{c.first} minus {c.second}"),
-            level_words(c.noise_std),
-            f"{100 * c.verdict.difference:+.1f}",
-            interval_words(c.verdict.interval),
-            tables.NOTHING if np.isnan(c.without) else f"{100 * c.without:+.1f}",
-            str(c.verdict.seeds),
-            *("&lt; .001" if p < 0.001 else f"{p:.3f}" for p in (c.adjusted_mcnemar, c.adjusted_p)),
-            c.words,
-        ]
-        for c in made
-    ]
-    return tables.table_of(heads, lines)
-
-
-def points_of(found: Evidence, values: npt.NDArray[Any], factor: float = 1) -> list[Point]:
-    """Means of values (S, L, N) with 95 % intervals, one a level."""
-    points = []
-    for place, level in enumerate(found.levels):
-        own = values[:, place]
-        ends = (factor * end for end in found.interval(own))
-        points.append(Point(level, factor * float(own.mean()), *ends))
-    return points
-
-
-def accuracy_over_noise(found: Evidence) -> Figure:
-    """Accuracy of each condition and of its best vote."""
-    look = looks(strategy for _, strategy in found.stacks)
-    panels: dict[str, dict[str, drawn.Line]] = {}
-    for (backbone, strategy), own in found.stacks.items():
-        points = points_of(found, own.correct)
-        panel = panels.setdefault(backbone, {})
-        panel[strategy] = drawn.Line(points, look[strategy])
-        if own.voted is not None and strategy != CONTROL:
-            vote = points_of(found, own.voted[:1])
-            colour = {"color": look[strategy]["color"]}
-            panel[f"vote of {strategy}"] = drawn.Line(vote, {**drawn.VOTE, **colour})
-    title = "Test accuracy against noise, with 95 % intervals"
-    return drawn.curves_over_noise(panels, title, "test accuracy")
-
-
-def differences_over_noise(found: Evidence) -> Figure | None:
-    """What each strategy adds to the accuracy of the same classifier without neighbours."""
-    look = looks(strategy for _, strategy in found.stacks)
-    panels: dict[str, dict[str, drawn.Line]] = {}
-    for backbone, strategy in found.retrieving():
-        plain = found.stacks[backbone, "none"].correct.astype(np.float64)
-        added = found.stacks[backbone, strategy].correct - plain
-        points = points_of(found, added, 100)
-        panels.setdefault(backbone, {})[strategy] = drawn.Line(points, look[strategy])
-    title = "Accuracy with neighbours minus without, with 95 % intervals"
-    return drawn.curves_over_noise(panels, title, "difference, points", zero=True)
-
-
-def four_cells(found: Evidence) -> Figure | None:
-    """{neighbours or not} x {noise in training or not}, for backbones that have both."""
-    look = looks(strategy for _, strategy in found.stacks)
-    panels: dict[str, dict[str, drawn.Line]] = {}
-    for backbone in found.backbones:
-        noisy = backbone + NOISY
-        if noisy not in found.backbones:
-            continue
-        for strategy in found.strategies(backbone):
-            if strategy == CONTROL:
-                continue
-            for name, dashes in ((backbone, "-"), (noisy, "--")):
-                own = found.stacks[name, strategy]
-                label = f"{strategy}{', noise in training' if name == noisy else ''}"
-                points = points_of(found, own.correct)
-                style = {**look[strategy], "ls": dashes}
-                panels.setdefault(backbone, {})[label] = drawn.Line(points, style)
-    if not panels:
-        return None
-    title = "Test accuracy: neighbours or not, noise in training or not"
-    return drawn.curves_over_noise(panels, title, "test accuracy")
-
-
-def vote_baselines(run: Run) -> list[tables.VoteBaseline]:
-    """Every vote of the neighbours of one evaluation."""
-    found: dict[str, tables.VoteBaseline] = {}
-    for row in run["votes"]:
-        new = tables.VoteBaseline(
-            run["rows"][0]["retrieval"], row["vote"], row["k"], {}, row["validation_top1"]
-        )
-        floor = found.setdefault(row["vote"], new)
-        found[row["vote"]] = floor._replace(top1={**floor.top1, row["noise_std"]: row["top1"]})
-    return list(found.values())
-
-
-def best_baseline(floors: Sequence[tables.VoteBaseline]) -> tables.VoteBaseline | None:
-    """The vote that was best on validation; None where nobody votes."""
-    return max(floors, key=lambda floor: floor.chosen_by, default=None)
-
-
-def baseline_lines(found: Evidence) -> list[tables.VoteBaseline]:
-    """Every vote of every strategy's neighbours: they are the same for all classifiers."""
-    first: dict[str, Run] = {}
-    for key in found.retrieving():
-        first.setdefault(key[1], found.runs[key][0])
-    return [floor for run in first.values() for floor in vote_baselines(run)]
-
-
-def clean_intervals(found: Evidence) -> dict[Key, Interval]:
-    """Of clean accuracy, no further than 0 and 1."""
-    spans = {key: found.interval(own.correct[:, 0]) for key, own in found.stacks.items()}
-    return {key: Interval(max(0, own.low), min(1, own.high)) for key, own in spans.items()}
-
-
-def lookalikes_table(found: Evidence) -> str:
-    """Every accuracy without the test images that are most like the memory; empty if none are."""
-    if not found.lookalikes.any() or found.lookalikes.all():
+def _reliance(evidence: Evidence, condition: Condition) -> str:
+    """How much predictions depend on the neighbours, and what they are worth once trained."""
+    stacks = evidence.counterfactuals_at(condition)
+    if not stacks:
         return ""
-    heads = ["classifier", "retrieval", *map(level_words, found.levels)]
-    lines: dict[str, list[str]] = {}
-    for (backbone, strategy), own in found.stacks.items():
-        vote = f"best vote of {strategy}"
-        if own.voted is not None and vote not in lines:
-            lines[vote] = ["no training", vote, *_percents(found, own.voted)]
-        values = _percents(found, own.correct)
-        lines[f"{backbone} {strategy}"] = [backbone, strategy, *values]
-    order = sorted(lines.values(), key=lambda line: line[0] != "no training")
-    return tables.table_of(heads, [[*map(html.escape, line)] for line in order])
-
-
-def _percents(found: Evidence, right: npt.NDArray[np.bool_]) -> list[str]:
-    levels = range(len(found.levels))
-    return [f"{100 * found.without_lookalikes(right[:, place]):.1f}" for place in levels]
+    distance = stacks[OTHER_IMAGE].total_variation
+    low, high = evidence.interval(distance)
+    words = (
+        f"Reliance on its own neighbours (0 to 1): {distance.mean():.3f} [{low:.3f}, {high:.3f}]"
+    )
+    control = evidence.conditions(condition.backbone).get(CONTROL)
+    random = evidence.counterfactuals_at(control) if control else {}
+    if random:
+        words += f", on random ones {random[OTHER_IMAGE].total_variation.mean():.3f}"
+    change = stacks["none"].correct_change
+    points = f"{100 * change.mean():+.1f} [{interval_words(evidence.interval(change))}]"
+    return f"{words}. Without neighbours the trained network itself changes by {points}."

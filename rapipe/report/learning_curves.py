@@ -1,59 +1,97 @@
-"""How fast the classifiers learned: area under test accuracy, and steps to reach one."""
+"""Sample efficiency: test accuracy during training, as curves and in numbers."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from rapipe.evaluation.evidence import Evidence, History
 from rapipe.evaluation.learning_curves import area, first_step
-from rapipe.evaluation.statistics import interval_of_mean
-from rapipe.report import tables
-from rapipe.report.style import Row, spread
+from rapipe.evaluation.results import Row
+from rapipe.report.style import band, finish, log_axis, panels_of, strategy_looks, styled
+from rapipe.report.tables import NOTHING, Table, number
 
 TARGETS = (0.5, 0.8)
 """Test accuracies whose first steps are given."""
-Histories = Mapping[tuple[str, str], Sequence[Sequence[Row]]]
-"""By backbone and strategy, a history a seed."""
 
 
-def table(histories: Histories, seed: int) -> str:
-    """HTML: a line a condition; what it gains over the same classifier without neighbours."""
+def accuracy_by_step(evidence: Evidence) -> Figure | None:
+    """Test accuracy at every measurement, against optimiser steps on a log scale."""
+    return _accuracy_curves(evidence, "step")
+
+
+def accuracy_by_epoch(evidence: Evidence) -> Figure | None:
+    """Test accuracy at the ends of epochs."""
+    return _accuracy_curves(evidence, "epoch")
+
+
+@styled
+def _accuracy_curves(evidence: Evidence, x: str) -> Figure | None:
+    """Test accuracy during training, a panel a backbone, against `step` or `epoch`."""
+    if not evidence.histories:
+        return None
+    look = strategy_looks(evidence)
+    title = f"Test accuracy against {'optimiser steps' if x == 'step' else 'epochs'}"
+    figure, panels = panels_of(evidence.backbones, title)
+    for condition, histories in evidence.histories.items():
+        axes = panels[condition.backbone]
+        shortened = map(_epoch_ends, histories) if x == "epoch" else histories
+        band(axes, accuracy_points(shortened, x), condition.retrieval, look[condition.retrieval])
+        axes.set_xlabel("optimiser step" if x == "step" else "epoch")
+        if x == "step":
+            log_axis(axes)
+    finish(panels, "test accuracy")
+    return figure
+
+
+def accuracy_points(histories: Iterable[History], x: str = "step") -> dict[float, list[float]]:
+    """Test accuracies of several seeds, by `step` or `epoch`."""
+    points: dict[float, list[float]] = defaultdict(list)
+    for history in histories:
+        for row in history:
+            points[row[x]].append(row["test_top1_not_for_selection"])
+    return points
+
+
+def _epoch_ends(history: History) -> list[Row]:
+    """The last row of each epoch."""
+    return list({row["epoch"]: row for row in history}.values())
+
+
+def efficiency_table(evidence: Evidence) -> Table:
+    """A line a condition; what it gains over the same classifier without neighbours."""
     heads = ["classifier", "retrieval", "seeds", "area", "minus none [95 %]"]
     heads += [f"steps to {target:.0%}" for target in TARGETS]
-    lines = []
-    for (backbone, retrieval), seeds in histories.items():
-        own = np.array([area(history) for history in seeds])
-        plain = np.array([area(history) for history in histories[backbone, "none"]])
-        lines.append(
-            [
-                html.escape(backbone),
-                html.escape(retrieval),
-                str(len(seeds)),
-                _with_spread(own),
-                tables.NOTHING if retrieval == "none" else _gain(own - plain, seed),
-                *(_steps([first_step(history, target) for history in seeds]) for target in TARGETS),
-            ]
+    rows = []
+    for condition, histories in evidence.histories.items():
+        plain = evidence.conditions(condition.backbone)["none"]
+        areas, plain_areas = (
+            np.array([area(history) for history in evidence.histories[own]])
+            for own in (condition, plain)
         )
-    return tables.table_of(heads, lines)
+        gain = NOTHING if condition == plain else _gain(evidence, areas - plain_areas)
+        firsts = (
+            _steps([first_step(history, target) for history in histories]) for target in TARGETS
+        )
+        names = (condition.backbone, condition.retrieval, str(len(histories)))
+        rows.append([*names, number(areas.tolist()), gain, *firsts])
+    return Table(heads, rows)
 
 
-def _with_spread(values: np.ndarray) -> str:
-    return f"{values.mean():.3f}" + (f" ± {spread(values.tolist()):.3f}" if len(values) > 1 else "")
-
-
-def _gain(differences: np.ndarray, seed: int) -> str:
+def _gain(evidence: Evidence, differences: np.ndarray) -> str:
     """The mean of what seeds gained; its interval where there are several."""
     mean = f"{differences.mean():+.3f}"
     if len(differences) == 1:
         return f"{mean} (one seed)"
-    low, high = interval_of_mean(differences[:, None], seed)
+    low, high = evidence.interval(differences[:, None])
     return f"{mean} [{low:+.3f}, {high:+.3f}]"
 
 
 def _steps(firsts: Sequence[float | None]) -> str:
-    """The mean over the seeds that got there, and how many did if not all."""
+    """The mean over the seeds that reached it, and how many did if not all."""
     reached = [step for step in firsts if step is not None]
     if not reached:
         return "never"

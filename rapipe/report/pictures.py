@@ -1,4 +1,4 @@
-"""Pictures of images: neighbourhoods, rows of the memory, likenesses."""
+"""Pictures of images: neighbourhoods, rows of the memory, near duplicates."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rapipe.errors import shortened
-from rapipe.records import Pixels
-from rapipe.report.style import PALETTE, Row, styled
+from rapipe.evaluation.results import Row
+from rapipe.records import Embeddings, Ids, Images, Neighbours, Pixels
+from rapipe.report.style import PALETTE, styled
 
 LETTERS = 12
 """Of a name above a picture."""
+EXAMPLES, NEIGHBOURS = 6, 8
+"""Test images in the gallery, and neighbours of each."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,47 @@ class Neighbourhood:
     neighbours: Pixels  # (K, H, W, 3)
     labels: tuple[str, ...]
     similarities: tuple[float, ...]
+
+
+def neighbourhoods_of(
+    test: Images,
+    neighbours: Neighbours,
+    bank: Embeddings,
+    bank_classes: Sequence[str],
+    train: Images,
+) -> list[Neighbourhood]:
+    """Examples of test images and their neighbours, of as many classes as there is room for.
+
+    Args:
+        bank_classes: names of the classes of the bank.
+        train: the images that the bank is made of.
+    """
+    _, firsts = np.unique(test.labels, return_index=True)
+    spread = np.linspace(0, len(firsts) - 1, min(EXAMPLES, len(firsts))).round().astype(int)
+    examples = []
+    for query in firsts[spread]:
+        rows = neighbours.indices[query, :NEIGHBOURS]
+        labels = zip(bank.labels[rows], bank.sources[rows], strict=True)
+        examples.append(
+            Neighbourhood(
+                test.pixels[query],
+                test.classes[test.labels[query]],
+                pixels_by_id(train, bank.ids[rows]),
+                tuple(bank_classes[own] if own >= 0 else f"({source})" for own, source in labels),
+                tuple(neighbours.similarities[query, :NEIGHBOURS].tolist()),
+            )
+        )
+    return examples
+
+
+def pixels_by_id(images: Images, ids: Ids) -> Pixels:
+    """Pixels (N, H, W, 3) of images by id; grey where there is no such image."""
+    row_of = {image_id: row for row, image_id in enumerate(images.ids.tolist())}
+    pixels = np.full((len(ids), *images.pixels.shape[1:]), 128, np.uint8)
+    for i, image_id in enumerate(ids.tolist()):
+        if image_id in row_of:
+            pixels[i] = images.pixels[row_of[image_id]]
+    return pixels
 
 
 @styled
@@ -42,8 +87,8 @@ def gallery(examples: Sequence[Neighbourhood]) -> Figure:
             axes.axis("off")
         axes_row[0].imshow(example.image)
         axes_row[0].set_title(f"{short(example.label)}?", fontsize=8, fontweight="bold", pad=3)
-        found = zip(example.neighbours, example.labels, example.similarities, strict=True)
-        for axes, (image, label, similarity) in zip(axes_row[1:], found, strict=False):
+        neighbours = zip(example.neighbours, example.labels, example.similarities, strict=True)
+        for axes, (image, label, similarity) in zip(axes_row[1:], neighbours, strict=False):
             draw(axes, image, f"{short(label)}  {similarity:.2f}", label == example.label)
     title = "Test images, and their nearest neighbours in the memory with cosine similarity"
     figure.suptitle(title, fontsize=11, fontweight="bold", y=0.94)
@@ -52,7 +97,7 @@ def gallery(examples: Sequence[Neighbourhood]) -> Figure:
 
 
 @styled
-def looked_up(
+def query_and_neighbours(
     image: Pixels, title: str, neighbours: Pixels, rows: Sequence[Row], label: str, same: str
 ) -> Figure:
     """One image and its neighbours, with similarity, attention and effect under each.
@@ -71,13 +116,13 @@ def looked_up(
     for axes in grid.flat:
         axes.axis("off")
     grid[0, 0].imshow(image)
-    grid[0, 0].set_title(f"asked: {short(label)}", fontsize=7, fontweight="bold", pad=3)
-    for axes, own, row in zip(grid[:, 1:].flat, neighbours, rows, strict=False):
-        draw(axes, own, f"{short(row['class'])}  {row['similarity']:.3f}", row["class"] == same)
+    grid[0, 0].set_title(f"query: {short(label)}", fontsize=7, fontweight="bold", pad=3)
+    for axes, pixels, row in zip(grid[:, 1:].flat, neighbours, rows, strict=False):
+        draw(axes, pixels, f"{short(row['class'])}  {row['similarity']:.3f}", row["class"] == same)
         if "attention" in row:
-            said = f"attention {row['attention']:.3f}\neffect {row['effect']:+.4f}"
+            text = f"attention {row['attention']:.3f}\neffect {row['effect']:+.4f}"
             axes.text(
-                0.5, -0.06, said, transform=axes.transAxes, ha="center", va="top", fontsize=6.5
+                0.5, -0.06, text, transform=axes.transAxes, ha="center", va="top", fontsize=6.5
             )
     figure.subplots_adjust(
         wspace=0.12,

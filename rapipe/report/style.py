@@ -1,13 +1,8 @@
-"""How every figure looks, and what its panels share.
-
-A condition is a (backbone, retrieval, k, bank size); over its seeds we show
-the mean and the standard deviation, and no deviation where there is one seed.
-"""
+"""How every figure looks, and what its panels share."""
 
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
@@ -15,15 +10,17 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-Row = Mapping[str, Any]
-Condition = tuple[str, str, int, int]
+from rapipe.evaluation.evidence import Evidence
+from rapipe.evaluation.statistics import deviation
+
 Look = dict[str, Any]
 """What matplotlib draws a line with: colour, marker, style."""
 
@@ -37,13 +34,25 @@ class Point(NamedTuple):
     high: float
 
 
-BASELINE = "#5b6470"
+class Line(NamedTuple):
+    """The points of one condition, and how it looks."""
+
+    points: Sequence[Point]
+    look: Look
+
+
+Panels = dict[str, dict[str, Line]]
+"""Lines by their labels, in panels by their titles."""
+GREY = "#5b6470"
+"""Of what has no neighbours, and of reference lines."""
 PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Told apart by the colour-blind: Okabe and Ito, "Color Universal Design", 2008."""
+"""Distinct for the colour-blind too: Okabe and Ito, "Color Universal Design", 2008."""
 MARKERS = ("s", "o", "^", "D", "v", "P")
 """So that lines can be told apart without colours."""
-PLACES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
+STRATEGIES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
 """Strategies that look the same in every report, whichever others stand beside them."""
+VOTE: Look = {"color": "black", "ls": ":", "marker": "."}
+NOISE = "standard deviation of the noise"
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -66,35 +75,22 @@ styled = mpl.rc_context(STYLE)
 """Decorator: draw in our style, and leave that of others as it was."""
 
 
-def looks(strategies: Iterable[str]) -> dict[str, Look]:
-    """Colour and marker of each strategy, or of whatever else; the baseline is grey.
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each strategy, or of whatever else; `none` is grey.
 
-    Names without a place of their own take those that are left, in their order.
+    Names that are no strategies take the looks that are left, in their order.
     """
-    names = [name for name in dict.fromkeys(strategies) if name != "none"]
-    free = [i for i, name in enumerate(PLACES) if name not in names] or [*range(len(PLACES))]
-    left = cycle(free)
-    place = {name: PLACES.index(name) if name in PLACES else next(left) for name in names}
-    drawn = {name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in place.items()}
-    return {"none": {"color": BASELINE, "marker": "x"}, **drawn}
+    unique = [name for name in dict.fromkeys(names) if name != "none"]
+    unused = [i for i, name in enumerate(STRATEGIES) if name not in unique]
+    rest = cycle(unused or range(len(STRATEGIES)))
+    number = {name: STRATEGIES.index(name) if name in STRATEGIES else next(rest) for name in unique}
+    coloured = {name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in number.items()}
+    return {"none": {"color": GREY, "marker": "x"}, **coloured}
 
 
-def condition_of(row: Row) -> Condition:
-    """The condition that a row is one seed and noise level of."""
-    return row["backbone"], row["retrieval"], row["k"], row["bank_size"]
-
-
-def over_seeds(rows: Iterable[Row], value: str) -> dict[Condition, dict[float, list[float]]]:
-    """Values by condition and noise level, one a seed."""
-    found: dict[Condition, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        found[condition_of(row)][row["noise_std"]].append(row[value])
-    return found
-
-
-def spread(values: Sequence[float]) -> float:
-    """Sample standard deviation over seeds; 0 for one seed."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def strategy_looks(evidence: Evidence) -> dict[str, Look]:
+    """Colour and marker of each strategy of the evidence."""
+    return looks(condition.retrieval for condition in evidence.stacks)
 
 
 @styled
@@ -132,15 +128,16 @@ def band(axes: Axes, points: Mapping[float, Sequence[float]], label: str, look: 
     """Mean line over seeds, with one standard deviation around it where there are several."""
     xs = sorted(points)
     means = np.array([np.mean(points[x]) for x in xs])
-    spreads = np.array([spread(points[x]) for x in xs])
+    deviations = np.array([deviation(points[x]) for x in xs])
     axes.plot(xs, means, label=label, ms=3, **look)
-    if spreads.any():
-        low, high = means - spreads, means + spreads
+    if deviations.any():
+        low, high = means - deviations, means + deviations
         axes.fill_between(xs, low, high, color=look["color"], alpha=0.18, lw=0)
 
 
-def line(axes: Axes, points: Sequence[Point], label: str, look: Look) -> None:
+def draw_line(axes: Axes, label: str, line: Line) -> None:
     """A line with its intervals as a band."""
+    points, look = line
     xs, means, lows, highs = zip(*points, strict=True)
     axes.plot(xs, means, label=label, ms=3, **look)
     axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.15, lw=0)
@@ -165,3 +162,42 @@ def finish(panels: Mapping[str, Axes], label: str) -> None:
     if lines:
         figure = next(iter(panels.values())).figure
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 6))
+
+
+def points_of(evidence: Evidence, values: npt.NDArray[Any], factor: float = 1) -> list[Point]:
+    """Means of values (S, L, N) with 95 % intervals, one a noise level."""
+    points = []
+    for position, level in enumerate(evidence.levels):
+        at_level = values[:, position]
+        ends = (factor * end for end in evidence.interval(at_level))
+        points.append(Point(level, factor * float(at_level.mean()), *ends))
+    return points
+
+
+@styled
+def curves_over_noise(
+    panels: Mapping[str, Mapping[str, Line]],
+    title: str,
+    y: str,
+    zero: bool = False,
+    rows: int = 1,
+) -> Figure | None:
+    """Values with 95 % intervals against noise; None without panels.
+
+    Args:
+        zero: draw the line where nothing differs.
+        rows: of panels.
+    """
+    if not panels:
+        return None
+    figure, axes_of = panels_of(list(panels), title, rows)
+    for name, lines in panels.items():
+        axes = axes_of[name]
+        if zero:
+            axes.axhline(0, color=GREY, lw=1)
+        for label, line in lines.items():
+            draw_line(axes, label, line)
+        axes.set_xlabel(NOISE)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    finish(axes_of, y)
+    return figure

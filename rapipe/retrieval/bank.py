@@ -1,4 +1,4 @@
-"""Which embeddings a classifier may look up.
+"""The bank: which embeddings of the store may be retrieved.
 
 Letters: N rows of the store.
 """
@@ -8,41 +8,41 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.records import Ids, Names
 
 
-def bank_of(
-    ids: Ids, sources: Names, splits: Names, held_out: Ids, limit: int | str, seed: int
+def select_bank(
+    ids: Ids, sources: Names, splits: Names, held_out: Ids, bank: int | str, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Rows that may be looked up: of train, limited, none with the pixels of a held-out image.
+    """Rows of the bank: of train, limited, none with the pixels of a held-out image.
 
     Args:
         ids: (N,), ascending.
         sources: (N,).
         splits: (N,).
         held_out: ids of the validation and test images, whether they are among the rows or not.
-        limit: `all`; a number of images, drawn with `seed` (a smaller draw is
+        bank: `all`; a number of images, drawn with `seed` (a smaller draw is
             part of a larger one); or names of sources joined by `+`.
 
     Returns:
         Row numbers, ascending.
 
     Raises:
-        UserError: the limit asks for more images than there are, or leaves none.
+        ArgumentError: `bank` is more than there are images, or selects none.
     """
-    kept_apart = np.concatenate([held_out, ids[splits != "train"]])
-    rows = np.flatnonzero((splits == "train") & ~np.isin(ids, kept_apart))
-    if isinstance(limit, int):
-        if limit > len(rows):
-            raise UserError(
-                f"retrieval.bank is {limit}, but there are {len(rows)} images to remember; "
+    excluded = np.concatenate([held_out, ids[splits != "train"]])
+    rows = np.flatnonzero((splits == "train") & ~np.isin(ids, excluded))
+    if isinstance(bank, int):
+        if bank > len(rows):
+            raise ArgumentError(
+                f"`bank` is {bank}, but there are {len(rows)} training images; "
                 f"choose all, or from 1 to {len(rows)}"
             )
-        drawn = np.random.default_rng(seed).permutation(len(rows))[:limit]
-        rows = rows[np.sort(drawn)]
-    elif limit != "all":
-        rows = rows[np.isin(sources[rows], limit.split("+"))]
+        sample = np.random.default_rng(seed).permutation(len(rows))[:bank]
+        rows = rows[np.sort(sample)]
+    elif bank != "all":
+        rows = rows[np.isin(sources[rows], bank.split("+"))]
     if not len(rows):
-        raise UserError(f"retrieval.bank is {limit!r}, and no training image is left to remember")
+        raise ArgumentError(f"`bank` is {bank!r}, which leaves no training image")
     return rows

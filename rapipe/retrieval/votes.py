@@ -1,9 +1,9 @@
 """Votes of neighbours: what a neighbour table is worth without any training.
 
-A vote is a function of similarities (Q, K), best first, that gives each
+A vote is a function of similarities (Q, K), best first, that returns each
 neighbour's weight (Q, K); the class with the largest sum wins. Neighbours that a
-strategy gives in another order are put in this one first. Adding a vote is
-adding a function and a line in `VOTES`.
+strategy returns in another order are sorted first. To add a vote is to add a
+function and a line in `VOTES`.
 
 Letters: Q queries, K neighbours, C classes.
 """
@@ -20,27 +20,27 @@ from rapipe import metrics
 from rapipe.records import Labels, Similarities
 
 Weights = npt.NDArray[np.float64]  # (Q, K)
-Counted = npt.NDArray[np.float64]  # (Q, C)
+VoteCounts = npt.NDArray[np.float64]  # (Q, C)
 
 TEMPERATURE = 0.07
-NEAREST = 1e-6
-"""Least distance, so that a copy of the query does not weigh infinitely much."""
-TIE = 1e-9
-"""What being the nearest is worth between classes that have equally many votes."""
+MIN_DISTANCE = 1e-6
+"""So that a copy of the query does not weigh infinitely much."""
+TIE_BREAK = 1e-9
+"""The bonus of the nearest neighbour's class among classes with equally many votes."""
 KS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Numbers of neighbours to choose from, and all there are."""
+"""Numbers of neighbours to choose from, besides all of them."""
 
 
 def plurality(similarities: Similarities) -> Weights:
     """One neighbour, one vote; of equal counts the one with the nearest neighbour wins."""
     _, k = similarities.shape
-    return np.broadcast_to(1 + TIE * 0.5 ** np.arange(k), similarities.shape)
+    return np.broadcast_to(1 + TIE_BREAK * 0.5 ** np.arange(k), similarities.shape)
 
 
 def distance(similarities: Similarities) -> Weights:
     """One over the distance between unit vectors (scikit-learn's `weights="distance"`)."""
-    apart = np.sqrt(np.maximum(2 - 2 * similarities.astype(np.float64), 0))
-    return np.asarray(1 / np.maximum(apart, NEAREST))
+    distances = np.sqrt(np.maximum(2 - 2 * similarities.astype(np.float64), 0))
+    return np.asarray(1 / np.maximum(distances, MIN_DISTANCE))
 
 
 def softmax(similarities: Similarities, temperature: float = TEMPERATURE) -> Weights:
@@ -53,7 +53,7 @@ def softmax(similarities: Similarities, temperature: float = TEMPERATURE) -> Wei
 
 
 def rank(similarities: Similarities) -> Weights:
-    """1 / (i + 2) for the i-th nearest, counted from 0: how near plays no part, only the order."""
+    """1 / (i + 2) for the i-th nearest, counted from 0: only the order counts, not how near."""
     _, k = similarities.shape
     return np.broadcast_to(1 / (np.arange(k) + 2), similarities.shape)
 
@@ -66,16 +66,16 @@ VOTES: dict[str, Callable[[Similarities], Weights]] = {
 }
 
 
-def count_votes(labels: Labels, weights: Weights, classes: int) -> Counted:
+def count_votes(labels: Labels, weights: Weights, classes: int) -> VoteCounts:
     """Sum of the weights by class (Q, C); labels (Q, K) below 0, or not below C, have no vote."""
-    votes = np.zeros((len(labels), classes))
+    counts = np.zeros((len(labels), classes))
     rows, columns = np.nonzero((labels >= 0) & (labels < classes))
-    np.add.at(votes, (rows, labels[rows, columns]), weights[rows, columns])
-    return votes
+    np.add.at(counts, (rows, labels[rows, columns]), weights[rows, columns])
+    return counts
 
 
-class Voters(NamedTuple):
-    """Neighbours who vote."""
+class LabelledNeighbours(NamedTuple):
+    """Neighbours that vote."""
 
     similarities: Similarities  # (Q, K)
     labels: Labels  # (Q, K)
@@ -88,8 +88,8 @@ class Vote(NamedTuple):
     k: int
     validation_top1: float
 
-    def __call__(self, similarities: Similarities, labels: Labels, classes: int) -> Counted:
-        """Votes (Q, C) of the first k of neighbours (Q, K)."""
+    def __call__(self, similarities: Similarities, labels: Labels, classes: int) -> VoteCounts:
+        """Votes (Q, C) of the k nearest of neighbours (Q, K)."""
         order = np.argsort(-similarities, axis=1, kind="stable")[:, : self.k]
         near = np.take_along_axis(similarities, order, axis=1)
         return count_votes(
@@ -112,19 +112,16 @@ def choose_votes(
         targets: (Q,) classes of these images.
 
     Returns:
-        Nothing, where no neighbour has a class of the task.
+        An empty list if no neighbour has a class of the task.
     """
     if not ((labels >= 0) & (labels < classes)).any():
         return []
     _, most = similarities.shape
-    found = []
+    best = []
     for name in VOTES:
-        tried = [Vote(name, k, 0.0) for k in sorted({k for k in KS if k < most} | {most})]
-        scored = [
-            vote._replace(
-                validation_top1=metrics.top_k(vote(similarities, labels, classes), targets, 1)
-            )
-            for vote in tried
-        ]
-        found.append(max(scored, key=lambda vote: (vote.validation_top1, -vote.k)))
-    return found
+        scored = []
+        for k in sorted({k for k in KS if k < most} | {most}):
+            counts = Vote(name, k, 0.0)(similarities, labels, classes)
+            scored.append(Vote(name, k, metrics.top_k(counts, targets, 1)))
+        best.append(max(scored, key=lambda vote: (vote.validation_top1, -vote.k)))
+    return best

@@ -1,4 +1,7 @@
-"""Averages of the weights over a training."""
+"""Averages of the weights over a training: one class each, one line each in `AVERAGES`.
+
+Averaged weights are what is measured and kept: `History` and `BestEpoch` work `within` them.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +27,28 @@ class Averaging(WeightAveraging):
     the images is needed, so an epoch can be measured at its end.
     """
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__(device=device(), use_buffers=True, **how)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(device=device(), use_buffers=True, **options)
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether there is an average yet."""
         return self._average_model is not None and bool(self._average_model.n_averaged > 0)
 
     @contextmanager
     def within(self, module: Any) -> Iterator[None]:
         """Let the module have the averaged weights, and then its own again, bit by bit."""
-        begun = self.begun
-        if begun:
+        has_begun = self.has_begun
+        if has_begun:
             self._swap_models(module)
         try:
             yield
         finally:
-            if begun:
+            if has_begun:
                 self._swap_models(module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.begun:  # stopped before `swa` began, the average would be what training began with
+        if self.has_begun:  # else, as before `swa` begins, it is what the training began with
             super().on_train_end(trainer, pl_module)
 
 

@@ -1,4 +1,7 @@
-"""What happens between steps: measurements, the best epoch, early stopping."""
+"""What happens between steps: measurements, the best epoch, early stopping.
+
+Where weights are averaged, the averaged ones are measured and kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import nn
 
-from rapipe.progress import say, watched
+from rapipe.progress import is_interactive, say
 from rapipe.training.averaging import Averaging
 
 Row = dict[str, float]
@@ -25,25 +28,27 @@ class History(Callback):
 
     Args:
         measure: returns what to record; gets the Lightning module.
-        every: steps between two measurements in the first epochs; 0 for none.
-        epochs: between two measurements after epochs; the last one is always measured. `fit`
+        probe_every: steps between two measurements in the first epochs; 0 for none.
+        measure_every: epochs between two measurements; the last one is always measured. `fit`
             writes its checkpoints then, so that no row is of fewer steps where it resumes.
     """
 
-    def __init__(self, measure: Callable[[Any], Row], every: int = 0, epochs: int = 1) -> None:
+    def __init__(
+        self, measure: Callable[[Any], Row], probe_every: int = 0, measure_every: int = 1
+    ) -> None:
         self.measure = measure
-        self.every = every
-        self.epochs = epochs
+        self.probe_every = probe_every
+        self.measure_every = measure_every
         self.rows: list[Row] = []
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self.every or trainer.current_epoch >= PROBED_EPOCHS:
+        if not self.probe_every or trainer.current_epoch >= PROBED_EPOCHS:
             return
-        last = batch_idx + 1 == module.batches_an_epoch
-        stepped = (batch_idx + 1) % module.accumulate == 0
-        if stepped and not last and trainer.global_step % self.every == 0:
+        is_last = batch_idx + 1 == module.batches_an_epoch
+        is_step = (batch_idx + 1) % module.accumulate == 0
+        if is_step and not is_last and trainer.global_step % self.probe_every == 0:
             self._record(trainer, module)
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -53,16 +58,15 @@ class History(Callback):
                     _log(logger, row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        number = trainer.current_epoch + 1
-        if number % self.epochs and number < module.schedule.epochs:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.measure_every and epoch < module.recipe.epochs:
             module.check_weights()
             return
         self._record(trainer, module)
-        module.measured = trainer.global_step
-        module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `Patience`
-        if not watched():
-            facts = " ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items())
-            say(facts)
+        module.measured_step = trainer.global_step
+        module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `EarlyStop`
+        if not is_interactive():
+            say(" ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items()))
 
     def _record(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step
@@ -70,7 +74,7 @@ class History(Callback):
             "epoch": trainer.current_epoch + 1,
             "step": step,
             "images_seen": step * module.batch_size * module.accumulate,
-            "loss": module.take_loss(),
+            "loss": module.pop_loss(),
         }
         module.check_weights()
         with averaged(trainer, module):
@@ -87,20 +91,20 @@ class History(Callback):
 
 
 def _log(logger: Logger, row: Row) -> None:
-    named = {name: value for name, value in row.items() if name != "step"}
-    logger.log_metrics(named, step=int(row["step"]))
+    metrics = {name: value for name, value in row.items() if name != "step"}
+    logger.log_metrics(metrics, step=int(row["step"]))
 
 
 def averaging(trainer: pl.Trainer) -> Averaging | None:
     """The average of the weights, if one is made."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((own for own in callbacks if isinstance(own, Averaging)), None)
+    return next((callback for callback in callbacks if isinstance(callback, Averaging)), None)
 
 
 def averaged(trainer: pl.Trainer, module: Any) -> AbstractContextManager[None]:
     """Within it the module has the averaged weights, where they are averaged."""
-    own = averaging(trainer)
-    return own.within(module) if own else nullcontext()
+    average = averaging(trainer)
+    return average.within(module) if average else nullcontext()
 
 
 class BestEpoch(Callback):
@@ -115,30 +119,31 @@ class BestEpoch(Callback):
         self.network = network
         self.history = history
         self.score = score
-        self.kept: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+        """Its row, its weights, and whether they are an average."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if module.measured != trainer.global_step:
+        if module.measured_step != trainer.global_step:
             return
-        row, own = self.history.rows[-1], averaging(trainer)
-        counts = int(own is not None and own.begun)
-        rank = (counts, row[self.score])
-        if not self.kept or rank > (self.kept["averaged"], self.kept["row"][self.score]):
+        row, average = self.history.rows[-1], averaging(trainer)
+        is_average = int(average is not None and average.has_begun)
+        rank = (is_average, row[self.score])
+        if not self.best or rank > (self.best["averaged"], self.best["row"][self.score]):
             with averaged(trainer, module):
                 weights = copy.deepcopy(self.network.state_dict())
-            self.kept = {"row": row, "averaged": counts, "weights": weights}
+            self.best = {"row": row, "averaged": is_average, "weights": weights}
 
     def restore(self) -> Row:
-        """Put the kept weights back into the network; returns the row of that epoch."""
-        self.network.load_state_dict(self.kept["weights"])
-        row: Row = self.kept["row"]
+        """Put the best weights back into the network; returns the row of that epoch."""
+        self.network.load_state_dict(self.best["weights"])
+        row: Row = self.best["row"]
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        return self.kept
+        return self.best
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = dict(state_dict)
+        self.best = dict(state_dict)
 
 
 class EarlyStop(EarlyStopping):
@@ -157,7 +162,7 @@ class EarlyStop(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Looks at what was measured just now; else there is nothing to look at."""
-        if pl_module.measured == trainer.global_step:
+        if pl_module.measured_step == trainer.global_step:
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and that tell when they were damaged.
+"""Checkpoints that are complete or not there, and carry a checksum.
 
 Lightning writes its own through a temporary folder that may lie on another disk, where
 moving is copying; and torch reads a file with flipped bits without a word. So ours are
@@ -52,8 +52,8 @@ def is_intact(path: Path) -> bool:
 
 def _parts(path: Path) -> tuple[bytes, bytes]:
     with name_file_in_errors(path):
-        whole = path.read_bytes()
-    return whole[:-SIZE], whole[-SIZE:]
+        content = path.read_bytes()
+    return content[:-SIZE], content[-SIZE:]
 
 
 def _stay(storage: Any, _: str) -> Any:

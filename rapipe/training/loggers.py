@@ -16,7 +16,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from rapipe.errors import UserError, first_line
+from rapipe.errors import ArgumentError, first_line
 
 PROJECT = "rapipe"
 """What Weights & Biases files all trainings under."""
@@ -57,7 +57,7 @@ def wandb_offline(folder: Path, name: str) -> Logger:
     return _wandb(folder, name, "wandb-offline", offline=True)
 
 
-def _wandb(folder: Path, name: str, asked: str, offline: bool) -> Logger:
+def _wandb(folder: Path, name: str, logger_name: str, offline: bool) -> Logger:
     folder.mkdir(parents=True, exist_ok=True)
     id = re.sub(r"[^\w-]+", "-", name)  # the same for a training that is resumed
     mode: dict[str, Any] = {"mode": "offline"} if offline else {}  # else as the user has set it
@@ -65,9 +65,9 @@ def _wandb(folder: Path, name: str, asked: str, offline: bool) -> Logger:
     try:
         logger.experiment  # noqa: B018 - starts the run
     except Exception as error:  # of any kind: no account, no network
-        raise UserError(
-            f"train.loggers names {asked}, which does not start ({first_line(error)}): log in with "
-            "`wandb login`, or choose wandb-offline"
+        raise ArgumentError(
+            f"`loggers` names {logger_name}, which does not start ({first_line(error)}): log in "
+            "with `wandb login`, or choose wandb-offline"
         ) from None
     return logger
 
@@ -83,16 +83,16 @@ LOGGERS: dict[str, Callable[[Path, str], Logger]] = {
 
 
 def check(names: Iterable[str]) -> None:
-    """Raise `UserError` if one is unknown or not installed, or two exclude each other."""
-    asked = set(names)
-    for one in sorted(asked - LOGGERS.keys()):
-        raise UserError(f"train.loggers names {one}, but there are {', '.join(LOGGERS)}")
-    if {"wandb", "wandb-offline"} <= asked:
-        raise UserError("train.loggers names wandb and wandb-offline: choose one of them")
-    for one in sorted(asked & PACKAGES.keys()):
-        if find_spec(PACKAGES[one]) is None:
-            raise UserError(
-                f"train.loggers names {one}, which is not installed: pip install {PACKAGES[one]}"
+    """Raise `ArgumentError` if one is unknown or not installed, or two exclude each other."""
+    names = set(names)
+    for name in sorted(names - LOGGERS.keys()):
+        raise ArgumentError(f"`loggers` names {name}, but there are {', '.join(LOGGERS)}")
+    if {"wandb", "wandb-offline"} <= names:
+        raise ArgumentError("`loggers` names wandb and wandb-offline: choose one of them")
+    for name in sorted(names & PACKAGES.keys()):
+        if find_spec(PACKAGES[name]) is None:
+            raise ArgumentError(
+                f"`loggers` names {name}, which is not installed: pip install {PACKAGES[name]}"
             )
 
 
@@ -105,10 +105,10 @@ def loggers(names: Iterable[str], folder: Path, name: str) -> list[Logger]:
         name: of this training alone, such as that of its checkpoints.
 
     Raises:
-        UserError: a package is not installed, or does not start.
+        ArgumentError: a package is not installed, or does not start.
     """
     check(names)
-    return [LOGGERS[one](folder, name) for one in dict.fromkeys(["csv", *names])]
+    return [LOGGERS[logger](folder, name) for logger in dict.fromkeys(["csv", *names])]
 
 
 def close(logs: Iterable[Logger]) -> None:

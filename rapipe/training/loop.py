@@ -1,4 +1,4 @@
-"""Runs a training to its end, or from where it was interrupted."""
+"""Runs a training to its end, and goes on where it was interrupted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from rapipe.device import Precision, device
 from rapipe.errors import Interrupted
-from rapipe.progress import say, watched
+from rapipe.progress import is_interactive, say
 from rapipe.training.averaging import AVERAGES
 from rapipe.training.callbacks import BestEpoch, EarlyStop, History
 from rapipe.training.checkpoint import ChecksummedIO, is_intact
 from rapipe.training.loggers import close
 from rapipe.training.module import TrainingModule
-from rapipe.training.recipe import Tricks, accumulation, clipping
 from rapipe.training.tuner import tune
 
 HARMLESS = (
@@ -47,53 +46,51 @@ REFRESH = 10
 def fit(
     module: TrainingModule,
     callbacks: list[Callback],
-    checkpoints: Path,
+    checkpoints: Path | None = None,
     precision: Precision = "fp32",
-    tricks: Tricks | None = None,
     loggers: Sequence[Logger] = (),
     keep: bool = False,
 ) -> dict[str, float]:
-    """Train to the end of the schedule, resuming from the last measured epoch in `checkpoints`.
+    """Train to the end of the recipe, resuming from the last measured epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
     goes in). A damaged checkpoint is removed.
 
     Args:
-        callbacks: with a `Best` if `tricks.patience` is set: it is its score that is waited for.
-        tricks: the module's own if not given.
+        checkpoints: a temporary folder unless given.
+        callbacks: with a `BestEpoch` if the recipe has patience: its score is waited for.
         loggers: get each row of the history (see `rapipe.training.loggers`).
         keep: leave the folder, for the caller to remove once all is written.
 
     Returns:
-        What `tricks.tune` found, by its name.
+        What `recipe.tune` found, by its name.
     """
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    module.tricks = tricks or module.tricks
+    if checkpoints is None:
+        with TemporaryDirectory() as scratch:
+            return fit(module, callbacks, Path(scratch), precision, loggers, keep=True)
     last = checkpoints / "last.ckpt"
-    every = next((own.epochs for own in callbacks if isinstance(own, History)), 1)
-    if last.exists() and not is_intact(last):
-        say(f"{last} is damaged, so this training starts again")
-        last.unlink()
-    if last.exists():
-        say(f"resuming from {last}")
+    histories = [callback for callback in callbacks if isinstance(callback, History)]
+    every = histories[0].measure_every if histories else 1
+    _announce_resumption(last)
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
         with _announce_interruption(last, module, every):
-            found = _tune(module, checkpoints / "found.json", precision)
-        bars = [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if watched() else []
+            tuned = _tune(module, checkpoints / "tuned.json", precision)
+        bars = (
+            [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if is_interactive() else []
+        )
         last_epoch = ModelCheckpoint(
             checkpoints, filename="last", enable_version_counter=False, every_n_epochs=every
         )
         trainer = _trainer(
             module,
             precision,
-            max_epochs=module.schedule.epochs,
+            max_epochs=module.recipe.epochs,
             callbacks=[*_with_recipe(module, callbacks), *bars, last_epoch],
             logger=list(loggers) or False,
             log_every_n_steps=1,  # nothing is logged by step but by `History`
-            enable_progress_bar=watched(),
+            enable_progress_bar=is_interactive(),
         )
         try:
             with _announce_interruption(last, module, every):
@@ -102,7 +99,40 @@ def fit(
             close(loggers)
     if not keep and checkpoints.exists():  # it does not where there was no epoch to go on from
         shutil.rmtree(checkpoints)
-    return found
+    return tuned
+
+
+def _announce_resumption(last: Path) -> None:
+    """Say where a training goes on; remove a checkpoint that is damaged."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if last.exists() and not is_intact(last):
+        say(f"{last} is damaged, so this training starts again")
+        last.unlink()
+    if last.exists():
+        say(f"resuming from {last}")
+
+
+def accumulation(batches: int) -> dict[str, Any]:
+    """Adds up the gradients of several batches before a step, as if they were one larger batch.
+
+    But for BatchNorm, which still sees one batch at a time. A batch that is left over at
+    the end of an epoch is left out, so every step is of as many images. A Trainer's argument.
+
+    Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour",
+    arXiv 2017.
+    """
+    return {"accumulate_grad_batches": batches}
+
+
+def clipping(norm: float) -> dict[str, Any]:
+    """Scales a gradient down to the largest norm that is allowed, so that no step is wild.
+
+    A Trainer's argument; 0 allows any norm.
+
+    Source: Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013.
+    """
+    return {"gradient_clip_val": norm or None}
 
 
 @contextmanager
@@ -116,19 +146,19 @@ def _announce_interruption(last: Path, module: TrainingModule, every: int) -> It
         yield
     except (SystemExit, KeyboardInterrupt) as end:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores by then
-        where = (
+        resumption = (
             f"the same command resumes after epoch {module.current_epoch // every * every} of "
-            f"{module.schedule.epochs}, from {last}"
+            f"{module.recipe.epochs}, from {last}"
             if last.exists()
             else "no epoch was measured, so the same command starts from the first"
         )
-        raise Interrupted(where, 143 if isinstance(end, SIGTERMException) else 130) from None
+        raise Interrupted(resumption, 143 if isinstance(end, SIGTERMException) else 130) from None
 
 
-def _trainer(module: TrainingModule, precision: Precision, **more: Any) -> pl.Trainer:
+def _trainer(module: TrainingModule, precision: Precision, **options: Any) -> pl.Trainer:
     shared: dict[str, Any] = {
         **accumulation(module.accumulate),
-        **clipping(module.tricks.clip),
+        **clipping(module.recipe.clip),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "reload_dataloaders_every_n_epochs": 1,
@@ -138,23 +168,23 @@ def _trainer(module: TrainingModule, precision: Precision, **more: Any) -> pl.Tr
         devices=1,
         precision=PLUGIN[precision],
         plugins=[ChecksummedIO()],
-        **{**shared, **more},
+        **{**shared, **options},
     )
 
 
 def _with_recipe(module: TrainingModule, callbacks: list[Callback]) -> list[Callback]:
     """The average comes before what measures it, and patience after."""
-    tricks = module.tricks
-    average = AVERAGES[tricks.average](module.schedule.epochs)
-    scores = [each.score for each in callbacks if isinstance(each, BestEpoch)]
-    if tricks.patience and not scores:
-        raise ValueError("patience needs a Best among the callbacks")
-    patience = [EarlyStop(scores[0], tricks.patience)] if tricks.patience else []
+    recipe = module.recipe
+    average = AVERAGES[recipe.average](recipe.epochs)
+    scores = [callback.score for callback in callbacks if isinstance(callback, BestEpoch)]
+    if recipe.patience and not scores:
+        raise ValueError("patience needs a BestEpoch among the callbacks")
+    patience = [EarlyStop(scores[0], recipe.patience)] if recipe.patience else []
     return [*([average] if average else []), *callbacks, *patience]
 
 
 def _tune(module: TrainingModule, stored: Path, precision: Precision) -> dict[str, float]:
-    """What `tricks.tune` finds, by Trainers that leave nothing behind."""
+    """What `recipe.tune` finds, by Trainers that leave nothing behind."""
     with TemporaryDirectory() as scratch:
         trainer = partial(
             _trainer,
@@ -166,4 +196,4 @@ def _tune(module: TrainingModule, stored: Path, precision: Precision) -> dict[st
             enable_progress_bar=False,
             default_root_dir=scratch,
         )
-        return tune(module, module.tricks.tune, trainer, stored)
+        return tune(module, trainer, stored)

@@ -1,4 +1,7 @@
-"""Targets and images that are mixed."""
+"""Targets and images that are mixed.
+
+Letters: B batch.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def label_smoothing(logits: Tensor, targets: Tensor, share: float) -> Tensor:
 
 
 def mixup(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """Mixes each image, and what is to be said of it, with another of the batch.
+    """Mixes each image, and its target, with another of the batch.
 
     All images of a batch are mixed by one weight from Beta(alpha, alpha), drawn on the CPU.
     It is at least 1/2, which only swaps roles in a pair: so a mixed image is mostly
@@ -36,7 +39,7 @@ def mixup(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
     """
-    drawn = float(torch.distributions.Beta(alpha, alpha).sample())
-    own = max(drawn, 1 - drawn)
+    sample = float(torch.distributions.Beta(alpha, alpha).sample())
+    weight = max(sample, 1 - sample)
     others = torch.randperm(len(images)).to(images.device, non_blocking=True)
-    return torch.lerp(images[others], images, own), others, own
+    return torch.lerp(images[others], images, weight), others, weight

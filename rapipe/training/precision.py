@@ -1,12 +1,13 @@
 """How a training computes: in which precision, and whether compiled. Neither changes what.
 
 Precision and compilation change results by rounding only
-(`tests/test_speed.py`), so both may be chosen for speed.
+(`tests/test_precision.py`), so both may be chosen for speed.
 """
 
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +28,53 @@ PROBED = ("resnet18", 32, "half", 32)
 PROBED_BATCH = 128
 
 
-def precision_of(ask: str, remembered: Path) -> Precision:
+def precision_of(precision: str, measurements: Path | None = None) -> Precision:
     """The precision to train in.
 
     `auto` is decided once for a machine, not for each network: classifiers that are
     compared must not differ in it.
 
     Args:
-        ask: `bf16`, `fp32`, or `auto`: what `native_bf16` knows, else what is measured.
-        remembered: file of earlier measurements, so that a machine always decides alike.
+        precision: `bf16`, `fp32`, or `auto`: what `native_bf16` knows, else what is measured.
+        measurements: file that remembers them, so that a machine always decides alike; without
+            one it is measured anew in each process.
     """
-    if ask == "auto":
-        surely = native_bf16()
-        worth = _speedup(remembered) >= WORTH if surely is None else surely
-        return "bf16" if worth else "fp32"
-    return "bf16" if ask == "bf16" else "fp32"
+    if precision == "auto":
+        is_native = native_bf16()
+        is_faster = _speedup(measurements) >= WORTH if is_native is None else is_native
+        return "bf16" if is_faster else "fp32"
+    return "bf16" if precision == "bf16" else "fp32"
 
 
-def _speedup(remembered: Path) -> float:
+def _speedup(measurements: Path | None) -> float:
     """How many times faster bfloat16 is here, measured once for a machine."""
-    key = f"{processor()}, torch {torch.__version__}"
-    with file_lock(remembered.with_suffix(".lock"), "measures how fast bfloat16 is here"):
-        return _measured(remembered, key)
+    if measurements is None:
+        return _measure_once()
+    machine = f"{processor()}, torch {torch.__version__}"
+    with file_lock(measurements.with_suffix(".lock"), "measures how fast bfloat16 is here"):
+        speedups = _stored(measurements)
+        if machine not in speedups:
+            speedups[machine] = _measure()
+            atomic_write(measurements, checksummed_json(speedups).encode())
+            say(
+                f"a ResNet-18 trains {speedups[machine]} times as fast in bf16 as in fp32 on "
+                f"{machine}"
+            )
+        return speedups[machine]
 
 
-def _measured(remembered: Path, key: str) -> float:
-    known = _stored(remembered)
-    if key not in known:
-        seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
-        step = _probe()
-        for _ in range(1 + PROBES):
-            for precision in seconds:
-                seconds[precision] = min(seconds[precision], step(precision))
-        known[key] = round(seconds["fp32"] / seconds["bf16"], 3)
-        atomic_write(remembered, checksummed_json(known).encode())
-        say(f"a ResNet-18 trains {known[key]} times as fast in bf16 as in fp32 on {key}")
-    return known[key]
+@cache
+def _measure_once() -> float:
+    return _measure()
+
+
+def _measure() -> float:
+    seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
+    step = _probe()
+    for _ in range(1 + PROBES):
+        for precision in seconds:
+            seconds[precision] = min(seconds[precision], step(precision))
+    return round(seconds["fp32"] / seconds["bf16"], 3)
 
 
 def _probe() -> Any:
@@ -82,8 +94,8 @@ def _probe() -> Any:
     return step
 
 
-def _stored(remembered: Path) -> dict[str, float]:
+def _stored(measurements: Path) -> dict[str, float]:
     try:
-        return parse_checksummed(remembered.read_text(encoding="utf-8"))
+        return parse_checksummed(measurements.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}

@@ -1,4 +1,4 @@
-"""How the learning rate changes from step to step."""
+"""How the learning rate changes: one function each, one line each in `SCHEDULES`."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
-from rapipe.training.recipe import Tricks
+from rapipe.specs import TrainingRecipe
 
 
-def cosine(done: float) -> float:
+def cosine(progress: float) -> float:
     """The learning rate falls to 0 along half a cosine.
 
     Source: Loshchilov & Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     """
-    return (1 + math.cos(math.pi * done)) / 2
+    return (1 + math.cos(math.pi * progress)) / 2
 
 
-def linear(done: float) -> float:
+def linear(progress: float) -> float:
     """The learning rate falls to 0 along a line.
 
     Source: Li et al., "Budgeted Training: Rethinking Deep Neural Network Training Under Resource
     Constraints", ICLR 2020.
     """
-    return 1 - done
+    return 1 - progress
 
 
-def constant(done: float) -> float:
+def constant(progress: float) -> float:
     """The learning rate stays as it is.
 
     Source: this project.
@@ -36,12 +36,12 @@ def constant(done: float) -> float:
     return 1.0
 
 
-def step(done: float) -> float:
+def step(progress: float) -> float:
     """The learning rate falls to a tenth after half of the steps, and again after three quarters.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
-    return float(0.1 ** ((done >= 0.5) + (done >= 0.75)))
+    return float(0.1 ** ((progress >= 0.5) + (progress >= 0.75)))
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -50,31 +50,31 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": constant,
     "step": step,
 }
-"""Functions of the share of the steps that is done: what the learning rate is times."""
+"""Factors of the learning rate, as functions of the share of the steps that is done."""
 
 
-def warmup(at: int, rising: int) -> float:
+def warmup(step: int, warmup_steps: int) -> float:
     """The learning rate rises along a line from 0, and then follows its schedule.
 
     Args:
-        at: step, from 0. The line is at 0 before the first step, which would else be for nothing.
-        rising: steps in which it rises.
+        step: from 0. The line is at 0 before the first step, which would else be for nothing.
+        warmup_steps: steps in which it rises.
 
     Source: Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour",
     arXiv 2017.
     """
-    return min(1.0, (at + 1) / (rising + 1))
+    return min(1.0, (step + 1) / (warmup_steps + 1))
 
 
-def scheduler(optimiser: Optimizer, steps: int, tricks: Tricks) -> LRScheduler:
+def scheduler(optimiser: Optimizer, steps: int, recipe: TrainingRecipe) -> LRScheduler:
     """The learning rate of each of `steps` optimiser steps."""
-    rising = round(tricks.warmup * steps)
-    if tricks.schedule == "cosine" and not rising:
+    warmup_steps = round(recipe.warmup * steps)
+    if recipe.schedule == "cosine" and not warmup_steps:
         return CosineAnnealingLR(optimiser, steps)  # rounds otherwise than the formula below
-    shape = SCHEDULES[tricks.schedule]
+    shape = SCHEDULES[recipe.schedule]
 
-    def factor(at: int) -> float:
-        done = max(0, at - rising) / max(1, steps - rising)
-        return warmup(at, rising) * shape(min(1.0, done))
+    def factor(step: int) -> float:
+        progress = max(0, step - warmup_steps) / max(1, steps - warmup_steps)
+        return warmup(step, warmup_steps) * shape(min(1.0, progress))
 
     return LambdaLR(optimiser, factor)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,13 +21,11 @@ from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor
 
 from rapipe.device import device
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.io.atomic import atomic_write
 from rapipe.io.tables import checksummed_json, parse_checksummed
-from rapipe.progress import say, watched
-
-if TYPE_CHECKING:
-    from rapipe.training.module import TrainingModule
+from rapipe.progress import is_interactive, say
+from rapipe.training.module import TrainingModule, preserving_state
 
 MakeTrainer = Callable[..., pl.Trainer]
 RATES = (1e-6, 1.0)
@@ -51,16 +49,16 @@ def learning_rate(module: TrainingModule, trainer: MakeTrainer) -> float:
     which is steepest where rates are so small that only noise is left; so it is not used.
 
     Raises:
-        UserError: the loss does not fall anywhere.
+        ArgumentError: the loss does not fall anywhere.
 
     Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
     """
     tuner = Tuner(trainer())
-    with nullcontext() if watched() else redirect_stderr(io.StringIO()):  # Lightning's bar
-        found = tuner.lr_find(
+    with nullcontext() if is_interactive() else redirect_stderr(io.StringIO()):  # Lightning's bar
+        finder = tuner.lr_find(
             module, min_lr=RATES[0], max_lr=RATES[1], num_training=RATE_STEPS, update_attr=False
         )
-    results: dict[str, list[float]] = found.results if found else {"lr": [], "loss": []}
+    results: dict[str, list[float]] = finder.results if finder else {"lr": [], "loss": []}
     return steepest(results["lr"][SKIPPED:-1], results["loss"][SKIPPED:-1])
 
 
@@ -70,15 +68,15 @@ def steepest(rates: list[float], losses: list[float]) -> float:
     x, y = np.log(np.asarray(rates)[finite]), np.asarray(losses)[finite]
     slopes = np.gradient(y, x) if len(x) > 1 else np.zeros(1)
     if slopes.min() > -ROUNDING:
-        raise UserError(
-            "train.tune names learning_rate, but the loss falls at no rate "
-            f"from {RATES[0]:g} to {RATES[1]:g}: take it out, and set train.learning_rate"
+        raise ArgumentError(
+            "`tune` names learning_rate, but the loss falls at no rate "
+            f"from {RATES[0]:g} to {RATES[1]:g}: take it out, and set `learning_rate`"
         )
     return float(f"{math.exp(x[slopes.argmin()]):.1e}")
 
 
 def batch_size(module: TrainingModule, trainer: MakeTrainer) -> int:
-    """Finds the largest batch that fits into memory, by doubling the one that is given.
+    """Finds the largest batch that fits into memory, by doubling the one that is set.
 
     An epoch keeps at least 8 steps. On a GPU each size is tried until memory ends. On a CPU,
     where a process that takes too much is killed, sizes end where what a step keeps would be
@@ -87,45 +85,43 @@ def batch_size(module: TrainingModule, trainer: MakeTrainer) -> int:
     Source: McCandlish et al., "An Empirical Model of Large-Batch Training", arXiv 2018
     (on what larger batches are good for).
     """
-    given = module.batch_size
-    most = module.epoch_size / (LEAST_STEPS * module.tricks.accumulate)
+    smallest = module.batch_size
+    largest = module.epoch_size / (LEAST_STEPS * module.recipe.accumulate)
     if device().type == "cpu":
-        most = min(most, CPU_BYTES / bytes_an_image(module))
-    doublings = max(0, math.floor(math.log2(max(1.0, most / given))))
+        largest = min(largest, CPU_BYTES / bytes_an_image(module))
+    doublings = max(0, math.floor(math.log2(max(1.0, largest / smallest))))
     tuner = Tuner(trainer(accumulate_grad_batches=1))
-    found = tuner.scale_batch_size(
-        module, init_val=given, max_trials=1 + doublings, max_val=1 << 40
+    size = tuner.scale_batch_size(
+        module, init_val=smallest, max_trials=1 + doublings, max_val=1 << 40
     )
-    return found or given
+    return size or smallest
 
 
 def bytes_an_image(module: TrainingModule) -> float:
     """What the forward pass of a batch keeps for the backward pass, for each image of it."""
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     batch = next(iter(module.train_dataloader()))
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         loss = module.training_step(batch, 0)
     del loss
-    return max(1, sum(kept.values())) / module.batch_size
+    return max(1, sum(sizes.values())) / module.batch_size
 
 
 TUNERS: dict[str, Callable[[TrainingModule, MakeTrainer], float]] = {
     "batch_size": batch_size,
     "learning_rate": learning_rate,
 }
-"""In the order in which they are found: the rate is of the batch size."""
+"""In the order in which they are used: the rate is of the batch size."""
 
 
-def tune(
-    module: TrainingModule, names: tuple[str, ...], trainer: MakeTrainer, stored: Path
-) -> dict[str, float]:
-    """Find what is named and set it in the module's schedule, or set what was found before.
+def tune(module: TrainingModule, trainer: MakeTrainer, stored: Path) -> dict[str, float]:
+    """Find what `recipe.tune` names and set it in the recipe, or set what was found before.
 
     Args:
         trainer: makes a Trainer that writes nothing.
@@ -134,25 +130,24 @@ def tune(
     Returns:
         What was found, by its name.
     """
-    from rapipe.training.compilation import preserving_state
-
-    found = _stored(stored)
-    for name, finder in TUNERS.items():
+    values = _stored(stored)
+    names = module.recipe.tune
+    for name, tuner in TUNERS.items():
         if name not in names:
             continue
-        if name not in found:
+        if name not in values:
             with preserving_state(module):
-                found[name] = finder(module, trainer)
-            say(f"found {name} {found[name]:g}")
-        module.schedule = replace(module.schedule, **{name: found[name]})
+                values[name] = tuner(module, trainer)
+            say(f"found {name} {values[name]:g}")
+        module.recipe = replace(module.recipe, **{name: values[name]})
     if names:
-        atomic_write(stored, checksummed_json(found).encode())
-    return found
+        atomic_write(stored, checksummed_json(values).encode())
+    return values
 
 
-def _stored(stored: Path) -> dict[str, Any]:
+def _stored(path: Path) -> dict[str, Any]:
     """What was found before, unless it was damaged."""
     try:
-        return parse_checksummed(stored.read_text(encoding="utf-8"))
+        return parse_checksummed(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}

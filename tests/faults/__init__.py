@@ -1,1 +1,1 @@
-"""What the world does to a pipeline, done on purpose: `python -m tests.faults` counts what is survived."""
+"""What the world does to a pipeline, done on purpose: see `python -m tests.faults`."""

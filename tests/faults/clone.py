@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from rapipe.config.yaml_text import read_yaml, write_yaml
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -91,14 +91,15 @@ class Clone:
         """Write params.yaml: all stages with something to do, in as few seconds as possible."""
         self.call("rapipe", "preset", "tiny")
         file = self.path / "params.yaml"
-        params: dict[str, Any] = yaml.safe_load(file.read_text())
+        params: dict[str, Any] = read_yaml(file.read_text())
         params["corpus"]["sources"] = [{"kind": "digits", "limit": 400}]
         own = {"encoder": "alexnet", "epochs": 3, "batch_size": 32, "learning_rate": 0.05}
         params["pretrain"].update(own)
         params["retrieval"]["strategies"] = ["knn"]
-        params["train"].update(backbones=["alexnet+corpus"], epochs=3, precision="fp32")
+        params["classifiers"]["backbones"] = ["alexnet+pretrained"]
+        params["train"].update(epochs=3, precision="fp32")
         params["evaluate"]["attributed"] = 5
-        file.write_text(yaml.safe_dump(params, sort_keys=False))
+        file.write_text(write_yaml(params))
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """All that lies in `data` and `results`, by name, but what nobody promises anything of."""

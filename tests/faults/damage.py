@@ -19,8 +19,7 @@ from pathlib import Path
 
 from rapipe import paths
 from rapipe.io.checksums import watch
-from rapipe.pipeline.running.stage import stage as stage_of_all
-from rapipe.pipeline.running.stage import stage_of_chosen
+from rapipe.pipeline.running.stage import run_selected_variants, run_stage
 from tests.faults.clone import Clone
 from tests.faults.outcome import Outcome
 
@@ -88,9 +87,9 @@ def run(command: tuple[str, ...]) -> tuple[int, str]:
         try:
             if len(command) > 1:
                 backbone, retrieval, seed = command[1:]
-                stage_of_chosen(module.run, backbone, retrieval, int(seed))
+                run_selected_variants(module.run, backbone, retrieval, int(seed))
             else:
-                stage_of_all(module.run)
+                run_stage(module.run)
         except SystemExit as end:
             return int(end.code or 0), said.getvalue()
     return 0, said.getvalue()

@@ -1,15 +1,15 @@
 """Do two devices compute the same? `python -m tests.faults.device`, on a machine with a GPU.
 
-Each default backbone, with and without neighbours, is given the same weights, images and
-neighbours on both, and what comes of it is compared: embeddings, the neighbours that are
-found by them, logits, and of one training step the loss and all gradients, in float32 and in
-bfloat16. Each comparison has a tolerance, and the table says how much of it was used.
+Each default backbone, with and without neighbours, gets the same weights, images and
+neighbours on both. Compared are its embeddings, their nearest neighbours, its logits, and the
+loss and all gradients of one training step, in float32 and in bfloat16. Each comparison has a
+tolerance, and the table says how much of it was used.
 
-A `Place` is a device, a dtype and a number of threads, so that a CPU can stand in for the
+A `Platform` is a device, a dtype and a number of threads, so that a CPU can stand in for the
 other device: with another number of threads, or in float64.
 
-Measured by `python -m tests.faults.device --stand-in` on an AMD EPYC with torch 2.15, the largest of all
-backbones, one thread against two, and float32 (or bfloat16) against float64:
+Measured by `python -m tests.faults.device --stand-in` on an AMD EPYC with torch 2.15, the
+largest of all backbones, one thread against two, and float32 (or bfloat16) against float64:
 
     embeddings 0 and 7e-8; neighbours 0 and 0; logits 0 and 2e-7
     loss       2e-7 and 1e-7; in bfloat16 5e-5 and 4e-4
@@ -27,7 +27,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,8 @@ from rapipe.classifier.neighbour_batch import NeighbourBatch
 from rapipe.device import Precision, autocast
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.errors import UserError
-from rapipe.retrieval.search import KeyedVectors, search
+from rapipe.retrieval.search import VectorsWithIds, search
+from rapipe.specs import FusionSpec
 
 BACKBONES = ("resnet18", "alexnet", "perceiver")
 """Those that `params.yaml` names."""
@@ -68,8 +69,8 @@ searching and evaluation are always float32.
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where, how wide, and with how many threads something is computed; 0 threads: as they are."""
+class Platform:
+    """A device, a dtype, and a number of threads; 0 threads: as they are."""
 
     device: str
     dtype: torch.dtype = torch.float32
@@ -98,9 +99,9 @@ class Difference:
 
 
 @contextmanager
-def _threads(place: Place) -> Iterator[None]:
+def _threads(platform: Platform) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(place.threads or before)
+    torch.set_num_threads(platform.threads or before)
     try:
         yield
     finally:
@@ -108,42 +109,42 @@ def _threads(place: Place) -> Iterator[None]:
 
 
 def compare(
-    one: Place, other: Place, backbones: tuple[str, ...] = BACKBONES
+    one: Platform, other: Platform, backbones: tuple[str, ...] = BACKBONES
 ) -> Iterator[Difference]:
-    """Every comparison of two places.
+    """Every comparison of two platforms.
 
     Raises:
         UserError: they are one and the same, or there is no such device.
     """
     if one == other:
         raise UserError(f"{one} cannot be compared with itself: give another device")
-    for place in (one, other):
-        if torch.device(place.device).type == "cuda" and not torch.cuda.is_available():
+    for platform in (one, other):
+        if torch.device(platform.device).type == "cuda" and not torch.cuda.is_available():
             raise UserError(
-                f"there is no {place.device} here: run this on a machine with a GPU, or choose "
+                f"there is no {platform.device} here: run this on a machine with a GPU, or choose "
                 "--stand-in"
             )
     for backbone in backbones:
-        embedded = [_embedded(backbone, place) for place in (one, other)]
-        yield _difference(backbone, "none", "fp32", "embeddings", _largest(*embedded))
-        yield _difference(backbone, "none", "fp32", "neighbours", _unlike(*embedded))
+        embeddings = [_embed(backbone, platform) for platform in (one, other)]
+        yield _difference(backbone, "none", "fp32", "embeddings", _largest(*embeddings))
+        yield _difference(backbone, "none", "fp32", "neighbours", _not_shared(*embeddings))
         for retrieval in ("none", "knn"):
-            logits = [_logits(backbone, retrieval, place) for place in (one, other)]
+            logits = [_logits(backbone, retrieval, platform) for platform in (one, other)]
             yield _difference(backbone, retrieval, "fp32", "logits", _relative(*logits))
             for precision in ("fp32", "bf16"):
-                ours, theirs = (
-                    _step(backbone, retrieval, place, precision) for place in (one, other)
+                first, second = (
+                    _step(backbone, retrieval, platform, precision) for platform in (one, other)
                 )
-                apart = abs(ours[0] - theirs[0]) / abs(ours[0])
-                yield _difference(backbone, retrieval, precision, "loss", apart)
-                slopes = _relative(ours[1], theirs[1])
-                yield _difference(backbone, retrieval, precision, "gradients", slopes)
+                loss = abs(first[0] - second[0]) / abs(first[0])
+                yield _difference(backbone, retrieval, precision, "loss", loss)
+                gradients = _relative(first[1], second[1])
+                yield _difference(backbone, retrieval, precision, "gradients", gradients)
 
 
 def _difference(
-    backbone: str, retrieval: str, precision: Precision, kind: Kind, found: float
+    backbone: str, retrieval: str, precision: Precision, kind: Kind, value: float
 ) -> Difference:
-    return Difference(backbone, retrieval, precision, kind, found, TOLERANCES[kind, precision])
+    return Difference(backbone, retrieval, precision, kind, value, TOLERANCES[kind, precision])
 
 
 def _largest(one: Tensor, other: Tensor) -> float:
@@ -154,104 +155,107 @@ def _relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / one.norm())
 
 
-def _unlike(one: Tensor, other: Tensor) -> float:
-    """The share of neighbours that only one of them finds; the bank is each one's own."""
-    found = []
+def _not_shared(one: Tensor, other: Tensor) -> float:
+    """The share of neighbours that only one of them has; each is searched in itself."""
+    tables = []
     for vectors in (one, other):
-        every = F.normalize(vectors, dim=1).float().numpy()
-        ids = np.arange(len(every))
-        found.append(search(every, KeyedVectors(ids, every), K, ids).indices)
-    kept = [np.isin(ours, theirs).mean() for ours, theirs in zip(*found, strict=True)]
-    return float(1 - np.mean(kept))
+        unit = F.normalize(vectors, dim=1).float().numpy()
+        ids = np.arange(len(unit))
+        tables.append(search(unit, VectorsWithIds(ids, unit), K, ids).indices)
+    shared = [np.isin(row, other_row).mean() for row, other_row in zip(*tables, strict=True)]
+    return float(1 - np.mean(shared))
 
 
 def _images() -> Tensor:
-    """(N, 3, H, W) smooth random images on [0, 1]: noise alone would look alike to a network."""
-    drawn = torch.rand(N, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    return F.interpolate(drawn, SIDE, mode="bilinear").contiguous(memory_format=torch.channels_last)
+    """(N, 3, H, W) smooth random images on [0, 1]: to a network all noise looks alike."""
+    coarse = torch.rand(N, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(coarse, SIDE, mode="bilinear").contiguous(
+        memory_format=torch.channels_last
+    )
 
 
-def _lived(module: nn.Module) -> nn.Module:
-    """BatchNorm's statistics are no longer those it began with."""
-    for own in module.modules():
-        if isinstance(own, nn.BatchNorm2d):
-            assert own.running_mean is not None
-            assert own.running_var is not None
-            own.running_mean.normal_(0, 0.1)
-            own.running_var.uniform_(0.5, 2)
+def _with_statistics(module: nn.Module) -> nn.Module:
+    """With BatchNorm statistics that are not those of a new network."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 2)
     return module
 
 
-def _there(module: Any, place: Place) -> Any:
-    return module.to(place.device, place.dtype)
+def _on(module: Any, platform: Platform) -> Any:
+    return module.to(platform.device, platform.dtype)
 
 
-def _embedded(backbone: str, place: Place) -> Tensor:
+def _embed(backbone: str, platform: Platform) -> Tensor:
     """Unit vectors (N, D) float64, on the CPU."""
     torch.manual_seed(0)
     encoder = Encoder(EncoderSpec(backbone, WIDTH, "half", SIDE, *MOMENTS))
-    encoder = _there(_lived(encoder), place)
-    with _threads(place), torch.inference_mode():
-        features = encoder.backbone(encoder.normalise(_there(_images(), place)))
+    encoder = _on(_with_statistics(encoder), platform)
+    with _threads(platform), torch.inference_mode():
+        features = encoder.backbone(encoder.normalise(_on(_images(), platform)))
         return F.normalize(features, dim=1).cpu().double()
 
 
-def _classifier(backbone: str, retrieval: str, place: Place) -> Classifier:
+def _classifier(backbone: str, retrieval: str, platform: Platform) -> Classifier:
     torch.manual_seed(0)
-    d = 8 * WIDTH if retrieval != "none" else 0
-    attend = "both" if d else ""
-    shape = (backbone, WIDTH, "half", SIDE, CLASSES)
-    spec = ClassifierSpec(*shape, *MOMENTS, retrieval, d, attend, gate=bool(d))
-    made: Classifier = _there(_lived(Classifier(spec)), place)
-    for own in made.modules():
-        if isinstance(own, nn.Dropout):
-            own.p = 0.0  # each device draws others
-    return made
+    network = EncoderSpec(backbone, WIDTH, "half", SIDE, *MOMENTS)
+    spec = ClassifierSpec(network, CLASSES)
+    if retrieval != "none":
+        fusion = FusionSpec(attend="both", gate=True)
+        spec = replace(spec, fusion=fusion, dimension=8 * WIDTH)
+    classifier: Classifier = _on(_with_statistics(Classifier(spec)), platform)
+    for layer in classifier.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # each device draws others
+    return classifier
 
 
-def _retrieved(place: Place) -> NeighbourBatch:
+def _neighbours(platform: Platform) -> NeighbourBatch:
     rng = torch.Generator().manual_seed(2)
     bank = F.normalize(torch.randn(BANK, 8 * WIDTH, generator=rng), dim=1)
     rows = torch.randint(BANK, (N, K), generator=rng)
     present = torch.arange(N) % 2 == 0
     labels = torch.randint(CLASSES, (N, K), generator=rng)
     return NeighbourBatch(
-        _there(bank[rows], place), labels.to(place.device), present.to(place.device)
+        _on(bank[rows], platform), labels.to(platform.device), present.to(platform.device)
     )
 
 
-def _given(retrieval: str, place: Place) -> tuple[Any, ...]:
-    images = _there(_images(), place)
-    return (images, _retrieved(place)) if retrieval != "none" else (images,)
+def _inputs(retrieval: str, platform: Platform) -> tuple[Any, ...]:
+    images = _on(_images(), platform)
+    return (images, _neighbours(platform)) if retrieval != "none" else (images,)
 
 
-def _logits(backbone: str, retrieval: str, place: Place) -> Tensor:
+def _logits(backbone: str, retrieval: str, platform: Platform) -> Tensor:
     """Of all images in evaluation (N, CLASSES), in float64 on the CPU."""
-    made = _classifier(backbone, retrieval, place).eval()
-    with _threads(place), torch.inference_mode():
-        logits: Tensor = made(*_given(retrieval, place))
+    classifier = _classifier(backbone, retrieval, platform).eval()
+    with _threads(platform), torch.inference_mode():
+        logits: Tensor = classifier(*_inputs(retrieval, platform))
         return logits.cpu().double()
 
 
 def _step(
-    backbone: str, retrieval: str, place: Place, precision: Precision
+    backbone: str, retrieval: str, platform: Platform, precision: Precision
 ) -> tuple[float, Tensor]:
     """Loss, and gradient of all weights, of one training step; in float64 on the CPU."""
-    made = _classifier(backbone, retrieval, place).train()
-    labels = (torch.arange(N) % CLASSES).to(place.device)
-    with _threads(place):
-        with autocast(torch.device(place.device), precision):
-            logits = made(*_given(retrieval, place))
+    classifier = _classifier(backbone, retrieval, platform).train()
+    labels = (torch.arange(N) % CLASSES).to(platform.device)
+    with _threads(platform):
+        with autocast(torch.device(platform.device), precision):
+            logits = classifier(*_inputs(retrieval, platform))
         wide = logits if logits.dtype == torch.float64 else logits.float()
         loss = F.cross_entropy(wide, labels)
         loss.backward()  # type: ignore[no-untyped-call]
-    slopes = [p.grad.flatten() for p in made.parameters() if p.grad is not None]
-    return float(loss.detach()), torch.cat(slopes).cpu().double()
+    gradients = [p.grad.flatten() for p in classifier.parameters() if p.grad is not None]
+    return float(loss.detach()), torch.cat(gradients).cpu().double()
 
 
 STAND_INS = {
-    "another number of threads": (Place("cpu", threads=1), Place("cpu", threads=2)),
-    "float64": (Place("cpu", threads=1), Place("cpu", torch.float64, 1)),
+    "another number of threads": (Platform("cpu", threads=1), Platform("cpu", threads=2)),
+    "float64": (Platform("cpu", threads=1), Platform("cpu", torch.float64, 1)),
 }
 """What two devices are played by where there is but one."""
 
@@ -263,29 +267,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--stand-in", action="store_true", help="compare a CPU with itself, where there is no GPU"
     )
-    given = parser.parse_args(argv)
-    pairs = STAND_INS if given.stand_in else {"GPU": (Place("cpu"), Place("cuda"))}
+    args = parser.parse_args(argv)
+    pairs = STAND_INS if args.stand_in else {"GPU": (Platform("cpu"), Platform("cuda"))}
     try:
-        found = {name: list(compare(*pair)) for name, pair in pairs.items()}
+        differences = {name: list(compare(*pair)) for name, pair in pairs.items()}
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    every = [own for rows in found.values() for own in rows]
-    if given.json:
+    if args.json:
         rows = {
-            name: [{**asdict(own), "within": own.within} for own in rows]
-            for name, rows in found.items()
+            name: [{**asdict(one), "within": one.within} for one in differences[name]]
+            for name in pairs
         }
-        pairs_ = {name: [str(place) for place in pair] for name, pair in pairs.items()}
-        print(json.dumps({"places": pairs_, "differences": rows}, indent=2))
+        platforms = {name: [str(platform) for platform in pair] for name, pair in pairs.items()}
+        print(json.dumps({"platforms": platforms, "differences": rows}, indent=2))
     else:
         for name, (one, other) in pairs.items():
             print(f"{name}: {one} and {other}")
-            for own in found[name]:
-                what = f"{own.backbone:10} {own.retrieval:5} {own.precision} {own.kind:11}"
-                verdict = "" if own.within else "  BEYOND"
-                print(f"  {what} {own.difference:9.2e} of {own.tolerance:.0e}{verdict}")
-    return 0 if all(own.within for own in every) else 1
+            for row in differences[name]:
+                comparison = f"{row.backbone:10} {row.retrieval:5} {row.precision} {row.kind:11}"
+                verdict = "" if row.within else "  BEYOND"
+                print(f"  {comparison} {row.difference:9.2e} of {row.tolerance:.0e}{verdict}")
+    return 0 if all(row.within for rows in differences.values() for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from rapipe.corpus.compose import Part, join_classes
 from rapipe.corpus.decode import FORMATS, Decoding, decode
 from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.corpus.sources.base import Source
-from rapipe.errors import MOST_LETTERS, UserError, unreadable
+from rapipe.errors import MAX_SENTENCE, UserError, unreadable
 from rapipe.report import tables
 from rapipe.report.page import page
 
@@ -139,7 +139,7 @@ def attempt(data: bytes, decoding: Decoding) -> npt.NDArray[np.uint8] | None:
     return square
 
 
-def check_sentence(said: str, most: int = MOST_LETTERS) -> None:
+def check_sentence(said: str, most: int = MAX_SENTENCE) -> None:
     """One line that can be shown."""
     assert said.isprintable(), ascii(said)
     assert 0 < len(said) <= most, len(said)

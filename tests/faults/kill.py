@@ -5,8 +5,8 @@
 
 A trial starts from a copy of a folder where all stages have run, in which one stage is to run
 again: alone, or by `dvc repro`. It gets a signal, at a random moment or right before a chosen
-change of the disk (see `tests.faults.dying`); perhaps another when it is started again; and then it may
-finish. Folders of trials that fail stay.
+change of the disk (see `tests.faults.dying`); perhaps another when it is started again; and then
+it may finish. Folders of trials that fail stay.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
+from rapipe.config.yaml_text import read_yaml, write_yaml
 from rapipe.progress import say
 from tests.faults import dying
 from tests.faults.clone import Clone
@@ -98,17 +98,17 @@ def reference_run(
         repro = time.time() - start
         if "Running stage" in printed:
             raise RuntimeError(f"stages depend on something that they do not name: {printed}")
-        lock = yaml.safe_load((folder / "dvc.lock").read_text())
+        lock = read_yaml((folder / "dvc.lock").read_text())
     names = {name for name, _ in clone.files()}
     return ReferenceRun(clone, stages, clone.hashes(), names, lock, repro)
 
 
 def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
     """Name, command and outputs of each stage, as dvc.yaml has them for this params.yaml."""
-    params = yaml.safe_load((clone.path / "params.yaml").read_text())
-    train, retrieval = params["train"], params["retrieval"]
-    backbone, strategy = train["backbones"][0], retrieval["strategies"][0]
-    known = {"backbone": backbone, "retrieval": strategy, "seed": str(train["seeds"][0])}
+    params = read_yaml((clone.path / "params.yaml").read_text())
+    grid, retrieval = params["classifiers"], params["retrieval"]
+    backbone, strategy = grid["backbones"][0], retrieval["strategies"][0]
+    known = {"backbone": backbone, "retrieval": strategy, "seed": str(grid["seeds"][0])}
     facts = {f"item.{key}": value for key, value in known.items()}
     facts |= {f"retrieval.{key}": str(value) for key, value in retrieval.items()}
 
@@ -117,7 +117,7 @@ def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
             text = text.replace("${%s}" % key, value)  # noqa: UP031
         return text
 
-    written = yaml.safe_load((clone.path / "dvc.yaml").read_text())["stages"]
+    written = read_yaml((clone.path / "dvc.yaml").read_text())["stages"]
     for name in STAGES:
         own = written[name]
         listed = [*own.get("outs", []), *own.get("metrics", []), *own.get("plots", [])]
@@ -199,7 +199,7 @@ class Trial:
         """Have DVC run the stage again."""
         lock = dict(self.golden.lock)
         lock["stages"] = {k: v for k, v in lock["stages"].items() if k != self.stage.name}
-        (self.clone.path / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+        (self.clone.path / "dvc.lock").write_text(write_yaml(lock))
         shutil.rmtree(self.clone.path / ".dvc/cache/runs", ignore_errors=True)
 
     def alone(self, harm: Harm) -> None:
@@ -306,7 +306,7 @@ class Trial:
             send(process, signal.SIGKILL, "group")
         until(lambda: not self.strays(), self.allowed())  # orphans may write to the last
         self.finished(started.wait(), self.said.read_text())
-        lock = yaml.safe_load((self.clone.path / "dvc.lock").read_text())
+        lock = read_yaml((self.clone.path / "dvc.lock").read_text())
         if not started.returncode and told_apart(lock) != told_apart(self.golden.lock):
             self.wrong.append("dvc.lock differs")
 

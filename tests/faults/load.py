@@ -1,7 +1,7 @@
 """Large corpora, and small memories: what a stage takes, inside a limit that the system holds.
 
-    python -m tests.faults.load --rows 10000 100000 1000000 --gigabytes 4     corpus, embed, prefetch
-    python -m tests.faults.load --repro --gigabytes 2                         `dvc repro` as it is here
+    python -m tests.faults.load --rows 10000 100000 1000000 --gigabytes 4  corpus to prefetch
+    python -m tests.faults.load --repro --gigabytes 2                      `dvc repro` as it is
 
 A process that needs more than the limit is killed by the system, so that to finish is to
 have stayed within. Needs Linux and root; elsewhere peaks are measured, and nothing holds them.
@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import yaml
 from PIL import Image
 
 from rapipe.config import presets
+from rapipe.config.yaml_text import read_yaml, write_yaml
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.io.atomic import atomic_write
 from rapipe.io.folders import atomic_folder
@@ -120,12 +120,12 @@ def corpus_of(rows: int, folder: Path, gigabytes: float) -> dict[str, Any]:
     """What the stages take that read every image, in a new folder with so many."""
     presets.write("tiny", folder / "params.yaml")
     images(rows, folder / "images.parquet")
-    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params = read_yaml((folder / "params.yaml").read_text())
     params["corpus"].update(
         sources=[{"kind": "parquet", "path": "images.parquet"}], image_size=SIDE
     )
     params["retrieval"].update(strategies=["knn"], backend="auto", k=8)
-    atomic_write(folder / "params.yaml", yaml.safe_dump(params, sort_keys=False).encode())
+    atomic_write(folder / "params.yaml", write_yaml(params).encode())
     found: dict[str, Any] = {"rows": rows}
     for stage in STAGES:
         if stage == "embed":

@@ -11,19 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from annotated_types import Ge, Gt, Le, MaxLen, MultipleOf
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
+from rapipe.config.yaml_text import read_yaml, write_yaml
 from rapipe.errors import UserError
 from rapipe.pipeline.running.check_names import check
+from rapipe.specs import ZeroOr
 
-COMMITTED = (Path(__file__).parent.parent / "params.yaml").read_text()
-BASE: dict[str, Any] = yaml.safe_load(COMMITTED)
-BASE["train"]["backbones"] = ["resnet18", "alexnet+noise"]  # few, so that to check them is quick
+COMMITTED = (Path(__file__).parent.parent.parent / "params.yaml").read_text()
+BASE: dict[str, Any] = read_yaml(COMMITTED)
+BASE["classifiers"]["backbones"] = [
+    "resnet18",
+    "alexnet+noise",
+]  # few, so that to check them is quick
 KEYS = [(group, key) for group in BASE for key in (BASE[group] if group != "seed" else ())]
 SOURCE_KEYS = ("kind", "path", "name", "label", "role", "limit", "weight", "other")
 LONGEST = 3000
@@ -65,7 +70,7 @@ values: SearchStrategy[Any] = st.recursive(
         st.dictionaries(st.one_of(odd_texts, st.text(max_size=5)), inner, max_size=4),
     ),
     max_leaves=8,
-) | st.sampled_from([0, 0.1, "knn", 1.0]).map(lambda own: [own] * 101)
+) | st.sampled_from([0, 0.1, "knn", 1.0]).map(lambda item: [item] * 101)
 
 
 @st.composite
@@ -80,8 +85,8 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
             case "value":
                 raw[group][key] = draw(values)
             case "source":
-                known = draw(st.sets(st.sampled_from(SOURCE_KEYS)))
-                source = {name: draw(scalars) for name in sorted(known)}
+                names = draw(st.sets(st.sampled_from(SOURCE_KEYS)))
+                source = {name: draw(scalars) for name in sorted(names)}
                 if isinstance(raw.get("corpus"), dict):
                     raw["corpus"]["sources"] = [{"kind": "digits", **source}]
             case "item":
@@ -104,12 +109,12 @@ def parsed(text: str | bytes) -> Params | None:
             params = load(path)
             check(params)
         except UserError as error:
-            assert_told(str(error))
+            assert_readable(str(error))
             return None
     return params
 
 
-def assert_told(message: str) -> None:
+def assert_readable(message: str) -> None:
     """A sentence that a terminal shows as it is."""
     assert message
     assert len(message) <= LONGEST, len(message)
@@ -122,11 +127,14 @@ def assert_typed(kind: Any, value: Any) -> None:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         assert_typed(inner[0], value)
-        assert value in inner[1]
+        for limit in inner[1:]:
+            assert_limited(limit, value)
+    elif origin is typing.Literal:
+        assert value in inner
     elif origin is tuple:
         assert isinstance(value, tuple)
-        for own in value:
-            assert_typed(inner[0], own)
+        for item in value:
+            assert_typed(inner[0], item)
     elif dataclasses.is_dataclass(kind):
         assert type(value) is kind
         types = typing.get_type_hints(kind, include_extras=True)
@@ -139,10 +147,32 @@ def assert_typed(kind: Any, value: Any) -> None:
         assert not isinstance(value, float) or math.isfinite(value)
 
 
-def assert_sound(params: Params) -> None:
+def assert_limited(limit: Any, value: Any) -> None:
+    """The value is what an annotation of pydantic's, or of ours, allows."""
+    if isinstance(limit, ZeroOr):
+        assert value == 0 or limit.low <= value <= limit.high
+        return
+    for bound in limit.metadata:
+        match bound:
+            case Ge():
+                assert value >= bound.ge
+            case Gt():
+                assert value > bound.gt
+            case Le():
+                assert value <= bound.le
+            case MultipleOf():
+                assert value % bound.multiple_of == 0
+            case MaxLen():
+                assert len(value) <= bound.max_length
+            case _:
+                assert bound.allow_inf_nan is False
+                assert math.isfinite(value)
+
+
+def assert_valid(params: Params) -> None:
     """Of the right types, in range, and good for names of folders that stay where they belong."""
     assert_typed(Params, params)
-    names = [own.name for own in variants(params)]
+    names = [variant.name for variant in variants(params)]
     assert len(set(names)) == len(names)
     for name in names:
         assert name.isprintable()
@@ -152,15 +182,15 @@ def assert_sound(params: Params) -> None:
 
 
 def of_values(raw: dict[str, Any]) -> None:
-    """Whatever a key holds, the file is refused in a sentence, or gives sound parameters."""
-    if params := parsed(yaml.safe_dump(raw, allow_unicode=False)):
-        assert_sound(params)
+    """Whatever a key holds, the file is refused in a sentence, or gives valid parameters."""
+    if params := parsed(write_yaml(raw)):
+        assert_valid(params)
 
 
 def of_text(text: str | bytes) -> None:
-    """Whatever the file holds, it is refused in a sentence, or gives sound parameters."""
+    """Whatever the file holds, it is refused in a sentence, or gives valid parameters."""
     if params := parsed(text):
-        assert_sound(params)
+        assert_valid(params)
 
 
 PIECES = st.sampled_from(
@@ -176,13 +206,13 @@ PIECES = st.sampled_from(
 @st.composite
 def garbled(draw: st.DrawFn) -> bytes:
     """The committed file with some bytes cut out and others put in."""
-    own = COMMITTED.encode()
+    text = COMMITTED.encode()
     for _ in range(draw(st.integers(1, 3))):
-        start = draw(st.integers(0, len(own)))
-        end = min(len(own), start + draw(st.sampled_from([0, 0, 1, 5, 100])))
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.sampled_from([0, 0, 1, 5, 100])))
         put = b"".join(draw(st.lists(PIECES | st.binary(max_size=3), max_size=6)))
-        own = own[:start] + put + own[end:]
-    return own
+        text = text[:start] + put + text[end:]
+    return text
 
 
 TAGS = ("int", "float", "bool", "null", "str", "binary", "timestamp", "set", "omap", "pairs",

@@ -1,4 +1,4 @@
-"""Cross-attention from a backbone's tokens to retrieved neighbours.
+"""Cross-attention from a backbone's tokens to their neighbours.
 
 Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads.
 """
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rapipe.classifier.fusions.base import Fusion
 from rapipe.classifier.neighbour_batch import NeighbourBatch
+from rapipe.specs import FusionSpec
 
 ATTENTION_HEADS = 4
-"""Of attention; fewer where channels cannot be split among as many."""
+"""Fewer where channels cannot be split among as many."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -25,87 +27,84 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v)
     scaled = q * q.shape[-1] ** -0.5  # of q, which is smaller than the weights
-    read: Tensor = (scaled @ k.mT).softmax(dim=-1) @ v
-    return read
+    values: Tensor = (scaled @ k.mT).softmax(dim=-1) @ v
+    return values
 
 
-class CrossAttention(nn.Module):
-    """Pre-norm multi-head cross-attention (Vaswani et al., 2017), added to the tokens.
+class CrossAttention(Fusion):
+    """Pre-norm multi-head cross-attention to the neighbours, added to the tokens.
 
     Neighbours are a set: their order plays no part. With the output projection
     at zero, or no neighbours present, tokens pass unchanged.
 
-    Args:
-        channels: C of the tokens.
-        dimension: D of the neighbours' vectors.
-        classes: number of classes that a neighbour's label may have.
-        attend: what keys and values are made of: `embedding` (the vector),
-            `label` (a learned vector for the class; zero if it has none) or `both`.
-        gate: beside the neighbours there is a learned key whose value is zero, so that a token
-            that finds none of them worth reading reads nothing (`add_zero_attn` of torch's
-            attention, with a key that is learned).
+    `attend` says what keys and values are made of: `embedding` (the vector), `label` (a
+    learned vector for the class; zero if it has none) or `both`. With a `gate` there is a
+    learned key beside the neighbours whose value is zero, so that a token that finds none of
+    them worth reading reads nothing (`add_zero_attn` of torch's attention, with a key that is
+    learned).
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; Jaegle et al., "Perceiver:
+    General Perception with Iterative Attention", ICML 2021.
     """
 
-    def __init__(
-        self, channels: int, dimension: int, classes: int, attend: str, gate: bool = False
-    ) -> None:
-        super().__init__()
-        self.attend = attend
+    def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
+        super().__init__(channels, dimension, classes, spec)
+        self.attend = spec.attend
         self.heads = math.gcd(channels, ATTENTION_HEADS)
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels, bias=False)
-        if attend != "label":
+        if self.attend != "label":
             self.embedding = nn.Sequential(nn.LayerNorm(dimension), nn.Linear(dimension, channels))
-        if attend != "embedding":
+        if self.attend != "embedding":
             self.label = nn.Embedding(classes + 1, channels, padding_idx=classes)
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        self.nothing = nn.Parameter(torch.zeros(channels)) if gate else None
+        self.nothing = nn.Parameter(torch.zeros(channels)) if spec.gate else None
 
-    def forward(self, tokens: Tensor, retrieved: NeighbourBatch) -> Tensor:
+    def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""
         b, t, c = tokens.shape
-        read = attention(*self._projected(tokens, retrieved))  # (B, H, T, C/H)
-        added = self.out(read.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
-        fused: Tensor = tokens + added * retrieved.present[:, None, None]
+        values = attention(*self._projections(tokens, neighbours))  # (B, H, T, C/H)
+        update = self.out(values.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
+        fused: Tensor = tokens + update * neighbours.present[:, None, None]
         return fused
 
-    def weights(self, tokens: Tensor, retrieved: NeighbourBatch) -> Tensor:
+    def weights(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """How much the tokens attend to each neighbour (B, K): mean over heads and tokens.
 
         They sum to 1, or to less where a gate takes the rest. All zero where no neighbours are
         present.
         """
-        q, k, _ = self._projected(tokens, retrieved)
-        shares = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K) or K + 1
-        shares = shares[..., : retrieved.labels.shape[1]]
-        mean: Tensor = shares.mean(dim=(1, 2)) * retrieved.present[:, None]
+        q, k, _ = self._projections(tokens, neighbours)
+        weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K) or K + 1
+        weights = weights[..., : neighbours.labels.shape[1]]
+        mean: Tensor = weights.mean(dim=(1, 2)) * neighbours.present[:, None]
         return mean
 
-    def _projected(
-        self, tokens: Tensor, retrieved: NeighbourBatch
+    def _projections(
+        self, tokens: Tensor, neighbours: NeighbourBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, C/H), and keys and values (B, H, K, C/H), or K + 1 with a gate."""
         q = self._split(self.query(self.norm(tokens)))
-        projected = self.key_value(self._memory(retrieved))  # (B, K, 2C)
+        key_values = self.key_value(self._context(neighbours))  # (B, K, 2C)
         if self.nothing is not None:
             b, _, c = tokens.shape
-            none = F.pad(self.nothing, (0, c)).expand(b, 1, 2 * c)
-            projected = torch.cat([projected, none], dim=1)
-        k, v = map(self._split, projected.chunk(2, dim=-1))
+            nothing = F.pad(self.nothing, (0, c)).expand(b, 1, 2 * c)
+            key_values = torch.cat([key_values, nothing], dim=1)
+        k, v = map(self._split, key_values.chunk(2, dim=-1))
         return q, k, v
 
-    def _memory(self, retrieved: NeighbourBatch) -> Tensor:
+    def _context(self, neighbours: NeighbourBatch) -> Tensor:
         """What can be attended to: (B, K, C)."""
-        parts = []
+        terms = []
         if self.attend != "label":
-            parts.append(self.embedding(retrieved.vectors))
+            terms.append(self.embedding(neighbours.vectors))
         if self.attend != "embedding":
-            labels = retrieved.labels
-            none = torch.full_like(labels, self.label.num_embeddings - 1)
-            parts.append(self.label(torch.where(labels < 0, none, labels)))
-        memory: Tensor = sum(parts[1:], parts[0])
-        return memory
+            labels = neighbours.labels
+            unlabelled = torch.full_like(labels, self.label.num_embeddings - 1)
+            terms.append(self.label(torch.where(labels < 0, unlabelled, labels)))
+        context: Tensor = sum(terms[1:], terms[0])
+        return context
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, C/H)."""

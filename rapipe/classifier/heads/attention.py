@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rapipe.classifier.heads.base import TokenHead, parts
+from rapipe.classifier.heads.base import TokenHead, attention_heads
 
 BLOCKS = 2
 EXPANSION = 4
@@ -15,7 +15,7 @@ EXPANSION = 4
 
 
 class Attention(TokenHead):
-    """Blocks of self-attention over the tokens at the backbone's last place, then their mean.
+    """Blocks of self-attention over the tokens of the backbone's last stage, then their mean.
 
     Each block is pre-norm: multi-head attention, and a feed-forward layer, both added to the
     tokens. The order of the tokens plays no part: where a token stands counts only as far as
@@ -28,7 +28,7 @@ class Attention(TokenHead):
         blocks = (
             nn.TransformerEncoderLayer(
                 channels,
-                parts(channels),
+                attention_heads(channels),
                 EXPANSION * channels,
                 activation="gelu",
                 batch_first=True,

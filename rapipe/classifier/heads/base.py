@@ -1,4 +1,4 @@
-"""What every head is: what a backbone made of the images -> logits.
+"""What every head is: a backbone's features or tokens -> logits.
 
 Letters: B batch, T tokens, C channels, F features.
 """
@@ -9,15 +9,15 @@ import math
 
 from torch import Tensor, nn
 
-HEADS_AT_MOST = 4
+MAX_ATTENTION_HEADS = 4
 
 
 class Head(nn.Module):
     """Base class.
 
     Attributes:
-        wants_tokens: whether it reads the tokens at the backbone's last place, as they are
-            after the fusion there; else it reads the features.
+        wants_tokens: whether it reads the tokens of the backbone's last stage, after the
+            fusion there; else it reads the features.
     """
 
     wants_tokens: bool
@@ -34,7 +34,7 @@ class Head(nn.Module):
 class TokenHead(Head):
     """Base class: layers over the tokens, their mean, a norm, and a linear layer.
 
-    The features play no part, so what a backbone does behind its last place is not
+    The features play no part, so what a backbone does behind its last stage is not
     trained. A layer maps (B, T, C) to (B, T, C).
     """
 
@@ -54,6 +54,6 @@ class TokenHead(Head):
         return logits
 
 
-def parts(channels: int) -> int:
-    """Attention heads that `channels` can be split among: 4, or as many as divide them."""
-    return math.gcd(channels, HEADS_AT_MOST)
+def attention_heads(channels: int) -> int:
+    """Number of attention heads that divides `channels`: at most 4."""
+    return math.gcd(channels, MAX_ATTENTION_HEADS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier.heads.base import TokenHead, parts
+from rapipe.classifier.heads.base import TokenHead, attention_heads
 
 LAYERS = 2
 SLOPE = 0.2
@@ -27,7 +27,7 @@ class GraphAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        heads = parts(channels)
+        heads = attention_heads(channels)
         self.project = nn.Linear(channels, channels, bias=False)
         self.left = nn.Parameter(torch.empty(heads, channels // heads))
         self.right = nn.Parameter(torch.empty(heads, channels // heads))
@@ -41,12 +41,12 @@ class GraphAttention(nn.Module):
         left = (nodes * self.left[:, None]).sum(dim=-1)  # (B, H, T)
         right = (nodes * self.right[:, None]).sum(dim=-1)
         scores = F.leaky_relu(left[..., :, None] + right[..., None, :], SLOPE)  # (B, H, T, T)
-        read = scores.softmax(dim=-1) @ nodes  # (B, H, T, D)
-        return tokens + F.elu(read.transpose(1, 2).reshape(b, t, c))
+        attended = scores.softmax(dim=-1) @ nodes  # (B, H, T, D)
+        return tokens + F.elu(attended.transpose(1, 2).reshape(b, t, c))
 
 
 class Graph(TokenHead):
-    """Graph attention over the tokens at the backbone's last place, then their mean.
+    """Graph attention over the tokens of the backbone's last stage, then their mean.
 
     The graph is complete, so the order of the tokens plays no part: where a token stands
     counts only as far as the backbone has written it into the token. Two layers, as

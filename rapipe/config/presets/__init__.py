@@ -12,6 +12,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+
+from rapipe.config.yaml_text import DEEPEST
 from rapipe.errors import UserError, sentence
 from rapipe.io import text
 from rapipe.io.atomic import atomic_write
@@ -37,17 +41,10 @@ def write(name: str, path: Path) -> None:
     Raises:
         UserError: no preset has this name, or the file is no YAML mapping.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.composer import Composer
-
-    class Shallow(text.DepthLimited, Composer):
-        """Refuses what is nested deeply."""
-
     if name not in PRESETS:
         raise UserError(f"there is no preset {text.quoted(name)}; choose from {', '.join(PRESETS)}")
     yaml = YAML()
-    yaml.Composer = Shallow
-    yaml.width = 1000
+    yaml.max_depth, yaml.width = DEEPEST, 1000
     yaml.indent(mapping=2, sequence=4, offset=2)
     values = yaml.load(_text(DEFAULT))
     written = StringIO()
@@ -61,7 +58,7 @@ def write(name: str, path: Path) -> None:
         raw = written.getvalue().encode()
     except UserError:
         raise
-    except RecursionError:
+    except (MaxDepthExceededError, RecursionError):
         raise UserError(f"{path} is nested too deeply: delete it, then run this again") from None
     except Exception as error:  # of any kind: odd tags make ruamel raise whatever there is
         raise UserError(f"{path} is not valid YAML: {sentence(error)}") from None

@@ -1,7 +1,10 @@
-"""Where images come from: one file a format, one line a kind in `SOURCES`.
+"""Where images come from: one file for each format, one line for each kind in `SOURCES`.
 
-A kind is a function of an `Ask` that returns a `Source`. It opens what it must
-to know classes and sizes; images are read when walked through.
+A kind is a function of a `SourceRequest` that returns a `Source`. It opens what it must
+to know classes and sizes; images are read when they are iterated over.
+
+Raises, each kind: `ArgumentError` about `path` or `request`, its `label` included; `UserError`
+about a file.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Archives of public data sets: unpacked beside themselves, or read as they are."""
+"""Archives of public data sets: tar files are unpacked, zip files are read as they are."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from rapipe.corpus.sources.download import Archive, obtain
 from rapipe.errors import UserError
 from rapipe.progress import say
 
-MOST_BYTES = 1 << 34
-"""No data set that comes as a tar file unpacks to so much."""
+MAX_BYTES = 1 << 34
+"""No data set that is published as a tar file unpacks to more."""
 FILE_BYTES = 4096
-"""What a file takes on disk although it is empty."""
+"""Size of an empty file on disk."""
 
 
-def unpacked(kind: str, ask: SourceRequest, archive: Archive, *tops: str) -> Path:
-    """The folder of a data set that comes as one tar file.
+def unpack(kind: str, request: SourceRequest, archive: Archive, *tops: str) -> Path:
+    """The folder of a data set that is published as one tar file, unpacked if necessary.
 
     Args:
-        tops: names of the folder in the archive; the first found is taken, and
-            the last is the one that `archive` holds.
+        tops: names of the top folder; the first that exists is returned, and the
+            last is the one in `archive`.
 
     Raises:
-        UserError: neither folder nor archive is there and none may be fetched,
-            or the archive is damaged or would write outside its folder.
+        ArgumentError: neither folder nor archive exists, and none may be fetched.
+        UserError: the archive is damaged or would write outside its folder.
     """
-    root = ask.folder(kind)
+    root = request.folder(kind)
     for top in tops:
         for folder in (root, root / top):
             if folder.name == top and folder.is_dir():
                 return folder
-    path = obtain(archive, root, ask.download)
+    path = obtain(archive, root, request.download)
     partial = root / f"{tops[-1]}.part"
     shutil.rmtree(partial, ignore_errors=True)
     say(f"unpacking {path}")
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(partial, filter=_harmless())
+            tar.extractall(partial, filter=_member_filter())
         (partial / tops[-1]).replace(root / tops[-1])
     except Exception as error:  # damaged files make tarfile raise anything
         raise UserError(f"{path} cannot be unpacked: {error}") from None
@@ -55,42 +55,38 @@ def unpacked(kind: str, ask: SourceRequest, archive: Archive, *tops: str) -> Pat
     return root / tops[-1]
 
 
-def _harmless() -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
-    """What tar files may hold: files and folders, of so many bytes, all inside; and no links."""
+def _member_filter() -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
+    """Allows files and folders inside the target folder, up to `MAX_BYTES`; no links."""
 
-    left = MOST_BYTES
+    size = 0
 
-    def filtered(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-        nonlocal left
-        left -= member.size + FILE_BYTES
-        if left < 0:
-            raise tarfile.TarError(f"it holds more than {MOST_BYTES:,} bytes")
+    def check(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+        nonlocal size
+        size += member.size + FILE_BYTES
+        if size > MAX_BYTES:
+            raise tarfile.TarError(f"it holds more than {MAX_BYTES:,} bytes")
         if not (member.isreg() or member.isdir()):
             raise tarfile.TarError(f"it holds {member.name!r}, which is no file and no folder")
         return tarfile.data_filter(member, folder)
 
-    return filtered
+    return check
 
 
-def text_of(content: bytes, where: object) -> str:
-    """Text of a file of names.
-
-    Raises:
-        UserError: it is none.
-    """
+def decode_text(content: bytes, location: object) -> str:
+    """The text of a file of names; `UserError` if it is none."""
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{where} is no text: get the archive again") from None
+        raise UserError(f"{location} is no text: get the archive again") from None
 
 
 @dataclass(frozen=True)
-class Tree:
-    """Files by relative name, in a folder or in a zip file that stays packed."""
+class FileTree:
+    """Files by relative name, in a folder or in a zip file, which is not unpacked."""
 
     names: tuple[str, ...]
     files: tuple[Path, ...]
-    """What lies on disk: the zip file, or every file."""
+    """The zip file, or every file of the folder."""
     walk: Callable[[list[str]], Iterator[bytes | Path]]
     """Contents of the files with these names, in their order."""
 
@@ -99,18 +95,18 @@ class Tree:
         (content,) = self.walk([name])
         return content.read_bytes() if isinstance(content, Path) else content
 
-    def split(self, listed: list[tuple[str, int]], where: str = "") -> Split:
-        """The images with these names and labels; `where` stands before the name in messages."""
+    def split(self, labels: list[tuple[str, int]], prefix: str = "") -> Split:
+        """The images with these names and labels; messages put `prefix` before the name."""
 
         def items() -> Iterator[Item]:
-            contents = self.walk([name for name, _ in listed])
-            for (name, label), data in zip(listed, contents, strict=True):
-                yield Item(data, label, f"{where}{name}")
+            contents = self.walk([name for name, _ in labels])
+            for (name, label), data in zip(labels, contents, strict=True):
+                yield Item(data, label, f"{prefix}{name}")
 
-        return Split(len(listed), items)
+        return Split(len(labels), items)
 
 
-def tree(path: Path) -> Tree:
+def file_tree(path: Path) -> FileTree:
     """The files below a folder, or in a zip file.
 
     Raises:
@@ -119,42 +115,44 @@ def tree(path: Path) -> Tree:
     if path.is_dir():
         files = tuple(walk_files(path))
         names = tuple(file.relative_to(path).as_posix() for file in files)
-        return Tree(names, files, lambda wanted: (path / name for name in wanted))
+        return FileTree(names, files, lambda names: (path / name for name in names))
 
-    def walk(wanted: list[str]) -> Iterator[bytes]:
-        with _damage_told(path), zipfile.ZipFile(path) as packed:
-            for name in wanted:
-                size = packed.getinfo(name).file_size
-                if size > decode.MOST_BYTES:
+    def walk(names: list[str]) -> Iterator[bytes]:
+        with _zip_file(path) as archive:
+            for name in names:
+                size = archive.getinfo(name).file_size
+                if size > decode.MAX_BYTES:
                     raise UserError(f"{path}: {name} has {size:,} bytes, more than any image")
-                yield packed.read(name)
+                yield archive.read(name)
 
-    with _damage_told(path), zipfile.ZipFile(path) as packed:
-        listed = [name for name in packed.namelist() if not name.endswith("/")]
-    return Tree(tuple(sorted(listed)), (path,), walk)
+    with _zip_file(path) as archive:
+        names = tuple(sorted(name for name in archive.namelist() if not name.endswith("/")))
+    return FileTree(names, (path,), walk)
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _zip_file(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An open zip file; damage becomes a `UserError`."""
     try:
-        yield
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except UserError:
         raise
     except Exception as error:  # damaged files make zipfile raise anything
         raise UserError(f"{path} is no zip file that can be read: {error}") from None
 
 
-def require(files: Iterable[Path]) -> tuple[Path, ...]:
-    """The files, or a `UserError` that names the first that is missing."""
-    found = tuple(files)
-    for file in found:
-        if not file.is_file():
-            raise UserError(f"{file} is missing: unpack the archive again")
-    return found
+def require_files(files: Iterable[Path]) -> tuple[Path, ...]:
+    """The files; `UserError` names the first that is missing."""
+    paths = tuple(files)
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: unpack the archive again")
+    return paths
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """Regular files below a folder, sorted; hidden ones are left out, and loops of links.
+    """Regular files below a folder, sorted; without hidden ones and loops of links.
 
     Raises:
         UserError: a folder cannot be read.
@@ -163,13 +161,13 @@ def walk_files(root: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        own = Path(folder).stat()
-        if (own.st_dev, own.st_ino) in seen:
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((own.st_dev, own.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(folder, name)

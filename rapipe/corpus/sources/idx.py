@@ -18,51 +18,52 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from rapipe.corpus.decode import MOST_PIXELS
+from rapipe.corpus.decode import MAX_PIXELS
 from rapipe.corpus.sources.base import (
     ALIASES,
-    WHOLE,
+    UNDIVIDED,
     Item,
     Source,
     SourceRequest,
     Split,
     out_of_range,
 )
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError, UserError
 from rapipe.records import SPLITS
 
 IMAGES = ("-images-idx3-ubyte", "-images-idx4-ubyte", "-images.idx3-ubyte")
 LABELS = ("-labels-idx1-ubyte", "-labels.idx1-ubyte")
 UNSIGNED_BYTES = 8
-MOST_IMAGES = 1 << 28
-"""More labels than this are none, and would fill the memory."""
+MAX_IMAGES = 1 << 28
+"""A file of more labels is damaged, and would fill the memory."""
 Pair = tuple[Path, Path]
 
 
-def idx(ask: SourceRequest) -> Source:
+def idx(request: SourceRequest) -> Source:
     """Images and labels of a folder of IDX files; classes are named by their numbers.
 
     Raises:
-        UserError: the folder holds no pair of files, or one is damaged.
+        ArgumentError: the folder holds no pair of files.
+        UserError: a file is damaged.
     """
-    ask.choose_label("idx")
-    pairs = find(Path(ask.path)) if ask.path else {}
+    request.choose_label("idx")
+    pairs = find_pairs(Path(request.path)) if request.path else {}
     if not pairs:
-        raise UserError(
-            f"corpus.sources: {ask.path!r} is no folder with files NAME{IMAGES[0]} and "
+        raise ArgumentError(
+            f"`path`: {request.path!r} is no folder with files NAME{IMAGES[0]} and "
             f"NAME{LABELS[0]} (or .gz)"
         )
     return pairs_source(pairs)
 
 
-def find(root: Path, packed: bool = True) -> dict[str, Pair]:
-    """The pairs of files in a folder by split; nothing if there are none.
+def find_pairs(root: Path, packed: bool = True) -> dict[str, Pair]:
+    """The pairs of files in a folder by split; empty if there are none.
 
     Args:
-        packed: whether to look at files packed by gzip as well.
+        packed: include files packed by gzip.
 
     Raises:
-        UserError: labels are missing, or the names do not tell which pair is which split.
+        UserError: labels are missing, or the names do not say which pair is which split.
     """
     endings = ("", ".gz") if packed else ("",)
     images = [
@@ -70,30 +71,30 @@ def find(root: Path, packed: bool = True) -> dict[str, Pair]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name.endswith(tuple(i + e for i in IMAGES for e in endings))
     ]
-    found: dict[str, Pair] = {}
+    pairs: dict[str, Pair] = {}
     for path in images:
         prefix = path.name.removesuffix(".gz").rsplit("-images", 1)[0]
         labels = [path.with_name(prefix + ending + e) for ending in LABELS for e in endings]
-        present = [own for own in labels if own.is_file()]
+        present = [file for file in labels if file.is_file()]
         if not present:
             raise UserError(f"{path} has no labels beside it: {labels[0]}")
-        split = _split_of(prefix) or (WHOLE if len(images) == 1 else "")
-        if not split or split in found:
+        split = _split_of(prefix) or (UNDIVIDED if len(images) == 1 else "")
+        if not split or split in pairs:
             raise UserError(
                 f"{path} and other images lie in {root}: let each name hold one of the words "
                 "train, validation and test (or t10k), each once"
             )
-        found[split] = (path, present[0])
-    return {split: found[split] for split in (*SPLITS, WHOLE) if split in found}
+        pairs[split] = (path, present[0])
+    return {split: pairs[split] for split in (*SPLITS, UNDIVIDED) if split in pairs}
 
 
 def pairs_source(pairs: dict[str, Pair], classes: tuple[str, ...] = ()) -> Source:
     """Images and labels of pairs of files by split; classes are numbers unless named."""
     labels = {split: _labels(path) for split, (_, path) in pairs.items()}
     if not classes:
-        numbers = sorted({number for own in labels.values() for number in own})
+        numbers = sorted(set[int]().union(*labels.values()))
         classes = tuple(map(str, numbers))
-        labels = {s: bytes(map(numbers.index, own)) for s, own in labels.items()}
+        labels = {split: bytes(map(numbers.index, raw)) for split, raw in labels.items()}
     return Source(
         classes,
         {
@@ -105,7 +106,7 @@ def pairs_source(pairs: dict[str, Pair], classes: tuple[str, ...] = ()) -> Sourc
 
 
 def _split_of(prefix: str) -> str:
-    """The split that one of the words of a name tells, or nothing."""
+    """The split that one of the words of a name stands for, or ""."""
     for word in re.split("[^a-z0-9]+", prefix.lower()):
         split = "test" if word == "t10k" else ALIASES.get(word, word)
         if split in SPLITS:
@@ -118,7 +119,7 @@ def _split(path: Path, labels: bytes, classes: int) -> Split:
         count, *shape = _header(file, path)
     if count != len(labels):
         raise UserError(f"{path} holds {count} images, but there are {len(labels)} labels")
-    if math.prod(shape) > 3 * MOST_PIXELS:
+    if math.prod(shape) > 3 * MAX_PIXELS:
         raise UserError(f"{path} holds arrays of shape {shape}, larger than images can be")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3):
         raise UserError(f"{path} holds arrays of shape {shape}, not images")
@@ -127,7 +128,7 @@ def _split(path: Path, labels: bytes, classes: int) -> Split:
         with _open(path) as file:
             _header(file, path)
             for row, label in enumerate(labels):
-                data = _exactly(file, math.prod(shape), path)
+                data = _read_exactly(file, math.prod(shape), path)
                 pixels = np.frombuffer(data, np.uint8).reshape(shape)
                 yield Item(pixels, label, f"{path} image {row}", out_of_range(label, classes))
 
@@ -137,11 +138,11 @@ def _split(path: Path, labels: bytes, classes: int) -> Split:
 def _labels(path: Path) -> bytes:
     with _open(path) as file:
         shape = _header(file, path)
-        if shape[0] > MOST_IMAGES:
-            raise UserError(f"{path} holds {shape[0]:,} labels, more than {MOST_IMAGES:,}")
+        if shape[0] > MAX_IMAGES:
+            raise UserError(f"{path} holds {shape[0]:,} labels, more than {MAX_IMAGES:,}")
         if len(shape) != 1:
             raise UserError(f"{path} holds arrays of {len(shape)} dimensions, not labels")
-        return _exactly(file, shape[0], path)
+        return _read_exactly(file, shape[0], path)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -149,15 +150,15 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _header(file: BinaryIO, path: Path) -> list[int]:
-    """Reads the beginning of a file: two zeros, the type, the dimensions, their lengths."""
-    magic = _exactly(file, 4, path)
+    """Read the header of a file: two zeros, the type, the number of dimensions, and the shape."""
+    magic = _read_exactly(file, 4, path)
     if magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTES or not 1 <= magic[3] <= 4:
         raise UserError(f"{path} is no IDX file of unsigned bytes: it begins with {magic.hex(' ')}")
-    sizes = _exactly(file, 4 * magic[3], path)
+    sizes = _read_exactly(file, 4 * magic[3], path)
     return [int(size) for size in np.frombuffer(sizes, ">u4")]
 
 
-def _exactly(file: BinaryIO, count: int, path: Path) -> bytes:
+def _read_exactly(file: BinaryIO, count: int, path: Path) -> bytes:
     try:
         data = file.read(count)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:

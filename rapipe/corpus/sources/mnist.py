@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rapipe.corpus.sources.base import Source, SourceRequest
 from rapipe.corpus.sources.download import Archive, obtain
-from rapipe.corpus.sources.idx import find, pairs_source
+from rapipe.corpus.sources.idx import find_pairs, pairs_source
 
 MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -30,34 +30,36 @@ GARMENTS = (
 )
 
 
-def mnist(ask: SourceRequest) -> Source:
+def mnist(request: SourceRequest) -> Source:
     """60,000 + 10,000 handwritten digits, greyscale, 28 by 28.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    return _four_files("mnist", ask, MNIST, MNIST_MD5, tuple("0123456789"))
+    return _four_files("mnist", request, MNIST, MNIST_MD5, tuple("0123456789"))
 
 
-def fashion_mnist(ask: SourceRequest) -> Source:
+def fashion_mnist(request: SourceRequest) -> Source:
     """60,000 + 10,000 garments, greyscale, 28 by 28.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    return _four_files("fashion-mnist", ask, FASHION, FASHION_MD5, GARMENTS)
+    return _four_files("fashion-mnist", request, FASHION, FASHION_MD5, GARMENTS)
 
 
 def _four_files(
-    kind: str, ask: SourceRequest, url: str, md5: tuple[str, ...], classes: tuple[str, ...]
+    kind: str, request: SourceRequest, url: str, md5: tuple[str, ...], classes: tuple[str, ...]
 ) -> Source:
-    """Unpacked files are taken as they are; packed ones must have the published checksums."""
-    ask.choose_label(kind)
-    root = ask.folder(kind)
-    pairs = find(root, packed=False)
+    """Unpacked files are read as they are; packed ones must have the published checksums."""
+    request.choose_label(kind)
+    root = request.folder(kind)
+    pairs = find_pairs(root, packed=False)
     if set(pairs) != {"train", "test"}:
-        for name, sum_ in zip(FILES, md5, strict=True):
-            obtain(Archive(name, url + name, sum_), root, ask.download)
+        for name, checksum in zip(FILES, md5, strict=True):
+            obtain(Archive(name, url + name, checksum), root, request.download)
         pairs = {
             "train": (root / FILES[0], root / FILES[1]),
             "test": (root / FILES[2], root / FILES[3]),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rapipe.corpus.sources.archives import require, text_of, unpacked
+from rapipe.corpus.sources.archives import decode_text, require_files, unpack
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split, out_of_range
 from rapipe.corpus.sources.download import Archive
 from rapipe.errors import UserError
@@ -28,21 +28,22 @@ ARCHIVE = Archive(
 FILES = {"train": ("train_X.bin", "unlabeled_X.bin"), "test": ("test_X.bin",)}
 
 
-def stl10(ask: SourceRequest) -> Source:
+def stl10(request: SourceRequest) -> Source:
     """The unlabelled images join the training split, with the label -1.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    ask.choose_label("stl10")
-    folder = unpacked("stl10", ask, ARCHIVE, TOP)
+    request.choose_label("stl10")
+    folder = unpack("stl10", request, ARCHIVE, TOP)
     names = folder / "class_names.txt"
-    images = {split: [folder / name for name in listed] for split, listed in FILES.items()}
+    images = {split: [folder / name for name in file_names] for split, file_names in FILES.items()}
     labels = [folder / "train_y.bin", folder / "test_y.bin"]
-    every = require([names, *labels, *(file for listed in images.values() for file in listed)])
-    classes = tuple(text_of(names.read_bytes(), names).split())
-    splits = {split: _split(listed, len(classes)) for split, listed in images.items()}
-    return Source(classes, splits, every)
+    files = require_files([names, *labels, *(file for paths in images.values() for file in paths)])
+    classes = tuple(decode_text(names.read_bytes(), names).split())
+    splits = {split: _split(paths, len(classes)) for split, paths in images.items()}
+    return Source(classes, splits, files)
 
 
 def _split(files: list[Path], classes: int) -> Split:
@@ -50,18 +51,18 @@ def _split(files: list[Path], classes: int) -> Split:
 
     def items() -> Iterator[Item]:
         for file in files:
-            with file.open("rb") as opened:
+            with file.open("rb") as binary:
                 for row, label in enumerate(labels[file]):
-                    columns = np.frombuffer(opened.read(PIXELS), np.uint8).reshape(3, SIDE, SIDE)
+                    columns = np.frombuffer(binary.read(PIXELS), np.uint8).reshape(3, SIDE, SIDE)
                     pixels = np.ascontiguousarray(columns.transpose(2, 1, 0))  # column by column
                     error = out_of_range(label, classes)
                     yield Item(pixels, label, f"{file} image {row}", error)
 
-    return Split(sum(len(own) for own in labels.values()), items)
+    return Split(sum(map(len, labels.values())), items)
 
 
 def _labels(images: Path) -> list[int]:
-    """Labels from 0 of a file of images; -1 for all where there is no file of labels."""
+    """Labels, from 0, of a file of images; all -1 if there is no file of labels."""
     count, rest = divmod(images.stat().st_size, PIXELS)
     if rest:
         raise UserError(f"{images} is damaged: it has {images.stat().st_size} bytes")

@@ -25,15 +25,16 @@ ARCHIVES = {
 }
 
 
-def svhn(ask: SourceRequest) -> Source:
+def svhn(request: SourceRequest) -> Source:
     """Train and test; the file's label 10 is the digit 0.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    ask.choose_label("svhn")
-    root = ask.folder("svhn")
-    files = {split: obtain(own, root, ask.download) for split, own in ARCHIVES.items()}
+    request.choose_label("svhn")
+    root = request.folder("svhn")
+    files = {split: obtain(archive, root, request.download) for split, archive in ARCHIVES.items()}
     splits = {split: _split(file) for split, file in files.items()}
     return Source(tuple("0123456789"), splits, tuple(files.values()))
 
@@ -46,11 +47,10 @@ def _split(file: Path) -> Split:
 
     def items() -> Iterator[Item]:
         images = _load(file, "X")  # (32, 32, 3, N)
-        facts = getattr(images, "shape", ()), getattr(images, "dtype", None)
-        if facts != ((32, 32, 3, len(labels)), np.uint8):
+        shape, dtype = getattr(images, "shape", ()), getattr(images, "dtype", None)
+        if (shape, dtype) != ((32, 32, 3, len(labels)), np.uint8):
             raise UserError(
-                f"{file} holds images of shape {facts[0]} and type {facts[1]} for {len(labels)} "
-                "labels"
+                f"{file} holds images of shape {shape} and type {dtype} for {len(labels)} labels"
             )
         for row, label in enumerate(labels.tolist()):
             pixels = np.ascontiguousarray(images[..., row])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from rapipe.corpus.sources.archives import text_of, tree
+from rapipe.corpus.sources.archives import decode_text, file_tree
 from rapipe.corpus.sources.base import Source, SourceRequest
 from rapipe.corpus.sources.download import Archive, obtain
 from rapipe.errors import UserError
@@ -23,23 +23,25 @@ ARCHIVE = Archive(
 )
 
 
-def tiny_imagenet(ask: SourceRequest) -> Source:
+def tiny_imagenet(request: SourceRequest) -> Source:
     """Classes are WordNet ids, in their order; images are read from the zip file as it is.
 
     Raises:
-        UserError: the files are neither there nor may be fetched, or are damaged.
+        ArgumentError: the files are missing and may not be fetched.
+        UserError: a file is damaged.
     """
-    ask.choose_label("tiny-imagenet")
-    root = ask.folder("tiny-imagenet")
+    request.choose_label("tiny-imagenet")
+    root = request.folder("tiny-imagenet")
     folders = [path for path in (root, root / TOP) if (path / "wnids.txt").is_file()]
-    files = tree(folders[0] if folders else obtain(ARCHIVE, root, ask.download))
+    files = file_tree(folders[0] if folders else obtain(ARCHIVE, root, request.download))
     base = "" if folders else f"{TOP}/"
     present = set(files.names)
     for name in LISTS:
         if base + name not in present:
             raise UserError(f"{files.files[0]} holds no {base}{name}: get the archive again")
-    wnids, listed = (
-        text_of(files.read(base + name), f"{files.files[0].parent}: {base}{name}") for name in LISTS
+    wnids, annotations = (
+        decode_text(files.read(base + name), f"{files.files[0].parent}: {base}{name}")
+        for name in LISTS
     )
     classes = tuple(sorted(wnids.split()))
     label_of = {name: label for label, name in enumerate(classes)}
@@ -51,7 +53,9 @@ def tiny_imagenet(ask: SourceRequest) -> Source:
     ]
     test = [
         (f"{base}val/images/{file}", label_of[wnid])
-        for file, wnid, *_ in (line.split("\t") for line in listed.splitlines() if "\t" in line)
+        for file, wnid, *_ in (
+            line.split("\t") for line in annotations.splitlines() if "\t" in line
+        )
         if wnid in label_of
     ]
     for name, _ in test:

@@ -10,14 +10,14 @@ from difflib import get_close_matches
 import torch
 
 from rapipe.encoder.backbones.alexnet import alexnet
-from rapipe.encoder.backbones.base import Backbone, Fuse, Make, no_fusion
+from rapipe.encoder.backbones.base import Backbone, BackboneFactory, Fuse, no_fusion
 from rapipe.encoder.backbones.perceiver import perceiver, perceiver_l, perceiver_m, perceiver_xl
 from rapipe.encoder.backbones.perceiver_io import perceiver_io
 from rapipe.encoder.backbones.resnet import resnet18, resnet34, resnet50
 from rapipe.encoder.backbones.timm_models import timm_model
 from rapipe.errors import UserError
 
-BACKBONES: dict[str, Make] = {
+BACKBONES: dict[str, BackboneFactory] = {
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
@@ -29,13 +29,13 @@ BACKBONES: dict[str, Make] = {
     "perceiver_io": perceiver_io,
 }
 
-FAMILIES: dict[str, Callable[[str], Make]] = {
+FAMILIES: dict[str, Callable[[str], BackboneFactory]] = {
     "timm": timm_model,
 }
 """By what stands before the colon of a name."""
 
 
-def find(name: str) -> Make:
+def find(name: str) -> BackboneFactory:
     """The function that makes the backbone of this name.
 
     Raises:
@@ -61,4 +61,4 @@ def build(name: str, width: int, stem: str, image_size: int) -> Backbone:
     return find(name)(width, stem, image_size).to(memory_format=torch.channels_last)
 
 
-__all__ = ["BACKBONES", "FAMILIES", "Backbone", "Fuse", "Make", "build", "find", "no_fusion"]
+__all__ = ["BACKBONES", "FAMILIES", "Backbone", "Fuse", "build", "find", "no_fusion"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BANDS = 6
-SIDE = {"cifar": 1, "half": 2, "imagenet": 4}
+PATCH_SIDES = {"cifar": 1, "half": 2, "imagenet": 4}
 """Side of a patch by stem: the image shrinks as much as in the convolutional backbones."""
 
 
@@ -22,25 +22,25 @@ class Patches(nn.Module):
     image that patches do not fill is padded with 0.
 
     Attributes:
-        features: length of what it gives for each patch, 3PP + 2 (2 BANDS + 1).
+        features: length of a patch's vector, 3PP + 2 (2 BANDS + 1).
     """
 
     positions: Tensor
 
     def __init__(self, stem: str, image_size: int) -> None:
         super().__init__()
-        self.side = SIDE[stem]
+        self.side = PATCH_SIDES[stem]
         self.padding = -image_size % self.side
-        across = (image_size + self.padding) // self.side
-        self.register_buffer("positions", _positions(across), persistent=False)
+        side_in_patches = (image_size + self.padding) // self.side
+        self.register_buffer("positions", _positions(side_in_patches), persistent=False)
         self.features = 3 * self.side**2 + self.positions.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> patches (B, T, features)."""
         padded = F.pad(images, (0, self.padding, 0, self.padding))
         patches = F.pixel_unshuffle(padded, self.side).flatten(2).transpose(1, 2)  # (B, T, 3PP)
-        where = self.positions.to(patches.dtype).expand(len(images), -1, -1)
-        return torch.cat((patches, where), dim=2)
+        positions = self.positions.to(patches.dtype).expand(len(images), -1, -1)
+        return torch.cat((patches, positions), dim=2)
 
 
 def _positions(side: int) -> Tensor:

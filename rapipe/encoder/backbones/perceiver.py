@@ -58,11 +58,11 @@ class Perceiver(Backbone):
     def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
         context = self.patches(images)  # (B, T, patches.features)
         x = self.latents.expand(len(images), -1, -1)  # (B, L, C)
-        for place in range(DEPTH):
-            block: Any = self.blocks[place]
+        for stage in range(DEPTH):
+            block: Any = self.blocks[stage]
             x = block.cross_attn(x, context=context) + x
             x = block.cross_ff(x) + x
-            x = fuse(place, x)
+            x = fuse(stage, x)
             for attention, feed_forward in block.self_attns:
                 x = attention(x) + x
                 x = feed_forward(x) + x

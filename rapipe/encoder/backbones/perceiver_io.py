@@ -43,8 +43,8 @@ class PerceiverIO(Backbone):
         context = self.patches(images)  # (B, T, patches.features)
         x = self.latents.expand(len(images), -1, -1)  # (B, L, C)
         x = fuse(0, _pass(self.encode, x, context=context))
-        for place, block in enumerate(self.blocks, start=1):
-            x = fuse(place, _pass(block, x))
+        for stage, block in enumerate(self.blocks, start=1):
+            x = fuse(stage, _pass(block, x))
         query = self.query.expand(len(images), -1, -1)  # (B, 1, C)
         features: Tensor = self.norm(_pass(self.decode, query, context=x).squeeze(1))  # (B, C)
         return features
@@ -61,8 +61,8 @@ def _layer(channels: int, heads: int, context: int | None = None) -> nn.Module:
 def _pass(layer: Any, x: Tensor, **context: Tensor) -> Tensor:
     attention, feed_forward = layer
     x = attention(x, **context) + x
-    read: Tensor = feed_forward(x) + x
-    return read
+    out: Tensor = feed_forward(x) + x
+    return out
 
 
 def perceiver_io(width: int, stem: str, image_size: int) -> Backbone:

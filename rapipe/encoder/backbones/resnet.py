@@ -7,16 +7,16 @@ from torch.nn import functional as F
 
 from rapipe.encoder.backbones.base import Backbone, Fuse, fuse_map, no_fusion
 
-NARROW = 8
-"""Channels below which a shortcut of stride 2 is a `Thinned`."""
+NARROWEST_STRIDED = 8
+"""Fewest channels of a shortcut that is a plain convolution of stride 2."""
 
 
-class Thinned(nn.Conv2d):
-    """A 1x1 convolution with a stride, as one without a stride of the pixels that it sees.
+class SubsampledConv2d(nn.Conv2d):
+    """A 1x1 convolution with a stride, computed as one without a stride on every n-th pixel.
 
     The gradient of the former's weights is written beyond the memory meant for it by torch's
     library for CPUs (oneDNN, seen in torch 2.15), where there are fewer than 8 channels in,
-        and channels last: the process dies, or goes on with other numbers.
+    and channels last: the process dies, or goes on with other numbers.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class ResNetBackbone(Backbone):
     """timm's ResNet, its stem chosen for the size of the images.
 
     Args:
-        blocks: how many in each of the four stages.
+        blocks: their number in each of the four stages.
         width: channels of the first stage, which each later stage doubles; of the
             narrow layers inside if blocks are bottlenecks, whose ends are 4 times as wide.
         stem: `cifar` (3x3, stride 1), `half` (3x3, stride 2), or `imagenet`
@@ -53,17 +53,17 @@ class ResNetBackbone(Backbone):
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
             net.maxpool = nn.Identity()
         shortcut = net.layer2[0].downsample
-        if shortcut[0].in_channels < NARROW:
-            thinned = Thinned(width, shortcut[0].out_channels, 1, 2, bias=False)
-            thinned.weight = shortcut[0].weight
-            shortcut[0] = thinned
+        if shortcut[0].in_channels < NARROWEST_STRIDED:
+            subsampled = SubsampledConv2d(width, shortcut[0].out_channels, 1, 2, bias=False)
+            subsampled.weight = shortcut[0].weight
+            shortcut[0] = subsampled
         self.net = net
 
     def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
         net = self.net
         x = net.maxpool(net.act1(net.bn1(net.conv1(images))))  # (B, C, H, W)
-        for place, stage in enumerate((net.layer1, net.layer2, net.layer3, net.layer4)):
-            x = fuse_map(fuse, place, stage(x))
+        for stage, layers in enumerate((net.layer1, net.layer2, net.layer3, net.layer4)):
+            x = fuse_map(fuse, stage, layers(x))
         pooled: Tensor = net.global_pool(x)  # (B, F)
         return pooled
 

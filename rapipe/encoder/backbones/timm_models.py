@@ -17,13 +17,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rapipe.encoder.backbones.base import Backbone, Fuse, Make, no_fusion
-from rapipe.encoder.backbones.timm_plan import FINER, Stage, create, make_plan
+from rapipe.encoder.backbones.base import Backbone, BackboneFactory, Fuse, no_fusion
+from rapipe.encoder.backbones.timm_plan import PATCH_DIVISORS, Stage, create, make_plan
 from rapipe.errors import UserError
 
 SIZES = (32, 64, 96, 128, 224)
 """Tried to tell a user what would work."""
-ALIKE = 0.6
+SIMILAR = 0.6
+"""Similarity of names that are suggested."""
 
 
 class TimmBackbone(Backbone):
@@ -47,13 +48,13 @@ class TimmBackbone(Backbone):
         except Exception as error:  # timm's models refuse images in every way there is
             raise UserError(_refusal(name, stem, image_size)) from error
         self.net = create(name, plan.options)
-        self.widths = tuple(place.channels for place in plan.places)
+        self.widths = tuple(stage.channels for stage in plan.stages)
         self.features = plan.features
         self._fuse: Fuse = no_fusion
-        for i, place in enumerate(plan.places):
+        for number, stage in enumerate(plan.stages):
             # A partial of a bound method: a deep copy of it calls the copy's `_fuse`.
-            module = self.net.get_submodule(place.module)
-            module.register_forward_hook(partial(self._enter, i, place))
+            module = self.net.get_submodule(stage.module)
+            module.register_forward_hook(partial(self._hook, number, stage))
 
     def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
         self._fuse = fuse
@@ -63,23 +64,23 @@ class TimmBackbone(Backbone):
             self._fuse = no_fusion
         return features
 
-    def _enter(self, i: int, place: Stage, module: nn.Module, given: Any, output: Any) -> Any:
-        return output if self._fuse is no_fusion else place.enter(self._fuse, i, output)
+    def _hook(self, number: int, stage: Stage, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output if self._fuse is no_fusion else stage.fuse_output(self._fuse, number, output)
 
 
 def _refusal(name: str, stem: str, image_size: int) -> str:
     """One sentence that says what would work: another stem, or else other sizes."""
-    stems = [other for other in FINER if _works(name, other, image_size)]
-    sizes = [] if stems else [str(size) for size in SIZES if _works(name, stem, size)]
-    told = f"timm:{name} does not take images of {image_size} pixels with the stem {stem}; "
+    stems = [other for other in PATCH_DIVISORS if _takes_images(name, other, image_size)]
+    sizes = [] if stems else [str(size) for size in SIZES if _takes_images(name, stem, size)]
+    refusal = f"timm:{name} does not take images of {image_size} pixels with the stem {stem}; "
     if stems:
-        return told + f"it takes them with the stem {' or '.join(stems)}"
+        return refusal + f"it takes them with the stem {' or '.join(stems)}"
     if sizes:
-        return told + f"with this stem it takes images of {', '.join(sizes)} pixels"
-    return told + "choose another model: neither another stem nor another size would help"
+        return refusal + f"with this stem it takes images of {', '.join(sizes)} pixels"
+    return refusal + "choose another model: neither another stem nor another size would help"
 
 
-def _works(name: str, stem: str, image_size: int) -> bool:
+def _takes_images(name: str, stem: str, image_size: int) -> bool:
     try:
         make_plan(name, stem, image_size)
     except Exception:
@@ -87,7 +88,7 @@ def _works(name: str, stem: str, image_size: int) -> bool:
     return True
 
 
-def timm_model(name: str) -> Make:
+def timm_model(name: str) -> BackboneFactory:
     """Any model of timm, such as ViT, DeiT, Swin, TNT, MLP-Mixer and ConvNeXt, of its own width.
 
     What is made of it takes `width` as every backbone does, but a model's name says how wide it
@@ -103,20 +104,20 @@ def timm_model(name: str) -> Make:
 
     names = timm.list_models()
     if name not in names:
-        close = " or ".join(f"timm:{other}" for other in _close(name, names))
-        told = f"did you mean {close}?" if close else "timm.list_models() has the names"
-        raise UserError(f"'timm:{name}' is no model of timm; {told}")
+        close = " or ".join(f"timm:{other}" for other in _similar_names(name, names))
+        hint = f"did you mean {close}?" if close else "timm.list_models() has the names"
+        raise UserError(f"'timm:{name}' is no model of timm; {hint}")
 
-    def make(width: int, stem: str, image_size: int) -> Backbone:
+    def build(width: int, stem: str, image_size: int) -> Backbone:
         return TimmBackbone(name, stem, image_size)
 
-    return make
+    return build
 
 
-def _close(name: str, names: list[str]) -> list[str]:
+def _similar_names(name: str, names: list[str]) -> list[str]:
     """Up to three names that begin much like this one."""
 
-    def likeness(other: str) -> float:
+    def similarity(other: str) -> float:
         return SequenceMatcher(None, name, other[: len(name)]).ratio()
 
-    return [other for other in nlargest(3, names, key=likeness) if likeness(other) > ALIKE]
+    return [other for other in nlargest(3, names, similarity) if similarity(other) > SIMILAR]

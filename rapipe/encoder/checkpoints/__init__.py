@@ -1,4 +1,4 @@
-"""Weights that were pretrained elsewhere: read without running code, and found by name."""
+"""Weights that were pretrained elsewhere: read without running code, and matched by name."""
 
 from rapipe.encoder.checkpoints.filling import fill
 from rapipe.encoder.checkpoints.reading import check, read

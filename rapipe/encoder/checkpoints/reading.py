@@ -15,84 +15,85 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rapipe.errors import UserError, first_line
+from rapipe.errors import ArgumentError, UserError, first_line
 from rapipe.io import weights
 
 HUB = "hub:"
-PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
-SAFE = ".safetensors"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+SAFETENSORS = ".safetensors"
 CHOICES = (
-    f"name a file ({', '.join((*PICKLED, SAFE))}), a folder that rapipe wrote such as "
+    f"name a file ({', '.join((*PICKLES, SAFETENSORS))}), a folder that rapipe wrote such as "
     f"data/encoder, or {HUB}NAME for a pretrained timm model"
 )
 EXPORT = "torch.save(model.state_dict(), 'weights.pt')"
-DEEPEST = 9
-"""How deep tables of tensors may be nested in a file."""
+MAX_DEPTH = 9
+"""Of tables of tensors in a file."""
 State = dict[str, Tensor]
 
 
-def read(place: str) -> State:
+def read(init: str) -> State:
     """The tensors of a checkpoint by name: of a file, of a folder that rapipe wrote, or of the hub.
 
     Args:
-        place: the value of `train.init`: a file of torch (.pt, .pth, .ckpt, .bin, .tar) or
+        init: a file of torch (.pt, .pth, .ckpt, .bin, .tar) or
             .safetensors; a folder with `weights.safetensors` and `card.json`; or `hub:NAME`,
             a pretrained timm model, the only one that needs a network.
 
     Raises:
-        UserError: it is missing or damaged, holds no tensors or more than tensors, or the
+        ArgumentError: it is missing or damaged, holds no tensors or more than tensors, or the
             hub does not give it.
     """
-    check(place)
-    path = Path(place)
-    if place.startswith(HUB):
-        return _hub(place)
+    check(init)
+    path = Path(init)
+    if init.startswith(HUB):
+        return _read_hub(init)
     if path.is_dir():
-        return _folder(path, place)
-    state = dict(_tensors(_safe(path) if path.suffix == SAFE else _pickled(path)))
+        return _read_folder(path, init)
+    tree = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_pickle(path)
+    state = dict(_flatten(tree))
     if not state:
-        raise UserError(f"train.init is {place!r}, which holds no tensors: {CHOICES}")
+        raise ArgumentError(f"`init` is {init!r}, which holds no tensors: {CHOICES}")
     for name, tensor in state.items():
-        if not _plain(tensor):
-            raise UserError(
-                f"train.init is {place!r}, whose {name} is no plain array of numbers: write one "
+        if not _is_plain(tensor):
+            raise ArgumentError(
+                f"`init` is {init!r}, whose {name} is no plain array of numbers: write one "
                 f"that is dense and real by {EXPORT}"
             )
     return state
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor is an array of real numbers that are there."""
-    odd = tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
-    return tensor.layout == torch.strided and not odd
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is a dense array of real numbers."""
+    special = tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
+    return tensor.layout == torch.strided and not special
 
 
-def check(place: str) -> None:
-    """Raise `UserError` if there is no such file or folder, or one of another kind."""
-    path = Path(place)
-    if place.startswith(HUB) or path.is_dir():
+def check(init: str) -> None:
+    """Raise `ArgumentError` if there is no such file or folder, or one of another kind."""
+    path = Path(init)
+    if init.startswith(HUB) or path.is_dir():
         return
     if not path.is_file():
-        raise UserError(f"train.init is {place!r}, which does not exist: {CHOICES}")
-    if path.suffix not in (*PICKLED, SAFE):
-        raise UserError(f"train.init is {place!r}, a file of another kind: {CHOICES}")
+        raise ArgumentError(f"`init` is {init!r}, which does not exist: {CHOICES}")
+    if path.suffix not in (*PICKLES, SAFETENSORS):
+        raise ArgumentError(f"`init` is {init!r}, a file of another kind: {CHOICES}")
 
 
-def _hub(place: str) -> State:
+def _read_hub(init: str) -> State:
     import timm
 
     try:
-        state: State = timm.create_model(place.removeprefix(HUB), pretrained=True).state_dict()
+        state: State = timm.create_model(init.removeprefix(HUB), pretrained=True).state_dict()
     except Exception as error:  # of any kind: the name's, the hub's, the network's
-        raise UserError(
-            f"train.init is {place!r}, which timm does not give ({first_line(error)}): mend the "
+        raise ArgumentError(
+            f"`init` is {init!r}, which timm does not give ({first_line(error)}): mend the "
             "name or the network, or name a file with its weights on this machine"
         ) from None
     return state
 
 
-class _Held(nn.Module):
-    """Any tensors, as a network, so that `weights` reads them and checks their hash."""
+class _AnyNetwork(nn.Module):
+    """A network of any tensors, so that `weights` reads them and checks their hash."""
 
     def load_state_dict(self, state: State) -> None:  # type: ignore[override]
         self.state = state
@@ -101,18 +102,18 @@ class _Held(nn.Module):
         return self.state
 
 
-def _folder(folder: Path, place: str) -> State:
+def _read_folder(folder: Path, init: str) -> State:
     if not (folder / weights.CARD).exists():
-        raise UserError(f"train.init is {place!r}, a folder without {weights.CARD}: {CHOICES}")
-    held = _Held()
+        raise ArgumentError(f"`init` is {init!r}, a folder without {weights.CARD}: {CHOICES}")
+    network = _AnyNetwork()
     try:
-        weights.fill(held, folder, weights.read_card(folder, "pretrain"), "pretrain")
+        weights.fill(network, folder, weights.read_card(folder, "pretrain"), "pretrain")
     except UserError as error:
-        raise UserError(f"train.init is {place!r}, but {error}") from None
-    return held.state
+        raise ArgumentError(f"`init` is {init!r}, but {error}") from None
+    return network.state
 
 
-def _safe(path: Path) -> State:
+def _read_safetensors(path: Path) -> State:
     from safetensors.torch import load_file
 
     try:
@@ -121,15 +122,15 @@ def _safe(path: Path) -> State:
         raise _damaged(path, error) from None
 
 
-def _pickled(path: Path) -> Any:
+def _read_pickle(path: Path) -> Any:
     try:
-        with zipfile.ZipFile(path) as parts:
-            size = sum(part.file_size for part in parts.infolist())
-    except Exception:  # older files are no zip files, and of damaged ones torch tells
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except Exception:  # older files are no zip files, and torch refuses damaged ones
         size = 0
     if size > path.stat().st_size:
-        raise UserError(
-            f"train.init is {str(path)!r}, which unpacks to {size:,} bytes, more than it has: "
+        raise ArgumentError(
+            f"`init` is {str(path)!r}, which unpacks to {size:,} bytes, more than it has: "
             f"torch does not pack; write {EXPORT}"
         )
     try:
@@ -137,39 +138,39 @@ def _pickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of odd pickles: what matters is whether it loads
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything, KeyError too
-        told = str(error)
-        if not re.search(r"unsupported|torchscript|legacy \.tar", told, re.IGNORECASE):
+        message = str(error)
+        if not re.search(r"unsupported|torchscript|legacy \.tar", message, re.IGNORECASE):
             raise _damaged(path, error) from None
-        what = re.search(r"GLOBAL (\S+)", told)
-        raise UserError(
-            f"train.init is {str(path)!r}, which holds more than tensors"
-            f"{f' ({what[1]})' if what else ''} and could run code, so it is not read: if you "
-            f"trust it, load it yourself and write {EXPORT}"
+        class_name = re.search(r"GLOBAL (\S+)", message)
+        raise ArgumentError(
+            f"`init` is {str(path)!r}, which holds more than tensors"
+            f"{f' ({class_name[1]})' if class_name else ''} and could run code, so it is not "
+            f"read: if you trust it, load it yourself and write {EXPORT}"
         ) from None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"train.init is {str(path)!r}, which does not load ({first_line(error)}): is it whole?"
+def _damaged(path: Path, error: Exception) -> ArgumentError:
+    return ArgumentError(
+        f"`init` is {str(path)!r}, which does not load ({first_line(error)}): is it whole?"
     )
 
 
-def _tensors(
-    tree: Any, prefix: str = "", seen: frozenset[int] = frozenset()
+def _flatten(
+    tree: Any, prefix: str = "", ancestors: frozenset[int] = frozenset()
 ) -> Iterator[tuple[str, Tensor]]:
     """Tensors of nested tables, their keys joined by dots; optimisers' states are in lists.
 
     Args:
-        seen: the tables around this one: a file may nest them without end.
+        ancestors: ids of the tables around this one: a file may nest them without end.
     """
-    if not isinstance(tree, Mapping) or id(tree) in seen or len(seen) > DEEPEST:
+    if not isinstance(tree, Mapping) or id(tree) in ancestors or len(ancestors) > MAX_DEPTH:
         return
     for key in ("state_dict", "model") if not prefix else ():
         if isinstance(tree.get(key), Mapping):
-            yield from _tensors(tree[key], "", seen | {id(tree)})
+            yield from _flatten(tree[key], "", ancestors | {id(tree)})
             return
     for name, value in tree.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value.detach()
         elif isinstance(name, str):
-            yield from _tensors(value, f"{prefix}{name}.", seen | {id(tree)})
+            yield from _flatten(value, f"{prefix}{name}.", ancestors | {id(tree)})

@@ -1,4 +1,4 @@
-"""What `rapipe neighbors` does: look one image up in the memory, and ask a classifier about it."""
+"""`rapipe neighbors`: the neighbours of one image, and what a classifier predicts with them."""
 
 from __future__ import annotations
 
@@ -20,74 +20,83 @@ from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation.attribution import Attribution, attribute
 from rapipe.io.atomic import atomic_write
-from rapipe.pipeline.inputs import bank_card, checked, corpus_card, images_of, pictures
-from rapipe.pipeline.provenance import check_encoder
+from rapipe.pipeline.inputs import (
+    bank_card,
+    check_encoder,
+    checked,
+    corpus_card,
+    images_of,
+)
+from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import say
 from rapipe.records import Embeddings, Indices, Pixels
 from rapipe.retrieval.search import search
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The image that is looked up."""
+class QueryImage:
+    """The image whose neighbours are retrieved."""
 
     pixels: Pixels  # (H, W, 3)
     label: int
-    """-1 where nobody knows."""
+    """-1 if unknown."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a classifier says of the image, and of each of its neighbours."""
+class Prediction:
+    """A classifier's prediction for the image, and its attribution to the neighbours."""
 
     variant: Variant
-    predicted: int
+    label: int
     probability: float
-    alone: float
+    without_neighbours: float
     """Probability of the same class without neighbours."""
-    found: Attribution
+    attribution: Attribution
 
 
+@argument_keys(k="-k", bank="retrieval.bank", max_pixels="corpus.max_pixels")
 def run(
     params: Params, image: str, k: int, classifier: str, picture: Path | None, as_json: bool
 ) -> None:
     """Print the k nearest of the bank: similarity, class, source, id, attention, effect.
 
-    Attention and effect are those of a trained classifier that sees these k; the
+    Attention and effect are those of a trained classifier with these k neighbours; the
     effect is what the probability of the class it predicts loses without the neighbour.
 
     Args:
         image: a file, or the row of a test image.
-        classifier: name of a trained one; the first with neighbours unless given.
+        classifier: name of a trained one; the first with neighbours by default.
     """
     bank = Embeddings.read(checked(paths.BANK))
     check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
-    asked = _open(image)
-    own = np.array([pixel_hash(asked.pixels)])
-    found = search(encoder.embed(asked.pixels[None]), bank, k, own)
-    chosen = _choose(params, classifier)
-    answer = _ask(chosen, asked, bank, found.indices) if chosen else None
-    rows = _rows(bank, found.indices[0], found.similarities[0].tolist(), answer)
+    query = _read_image(image)
+    query_id = np.array([pixel_hash(query.pixels)])
+    neighbours = search(encoder.embed(query.pixels[None]), bank, k, query_id)
+    variant = _choose_variant(params, classifier)
+    prediction = _predict(variant, query, bank, neighbours.indices) if variant else None
+    indices, similarities = neighbours.indices[0], neighbours.similarities[0].tolist()
+    rows, facts = _rows(bank, indices, similarities, prediction), _facts(query, prediction)
     if as_json:
-        print(json.dumps({**_facts(asked, answer), "neighbours": rows}, indent=2))
+        print(json.dumps({**facts, "neighbours": rows}, indent=2))
     else:
-        _print(_facts(asked, answer), rows)
+        _print(facts, rows)
     if picture:
-        from rapipe.report import pictures as drawn
-        from rapipe.report import style
+        from rapipe.report import pictures, style
 
-        shown = pictures(images_of("train"), bank.ids[found.indices[0]])
-        facts, label = _facts(asked, answer), _classes(asked.label)
-        same = label if asked.label >= 0 else facts.get("predicted", label)
-        figure = drawn.looked_up(asked.pixels, _title(facts), shown, rows, label, same)
+        images = pictures.pixels_by_id(images_of("train"), bank.ids[indices])
+        label = _class_name(query.label)
+        same = label if query.label >= 0 else facts.get("predicted", label)
+        figure = pictures.query_and_neighbours(
+            query.pixels, _title(facts), images, rows, label, same
+        )
         atomic_write(picture, style.png(figure))
 
 
-def _choose(params: Params, name: str) -> Variant | None:
-    """The trained classifier that is asked; None if none with neighbours has been trained."""
-    known = [v for v in variants(params) if v.retrieval != "none"]
-    trained = [v for v in known if (paths.MODELS / v.name / "card.json").exists()]
+def _choose_variant(params: Params, name: str) -> Variant | None:
+    """A trained classifier with neighbours; None if there is none."""
+    with_neighbours = [v for v in variants(params) if v.retrieval != "none"]
+    trained = [v for v in with_neighbours if (paths.MODELS / v.name / "card.json").exists()]
     if name:
         for variant in trained:
             if variant.name == name:
@@ -100,7 +109,7 @@ def _choose(params: Params, name: str) -> Variant | None:
     return next((v for v in trained if v.retrieval == "knn"), trained[0])
 
 
-def _ask(variant: Variant, asked: Asked, bank: Embeddings, indices: Indices) -> Answer:
+def _predict(variant: Variant, query: QueryImage, bank: Embeddings, indices: Indices) -> Prediction:
     """Predict with all neighbours, with none, and without each."""
     classifier, _ = Classifier.read(checked(paths.MODELS / variant.name))
     if classifier.spec.dimension != bank.vectors.shape[1]:
@@ -109,49 +118,51 @@ def _ask(variant: Variant, asked: Asked, bank: Embeddings, indices: Indices) -> 
             f"but {paths.BANK} holds vectors of {bank.vectors.shape[1]}: run rapipe train"
         )
     classifier.to(device())
-    there, pixels = DeviceBank(bank, classifier.spec.classes, device()), asked.pixels[None]
-    chances = metrics.softmax(classifier.predict(pixels, there, indices))[0]
-    predicted = int(chances.argmax())
-    alone = metrics.softmax(classifier.predict(pixels))[0]
-    found = attribute(classifier, pixels, np.array([predicted]), there, indices)
-    return Answer(variant, predicted, float(chances[predicted]), float(alone[predicted]), found)
+    device_bank, pixels = DeviceBank(bank, classifier.spec.classes, device()), query.pixels[None]
+    probabilities = metrics.softmax(classifier.predict(pixels, device_bank, indices))[0]
+    label = int(probabilities.argmax())
+    without = metrics.softmax(classifier.predict(pixels))[0]
+    attribution = attribute(classifier, pixels, np.array([label]), device_bank, indices)
+    return Prediction(
+        variant, label, float(probabilities[label]), float(without[label]), attribution
+    )
 
 
 def _rows(
-    bank: Embeddings, indices: Indices, similarities: list[float], answer: Answer | None
+    bank: Embeddings, indices: Indices, similarities: list[float], prediction: Prediction | None
 ) -> list[dict[str, Any]]:
     """One a neighbour, the nearest first."""
     rows = []
-    for place, (row, similarity) in enumerate(zip(indices, similarities, strict=True)):
-        line = {
+    for rank, (index, similarity) in enumerate(zip(indices, similarities, strict=True)):
+        row = {
             "similarity": round(similarity, 6),
-            "class": _classes(int(bank.labels[row])),
-            "source": str(bank.sources[row]),
-            "id": int(bank.ids[row]),
+            "class": _class_name(int(bank.labels[index])),
+            "source": str(bank.sources[index]),
+            "id": int(bank.ids[index]),
         }
-        if answer:
-            line["attention"] = round(float(answer.found.attention[0, place]), 6)
-            line["effect"] = round(float(answer.found.effect[0, place]), 6)
-        rows.append(line)
+        if prediction:
+            row["attention"] = round(float(prediction.attribution.attention[0, rank]), 6)
+            row["effect"] = round(float(prediction.attribution.effect[0, rank]), 6)
+        rows.append(row)
     return rows
 
 
-def _facts(asked: Asked, answer: Answer | None) -> dict[str, Any]:
-    """What is known and said of the image."""
-    facts: dict[str, Any] = {"class": _classes(asked.label)}
-    if answer:
+def _facts(query: QueryImage, prediction: Prediction | None) -> dict[str, Any]:
+    """The class of the image, and the prediction."""
+    facts: dict[str, Any] = {"class": _class_name(query.label)}
+    if prediction:
         facts |= {
-            "classifier": answer.variant.name,
-            "predicted": _classes(answer.predicted),
-            "probability": round(answer.probability, 6),
-            "without neighbours": round(answer.alone, 6),
+            "classifier": prediction.variant.name,
+            "predicted": _class_name(prediction.label),
+            "probability": round(prediction.probability, 6),
+            "without neighbours": round(prediction.without_neighbours, 6),
         }
     return facts
 
 
 def _title(facts: dict[str, Any]) -> str:
     if "predicted" not in facts:
-        return "Nearest in the memory"
+        return "Nearest in the bank"
     return (
         f"{facts['classifier']} says {facts['predicted']} ({facts['probability']:.1%}; "
         f"without neighbours {facts['without neighbours']:.1%})"
@@ -162,27 +173,27 @@ def _print(facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     if "predicted" in facts:
         print(_title(facts) + (f"; it is {facts['class']}" if facts["class"] != "?" else ""))
         print("similarity  attention  effect   class            source           id")
-    for line in rows:
-        asked = f"{line['attention']:9.3f}  {line['effect']:+.4f}  " if "attention" in line else ""
-        similarity = f"{line['similarity']:10.4f}"
-        print(f"{similarity}  {asked}{line['class']:16} {line['source']:16} {line['id']}")
+    for row in rows:
+        effect = f"{row['attention']:9.3f}  {row['effect']:+.4f}  " if "attention" in row else ""
+        similarity = f"{row['similarity']:10.4f}"
+        print(f"{similarity}  {effect}{row['class']:16} {row['source']:16} {row['id']}")
 
 
-def _classes(label: int) -> str:
+def _class_name(label: int) -> str:
     return str(bank_card()["classes"][label]) if label >= 0 else "?"
 
 
-def _open(image: str) -> Asked:
+def _read_image(image: str) -> QueryImage:
     """A test image by its row, or a file."""
     if image.isdecimal():
         test = images_of("test")
         if int(image) >= len(test):
             raise UserError(f"there is no test image {image}; choose from 0 to {len(test) - 1}")
-        return Asked(test.pixels[int(image)], int(test.labels[int(image)]))
+        return QueryImage(test.pixels[int(image)], int(test.labels[int(image)]))
     try:
         data = Path(image).read_bytes()
     except OSError as error:
         raise UserError(
             f"{image!r} is no file that can be read ({error.strerror}), and no row of a test image"
         ) from None
-    return Asked(decode(data, image, Decoding(**corpus_card()["decoding"])), -1)
+    return QueryImage(decode(data, image, Decoding(**corpus_card()["decoding"])), -1)

@@ -1,4 +1,4 @@
-"""Mistakes in arguments of the library, told as mistakes in params.yaml."""
+"""Mistakes in arguments of the library as mistakes in params.yaml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
+from rapipe.config.schema import CorpusParams
 from rapipe.errors import ArgumentError
 
 P = ParamSpec("P")
@@ -16,6 +17,13 @@ R = TypeVar("R")
 def keys_of(group: str, spec: type) -> dict[str, str]:
     """The keys of a group of params.yaml, by the names of a spec's fields, which are the same."""
     return {field.name: f"{group}.{field.name}" for field in fields(spec)}
+
+
+CORPUS_KEYS = {
+    **keys_of("corpus", CorpusParams),
+    **{"path": "corpus.sources", "request": "corpus.sources", "skip": "corpus.on_error: skip"},
+}
+"""Keys by the names of arguments in `rapipe.corpus`."""
 
 
 def argument_keys(**keys: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

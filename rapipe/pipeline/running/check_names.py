@@ -13,19 +13,29 @@ import numpy as np
 import torch
 
 from rapipe.batches.transforms import VIEWS
+from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
 from rapipe.config.loading import load
-from rapipe.config.names import DISTILLED, FROZEN, INITIAL_WEIGHTS, NOISE, parse_name
-from rapipe.config.schema import Params, TrainParams
+from rapipe.config.names import (
+    CHECKPOINT,
+    DISTILLED,
+    FROZEN,
+    LINEAR,
+    NOISE,
+    PRETRAINED,
+    ClassifierName,
+)
+from rapipe.config.schema import Params, PretrainParams, RetrievalParams, TrainParams
 from rapipe.corpus.sources import SOURCES
 from rapipe.encoder import backbones, checkpoints
 from rapipe.errors import UserError
 from rapipe.io.text import quoted
 from rapipe.pipeline.inputs import images_of, query_images
-from rapipe.pipeline.provenance import method_of
-from rapipe.pretraining.objectives import OBJECTIVES, Recipe
+from rapipe.pipeline.requests import method_of
+from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
+from rapipe.pretraining.objectives import OBJECTIVES, ObjectiveSpec
 from rapipe.pretraining.optimisers import OPTIMISERS
-from rapipe.retrieval.bank import bank_of
+from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import check_k
 from rapipe.retrieval.strategies import STRATEGIES
 
@@ -35,6 +45,15 @@ WIDEST = {"dino": 65_536}
 """Those that have none, by objective."""
 
 
+KEYS = {
+    **keys_of("train", TrainParams),
+    **keys_of("retrieval", RetrievalParams),
+    **keys_of("pretrain", PretrainParams),
+    "image_size": "corpus.image_size",
+    "init": "classifiers.init",
+}
+
+
 def load_checked(path: Path) -> Params:
     """Parameters whose every name is known; `UserError` names the key, value and choices."""
     params = load(path)
@@ -42,6 +61,7 @@ def load_checked(path: Path) -> Params:
     return params
 
 
+@argument_keys(**KEYS)
 def check(params: Params) -> None:
     """Raise `UserError` if a name in the parameters is not known."""
     for i, source in enumerate(params.corpus.sources):
@@ -52,16 +72,12 @@ def check(params: Params) -> None:
     _known("pretrain.optimiser", params.pretrain.optimiser, OPTIMISERS)
     for i, name in enumerate(params.retrieval.strategies):
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
-    method_of(params).check()
-    for i, name in enumerate(params.train.backbones):
-        _entry(params, f"train.backbones[{i}]", name)
-    if params.train.distill:
-        _entry(params, "train.distill", params.train.distill)
-    if any(
-        parse_name(name).start == "elsewhere"
-        for name in (*params.train.backbones, *_teacher(params))
-    ):
-        checkpoints.check(params.train.init)
+    method_of(params)  # which refuses other names
+    _known("retrieval.fusion", params.retrieval.fusion, FUSIONS)
+    for key, text in _classifiers(params).items():
+        _classifier(params, key, text)
+    if any(ClassifierName.parse(t).initial == CHECKPOINT for t in _classifiers(params).values()):
+        checkpoints.check(params.classifiers.init)
     _known("train.augment", params.train.augment, VIEWS)
     _tricks(params.train)
 
@@ -72,10 +88,10 @@ def check_memory(params: Params) -> None:
     Before pretraining, which may take hours; prefetch, which comes after it, checks the memory
     that it finds.
     """
-    train, asking_too = images_of("train"), bool(params.train.distill)
+    train, asking_too = images_of("train"), bool(params.classifiers.distill)
     every = np.full(len(train), "train")
     none = train.ids[:0]  # the corpus has taken out of train what is held out
-    rows = bank_of(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
+    rows = select_bank(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
     check_k(params.retrieval.k, query_images("train", asking_too).ids, train.ids[rows])
 
 
@@ -95,31 +111,32 @@ def _tricks(train: TrainParams) -> None:
     loggers.check(train.loggers)
 
 
-def _teacher(params: Params) -> tuple[str, ...]:
-    """The teacher's name, if there is one."""
-    return (params.train.distill,) if params.train.distill else ()
+def _classifiers(params: Params) -> dict[str, str]:
+    """The names of all classifiers, that of the teacher too, by their keys."""
+    teacher, names = params.classifiers.distill, params.classifiers.backbones
+    keys = {f"classifiers.backbones[{i}]": name for i, name in enumerate(names)}
+    return {**keys, "classifiers.distill": teacher} if teacher else keys
 
 
 def _encoder(params: Params) -> None:
     """Raise `UserError` if the objective cannot follow its recipe, or teach its backbone."""
-    recipe, own = params.pretrain, OBJECTIVES[params.pretrain.objective]
+    recipe, objective = params.pretrain, OBJECTIVES[params.pretrain.objective]
     _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
-    own.check(Recipe(params.corpus.image_size, 1, recipe.head, recipe.temperature))
+    objective.check(ObjectiveSpec(params.corpus.image_size, 1, recipe.head, recipe.temperature))
     widest = WIDEST.get(recipe.objective, WIDE)
     if max(recipe.head, default=0) > widest:
         raise UserError(
             f"pretrain.head is {quoted(list(recipe.head))}, but with pretrain.objective: "
             f"{recipe.objective} no layer may be wider than {widest:,}"
         )
-    if not own.particular:
+    if not objective.restricts_encoders:
         return
     _teachable(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
-    for name in (*params.train.backbones, *_teacher(params)):
-        if parse_name(name).start == "corpus":
-            network, train = parse_name(name).network, params.train
-            _teachable(
-                params, f"train.backbones has {quoted(name)}", network, train.width, train.stem
-            )
+    for text in _classifiers(params).values():
+        name, train = ClassifierName.parse(text), params.train
+        if name.initial == PRETRAINED:
+            key = f"classifiers.backbones has {quoted(text)}"
+            _teachable(params, key, name.backbone, train.width, train.stem)
 
 
 def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -128,17 +145,17 @@ def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> No
     try:
         OBJECTIVES[params.pretrain.objective].check_encoder(backbone)
     except UserError as error:
-        raise UserError(f"{key}: {error}") from None
+        raise type(error)(f"{key}: {error}") from None
 
 
-def _entry(params: Params, key: str, name: str) -> None:
-    """Raise `UserError` unless a name of `train.backbones` has a known backbone and head."""
-    own = parse_name(name)
-    _backbone(params, key, own.network, params.train.width, params.train.stem)
-    if own.head not in HEADS:
-        heads = [head for head in HEADS if head != "linear"]
-        words = ", ".join((*INITIAL_WEIGHTS, FROZEN, *heads, DISTILLED, NOISE))
-        raise UserError(f"{key} is {quoted(name)}; behind + must stand one of {words}")
+def _classifier(params: Params, key: str, text: str) -> None:
+    """Raise `UserError` unless the name of a classifier has a known backbone and head."""
+    name = ClassifierName.parse(text)
+    _backbone(params, key, name.backbone, params.train.width, params.train.stem)
+    if name.head not in HEADS:
+        heads = [head for head in HEADS if head != LINEAR]
+        words = ", ".join((PRETRAINED, CHECKPOINT, FROZEN, *heads, DISTILLED, NOISE))
+        raise UserError(f"{key} is {quoted(text)}; behind + must stand one of {words}")
 
 
 def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> None:
@@ -149,7 +166,7 @@ def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> Non
         with torch.device("meta"):  # no weights: to try costs nothing
             backbones.build(name, width, stem, params.corpus.image_size)
     except UserError as error:
-        raise UserError(f"{key}: {error}") from None
+        raise type(error)(f"{key}: {error}") from None
 
 
 def _known(key: str, name: str, table: Iterable[str]) -> None:

@@ -21,68 +21,66 @@ from rapipe.pipeline.running.locks import artefact_locks
 from rapipe.progress import say
 
 RunVariant = Callable[[Params, Variant], None]
-BY_VARIANT = (paths.MODELS, paths.EVIDENCE)
-"""Where each variant has a folder of its own, which alone is locked."""
-LOOKED_UP = (paths.ENCODER, paths.NEIGHBOURS)
+VARIANT_FOLDERS = (paths.MODELS, paths.EVIDENCE)
+"""Where each variant has its own subfolder; only that is locked."""
+RETRIEVAL_INPUTS = (paths.ENCODER, paths.NEIGHBOURS)
 """What variants without retrieval do not need."""
 
 
-def stage(run: Callable[[Params], None], name: str = "", module: ModuleType | None = None) -> None:
+def run_stage(
+    run: Callable[[Params], None], name: str = "", module: ModuleType | None = None
+) -> None:
     """Run a stage that has no variants.
 
     Args:
-        name: that of its module unless given.
-        module: where `READS` and `WRITES` stand; its own unless given.
+        name: that of its module by default.
+        module: where `READS` and `WRITES` stand; that of `run` by default.
     """
     with exit_on_user_error():
-        params, own = load_checked(paths.PARAMS), module or sys.modules[run.__module__]
-        with _apart(own, variants(params)), record_costs(name or name_of(run)):
+        params, module = load_checked(paths.PARAMS), module or sys.modules[run.__module__]
+        with _locked(module, variants(params)), record_costs(name or stage_name(run)):
             run(params)
 
 
-def stage_of_variant(run: RunVariant) -> None:
+def run_variant_stage(run: RunVariant) -> None:
     """Run a stage for the one variant that the command line names."""
     parser = argparse.ArgumentParser()
     parser.add_argument("backbone")
     parser.add_argument("retrieval")
     parser.add_argument("seed", type=int)
-    given = parser.parse_args()
-    stage_of_chosen(run, given.backbone, given.retrieval, given.seed)
+    arguments = parser.parse_args()
+    run_selected_variants(run, arguments.backbone, arguments.retrieval, arguments.seed)
 
 
-def stage_of_chosen(
+def run_selected_variants(
     run: RunVariant, backbone: str | None, retrieval: str | None, seed: int | None
 ) -> None:
-    """Run a stage for every variant of the parameters that has the given parts."""
+    """Run a stage for each variant of params.yaml that has these parts; None selects all."""
     with exit_on_user_error():
         params = load_checked(paths.PARAMS)
-        every = variants(params)
-        for part, value in (("backbone", backbone), ("retrieval", retrieval), ("seed", seed)):
-            known = list(dict.fromkeys(getattr(v, part) for v in every))
-            if value is not None and value not in known:
-                choices = ", ".join(map(str, known))
-                raise UserError(f"{part} is {value!r}; params.yaml has {choices}")
-        chosen = [
-            v
-            for v in every
-            if backbone in (None, v.backbone)
-            and retrieval in (None, v.retrieval)
-            and seed in (None, v.seed)
-        ]
-        for v in chosen:
-            if len(chosen) > 1:
+        selected = variants(params)
+        selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
+        for part, value in selection.items():
+            choices = list(dict.fromkeys(getattr(v, part) for v in variants(params)))
+            if value is not None and value not in choices:
+                names = ", ".join(map(str, choices))
+                raise UserError(f"{part} is {value!r}; params.yaml has {names}")
+            selected = [v for v in selected if value in (None, getattr(v, part))]
+        module = sys.modules[run.__module__]
+        for v in selected:
+            if len(selected) > 1:
                 say(v.name)
-            with _apart(sys.modules[run.__module__], [v]), record_costs(f"{name_of(run)}-{v.name}"):
+            with _locked(module, [v]), record_costs(f"{stage_name(run)}-{v.name}"):
                 run(params, v)
 
 
 @contextmanager
-def _apart(module: ModuleType, own: list[Variant]) -> Iterator[None]:
-    """Let nobody write what a stage reads or writes; see that nobody did.
+def _locked(module: ModuleType, selected: list[Variant]) -> Iterator[None]:
+    """Keep others from writing what a stage reads or writes; check that nobody did.
 
     `READS` and `WRITES` of its module say what that is.
     """
-    reads, writes = (_folders(getattr(module, name, ()), own) for name in ("READS", "WRITES"))
+    reads, writes = (_folders(getattr(module, name, ()), selected) for name in ("READS", "WRITES"))
     watch(reads)
     try:
         with artefact_locks(reads, writes):
@@ -92,15 +90,16 @@ def _apart(module: ModuleType, own: list[Variant]) -> Iterator[None]:
         watch()
 
 
-def _folders(places: tuple[Path, ...], own: list[Variant]) -> list[Path]:
-    found = []
-    plain = all(v.retrieval == "none" for v in own)
-    for place in places:
-        if not (plain and place in LOOKED_UP):
-            found += [place / v.name for v in own] if place in BY_VARIANT else [place]
-    return found
+def _folders(artefacts: tuple[Path, ...], selected: list[Variant]) -> list[Path]:
+    """The folders to lock for these variants."""
+    folders = []
+    if all(v.retrieval == "none" for v in selected):
+        artefacts = tuple(path for path in artefacts if path not in RETRIEVAL_INPUTS)
+    for path in artefacts:
+        folders += [path / v.name for v in selected] if path in VARIANT_FOLDERS else [path]
+    return folders
 
 
-def name_of(run: Callable[..., None]) -> str:
+def stage_name(run: Callable[..., None]) -> str:
     """What a stage is called: its module."""
     return run.__module__.rpartition(".")[2]

@@ -1,7 +1,7 @@
 """Objectives of pretraining: one file each, one line each in `OBJECTIVES`."""
 
 from rapipe.pretraining.objectives.barlow_twins import BarlowTwins
-from rapipe.pretraining.objectives.base import Objective, Recipe
+from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
 from rapipe.pretraining.objectives.byol import BYOL
 from rapipe.pretraining.objectives.dino import DINO
 from rapipe.pretraining.objectives.mae import MAE
@@ -23,4 +23,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "supervised": Supervised,
 }
 
-__all__ = ["OBJECTIVES", "Objective", "Recipe"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveSpec"]

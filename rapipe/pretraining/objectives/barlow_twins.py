@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rapipe.encoder.backbones import Backbone
-from rapipe.pretraining.objectives.base import Objective, Recipe
+from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
 from rapipe.pretraining.objectives.parts import in_float32, mlp
 
 HEAD = (2048, 2048)
@@ -22,11 +22,11 @@ class BarlowTwins(Objective):
     Reduction", ICML 2021.
     """
 
-    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+    def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         from lightly.loss import BarlowTwinsLoss
 
-        super().__init__(encoder, recipe)
-        self.projector = mlp(encoder.features, recipe.head or HEAD)
+        super().__init__(encoder, spec)
+        self.projector = mlp(encoder.features, spec.head or HEAD)
         self.decorrelate = BarlowTwinsLoss()
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from rapipe.encoder.backbones import Backbone
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What an objective is told about the images, and how it is to be changed."""
+class ObjectiveSpec:
+    """What an objective needs to know of the images, and its settings."""
 
     image_size: int
     """H = W of the images, in pixels."""
@@ -32,14 +32,14 @@ class Objective(nn.Module):
     """Base class.
 
     Attributes:
-        encoder: the backbone that is kept after pretraining.
-        views: how many views of each image `forward` wants.
+        encoder: the backbone that is pretrained.
+        views: number of views of each image that `forward` takes.
         caution: one sentence for whoever uses these features; empty if there is none.
         may_collapse: whether features that hardly differ between images are a failure;
             what reconstructs images learns though its features lie close together.
-        ignores: parts of a recipe that this objective has no use for, so that to
-            change them is a mistake.
-        particular: whether `check_encoder` refuses some backbones.
+        ignores: fields of the spec that this objective has no use for, so that to
+            set them is a mistake.
+        restricts_encoders: whether `check_encoder` refuses some backbones.
     """
 
     encoder: Backbone
@@ -47,28 +47,28 @@ class Objective(nn.Module):
     caution: str = ""
     may_collapse: bool = True
     ignores: tuple[str, ...] = ("temperature",)
-    particular: bool = False
+    restricts_encoders: bool = False
 
-    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+    def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         super().__init__()
-        self.check(recipe)
+        self.check(spec)
         self.check_encoder(encoder)
         self.encoder = encoder
 
     @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        """Raise `UserError` if there is something in the recipe that it cannot follow."""
+    def check(cls, spec: ObjectiveSpec) -> None:
+        """Raise `ArgumentError` unless the spec suits this objective."""
         for name in cls.ignores:
-            if given := getattr(recipe, name):
-                nothing, shown = ("[]", list(given)) if name == "head" else ("0", given)
-                raise UserError(
-                    f"pretrain.{name} is {shown}, but pretrain.objective is one that has no "
-                    f"{name} ({cls.__name__}): set it to {nothing}"
+            if value := getattr(spec, name):
+                unset, value = ("[]", list(value)) if name == "head" else ("0", value)
+                raise ArgumentError(
+                    f"`{name}` is {value}, but `objective` is one that has no {name} "
+                    f"({cls.__name__}): set it to {unset}"
                 )
 
     @classmethod
     def check_encoder(cls, encoder: Backbone) -> None:
-        """Raise `UserError` if it cannot teach this backbone, which may be on the meta device."""
+        """Raise `ArgumentError` unless it can teach this backbone, on the meta device or not."""
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         """Scalar loss.

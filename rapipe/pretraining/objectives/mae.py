@@ -1,6 +1,6 @@
-"""MAE: see a quarter of an image's patches, and paint the rest.
+"""MAE: reconstruct an image from a quarter of its patches.
 
-With lightly's masked vision transformer and decoder. Hidden patches are dropped before
+With lightly's masked vision transformer and decoder. Masked patches are dropped before
 the encoder, so a step costs it a quarter. The target is every patch's pixels, normalised
 within the patch; the positions are fixed sines and cosines. The encoder keeps the
 weights it comes with otherwise.
@@ -18,25 +18,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapipe.encoder.backbones import Backbone
-from rapipe.errors import UserError
-from rapipe.pretraining.objectives.base import Objective, Recipe
+from rapipe.errors import ArgumentError
+from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
 from rapipe.pretraining.objectives.parts import in_float32
 
-MASKED = 0.75
-FEWEST = 4
-"""Patches of which a quarter can be seen."""
+MASK_RATIO = 0.75
+MIN_PATCHES = 4
+"""Of an image: a quarter of fewer is none."""
 DECODER_BLOCKS = 4
 """The paper's 8 are for 196 patches."""
 
 
 class MAE(Objective):
-    """Paints the three quarters of an image's patches that its encoder does not see.
+    """Reconstructs the three quarters of an image's patches that its encoder does not see.
 
     The encoder must be a vision transformer of timm's; the decoder has its width and
     heads, and 4 blocks.
 
     Raises:
-        UserError: the encoder is none, or an image has fewer than four patches.
+        ArgumentError: the encoder is none, or an image has fewer than four patches.
 
     Source: He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022.
     """
@@ -47,32 +47,32 @@ class MAE(Objective):
         "ImageNet their nearest neighbours are right for 11 % of the images, BYOL's for 46 %)"
     )
     may_collapse = False
-    particular = True
+    restricts_encoders = True
     ignores = ("head", "temperature")
 
-    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+    def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         from lightly.models.modules import MaskedVisionTransformerTIMM
         from lightly.models.modules.masked_vision_transformer_decoder_timm import (
             MaskedVisionTransformerDecoderTIMM,
         )
         from lightly.models.utils import initialize_2d_sine_cosine_positional_embedding
 
-        super().__init__(encoder, recipe)
+        super().__init__(encoder, spec)
         net = _transformer(encoder)
         self.side, self.patches = net.patch_embed.patch_size[0], net.patch_embed.num_patches
         self.prefix, width = net.num_prefix_tokens, net.embed_dim
         initialize_2d_sine_cosine_positional_embedding(
             net.pos_embed, num_prefix_tokens=0 if net.no_embed_class else self.prefix
         )
-        self.masked = MaskedVisionTransformerTIMM(
+        self.masked_encoder = MaskedVisionTransformerTIMM(
             net, weight_initialization="skip", pos_embed_initialization="skip"
         )
-        self.masked.mask_token.requires_grad_(False)  # for methods that do not drop patches
-        self.bridge = nn.Linear(width, width)
+        self.masked_encoder.mask_token.requires_grad_(False)  # for methods that do not drop patches
+        self.decoder_embed = nn.Linear(width, width)
         self.decoder = MaskedVisionTransformerDecoderTIMM(
             self.patches, width, DECODER_BLOCKS, net.blocks[0].attn.num_heads, self.prefix
         )
-        self.paint = nn.Linear(width, 3 * self.side**2)
+        self.decoder_pred = nn.Linear(width, 3 * self.side**2)
 
     @classmethod
     def check_encoder(cls, encoder: Backbone) -> None:
@@ -82,33 +82,34 @@ class MAE(Objective):
         from lightly.models.utils import get_at_index, normalize_mean_var, patchify
 
         images = views[0]
-        seen, hidden = self.draw(len(images), images.device)
-        target = get_at_index(patchify(images, self.side), hidden)  # (B, .75 P, 3SS)
-        painted = get_at_index(self.reconstruct(images, seen), hidden)
-        return in_float32(F.mse_loss, painted, normalize_mean_var(target))
+        visible, masked = self.draw_mask(len(images), images.device)
+        target = get_at_index(patchify(images, self.side), masked)  # (B, .75 P, 3SS)
+        reconstruction = get_at_index(self.reconstruct(images, visible), masked)
+        return in_float32(F.mse_loss, reconstruction, normalize_mean_var(target))
 
-    def draw(self, b: int, on: torch.device) -> tuple[Tensor, Tensor]:
-        """Patches that each of B images shows (B, P/4), and those that it hides (B, 3P/4).
+    def draw_mask(self, b: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Indices of the visible patches of B images (B, P/4), and of the masked ones (B, 3P/4).
 
-        Drawn on the CPU wherever images are, so that every device hides the same.
+        Drawn on the CPU wherever images are, so that every device masks the same.
         """
         from lightly.models.utils import random_token_mask
 
-        drawn = random_token_mask((b, self.patches), MASKED, mask_class_token=True)
-        seen, hidden = (part.to(on) for part in drawn)
-        return seen, hidden
+        indices = random_token_mask((b, self.patches), MASK_RATIO, mask_class_token=True)
+        visible, masked = (part.to(device) for part in indices)
+        return visible, masked
 
-    def reconstruct(self, images: Tensor, seen: Tensor) -> Tensor:
-        """Pixels (B, P, 3SS) of all patches, from those seen (B, P/4) alone."""
+    def reconstruct(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Pixels (B, P, 3SS) of all patches, from the visible ones (B, P/4) alone."""
         from lightly.models.utils import repeat_token, set_at_index
 
         b = len(images)
-        first = torch.arange(self.prefix, device=seen.device).expand(b, -1)
-        kept = torch.cat((first, seen + self.prefix), dim=1)
-        encoded = self.bridge(self.masked.encode(images, idx_keep=kept))  # (B, prefix + P/4, C)
+        prefix = torch.arange(self.prefix, device=visible.device).expand(b, -1)
+        indices = torch.cat((prefix, visible + self.prefix), dim=1)
+        features = self.masked_encoder.encode(images, idx_keep=indices)
+        encoded = self.decoder_embed(features)  # (B, prefix + P/4, C)
         blank = repeat_token(self.decoder.mask_token, (b, self.prefix + self.patches))
-        tokens = set_at_index(blank.to(encoded.dtype), kept, encoded)  # (B, T, C)
-        pixels: Tensor = self.paint(self.decoder(tokens)[:, self.prefix :])
+        tokens = set_at_index(blank.to(encoded.dtype), indices, encoded)  # (B, T, C)
+        pixels: Tensor = self.decoder_pred(self.decoder(tokens)[:, self.prefix :])
         return pixels
 
 
@@ -119,16 +120,16 @@ def _transformer(encoder: Backbone) -> Any:
 
     net: Any = getattr(encoder, "net", None)
     # Of exactly this class: those derived from it have tokens that lightly does not know of.
-    known = type(net) is VisionTransformer and type(net.patch_embed) is PatchEmbed
-    if not known or net.pos_embed is None:
-        raise UserError(
-            "pretrain.objective is mae, which needs a vision transformer as pretrain.encoder, "
-            "such as timm:vit_tiny_patch16_224"
+    supported = type(net) is VisionTransformer and type(net.patch_embed) is PatchEmbed
+    if not supported or net.pos_embed is None:
+        raise ArgumentError(
+            "`objective` is mae, which needs a vision transformer as `encoder`, such as "
+            "timm:vit_tiny_patch16_224"
         )
-    if net.patch_embed.num_patches < FEWEST:
-        raise UserError(
-            f"pretrain.objective is mae, which hides three quarters of an image's patches, but "
-            f"pretrain.encoder makes {net.patch_embed.num_patches} of an image: raise "
-            f"corpus.image_size, or choose an encoder with smaller patches"
+    if net.patch_embed.num_patches < MIN_PATCHES:
+        raise ArgumentError(
+            f"`objective` is mae, which hides three quarters of an image's patches, but `encoder` "
+            f"makes {net.patch_embed.num_patches} of an image: raise `image_size`, or choose an "
+            "encoder with smaller patches"
         )
     return net

@@ -1,10 +1,10 @@
-"""MoCo v2: SimCLR's loss, with negatives from a queue that a slow copy fills.
+"""MoCo v2: SimCLR's loss, with negatives from a queue that a momentum encoder fills.
 
 With lightly's loss and memory bank. Each view is query once and key once, as in
 lightly's benchmark of CIFAR-10, but all queries see the queue as it was before the
 step: else the second half of them would find keys of their own images in it. The
-slow copy normalises over parts of the shuffled batch ("shuffling BN"): over the whole
-of it, statistics would give away which key belongs to which query.
+momentum encoder normalises over parts of the shuffled batch ("shuffling BN"): over the
+whole of it, statistics would give away which key belongs to which query.
 
 Letters: B batch, D embedding.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rapipe.encoder.backbones import Backbone
-from rapipe.pretraining.objectives.base import Recipe
+from rapipe.pretraining.objectives.base import ObjectiveSpec
+from rapipe.pretraining.objectives.momentum import MomentumObjective
 from rapipe.pretraining.objectives.parts import in_float32, mlp
-from rapipe.pretraining.objectives.slow import SlowCopy
 
 HEAD = (512, 128)
 TEMPERATURE = 0.2
@@ -25,14 +25,14 @@ QUEUE = 4096
 """Keys, two of each image: in a corpus of fewer images than half of it, every image meets
 older keys of its own as negatives."""
 PARTS = 4
-"""Of a batch that the slow copy normalises over, each of at least two images."""
+"""Of a batch, which the momentum encoder normalises apart, each of at least two images."""
 
 
-class MoCo(SlowCopy):
-    """Tells an image's other view from thousands of earlier images, kept in a queue by a slow copy.
+class MoCo(MomentumObjective):
+    """Tells an image's other view from thousands of earlier images in a momentum encoder's queue.
 
-    Version 2. Head F-512-128 without normalisation, temperature .2, 4096 keys; the slow
-    copy's momentum stays .99.
+    Version 2. Head F-512-128 without normalisation, temperature .2, 4096 keys; the
+    momentum stays .99.
 
     Source: Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv 2020.
     """
@@ -40,25 +40,25 @@ class MoCo(SlowCopy):
     ignores = ()
     last_momentum = 0.99
 
-    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
+    def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         from lightly.loss import NTXentLoss
 
-        widths = recipe.head or HEAD
-        super().__init__(encoder, recipe, mlp(encoder.features, widths, norm=False))
-        self.contrast = NTXentLoss(recipe.temperature or TEMPERATURE, (QUEUE, widths[-1]))
+        widths = spec.head or HEAD
+        super().__init__(encoder, spec, mlp(encoder.features, widths, norm=False))
+        self.contrast = NTXentLoss(spec.temperature or TEMPERATURE, (QUEUE, widths[-1]))
         queue = self.contrast.memory_bank
         for name in ("bank", "bank_ptr"):  # lightly leaves them out of checkpoints
             queue.register_buffer(name, getattr(queue, name), persistent=True)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         first, second = views
-        queries = torch.cat((self.fast(first), self.fast(second)))  # (2B, D)
+        queries = torch.cat((self.embed(first), self.embed(second)))  # (2B, D)
         keys = torch.cat((self.keys(second), self.keys(first)))
         return in_float32(self.contrast, queries, keys)
 
     def keys(self, view: Tensor) -> Tensor:
-        """Embeddings (B, D) of the slow copy, from parts of the batch in a random order."""
+        """Embeddings (B, D) of the momentum encoder, from parts of the batch in a random order."""
         b = len(view)
         order = torch.randperm(b).to(view.device)
         parts = order.tensor_split(max(1, min(PARTS, b // 2)))
-        return torch.cat([self.slow(view[part]) for part in parts])[order.argsort()]
+        return torch.cat([self.momentum_embed(view[part]) for part in parts])[order.argsort()]

@@ -6,10 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rapipe.encoder.backbones import Backbone
-from rapipe.errors import UserError
-from rapipe.pretraining.objectives.base import Objective, Recipe
-
-NONE = -1
+from rapipe.errors import ArgumentError
+from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
+from rapipe.records import UNLABELLED
 
 
 class Supervised(Objective):
@@ -28,16 +27,16 @@ class Supervised(Objective):
     )
     ignores = ("head", "temperature")
 
-    def __init__(self, encoder: Backbone, recipe: Recipe) -> None:
-        super().__init__(encoder, recipe)
-        if not recipe.classes:
-            raise UserError(
-                "pretrain.objective is supervised, but corpus.sources have no labels: choose "
-                "an objective that needs none, such as byol"
+    def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
+        super().__init__(encoder, spec)
+        if not spec.classes:
+            raise ArgumentError(
+                "`objective` is supervised, but `images` have no labels: choose an objective that "
+                "needs none, such as byol"
             )
-        self.head = nn.Linear(encoder.features, recipe.classes)
+        self.head = nn.Linear(encoder.features, spec.classes)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         logits = self.head(self.encoder(views[0])).float()  # (B, classes)
-        total = F.cross_entropy(logits, labels, ignore_index=NONE, reduction="sum")
-        return total / (labels != NONE).sum().clamp(min=1)
+        total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+        return total / (labels != UNLABELLED).sum().clamp(min=1)

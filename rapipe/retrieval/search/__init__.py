@@ -1,11 +1,11 @@
 """Nearest neighbours by cosine similarity: one contract, three backends, one rule for ties.
 
-    >>> found = search(queries, bank, k=32, exclude=ids)
-    >>> found = search(queries, bank, 32, ids, Method("faiss", "IVF1024,Flat"))
+    >>> neighbours = search(queries, bank, k=32, exclude=ids)
+    >>> neighbours = search(queries, bank, 32, ids, SearchMethod("faiss", "IVF1024,Flat"))
 
-Exact methods give the same table, to the byte. An approximate one works as hard
-as it must to find `min_recall` of the true neighbours of some queries; what it
-then finds of those of others is written on the table.
+Exact methods give the same table, to the byte. An approximate one raises its effort until it
+finds `min_recall` of the true neighbours of a sample of queries; its recall on another sample
+is written on the table.
 
 Letters: Q queries, N bank rows, D embedding, K neighbours.
 """
@@ -25,21 +25,21 @@ from pathlib import Path
 import numpy as np
 
 from rapipe.device import device
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.io import memory_map
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
 from rapipe.metrics import recall_at_k
 from rapipe.progress import say
-from rapipe.records import Ids, Neighbours, Vectors
+from rapipe.records import Facts, Ids, Neighbours, Vectors
 from rapipe.retrieval.search.exact import Exact
 from rapipe.retrieval.search.faiss_index import BLOCK, FLAT, Faiss
 from rapipe.retrieval.search.lance_index import KINDS, Lance
 from rapipe.retrieval.search.ranking import (
-    Keyed,
-    KeyedVectors,
-    Proposed,
+    Bank,
+    TopK,
+    VectorsWithIds,
     check_k,
     rank,
     similarities_of,
@@ -47,6 +47,8 @@ from rapipe.retrieval.search.ranking import (
 
 BACKENDS = ("torch", "faiss", "lance", "auto")
 EXACT = "exact"
+INDEXES = {"torch": (EXACT,), "auto": (EXACT,), "lance": KINDS}
+"""Of faiss any index that its factory makes."""
 KEY = re.compile(r"[0-9a-f]{16}(\.part|\.old)?")
 SAMPLE = 1000
 """Queries on which recall is measured; half of them choose the effort, half are the figure."""
@@ -56,13 +58,16 @@ EXACT_PRODUCTS = 1e10
 
 @dataclass(frozen=True)
 class SearchMethod:
-    """How neighbours are found.
+    """How neighbours are searched.
 
     Args:
         backend: torch, faiss, lance, or auto.
         index: `exact`; for faiss also a factory string, for lance IVF_FLAT or IVF_RQ.
         min_recall: share of the true neighbours, 0 to 1, below which `search` raises.
         cache: folder that keeps indexes, each under a hash of what it was made from.
+
+    Raises:
+        ArgumentError: there is no such backend, or it has no such index.
     """
 
     backend: str = "torch"
@@ -70,14 +75,15 @@ class SearchMethod:
     min_recall: float = 0.95
     cache: Path | None = None
 
-    def check(self) -> None:
-        """Raise `UserError` if the backend has no such index."""
-        known = {"torch": (EXACT,), "auto": (EXACT,), "lance": KINDS}.get(self.backend)
-        if known and self.index not in known:
-            choices = " or ".join(known)
-            raise UserError(
-                f"retrieval.index is {self.index!r}; with retrieval.backend: {self.backend} it "
-                f"must be {choices}"
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            choices = ", ".join(BACKENDS)
+            raise ArgumentError(f"`backend` is {self.backend!r}; it must be one of {choices}")
+        indexes = INDEXES.get(self.backend, (self.index,))
+        if self.index not in indexes:
+            raise ArgumentError(
+                f"`index` is {self.index!r}; with `backend`: {self.backend} it must be "
+                f"{' or '.join(indexes)}"
             )
 
     def resolved(self, queries: int, rows: int) -> SearchMethod:
@@ -91,7 +97,7 @@ class SearchMethod:
 
 
 def search(
-    queries: Vectors, bank: Keyed, k: int, exclude: Ids, method: SearchMethod | None = None
+    queries: Vectors, bank: Bank, k: int, exclude: Ids, method: SearchMethod | None = None
 ) -> Neighbours:
     """The k most similar bank rows of each query.
 
@@ -101,87 +107,103 @@ def search(
     Args:
         queries: (Q, D) float32 of unit length.
         bank: ids (N,), and vectors (N, D) float32 of unit length.
-        k: from 1 to the number of rows that every query may find.
-        exclude: (Q,) for each query the id that it may not find: its own.
-        method: exact, by torch, unless given.
+        k: from 1 to the number of rows that no query excludes.
+        exclude: (Q,) for each query the id that it may not find: that of its image.
+        method: exact, by torch, by default.
 
     Returns:
         Neighbours (Q, K), by falling similarity, equal ones by rising id (and
-        then row); `found_by` says how, and with what recall.
+        then row); `found_by` holds the method and its recall.
 
     Raises:
-        UserError: k is out of range, the backend has no such index, or its
-            recall is below `method.min_recall` however hard it tries.
+        ArgumentError: `k` is out of range, the backend cannot build the index, or its
+            recall is below `method.min_recall` with its greatest effort.
     """
-    method = method or SearchMethod()
-    method.check()
     check_k(k, exclude, bank.ids)
-    method = method.resolved(len(queries), len(bank.ids))
+    method = (method or SearchMethod()).resolved(len(queries), len(bank.ids))
     with ExitStack() as stack:
         index = build_index(bank.vectors, method, stack)
         if isinstance(index, Exact) or index.exact:
-            found = rank(index, queries, bank, k, exclude)
-            facts: dict[str, object] = {"effort": "", "recall": 1.0, "sample": 0}
+            top = rank(index, queries, bank, k, exclude)
+            facts: Facts = {"effort": "", "recall": 1.0, "sample": 0}
         else:
-            found, facts = _approximate(index, queries, bank, k, exclude, method)
+            top, facts = _approximate(index, queries, bank, k, exclude, method)
     facts = {"backend": method.backend, "index": method.index, **facts}
-    return Neighbours(exclude, found.rows, found.similarities, facts)
+    return Neighbours(exclude, top.rows, top.similarities, facts)
 
 
-def _approximate(
-    index: Faiss | Lance, queries: Vectors, bank: Keyed, k: int, exclude: Ids, method: SearchMethod
-) -> tuple[Proposed, dict[str, object]]:
-    """Search with the least effort that finds enough, and say how much it found."""
-    sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:SAMPLE])
-    truth = rank(
-        Exact(bank.vectors), memory_map.lazy_rows(queries, sample), bank, k, exclude[sample]
-    ).rows
-    tuned, judged = slice(0, None, 2), slice(len(sample) > 1, None, 2)
-    best = 0.0
-    for level in range(index.levels):
-        index.try_harder(level)
-        tried = sample[tuned]
-        found = rank(index, memory_map.lazy_rows(queries, tried), bank, k, exclude[tried])
-        recall = recall_at_k(found.rows, truth[tuned])
-        if recall >= method.min_recall:
-            found = rank(index, queries, bank, k, exclude)
-            recall = recall_at_k(found.rows[sample[judged]], truth[judged])
-        best = max(best, recall)
-        if recall >= method.min_recall:
-            few = np.flatnonzero(found.rows[:, -1] < 0)  # cells that held fewer than k
-            if len(few):
-                own = memory_map.lazy_rows(queries, few)
-                whole = rank(Exact(bank.vectors), own, bank, k, exclude[few])
-                found.rows[few], found.similarities[few] = whole
-            return found, {
-                "effort": index.effort,
-                "recall": round(recall, 4),
-                "sample": len(truth[judged]),
-            }
-    raise UserError(
-        f"retrieval.min_recall is {method.min_recall}, but {method.backend} with retrieval.index "
-        f"{method.index} finds at most {best:.3f} of the {k} nearest; choose another index, "
-        "retrieval.backend: torch, or a lower retrieval.min_recall"
+def describe_search(found_by: Facts, k: int) -> str:
+    """The search that made a table of k neighbours, in words, from `Neighbours.found_by`."""
+    if not found_by["sample"]:
+        return f"{found_by['backend']}, exact"
+    searched = found_by.get("pool", k)  # from which k were chosen
+    return (
+        f"{found_by['backend']} {found_by['index']} ({found_by['effort']}), which finds "
+        f"{found_by['recall']:.1%} of the {searched} nearest of {found_by['sample']} queries"
     )
 
 
+def _approximate(
+    index: Faiss | Lance, queries: Vectors, bank: Bank, k: int, exclude: Ids, method: SearchMethod
+) -> tuple[TopK, Facts]:
+    """Search with the least effort that reaches `min_recall`; measure the recall."""
+    sample = np.sort(np.random.default_rng(0).permutation(len(queries))[:SAMPLE])
+    truth = _rank_part(Exact(bank.vectors), queries, sample, bank, k, exclude).rows
+    tuning, held_out = slice(0, None, 2), slice(len(sample) > 1, None, 2)
+    best = 0.0
+    for level in range(index.levels):
+        index.set_effort(level)
+        top = _rank_part(index, queries, sample[tuning], bank, k, exclude)
+        recall = recall_at_k(top.rows, truth[tuning])
+        if recall >= method.min_recall:
+            top = rank(index, queries, bank, k, exclude)
+            recall = recall_at_k(top.rows[sample[held_out]], truth[held_out])
+        best = max(best, recall)
+        if recall >= method.min_recall:
+            short = np.flatnonzero(top.rows[:, -1] < 0)  # cells that held fewer than k
+            if len(short):
+                exact = _rank_part(Exact(bank.vectors), queries, short, bank, k, exclude)
+                top.rows[short], top.similarities[short] = exact
+            return top, {
+                "effort": index.effort,
+                "recall": round(recall, 4),
+                "sample": len(truth[held_out]),
+            }
+    raise ArgumentError(
+        f"`min_recall` is {method.min_recall}, but {method.backend} with `index` "
+        f"{method.index} finds at most {best:.3f} of the {k} nearest; choose another index, "
+        "`backend`: torch, or a lower `min_recall`"
+    )
+
+
+def _rank_part(
+    index: Exact | Faiss | Lance,
+    queries: Vectors,
+    part: np.ndarray,
+    bank: Bank,
+    k: int,
+    exclude: Ids,
+) -> TopK:
+    return rank(index, memory_map.lazy_rows(queries, part), bank, k, exclude[part])
+
+
 def build_index(bank: Vectors, method: SearchMethod, stack: ExitStack) -> Exact | Faiss | Lance:
-    """The bank made ready to be searched; an index is kept in the cache, or as long as `stack`."""
+    """An index of the bank, kept in the cache, or as long as `stack`."""
     if method.backend == "torch":
         return Exact(bank)
     if method.backend == "faiss" and method.index in (EXACT, FLAT):
         return Faiss.build(bank, FLAT)
-    home = method.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    folder = home / _fingerprint(bank, method)
+    cache = method.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = cache / _fingerprint(bank, method)
     kind = Faiss if method.backend == "faiss" else Lance
-    lock = home.with_name(f"{home.name}.lock")
+    lock = cache.with_name(f"{cache.name}.lock")
     with file_lock(lock, "builds an index") if method.cache else nullcontext():
         if not is_intact(folder):
             say(f"building {method.backend} {method.index} of {len(bank):,} vectors")
-            home.mkdir(parents=True, exist_ok=True)
-            for old in home.iterdir():  # one index at a time: they are large
-                if KEY.fullmatch(old.name):
-                    shutil.rmtree(old)
+            cache.mkdir(parents=True, exist_ok=True)
+            for stale in cache.iterdir():  # one index at a time: they are large
+                if KEY.fullmatch(stale.name):
+                    shutil.rmtree(stale)
             with atomic_folder(folder) as partial:
                 if method.backend == "faiss":
                     Faiss.build(bank, method.index).write(partial)
@@ -205,12 +227,13 @@ def _fingerprint(bank: Vectors, method: SearchMethod) -> str:
 __all__ = [
     "BACKENDS",
     "EXACT",
+    "Bank",
     "Exact",
-    "Keyed",
-    "KeyedVectors",
     "SearchMethod",
+    "VectorsWithIds",
     "build_index",
     "check_k",
+    "describe_search",
     "rank",
     "search",
     "similarities_of",

@@ -5,8 +5,8 @@ at all of them in turn. Instead the maximum of each group of columns is taken,
 in one pass in the order of memory: the P best values lie in the P groups with
 the best maxima.
 
-bfloat16 is used where it is faster. What rounding can take away is bounded, so
-a query that it cannot settle is asked again in float32.
+bfloat16 is used where it is faster. Its rounding error is bounded, so a query that it
+cannot settle is searched again in float32.
 
 Letters: Q queries, N bank rows, D embedding, P candidates, G groups.
 """
@@ -27,64 +27,64 @@ from rapipe.records import Vectors
 from rapipe.retrieval.search.ranking import Candidates, Index
 
 GROUP = 64
-WHOLE, TILE = 1 << 16, 1 << 15
-"""A bank of up to WHOLE rows is one tile; a larger one is many, of TILE rows."""
+SINGLE_TILE, TILE = 1 << 16, 1 << 15
+"""A bank of up to SINGLE_TILE rows is one tile; a larger one is many, of TILE rows."""
 CHUNK, LARGE_CHUNK = 512, 2048
 """Queries at once; more if each chunk has to read the bank again."""
-KEPT_BYTES = 1 << 28
+IN_MEMORY_BYTES = 1 << 28
 """A larger bank is read tile by tile, unless a quarter of the GPU can hold it."""
-WORTH = 1.5
-"""How much faster low precision must be, since it leaves queries unsettled."""
+MIN_SPEEDUP = 1.5
+"""Of low precision, since it leaves queries unsettled."""
 
 
 class Exact:
-    """A bank of which every row is compared; see `ranking.Index`."""
+    """An index that compares every row of a bank; see `ranking.Index`."""
 
     exact = True
 
     def __init__(self, bank: Vectors, dtype: torch.dtype | None = None) -> None:
-        """Make a bank (N, D) ready.
+        """Prepare a bank (N, D).
 
         Args:
-            dtype: of the products, float32 or bfloat16; the faster one unless given.
+            dtype: of the products, float32 or bfloat16; the faster one by default.
         """
         n, d = bank.shape
         self.bank, self.device = bank, device()
         self.dtype = dtype or fastest(self.device)
-        self.chunk = CHUNK if n <= WHOLE else LARGE_CHUNK
+        self.chunk = CHUNK if n <= SINGLE_TILE else LARGE_CHUNK
         self.error = rounding(d, self.dtype)
         self.factor = 1 if self.dtype == torch.float32 else 2
         size = n * d * self.dtype.itemsize
-        fits = size <= KEPT_BYTES or (
+        fits = size <= IN_MEMORY_BYTES or (
             self.device.type == "cuda" and size <= torch.cuda.mem_get_info(self.device)[0] // 4
         )
-        self.kept = list(self._tiles()) if fits else None
+        self.tiles = list(self._tiles()) if fits else None
         self.buffer = torch.empty(0, dtype=self.dtype, device=self.device)
 
     @cached_property
-    def again(self) -> Index:
+    def exact_fallback(self) -> Index:
         """float32 settles what bfloat16 cannot."""
         return self if self.dtype == torch.float32 else Exact(self.bank, torch.float32)
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
         """The `count` best rows of each query vector (Q, D)."""
         queries = torch.from_numpy(vectors).to(self.device, self.dtype)
-        found, first = [], 0
+        best, first = [], 0
         with torch.autocast(self.device.type, enabled=False), _full_sums():
-            for tile in self.kept or self._tiles():
+            for tile in self.tiles or self._tiles():
                 values, columns = self._best(queries, tile, count)
-                found.append((values, columns + first))
+                best.append((values, columns + first))
                 first += len(tile)
-        values, rows = found[0]
-        if len(found) > 1:
-            values, rows = (torch.cat(own, dim=1) for own in zip(*found, strict=True))
-            values, chosen = values.topk(count, dim=1)  # (Q, P)
-            rows = rows.gather(1, chosen)
+        values, rows = best[0]
+        if len(best) > 1:
+            values, rows = (torch.cat(tiles, dim=1) for tiles in zip(*best, strict=True))
+            values, columns = values.topk(count, dim=1)  # (Q, P)
+            rows = rows.gather(1, columns)
         return Candidates(rows.int().cpu().numpy(), values.float().cpu().numpy())
 
     def _tiles(self) -> Iterator[Tensor]:
         n = len(self.bank)
-        size = max(1, n) if n <= WHOLE else TILE
+        size = max(1, n) if n <= SINGLE_TILE else TILE
         for start in range(0, n, size):
             tile = torch.from_numpy(memory_map.in_memory(self.bank[start : start + size]))
             yield tile.to(self.device, self.dtype)
@@ -107,7 +107,7 @@ class Exact:
         return values, best.gather(1, at // GROUP) * GROUP + at % GROUP
 
     def _similarities(self, q: int, g: int) -> Tensor:
-        """Room for similarities (Q, G * GROUP), the same for every tile: new pages are slow."""
+        """A buffer of similarities (Q, G * GROUP), reused for every tile: new pages are slow."""
         size = q * g * GROUP
         if len(self.buffer) < size:
             self.buffer = torch.empty(size, dtype=self.dtype, device=self.device)
@@ -116,7 +116,7 @@ class Exact:
 
 @contextmanager
 def _full_sums() -> Iterator[None]:
-    """On a GPU sum in float32, as `rounding` supposes, whatever training has allowed."""
+    """On a GPU sum in float32, as `rounding` assumes, whatever training allows."""
     flags = torch.backends.cuda.matmul
     before = flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction
     flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = False, False
@@ -138,22 +138,22 @@ def rounding(d: int, dtype: torch.dtype) -> float:
 
 
 @cache
-def fastest(on: torch.device) -> torch.dtype:
+def fastest(target: torch.device) -> torch.dtype:
     """bfloat16 if its products are faster by far on this device, else float32; it is measured."""
-    if on.type == "cuda":
+    if target.type == "cuda":
         return torch.bfloat16
     seconds = {dtype: _seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    low = seconds[torch.bfloat16] * WORTH < seconds[torch.float32]
+    low = seconds[torch.bfloat16] * MIN_SPEEDUP < seconds[torch.float32]
     return torch.bfloat16 if low else torch.float32
 
 
 def _seconds(dtype: torch.dtype) -> float:
     """The best of a few products of CHUNK queries with a small bank."""
     queries, bank = torch.ones(CHUNK, 256, dtype=dtype), torch.ones(4096, 256, dtype=dtype)
-    room = torch.empty(CHUNK, 4096, dtype=dtype)
-    taken = []
+    buffer = torch.empty(CHUNK, 4096, dtype=dtype)
+    seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        torch.mm(queries, bank.T, out=room)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        torch.mm(queries, bank.T, out=buffer)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,8 +1,8 @@
 """FAISS: any index that its factory can make, with inner products.
 
-The factory string is FAISS's own ("Flat", "IVF1024,Flat", "HNSW32",
+The factory string is that of FAISS ("Flat", "IVF1024,Flat", "HNSW32",
 "PQ64x4fs", "IVF256,PQ64x4fs,RFlat", ...). Candidates are ranked again from the
-bank itself, so an index of short codes needs no refinement of its own.
+bank itself, so an index of short codes needs no refinement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.io import memory_map
 from rapipe.records import Vectors
 from rapipe.retrieval.search.ranking import Candidates, Index
@@ -45,41 +45,41 @@ class Faiss:
         self.effort = ""
 
     @property
-    def again(self) -> Index:
+    def exact_fallback(self) -> Index:
         """There is no better one."""
         return self
 
-    def try_harder(self, level: int) -> None:
+    def set_effort(self, level: int) -> None:
         """Twice the effort of the level before, from 0 to `levels` - 1."""
         import faiss
 
-        spread = faiss.ParameterSpace()
+        parameters = faiss.ParameterSpace()
         coarse = bool(CODES.search(self.factory))
         self.factor = min(2**level, MOST_FACTOR) if coarse else 1
-        said = [f"{self.factor} candidates a neighbour"] if coarse else []
+        effort = [f"{self.factor} candidates a neighbour"] if coarse else []
         for name, value in (("nprobe", 2**level), ("efSearch", 32 * 2**level)):
             with suppress(RuntimeError):  # an index without this parameter
-                spread.set_index_parameter(self.index, name, value)
-                said.append(f"{name} {value}")
+                parameters.set_index_parameter(self.index, name, value)
+                effort.append(f"{name} {value}")
         with suppress(RuntimeError):
-            spread.set_index_parameter(self.index, "k_factor_rf", 2)
-        self.effort = ", ".join(said)
+            parameters.set_index_parameter(self.index, "k_factor_rf", 2)
+        self.effort = ", ".join(effort)
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
-        """The `count` best rows of each query vector (Q, D) that the index knows of."""
+        """The `count` best rows of each query vector (Q, D) that the index finds."""
         similarities, rows = self.index.search(np.ascontiguousarray(vectors), count)
         similarities[rows < 0] = -np.inf
         return Candidates(rows.astype(np.int32), similarities)
 
     def write(self, folder: Path) -> None:
-        """Keep the index; `read` reads it."""
+        """Write the index into a folder; `read` reads it."""
         import faiss
 
         faiss.write_index(self.index, str(folder / FILE))
 
     @classmethod
     def read(cls, folder: Path, factory: str) -> Faiss:
-        """The index that `write` kept."""
+        """The index that `write` wrote."""
         import faiss
 
         return cls(faiss.read_index(str(folder / FILE), faiss.IO_FLAG_MMAP_IFC), factory)
@@ -89,7 +89,7 @@ class Faiss:
         """Train and fill an index of a bank (N, D).
 
         Raises:
-            UserError: FAISS cannot make such an index, or not from so few rows.
+            ArgumentError: FAISS cannot make such an index, or not from so few rows.
         """
         import faiss
 
@@ -101,8 +101,8 @@ class Faiss:
             _fill(index, bank, factory)
         except RuntimeError as error:
             reason = str(error).rsplit(": ", 1)[-1].strip()
-            raise UserError(
-                f"retrieval.index is {factory!r}, and FAISS cannot make it for {n} vectors of {d} "
+            raise ArgumentError(
+                f"`index` is {factory!r}, and FAISS cannot make it for {n} vectors of {d} "
                 f"dimensions ({reason}); for example: Flat, HNSW32, or for thousands of vectors "
                 "IVF64,Flat or PQ16x4fs"
             ) from None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rapipe.errors import UserError, first_line
+from rapipe.errors import ArgumentError, first_line
 from rapipe.io import memory_map
 from rapipe.records import Vectors
 from rapipe.retrieval.search.ranking import Candidates, Index
@@ -46,7 +46,7 @@ class Lance:
         self.effort = ""
 
     @property
-    def again(self) -> Index:
+    def exact_fallback(self) -> Index:
         """There is no better one."""
         return self
 
@@ -55,7 +55,7 @@ class Lance:
         """Write a bank (N, D) into a folder, and its index.
 
         Raises:
-            UserError: Lance cannot make such an index.
+            ArgumentError: Lance cannot make such an index.
         """
         from lancedb.index import IvfFlat, IvfRq
 
@@ -67,9 +67,9 @@ class Lance:
                 table.create_index("vector", config=config(distance_type=METRIC))
             except (RuntimeError, ValueError) as error:
                 n, d = bank.shape
-                raise UserError(
-                    f"retrieval.index is {kind!r}, and Lance cannot make it for {n} vectors of {d} "
-                    f"dimensions ({first_line(error)}); choose exact, or another backend"
+                raise ArgumentError(
+                    f"`index` is {kind!r}, and Lance cannot make it for {n} vectors of {d} "
+                    f"dimensions ({first_line(error)}); choose exact, or another `backend`"
                 ) from None
         return cls(table, kind)
 
@@ -78,25 +78,25 @@ class Lance:
         """The table that `build` wrote."""
         return cls(_database(folder).open_table(TABLE), kind)
 
-    def try_harder(self, level: int) -> None:
+    def set_effort(self, level: int) -> None:
         """Twice the effort of the level before, from 0 to `levels` - 1."""
         self.probes = 2**level
         self.factor = min(2**level, MOST_FACTOR) if self.kind == "IVF_RQ" else 1
         self.effort = f"nprobes {self.probes}, {self.factor} candidates a neighbour"
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
-        """The `count` best rows of each query vector (Q, D) that the index knows of."""
+        """The `count` best rows of each query vector (Q, D) that the index finds."""
         query = self.table.search(list(vectors)).distance_type(METRIC).limit(count)
         query = query.bypass_vector_index() if self.exact else query.nprobes(self.probes)
-        found = query.select(["row", "_distance"]).to_arrow()
+        hits = query.select(["row", "_distance"]).to_arrow()
         rows = np.full((len(vectors), count), -1, np.int32)
         similarities = np.full(rows.shape, -np.inf, np.float32)
-        numbers = found["query_index"].to_numpy() if len(vectors) > 1 else np.zeros(len(found), int)
-        order = np.lexsort((found["_distance"].to_numpy(), numbers))
-        of = numbers[order]
-        place = np.arange(len(of)) - np.searchsorted(of, of)
-        rows[of, place] = found["row"].to_numpy()[order]
-        similarities[of, place] = 1 - found["_distance"].to_numpy()[order]
+        numbers = hits["query_index"].to_numpy() if len(vectors) > 1 else np.zeros(len(hits), int)
+        order = np.lexsort((hits["_distance"].to_numpy(), numbers))
+        query_rows = numbers[order]
+        ranks = np.arange(len(query_rows)) - np.searchsorted(query_rows, query_rows)
+        rows[query_rows, ranks] = hits["row"].to_numpy()[order]
+        similarities[query_rows, ranks] = 1 - hits["_distance"].to_numpy()[order]
         return Candidates(rows, similarities)
 
 

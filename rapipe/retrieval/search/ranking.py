@@ -1,10 +1,10 @@
-"""The one rule by which neighbours are ranked, whoever found them.
+"""The one rule by which neighbours are ranked, whichever backend proposes them.
 
 A backend proposes candidates with approximate similarities. Here they are
 computed again, in float64 by one order of summation, and rounded to float32:
 the same pair has the same similarity in every table. Equal similarities are
 ordered by id, then row. An exact backend also says how wrong its similarities
-can be; a query is settled when no row that was not proposed can belong to it.
+can be; a query is settled when no row that was not proposed can belong to its neighbours.
 
 Letters: Q queries, N bank rows, D embedding, K neighbours, P candidates.
 """
@@ -19,31 +19,35 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rapipe.errors import UserError
+from rapipe.errors import ArgumentError
 from rapipe.io import memory_map
 from rapipe.progress import track
 from rapipe.records import Ids, Indices, Similarities, Vectors
 
 MARGIN = 4
-"""Candidates beyond those that are asked for, so that most queries are settled at once."""
+"""Candidates beyond those that are needed, so that most queries are settled at once."""
 UNSETTLED = 0.2
-"""Share of queries above which an index is not worth asking first."""
+"""Share of unsettled queries above which the exact fallback is searched first."""
 PAIRS = 1 << 22
-"""Candidates of all queries at once: many rows may be equal, and ask for many candidates."""
-HELD_BYTES = 1 << 28
-"""Of float64: a smaller bank is held whole, of a larger one this much is gathered at once."""
+"""Candidates of all queries at once: many rows may be equal, and need many candidates."""
+FLOAT64_BYTES = 1 << 28
+"""A smaller bank is copied to float64; of a larger one this much is gathered at once."""
 CHUNK = 4096
 
 
-class KeyedVectors(NamedTuple):
-    """Vectors (N, D) of unit length and the ids (N,) they belong to: queries, or a bank."""
+class VectorsWithIds(NamedTuple):
+    """Vectors (N, D) of unit length and their ids (N,): queries, or a bank."""
 
     ids: Ids
     vectors: Vectors
 
+    def take(self, rows: npt.NDArray[np.int64]) -> VectorsWithIds:
+        """These rows; the vectors are read when they are used."""
+        return VectorsWithIds(self.ids[rows], memory_map.lazy_rows(self.vectors, rows))
 
-class Keyed(Protocol):
-    """A bank: `Keys`, or `Embeddings`. Its vectors may be mapped from a file."""
+
+class Bank(Protocol):
+    """A bank: `VectorsWithIds`, or `Embeddings`. Its vectors may be mapped from a file."""
 
     @property
     def ids(self) -> Ids: ...
@@ -61,7 +65,7 @@ class Candidates(NamedTuple):
     similarities: Similarities
 
 
-class Proposed(NamedTuple):
+class TopK(NamedTuple):
     """Bank rows (Q, K) and their similarities (Q, K), ranked; row -1 where there are too few."""
 
     rows: Indices
@@ -69,20 +73,20 @@ class Proposed(NamedTuple):
 
 
 class Index(Protocol):
-    """A bank made ready to be searched."""
+    """A bank that can be searched."""
 
     exact: bool
     """Whether no row is missed that is more than `error` better than the last candidate."""
     error: float
     """How far an approximate similarity can be from the true one."""
     chunk: int
-    """Queries to ask at once."""
+    """Queries to search at once."""
     factor: int
-    """Candidates worth asking for, for each neighbour."""
+    """Candidates to propose for each neighbour."""
 
     @property
-    def again(self) -> Index:
-        """The index that settles what this one could not; itself if there is no better."""
+    def exact_fallback(self) -> Index:
+        """The index that settles what this one cannot; itself if there is no better."""
         ...
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
@@ -91,75 +95,76 @@ class Index(Protocol):
 
 
 def check_k(k: int, exclude: Ids, bank_ids: Ids) -> int:
-    """Raise `UserError` unless every query has k neighbours that it may find.
+    """Raise `ArgumentError` unless every query has k neighbours after its exclusions.
 
     Returns:
-        The most rows of the bank that one query has to leave out.
+        The most rows of the bank that one query excludes.
     """
     unique, counts = np.unique(bank_ids, return_counts=True)
-    own = int(counts[np.isin(unique, exclude)].max(initial=0))
-    most = len(bank_ids) - own
+    most_excluded = int(counts[np.isin(unique, exclude)].max(initial=0))
+    most = len(bank_ids) - most_excluded
     if most < 1:
-        raise UserError(
-            f"retrieval.k is {k}, but the memory holds no other image than the one that asks: "
-            "choose a larger retrieval.bank"
+        raise ArgumentError(
+            f"`k` is {k}, but the bank holds no other image than the query itself: "
+            "choose a larger `bank`"
         )
     if not 1 <= k <= most:
-        raise UserError(
-            f"retrieval.k is {k}, but the memory offers a query at most {most} neighbours; "
-            f"choose from 1 to {most}, or a larger retrieval.bank"
+        raise ArgumentError(
+            f"`k` is {k}, but the bank offers a query at most {most} neighbours; "
+            f"choose from 1 to {most}, or a larger `bank`"
         )
-    return own
+    return most_excluded
 
 
-def rank(index: Index, queries: Vectors, bank: Keyed, k: int, exclude: Ids) -> Proposed:
+def rank(index: Index, queries: Vectors, bank: Bank, k: int, exclude: Ids) -> TopK:
     """The k best of the candidates that an index proposes, for each query, by the one rule.
 
-    An exact index is asked again, for more, until every query is settled. An
-    approximate one is asked once, and may have too few.
+    An exact index is searched again, for more candidates, until every query is settled. An
+    approximate one is searched once, and may propose too few.
     """
-    own = check_k(k, exclude, bank.ids)
-    places, products = _places(bank.ids), _Products(bank.vectors, k * len(queries))
+    most_excluded = check_k(k, exclude, bank.ids)
+    id_order, products = _id_order(bank.ids), _Products(bank.vectors, k * len(queries))
     n, q = len(bank.ids), len(queries)
-    found = Proposed(np.empty((q, k), np.int32), np.empty((q, k), np.float32))
+    top = TopK(np.empty((q, k), np.int32), np.empty((q, k), np.float32))
     starts = range(0, q, index.chunk)
     for start in track(starts, "searching", len(starts)):
         part = slice(start, start + index.chunk)
         vectors, ids = np.array(queries[part]), exclude[part]
-        todo, asked = np.arange(len(ids)), index
-        count = min(n, (k + own) * index.factor + MARGIN)
-        while len(todo):
-            left = []
+        unsettled, current = np.arange(len(ids)), index
+        count = min(n, (k + most_excluded) * index.factor + MARGIN)
+        while len(unsettled):
+            remaining = []
             step = max(1, PAIRS // count)
-            for few in (todo[at : at + step] for at in range(0, len(todo), step)):
-                near = asked.candidates(vectors[few], count)
-                rows, exact = _ordered(
-                    near.rows, vectors[few], ids[few], bank.ids, places, products
+            for block in (unsettled[at : at + step] for at in range(0, len(unsettled), step)):
+                near = current.candidates(vectors[block], count)
+                rows, similarities = _rank_candidates(
+                    near.rows, vectors[block], ids[block], bank.ids, id_order, products
                 )
-                settled = near.similarities[:, -1] + asked.error < exact[:, k - 1]
-                settled |= count == n or not asked.exact
-                done = start + few[settled]
-                found.rows[done], found.similarities[done] = rows[settled, :k], exact[settled, :k]
-                left.append(few[~settled])
-            todo = np.concatenate(left)
-            if asked is asked.again:
+                settled = near.similarities[:, -1] + current.error < similarities[:, k - 1]
+                settled |= count == n or not current.exact
+                done = start + block[settled]
+                top.rows[done] = rows[settled, :k]
+                top.similarities[done] = similarities[settled, :k]
+                remaining.append(block[~settled])
+            unsettled = np.concatenate(remaining)
+            if current is current.exact_fallback:
                 count = min(n, 4 * count)
-            elif len(todo) > UNSETTLED * len(ids):
-                index = asked.again  # for the other chunks too
-            asked = asked.again
+            elif len(unsettled) > UNSETTLED * len(ids):
+                index = current.exact_fallback  # for the other chunks too
+            current = current.exact_fallback
         memory_map.release_pages()
-    return found
+    return top
 
 
 def similarities_of(queries: Vectors, bank_vectors: Vectors, rows: Indices) -> Similarities:
     """Cosine similarities (Q, P) of queries (Q, D) to rows (Q, P) of the bank."""
-    found = np.empty(rows.shape, np.float32)
-    bank = _Products(bank_vectors, rows.size)
+    similarities = np.empty(rows.shape, np.float32)
+    products = _Products(bank_vectors, rows.size)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        found[part] = bank.similarities(np.array(queries[part]), rows[part])
+        similarities[part] = products.similarities(np.array(queries[part]), rows[part])
         memory_map.release_pages()
-    return found
+    return similarities
 
 
 class _Products:
@@ -169,31 +174,31 @@ class _Products:
     matrix products give no such promise.
     """
 
-    def __init__(self, bank: Vectors, wanted: int) -> None:
-        """Make a bank ready for so many products."""
+    def __init__(self, bank: Vectors, count: int) -> None:
+        """Prepare a bank for `count` products."""
         self.bank = bank
         self.d = bank.shape[1]
-        self.whole: Tensor | None = None
-        if bank.size * 8 <= HELD_BYTES and wanted > len(bank):
-            self.whole = torch.from_numpy(bank.astype(np.float64))
+        self.float64_bank: Tensor | None = None
+        if bank.size * 8 <= FLOAT64_BYTES and count > len(bank):
+            self.float64_bank = torch.from_numpy(bank.astype(np.float64))
 
     def similarities(self, queries: Vectors, rows: Indices) -> Similarities:
         """Cosine similarities (Q, P) of queries (Q, D) to rows (Q, P), rounded to float32."""
         q, p = rows.shape
-        found = np.empty((q, p), np.float32)
-        own = torch.from_numpy(queries.astype(np.float64))
-        wide = HELD_BYTES // (8 * self.d)  # pairs at once
-        width = min(p, wide) if self.whole is None else p
-        height = max(1, wide // width) if self.whole is None else q
+        similarities = np.empty((q, p), np.float32)
+        query_tensor = torch.from_numpy(queries.astype(np.float64))
+        pairs = FLOAT64_BYTES // (8 * self.d)  # at once
+        width = min(p, pairs) if self.float64_bank is None else p
+        height = max(1, pairs // width) if self.float64_bank is None else q
         for top in range(0, q, height):
             for left in range(0, p, width):
                 part = np.s_[top : top + height, left : left + width]
-                found[part] = self._of(own[top : top + height], rows[part])
-        return found
+                similarities[part] = self._multiply(query_tensor[top : top + height], rows[part])
+        return similarities
 
-    def _of(self, queries: Tensor, rows: Indices) -> Similarities:
+    def _multiply(self, queries: Tensor, rows: Indices) -> Similarities:
         q, p = rows.shape
-        bank, columns = self.whole, torch.from_numpy(rows.astype(np.int64).reshape(-1))
+        bank, columns = self.float64_bank, torch.from_numpy(rows.astype(np.int64).reshape(-1))
         if bank is None:
             bank = torch.from_numpy(
                 memory_map.take_rows(self.bank, rows.reshape(-1)).astype(np.float64)
@@ -201,42 +206,47 @@ class _Products:
             columns = torch.arange(q * p)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # sparse tensors are in beta state
-            wanted = torch.sparse_csr_tensor(
+            pattern = torch.sparse_csr_tensor(
                 torch.arange(0, q * p + 1, p),
                 columns,
                 torch.zeros(q * p, dtype=torch.float64),
                 (q, len(bank)),
                 check_invariants=False,  # a row may stand twice, and in any order
             )
-            products = torch.sparse.sampled_addmm(wanted, queries, bank.T, beta=0.0)
+            products = torch.sparse.sampled_addmm(pattern, queries, bank.T, beta=0.0)
         return np.asarray(products.values().view(q, p).float().numpy())
 
 
-class _Places(NamedTuple):
-    """Bank rows by (id, row): the place (N,) of each row, and the row (N,) of each place."""
+class _IdOrder(NamedTuple):
+    """Bank rows sorted by (id, row): the position (N,) of each row, and the rows (N,) in order."""
 
-    of_row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
 
 
-def _places(bank_ids: Ids) -> _Places:
+def _id_order(bank_ids: Ids) -> _IdOrder:
     rows = np.argsort(bank_ids, kind="stable")
-    of_row = np.empty_like(rows)
-    of_row[rows] = np.arange(len(rows))
-    return _Places(of_row, rows)
+    position = np.empty_like(rows)
+    position[rows] = np.arange(len(rows))
+    return _IdOrder(position, rows)
 
 
-def _ordered(
-    rows: Indices, vectors: Vectors, ids: Ids, bank_ids: Ids, places: _Places, products: _Products
+def _rank_candidates(
+    rows: Indices,
+    vectors: Vectors,
+    ids: Ids,
+    bank_ids: Ids,
+    id_order: _IdOrder,
+    products: _Products,
 ) -> tuple[Indices, Similarities]:
-    """Candidates (Q, P) by falling similarity; those that a query may not find come last."""
-    at = places.of_row[rows]
-    at[rows < 0] = -1
-    at = torch.from_numpy(at).sort(dim=1).values.numpy()
-    rows = places.rows[at].astype(np.int32)  # (Q, P), equal similarities stay in this order
-    exact = products.similarities(vectors, rows)
-    barred = (at < 0) | (bank_ids[rows] == ids[:, None])
-    exact[barred] = -np.inf
-    rows[barred] = -1
-    ranked = torch.from_numpy(exact).sort(dim=1, descending=True, stable=True)
+    """Candidates (Q, P) by falling similarity; those that a query excludes come last."""
+    positions = id_order.position[rows]
+    positions[rows < 0] = -1
+    positions = torch.from_numpy(positions).sort(dim=1).values.numpy()
+    rows = id_order.rows[positions].astype(np.int32)  # (Q, P), equal similarities stay so
+    similarities = products.similarities(vectors, rows)
+    excluded = (positions < 0) | (bank_ids[rows] == ids[:, None])
+    similarities[excluded] = -np.inf
+    rows[excluded] = -1
+    ranked = torch.from_numpy(similarities).sort(dim=1, descending=True, stable=True)
     return np.take_along_axis(rows, ranked.indices.numpy(), 1), ranked.values.numpy()

@@ -1,8 +1,8 @@
-"""The durable memory: LanceDB holds the rows, a manifest says which of them count.
+"""The store, on disk: LanceDB holds the rows, a manifest says which of them count.
 
 Every edit makes a version; the old ones stay until `compact`, those with a tag
 for good. A version is a set of rows, so to remove is to write down a smaller
-set; only `purge` and `compact` rewrite rows. Readers take no lock, and one
+set; only `purge` and `compact` rewrite rows. Readers need no lock, and one
 process edits at a time.
 """
 
@@ -10,15 +10,15 @@ from rapipe.retrieval.store.edits import add, checkout, compact, purge, remove, 
 from rapipe.retrieval.store.exporting import export
 from rapipe.retrieval.store.reading import Store
 from rapipe.retrieval.store.rows import Mask, Rows
-from rapipe.retrieval.store.versions import Embedded, History, Manifest
+from rapipe.retrieval.store.versions import History, Manifest, StoreSpec
 
 __all__ = [
-    "Embedded",
     "History",
     "Manifest",
     "Mask",
     "Rows",
     "Store",
+    "StoreSpec",
     "add",
     "checkout",
     "compact",

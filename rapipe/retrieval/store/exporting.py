@@ -1,4 +1,4 @@
-"""A version of the memory for other programs: Parquet, or .npy."""
+"""A version of the store for other programs: Parquet, or .npy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rapipe.retrieval.store.reading import Store
 from rapipe.retrieval.store.rows import Rows
 
 
-def export(memory: Store, path: Path) -> list[Path]:
+def export(store: Store, path: Path) -> list[Path]:
     """Write the rows of a version, in the order they are stored.
 
     `NAME.parquet` has id, label, class, source, split and vector. `NAME.npy` has
@@ -31,36 +31,36 @@ def export(memory: Store, path: Path) -> list[Path]:
     """
     if path.suffix not in WRITERS:
         raise UserError(f"{path} must end in {' or '.join(WRITERS)}")
-    memory.check(memory.manifest)
+    store.check(store.manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return WRITERS[path.suffix](memory, path)
+    return WRITERS[path.suffix](store, path)
 
 
-def _parquet(memory: Store, path: Path) -> list[Path]:
-    d = memory.manifest.dimension
+def _parquet(store: Store, path: Path) -> list[Path]:
+    d = store.manifest.dimension
     schema = SCHEMA.append(pa.field("vector", pa.list_(pa.float32(), d)))
-    with _beside(path) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for rows, vectors in memory.blocks():
+    with _partial(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for rows, vectors in store.blocks():
             flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-            columns = [*_columns(rows, memory), pa.FixedSizeListArray.from_arrays(flat, d)]
+            columns = [*_columns(rows, store), pa.FixedSizeListArray.from_arrays(flat, d)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return [path]
 
 
-def _npy(memory: Store, path: Path) -> list[Path]:
+def _npy(store: Store, path: Path) -> list[Path]:
     rows_path = path.with_suffix(".rows.parquet")
     with (
-        _beside(rows_path) as partial_rows,
-        _beside(path) as partial,
+        _partial(rows_path) as partial_rows,
+        _partial(path) as partial,
         pq.ParquetWriter(partial_rows, SCHEMA) as writer,
     ):
 
         def vectors() -> Iterator[Vectors]:
-            for rows, block in memory.blocks():
-                writer.write_batch(pa.record_batch(_columns(rows, memory), schema=SCHEMA))
+            for rows, block in store.blocks():
+                writer.write_batch(pa.record_batch(_columns(rows, store), schema=SCHEMA))
                 yield block
 
-        memory_map.write_array(partial, (len(memory.rows), memory.manifest.dimension), vectors())
+        memory_map.write_array(partial, (len(store.rows), store.manifest.dimension), vectors())
     return [path, rows_path]
 
 
@@ -76,8 +76,8 @@ SCHEMA = pa.schema(
 )
 
 
-def _columns(rows: Rows, memory: Store) -> list[pa.Array]:
-    classes = (*memory.manifest.classes, None)  # -1, unlabelled, finds the last
+def _columns(rows: Rows, store: Store) -> list[pa.Array]:
+    classes = (*store.manifest.classes, None)  # label -1, unlabelled, is the last
     return [
         pa.array(rows.ids),
         pa.array(rows.labels),
@@ -88,8 +88,8 @@ def _columns(rows: Rows, memory: Store) -> list[pa.Array]:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `path` when it is whole."""
+def _partial(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces `path` when it is complete."""
     partial = path.with_name(path.name + ".part")
     try:
         yield partial

@@ -1,7 +1,7 @@
 """A store as it is read: one version, checked row by row.
 
-Readers take no lock: nothing that a version needs is changed in place. What
-they may meet is that an edit has dropped their version, which is told.
+Readers need no lock: nothing that a version needs is changed in place. If an edit drops
+the version that they read, they raise `UserError`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ from rapipe.errors import UserError, first_line
 from rapipe.io import memory_map
 from rapipe.progress import track
 from rapipe.records import Vectors
-from rapipe.retrieval.store import rows as rows_
-from rapipe.retrieval.store.rows import BATCH, Mask, Rows
+from rapipe.retrieval.store.rows import (
+    BATCH,
+    REBUILD_HINT,
+    Block,
+    Mask,
+    Rows,
+    read_blocks,
+    read_rows,
+    translate_lance_errors,
+)
 from rapipe.retrieval.store.versions import History, Manifest, read_manifest
 
-LOOSE = 1e-3
-"""How far the squared length of a vector may be from 1."""
+NORM_TOLERANCE = 1e-3
+"""Of the squared length of a vector, from 1."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +73,25 @@ class Store:
 
     @cached_property
     def table(self) -> Any:
-        """The Lance table as it is when it is first asked for."""
+        """The Lance table, as it is at the first access."""
         import lancedb
 
-        with rows_.translate_lance_errors(self.folder, rows_.AGAIN):
+        with translate_lance_errors(self.folder, REBUILD_HINT):
             return lancedb.connect(str(self.folder)).open_table(self.manifest.table)
 
     @cached_property
     def all_rows(self) -> Rows:
         """The rows of every version, without vectors."""
-        with self._watched():
-            return rows_.facts_of(self.table, self.folder)
+        with self._explain_rewrite():
+            return read_rows(self.table, self.folder)
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     def members(self, manifest: Manifest | None = None) -> Mask:
-        """Which of `all_rows` belong to a version, this one unless given."""
+        """Which of `all_rows` belong to a version, this one by default."""
         version = (manifest or self.manifest).version
-        with self._watched():
+        with self._explain_rewrite():
             return self.history.members(version, len(self.all_rows))
 
     @cached_property
@@ -100,41 +108,41 @@ class Store:
                 f"{manifest.version} says {manifest.dimension}: run rapipe embed"
             )
         rows = self.all_rows.take(self.members(manifest))
-        found = Manifest.of(rows, manifest.version, manifest.edit, manifest.table, manifest)
-        if found != manifest:
+        actual = Manifest.of(rows, manifest.version, manifest.edit, manifest.table, manifest)
+        if actual != manifest:
             raise UserError(
                 f"version {manifest.version} of {self.folder} should have {manifest.rows:,} rows "
-                f"with hash {manifest.sha256[:12]}, and has {found.rows:,} with "
-                f"{found.sha256[:12]}: go to another version by rapipe store checkout, or run "
+                f"with hash {manifest.sha256[:12]}, and has {actual.rows:,} with "
+                f"{actual.sha256[:12]}: go to another version by rapipe store checkout, or run "
                 "rapipe embed"
             )
         return rows
 
-    def blocks(self, chosen: Mask | None = None) -> Iterator[tuple[Rows, Vectors]]:
+    def blocks(self, mask: Mask | None = None) -> Iterator[tuple[Rows, Vectors]]:
         """Rows in the order they are stored, each checked against its digest.
 
         Args:
-            chosen: which of `all_rows`; those of this version unless given.
+            mask: which of `all_rows`; those of this version by default.
         """
-        chosen = self.members() if chosen is None else chosen
+        mask = self.members() if mask is None else mask
         start = 0
-        for block in track(self._blocks(), "reading the store", -(-len(chosen) // BATCH)):
-            own = chosen[start : start + len(block.facts)]
-            wrong = np.intersect1d(block.wrong(), np.flatnonzero(own))
-            if len(wrong):
+        for block in track(self._blocks(), "reading the store", -(-len(mask) // BATCH)):
+            part = mask[start : start + len(block.rows)]
+            damaged = np.intersect1d(block.damaged(), np.flatnonzero(part))
+            if len(damaged):
                 raise UserError(
-                    f"{self._name(start, block, wrong[0])} is not what was stored: "
-                    f"{repair(block.facts.ids[wrong[0]])}"
+                    f"{self._name(start, block, damaged[0])} is not what was stored: "
+                    f"{repair(block.rows.ids[damaged[0]])}"
                 )
-            crooked = np.flatnonzero(own & ~unit(block.vectors))
-            if len(crooked):
+            scaled = np.flatnonzero(part & ~has_unit_length(block.vectors))
+            if len(scaled):
                 raise UserError(
-                    f"{self._name(start, block, crooked[0])} is not of unit length: it was "
+                    f"{self._name(start, block, scaled[0])} is not of unit length: it was "
                     "embedded with another normalisation; run rapipe embed"
                 )
-            start += len(own)
-            if own.any():
-                yield block.facts.take(own), block.vectors[own]
+            start += len(part)
+            if part.any():
+                yield block.rows.take(part), block.vectors[part]
 
     def vectors(self, path: Path) -> Vectors:
         """The vectors of `rows`, written to an .npy file and mapped from there."""
@@ -143,7 +151,7 @@ class Store:
         return memory_map.map_array(path)
 
     def verify(self, encoder: str | None) -> None:
-        """Compare everything with everything.
+        """Compare rows, digests, counts, the manifests of all versions and the encoder.
 
         Args:
             encoder: fingerprint of the encoder at hand, if there is one.
@@ -151,35 +159,35 @@ class Store:
         Raises:
             UserError: names the first row that differs, or what else does.
         """
-        known, start = self.manifest, 0
-        members = self.members()
+        start, members = 0, self.members()
         for block in track(self._blocks(), "verifying", -(-len(members) // BATCH)):
             faults: dict[str, np.ndarray] = {
-                "is not what was stored (its digest differs)": block.wrong(),
+                "is not what was stored (its digest differs)": block.damaged(),
                 "has a value that is not finite": np.flatnonzero(
                     ~np.isfinite(block.vectors).all(axis=1)
                 ),
-                "is not of unit length": np.flatnonzero(~unit(block.vectors)),
+                "is not of unit length": np.flatnonzero(~has_unit_length(block.vectors)),
             }
-            for fault, at in faults.items():
-                if len(at):
+            for fault, rows in faults.items():
+                if len(rows):
                     raise UserError(
-                        f"{self._name(start, block, int(at[0]))} {fault}: "
-                        f"{repair(block.facts.ids[at[0]])}"
+                        f"{self._name(start, block, int(rows[0]))} {fault}: "
+                        f"{repair(block.rows.ids[rows[0]])}"
                     )
-            start += len(block.facts)
-        for manifest in [*self.history.manifests().values(), known]:
+            start += len(block.rows)
+        for manifest in [*self.history.manifests().values(), self.manifest]:
             self.check(manifest)
         self.history.tags()
-        if encoder is not None and encoder != known.encoder:
+        stored = self.manifest.encoder
+        if encoder is not None and encoder != stored:
             raise UserError(
-                f"{self.folder} was embedded by encoder {known.encoder[:12]}, but the encoder at "
+                f"{self.folder} was embedded by encoder {stored[:12]}, but the encoder at "
                 f"hand is {encoder[:12]}: run rapipe embed"
             )
 
     def difference(self, one: Manifest, other: Manifest) -> tuple[Rows, Rows]:
         """Rows of each of two versions that are not in the other."""
-        first, second = (self.all_rows.take(self.members(own)) for own in (one, other))
+        first, second = (self.all_rows.take(self.members(manifest)) for manifest in (one, other))
         in_first, in_second = first.keys(), second.keys()
         return (
             first.take(~np.isin(in_first, in_second)),
@@ -187,31 +195,31 @@ class Store:
         )
 
     def where(self, condition: str, rows: Rows) -> Mask:
-        """Which of some rows meet an SQL condition on id, label, source and split.
+        """Which of these rows meet an SQL condition on id, label, source and split.
 
         Raises:
             UserError: the condition is no such SQL.
         """
-        found: set[bytes] = set()
+        matches: set[bytes] = set()
         keys = rows.keys()
         try:
             query = self.table.search().where(condition).select(["digest"])
             for part in query.to_batches(batch_size=BATCH):
-                found.update(part["digest"].to_pylist())
+                matches.update(part["digest"].to_pylist())
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f"--where {condition!r} is not understood ({first_line(error)}); it is "
                 "SQL on id, label, source and split, such as \"source = 'svhn' AND label < 3\""
             ) from None
-        return np.isin(keys, np.array(list(found), keys.dtype))
+        return np.isin(keys, np.array(list(matches), keys.dtype))
 
-    def _blocks(self) -> Iterator[rows_.Block]:
-        with self._watched():
-            yield from rows_.blocks_of(self.table, self.folder)
+    def _blocks(self) -> Iterator[Block]:
+        with self._explain_rewrite():
+            yield from read_blocks(self.table, self.folder)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """If reading fails since another process dropped this version, say so."""
+    def _explain_rewrite(self) -> Iterator[None]:
+        """If reading fails because another process dropped this version, raise that instead."""
         try:
             yield
         except UserError:
@@ -221,19 +229,19 @@ class Store:
                 ) from None
             raise
 
-    def _name(self, start: int, block: rows_.Block, at: int) -> str:
-        facts = block.facts
+    def _name(self, start: int, block: Block, at: int) -> str:
+        rows = block.rows
         return (
-            f"row {start + at} of {self.folder} (id {facts.ids[at]}, source "
-            f"{str(facts.sources[at])!r}, split {facts.splits[at]})"
+            f"row {start + at} of {self.folder} (id {rows.ids[at]}, source "
+            f"{str(rows.sources[at])!r}, split {rows.splits[at]})"
         )
 
 
-def repair(own: int) -> str:
+def repair(image_id: int) -> str:
     """What to do about a damaged row."""
-    return f"run rapipe store remove --id {own}, or rapipe embed"
+    return f"run rapipe store remove --id {image_id}, or rapipe embed"
 
 
-def unit(vectors: Vectors) -> Mask:
+def has_unit_length(vectors: Vectors) -> Mask:
     """Which vectors (N, D) are of unit length."""
-    return np.asarray(np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < LOOSE)
+    return np.asarray(np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < NORM_TOLERANCE)

@@ -1,4 +1,4 @@
-"""Rows in a Lance table: only ever appended, and each with a digest of its own.
+"""Rows in a Lance table: only ever appended, each with its digest.
 
 Lance does not notice flipped bytes, so every row carries the SHA-256 of all it
 holds; whoever reads vectors computes it again. Rows of any number are streamed.
@@ -28,18 +28,18 @@ from rapipe.records import Embeddings, Ids, Labels, Names, Vectors
 
 BATCH = 8192
 """Rows read or written at once."""
-AHEAD = 2
-"""Batches made before Lance has written the one before."""
-PATIENCE = 0.1
-"""Seconds between two looks whether Lance is still there."""
+QUEUED = 2
+"""Batches that wait for Lance to write the one before."""
+POLL_SECONDS = 0.1
+"""Between two checks whether Lance still runs."""
 Digests = npt.NDArray[np.uint64]  # (N, 4)
 Mask = npt.NDArray[np.bool_]  # (N,)
-FACTS = ("id", "label", "source", "split", "digest")
+COLUMNS = ("id", "label", "source", "split", "digest")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All of some rows but their vectors."""
+    """Columns of rows, but for their vectors."""
 
     ids: Ids
     labels: Labels
@@ -79,29 +79,29 @@ class Rows:
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows as they were read: with vectors, and not checked."""
+    """Rows as they were read: with vectors, and not checked."""
 
-    facts: Rows
+    rows: Rows
     vectors: Vectors
 
-    def wrong(self) -> npt.NDArray[np.int64]:
+    def damaged(self) -> npt.NDArray[np.int64]:
         """Rows (M,) that are not what was written."""
-        facts = self.facts
-        found = digests(facts.ids, self.vectors, facts.labels, facts.sources, facts.splits)
-        return np.flatnonzero((found != facts.digests).any(axis=1))
+        rows = self.rows
+        actual = digests(rows.ids, self.vectors, rows.labels, rows.sources, rows.splits)
+        return np.flatnonzero((actual != rows.digests).any(axis=1))
 
 
 def digests(ids: Ids, vectors: Vectors, labels: Labels, sources: Names, splits: Names) -> Digests:
     """SHA-256 of each row (N, 4): id, label, source, split, and the bytes of the vector."""
-    made = bytearray()
+    rows = bytearray()
     numbers = np.stack([ids, labels], axis=1).astype("<i8").tobytes()
     flat, size = np.ascontiguousarray(vectors, "<f4").tobytes(), 4 * vectors.shape[1]
     for row, names in enumerate(zip(sources.tolist(), splits.tolist(), strict=True)):
         digest = hashlib.sha256(numbers[16 * row : 16 * row + 16])
         digest.update("\0".join((*names, "")).encode())
         digest.update(flat[size * row : size * row + size])
-        made += digest.digest()
-    return np.frombuffer(bytes(made), "<u8").reshape(-1, 4)
+        rows += digest.digest()
+    return np.frombuffer(bytes(rows), "<u8").reshape(-1, 4)
 
 
 def schema(dimension: int) -> pa.Schema:
@@ -118,134 +118,133 @@ def schema(dimension: int) -> pa.Schema:
     )
 
 
-def batch(facts: Rows, vectors: Vectors) -> pa.RecordBatch:
+def record_batch(rows: Rows, vectors: Vectors) -> pa.RecordBatch:
     """Rows as Lance takes them."""
     n, d = vectors.shape
     flat = np.ascontiguousarray(vectors).reshape(-1)
-    raw = pa.py_buffer(facts.digests.tobytes())
+    raw = pa.py_buffer(rows.digests.tobytes())
     return pa.record_batch(
         [
-            pa.array(facts.ids),
+            pa.array(rows.ids),
             pa.FixedSizeListArray.from_arrays(pa.array(flat), d),
-            pa.array(facts.labels),
-            pa.array(facts.sources.tolist(), pa.string()),
-            pa.array(facts.splits.tolist(), pa.string()),
+            pa.array(rows.labels),
+            pa.array(rows.sources.tolist(), pa.string()),
+            pa.array(rows.splits.tolist(), pa.string()),
             pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, raw]),
         ],
         schema=schema(d),
     )
 
 
-def of(embeddings: Embeddings) -> Rows:
-    """The facts of embeddings, with digests."""
+def rows_of(embeddings: Embeddings) -> Rows:
+    """The rows of embeddings, with digests."""
     e = embeddings
-    found = digests(e.ids, e.vectors, e.labels, e.sources, e.splits)
-    return Rows(e.ids, e.labels, e.sources, e.splits, found)
+    sha256 = digests(e.ids, e.vectors, e.labels, e.sources, e.splits)
+    return Rows(e.ids, e.labels, e.sources, e.splits, sha256)
 
 
 def insert(
     pairs: Iterable[tuple[Rows, Vectors]],
     dimension: int,
-    into: Callable[[pa.RecordBatchReader], object],
+    write: Callable[[pa.RecordBatchReader], object],
     folder: Path,
 ) -> list[Rows]:
     """Stream rows and their vectors to Lance in one commit; returns the rows.
 
-    `pairs` are drawn in the caller's thread while Lance writes in another: it would
-    draw them in one of its own, where torch computes at a third of its speed.
+    `pairs` are computed in the caller's thread while Lance writes in another: in a thread of
+    Lance torch computes at a third of its speed.
 
     Args:
-        into: takes the reader; what goes wrong on either side of it is raised here.
+        write: gets the reader; errors on either side of it are raised here.
     """
-    seen: list[Rows] = []
-    ready: Queue[pa.RecordBatch | None] = Queue(AHEAD)
-    over = Event()
+    inserted: list[Rows] = []
+    queue: Queue[pa.RecordBatch | None] = Queue(QUEUED)
+    ended = Event()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        while not over.is_set():
+        while not ended.is_set():
             with suppress(Empty):
-                item = ready.get(timeout=PATIENCE)
+                item = queue.get(timeout=POLL_SECONDS)
                 if item is None:
                     return
                 yield item
         raise RuntimeError("the rows ended early")  # so that Lance commits nothing
 
-    def give(item: pa.RecordBatch | None) -> None:
-        while not writing.done():  # else nobody takes it: Lance has failed
+    def put(item: pa.RecordBatch | None) -> None:
+        while not writing.done():  # else nobody reads it: Lance has failed
             with suppress(Full):
-                ready.put(item, timeout=PATIENCE)
+                queue.put(item, timeout=POLL_SECONDS)
                 return
 
     with ThreadPoolExecutor(1) as pool:
         reader = pa.RecordBatchReader.from_batches(schema(dimension), batches())
-        writing = pool.submit(into, reader)
+        writing = pool.submit(write, reader)
         try:
-            for facts, vectors in pairs:
+            for rows, vectors in pairs:
                 if writing.done():
                     break
-                seen.append(facts)
-                give(batch(facts, vectors))
-            give(None)
+                inserted.append(rows)
+                put(record_batch(rows, vectors))
+            put(None)
             with translate_lance_errors(folder):
                 writing.result()
         finally:
-            over.set()
-    return seen
+            ended.set()
+    return inserted
 
 
-def facts_of(table: Any, folder: Path) -> Rows:
+def read_rows(table: Any, folder: Path) -> Rows:
     """All rows of a table in the order they were appended, without vectors."""
-    parts = [_facts(part) for part in _scan(table, FACTS, folder)]
-    return joined(parts)
+    return concatenate([_rows(part) for part in _scan(table, COLUMNS, folder)])
 
 
-def blocks_of(table: Any, folder: Path) -> Iterator[Block]:
+def read_blocks(table: Any, folder: Path) -> Iterator[Block]:
     """All rows of a table in the order they were appended, block by block."""
     d = table.schema.field("vector").type.list_size
-    for part in _scan(table, (*FACTS, "vector"), folder):
-        yield Block(_facts(part), part["vector"].flatten().to_numpy().reshape(-1, d))
+    for part in _scan(table, (*COLUMNS, "vector"), folder):
+        yield Block(_rows(part), part["vector"].flatten().to_numpy().reshape(-1, d))
 
 
-def joined(parts: list[Rows]) -> Rows:
+def concatenate(parts: list[Rows]) -> Rows:
     """Blocks of rows as one."""
     names = ("ids", "labels", "sources", "splits", "digests")
     return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @contextmanager
-def translate_lance_errors(what: Path, remedy: str = "") -> Iterator[None]:
-    """Say in one sentence what Lance finds wrong with a folder, and what to do about it."""
+def translate_lance_errors(folder: Path, remedy: str = "") -> Iterator[None]:
+    """Raise errors of Lance about a folder as one sentence, with what to do about it."""
     try:
         yield
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise UserError(f"{what}: {_first_line(error)}{remedy}") from None
+        raise UserError(f"{folder}: {_first_line(error)}{remedy}") from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of Rust; Python has no class for it
             raise
-        raise UserError(f"{what}: {_first_line(error)}{remedy}") from None
+        raise UserError(f"{folder}: {_first_line(error)}{remedy}") from None
 
 
-AGAIN = ": run rapipe embed, or dvc repro"
-"""What helps where rows cannot be read."""
+REBUILD_HINT = ": run rapipe embed, or dvc repro"
+"""The remedy where rows cannot be read."""
 
 
 def _first_line(error: BaseException) -> str:
-    """What is wrong, without where in Lance's code it was noticed."""
+    """The message, without the line of Lance's code."""
     return re.sub(r",? [^ ]*\.rs:\d+:\d+", "", first_line(error))
 
 
 def _scan(table: Any, columns: tuple[str, ...], folder: Path) -> Iterator[pa.RecordBatch]:
-    with translate_lance_errors(folder, AGAIN):
+    with translate_lance_errors(folder, REBUILD_HINT):
         yield from table.search().select(list(columns)).to_batches(batch_size=BATCH)
 
 
-def _facts(part: pa.RecordBatch) -> Rows:
+def _rows(part: pa.RecordBatch) -> Rows:
     offset, raw = part["digest"].offset, part["digest"].buffers()[1]
-    found = np.frombuffer(raw, "<u8", 4 * len(part), 32 * offset)
+    sha256 = np.frombuffer(raw, "<u8", 4 * len(part), 32 * offset)
     return Rows(
         part["id"].to_numpy(),
         part["label"].to_numpy(),
         np.array(part["source"].to_pylist(), np.str_),
         np.array(part["split"].to_pylist(), np.str_),
-        found.reshape(-1, 4),
+        sha256.reshape(-1, 4),
     )

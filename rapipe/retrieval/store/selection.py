@@ -1,19 +1,20 @@
-"""Which rows of the store are meant."""
+"""A selection of rows of the store, by the options of `rapipe store`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rapipe.errors import UserError
-from rapipe.retrieval.store import Mask, Rows, Store
+from rapipe.retrieval.store.reading import Store
+from rapipe.retrieval.store.rows import Mask, Rows
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of the memory: those that meet every condition that is given."""
+    """Rows of the store that meet all conditions; an empty condition selects all."""
 
     ids: Sequence[int] = ()
     classes: Sequence[str] = ()
@@ -21,45 +22,38 @@ class Selection:
     where: str = ""
 
     def __str__(self) -> str:
-        parts = [
-            *(f"--id {own}" for own in self.ids[:3]),
+        options = [
+            *(f"--id {image_id}" for image_id in self.ids[:3]),
             *(["..."] if len(self.ids) > 3 else []),
-            *(f"--class {own}" for own in self.classes),
-            *(f"--source {own}" for own in self.sources),
+            *(f"--class {name}" for name in self.classes),
+            *(f"--source {name}" for name in self.sources),
             *([f'--where "{self.where}"'] if self.where else []),
         ]
-        return " ".join(parts)
+        return " ".join(options)
 
-    def __call__(self, memory: Store, rows: Rows) -> Mask:
-        """Which of some rows are meant; `UserError` if a name or an id is not there."""
-        known = memory.manifest.classes
+    def __call__(self, store: Store, rows: Rows) -> Mask:
+        """Which of these rows are selected; `UserError` if there is no such id or name."""
         mask = np.ones(len(rows), np.bool_)
         if self.ids:
             missing = np.setdiff1d(self.ids, rows.ids)
             if len(missing):
-                raise UserError(f"--id {missing[0]}: the memory has no image with this id")
+                raise UserError(f"--id {missing[0]}: the store has no image with this id")
             mask &= np.isin(rows.ids, self.ids)
         if self.classes:
-            for name in self.classes:
-                if name not in known:
-                    raise UserError(
-                        f"--class {name!r}: the memory has no such class; it has {', '.join(known)}"
-                    )
-            mask &= np.isin(rows.labels, [known.index(name) for name in self.classes])
+            classes = store.manifest.classes
+            _check_names("class", self.classes, classes)
+            mask &= np.isin(rows.labels, [classes.index(name) for name in self.classes])
         if self.sources:
-            present = sorted(set(rows.sources.tolist()))
-            for name in self.sources:
-                if name not in present:
-                    raise UserError(
-                        f"--source {name!r}: the memory has no such source; it has "
-                        f"{', '.join(present)}"
-                    )
+            _check_names("source", self.sources, sorted(set(rows.sources.tolist())))
             mask &= np.isin(rows.sources, self.sources)
         if self.where:
-            mask &= memory.where(self.where, rows)
+            mask &= store.where(self.where, rows)
         return mask
 
 
-def named(names: Iterable[str]) -> str:
-    """Names as a list for a sentence."""
-    return ", ".join(names)
+def _check_names(option: str, names: Sequence[str], choices: Sequence[str]) -> None:
+    for name in names:
+        if name not in choices:
+            raise UserError(
+                f"--{option} {name!r}: the store has no such {option}; it has {', '.join(choices)}"
+            )

@@ -1,10 +1,10 @@
-"""Which rows belong to the memory: versions, tags, and the one file that makes an edit count.
+"""Which rows belong to the store: versions, tags, and the one file that commits an edit.
 
     data/store.json               the current version's manifest; to replace it is to commit
     data/store/rows-*.lance       rows of all versions, in the order they were appended
     data/store/rows-*.versions/   N.json (manifest) and N.npy (a bit a row) of each, tags.json
 
-Whatever is interrupted before store.json is replaced has not happened.
+An edit that is interrupted before store.json is replaced has not happened.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ TAGS = "tags.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one version holds, and who embedded it."""
+    """What one version holds, and which encoder embedded it."""
 
     version: int
     edit: str
-    """What made it."""
+    """The command that made it."""
     table: str
     rows: int
     dimension: int
@@ -42,7 +42,7 @@ class Manifest:
     """Of the vectors: l2 = unit length."""
     splits: dict[str, int]
     classes: tuple[str, ...]
-    """What the labels are called."""
+    """Names of the labels."""
     encoder: str
     """Fingerprint of the encoder: its weights, and how it prepares images."""
     sha256: str
@@ -50,30 +50,30 @@ class Manifest:
 
     @classmethod
     def of(
-        cls, rows: Rows, version: int, edit: str, table: str, like: Embedded | Manifest
+        cls, rows: Rows, version: int, edit: str, table: str, spec: StoreSpec | Manifest
     ) -> Manifest:
-        """The manifest of rows that were embedded `like` others."""
+        """The manifest of rows with the encoder and the classes of `spec`."""
         splits, counts = np.unique(rows.splits, return_counts=True)
         return cls(
             version=version,
             edit=edit,
             table=table,
             rows=len(rows),
-            dimension=like.dimension,
-            normalisation=like.normalisation,
+            dimension=spec.dimension,
+            normalisation=spec.normalisation,
             splits={str(s): int(c) for s, c in zip(splits, counts, strict=True)},
-            classes=like.classes,
-            encoder=like.encoder,
-            sha256=rows.hash(like.classes),
+            classes=spec.classes,
+            encoder=spec.encoder,
+            sha256=rows.hash(spec.classes),
         )
 
-    def text(self) -> str:
-        """As it stands in its file."""
+    def to_json(self) -> str:
+        """The text of its file."""
         return checksummed_json(asdict(self))
 
 
 @dataclass(frozen=True)
-class Embedded:
+class StoreSpec:
     """What all rows of a store have in common."""
 
     dimension: int
@@ -99,12 +99,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _facts(text: str) -> dict[str, Any]:
-    """The content of a file of this or of an older version, which put no seal on it."""
+    """The content of a file with a checksum, or of an older one without."""
     try:
         return parse_checksummed(text)
     except NoChecksum:
-        found: dict[str, Any] = json.loads(text)
-        return found
+        content: dict[str, Any] = json.loads(text)
+        return content
 
 
 class History:
@@ -115,8 +115,8 @@ class History:
         self.folder = store / f"{table}.versions"
 
     @classmethod
-    def found(cls, store: Path) -> list[History]:
-        """All in a store's folder whose rows are there too; what was written last comes last."""
+    def find_all(cls, store: Path) -> list[History]:
+        """All in a store's folder that have their rows; the one written last comes last."""
         folders = [
             folder for folder in store.glob("*.versions") if folder.with_suffix(".lance").is_dir()
         ]
@@ -136,12 +136,12 @@ class History:
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} is missing or damaged ({error}): run rapipe embed") from None
         mask = np.zeros(rows, np.bool_)
-        known = np.unpackbits(bits)[:rows].astype(np.bool_)
-        mask[: len(known)] = known
+        stored = np.unpackbits(bits)[:rows].astype(np.bool_)
+        mask[: len(stored)] = stored
         return mask
 
     def write(self, manifest: Manifest, members: Mask) -> None:
-        """Keep a version, without making it the current one."""
+        """Write a version, without making it the current one."""
         self.write_members(manifest.version, members)
         self.write_manifest(manifest)
 
@@ -154,26 +154,26 @@ class History:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """The second half."""
-        atomic_write(self.folder / f"{manifest.version}.json", manifest.text().encode())
+        atomic_write(self.folder / f"{manifest.version}.json", manifest.to_json().encode())
 
     def tags(self) -> dict[str, int]:
         """Versions by name."""
         path = self.folder / TAGS
         try:
             facts = _facts(path.read_text())
-            found: dict[str, int] = facts.get("tags", facts)  # as 0.6 wrote them
-            known = self.manifests()
-            lost = [name for name, number in found.items() if number not in known]
+            tags: dict[str, int] = facts.get("tags", facts)  # as 0.6 wrote them
+            manifests = self.manifests()
+            lost = [name for name, number in tags.items() if number not in manifests]
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it, and tag again") from None
         if lost:
             raise UserError(
-                f"{path} is damaged (no version {found[lost[0]]}, which {lost[0]} names): "
+                f"{path} is damaged (no version {tags[lost[0]]}, which {lost[0]} names): "
                 "delete it, and tag again"
             )
-        return found
+        return tags
 
     def write_tags(self, tags: dict[str, int]) -> None:
         """Replace all tags."""
@@ -184,6 +184,6 @@ class History:
         manifests, tags = self.manifests(), self.tags()
         number = int(name) if name.isdecimal() else tags.get(name, 0)
         if number not in manifests:
-            choices = [*tags, *(str(known) for known in manifests)]
+            choices = [*tags, *map(str, manifests)]
             raise UserError(f"the store has no version {name!r}; it has {', '.join(choices)}")
         return manifests[number]

@@ -1,7 +1,7 @@
 """Retrieval strategies: one file each, one line each in `STRATEGIES`.
 
-A strategy is a function of (queries, bank, ask) that gives `Neighbours` by falling
-similarity, unless it is drawn, whose rows never hold the query's own id.
+A strategy is a function of (queries, bank, request) that returns `Neighbours` by falling
+similarity (`sampled`: in the order of the draw), whose rows never hold the query's id.
 """
 
 from rapipe.retrieval.strategies.base import NotServedError, RetrievalRequest, Strategy

@@ -1,4 +1,4 @@
-"""k of the bank at random: what retrieval is worth when nothing is looked up."""
+"""k of the bank at random: the control without any search."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import numpy as np
 
 from rapipe.progress import track
 from rapipe.records import Embeddings, Neighbours
-from rapipe.retrieval.search import KeyedVectors, check_k, similarities_of
-from rapipe.retrieval.strategies.base import RetrievalRequest
+from rapipe.retrieval.search import VectorsWithIds, check_k, similarities_of
+from rapipe.retrieval.strategies.base import RetrievalRequest, count_copies
 
 
-def sampled(queries: KeyedVectors, bank: Embeddings, ask: RetrievalRequest) -> Neighbours:
+def sampled(queries: VectorsWithIds, bank: Embeddings, request: RetrievalRequest) -> Neighbours:
     """k images at random, the same at every visit: the control, which looks nothing up.
 
-    They are uniform and without replacement; the query's own id is left out. A query's
-    rows depend on the seed, its id, k and the bank alone, not on other queries.
+    They are uniform and without replacement; the query's id is left out. A query's rows
+    depend only on the seed, its id, k and the bank, not on other queries.
 
     Source: Fisher, "The Design of Experiments", Oliver and Boyd 1935.
     """
-    k = ask.k
+    k = request.k
     check_k(k, queries.ids, bank.ids)
-    unique, counts = np.unique(bank.ids, return_counts=True)
-    own = dict(zip(unique.tolist(), counts.tolist(), strict=True))
+    copies = count_copies(queries.ids, bank.ids).tolist()
     indices = np.empty((len(queries.ids), k), np.int32)
     ids = queries.ids.tolist()
     for row, query in enumerate(track(ids, "sampling", len(ids))):
-        rng = np.random.default_rng([ask.seed, query & (2**64 - 1)])
-        drawn = rng.choice(len(bank), k + own.get(query, 0), replace=False)
-        indices[row] = drawn[bank.ids[drawn] != query][:k]
+        rng = np.random.default_rng([request.seed, query & (2**64 - 1)])
+        sample = rng.choice(len(bank), k + copies[row], replace=False)
+        indices[row] = sample[bank.ids[sample] != query][:k]
     return Neighbours(queries.ids, indices, similarities_of(queries.vectors, bank.vectors, indices))

@@ -1,0 +1,36 @@
+"""What every fusion is: tokens and their neighbours -> tokens that know their neighbours.
+
+Letters: B batch, T tokens, C channels, K neighbours, D embedding.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rapipe.classifier.neighbour_batch import NeighbourBatch
+from rapipe.specs import FusionSpec
+
+
+class Fusion(nn.Module):
+    """Base class.
+
+    Args:
+        channels: C of the tokens.
+        dimension: D of the neighbours' vectors.
+        classes: number of classes that a neighbour's label may have.
+        spec: its knobs.
+    """
+
+    def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
+        super().__init__()
+
+    def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
+        """Tokens (B, T, C) -> (B, T, C); those of an image without neighbours stay as they are."""
+        raise NotImplementedError
+
+    def weights(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
+        """How much the tokens (B, T, C) attend to each neighbour: (B, K), rows sum to at most 1.
+
+        All zero where no neighbours are present.
+        """
+        raise NotImplementedError

@@ -1,0 +1,186 @@
+"""`train_classifier`: images and their neighbours -> a trained classifier.
+
+Letters: N images, K neighbours, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning.loggers import Logger
+
+from rapipe import metrics
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.module import ClassifierModule, Teacher
+from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.device import device
+from rapipe.encoder.backbones import Backbone
+from rapipe.encoder.encoder import EncoderSpec
+from rapipe.errors import ArgumentError
+from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
+from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.training.callbacks import BestEpoch, History, Row
+from rapipe.training.compilation import compile_network
+from rapipe.training.loop import fit
+from rapipe.training.module import TrainingModule
+from rapipe.training.precision import precision_of
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A classifier with the weights of its best epoch, and how it got them."""
+
+    classifier: Classifier
+    history: list[Row]
+    """A row a measurement: epoch, step, images_seen, loss, train_top1, validation_top1, and
+    test_top1_not_for_selection where a test split was given; accuracies are from 0 to 1."""
+    best: Row
+    """The row of the epoch that was best on validation."""
+    tuned: dict[str, float]
+    """What `recipe.tune` found, by its name."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network has."""
+        return sum(p.numel() for p in self.classifier.parameters())
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many of them learned."""
+        return sum(p.numel() for p in self.classifier.parameters() if p.requires_grad)
+
+
+def train_classifier(
+    images: Mapping[str, Images],
+    neighbours: Mapping[str, Neighbours] | None = None,
+    bank: Embeddings | None = None,
+    *,
+    network: EncoderSpec | None = None,
+    head: str = "linear",
+    frozen: bool = False,
+    fusion: FusionSpec = FusionSpec(),  # noqa: B008 - frozen
+    recipe: TrainingRecipe = TrainingRecipe(),  # noqa: B008
+    initial: Backbone | None = None,
+    noise_std: float = 0.0,
+    teacher: Teacher | None = None,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    loggers: Sequence[Logger] = (),
+) -> TrainedClassifier:
+    """Train one classifier, with neighbours or without; the epoch best on validation is kept.
+
+        >>> neighbours = {name: retriever.retrieve(images) for name, images in splits.items()}
+        >>> classifier = train_classifier(splits, neighbours, retriever.bank).classifier
+
+    Args:
+        images: `train` and `validation`; accuracy on `test`, if given, is recorded and used for
+            nothing. Training images without a label are left out, unless there is a teacher.
+        neighbours: by split, of the same images, as rows of `bank`; none for a plain classifier.
+        bank: the embeddings (N, D) that may be looked up.
+        network: a ResNet-18 of width 16 unless given.
+        head: its name in the table of heads.
+        frozen: only head and fusion learn.
+        initial: a backbone with the weights to start from; random ones unless given.
+        noise_std: of Gaussian noise on half of the images of a batch, where white is 1.
+        seed: of initial weights, batches and all that is drawn.
+        checkpoints: a folder of this training alone, from which it goes on if it was interrupted;
+            it stays, for the caller to remove once the result is saved.
+        loggers: get each row of the history.
+
+    Raises:
+        ArgumentError: neighbours and images do not fit each other, training diverges, or torch
+            cannot compile the network.
+    """
+    if teacher is None:
+        images, neighbours = _labelled(images, neighbours)
+    _check(images, neighbours, bank)
+    classes = len(images["train"].classes)
+    spec = ClassifierSpec(network or EncoderSpec.of(images["train"]), classes, head, frozen)
+    if bank is not None:
+        spec = replace(spec, fusion=fusion, dimension=bank.vectors.shape[1])
+    torch.manual_seed(seed)
+    classifier = Classifier(spec)
+    if initial is not None:
+        classifier.backbone.load_state_dict(initial.state_dict())
+    data = _Data(images, neighbours, DeviceBank(bank, classes, device()) if bank else None)
+    module = ClassifierModule(classifier, *data.of("train"), recipe, seed, noise_std, teacher)
+    return _fit(module, data, checkpoints, loggers)
+
+
+class _Data(NamedTuple):
+    images: Mapping[str, Images]
+    neighbours: Mapping[str, Neighbours] | None
+    bank: DeviceBank | None
+
+    def of(self, split: str) -> tuple[Images, Neighbours | None, DeviceBank | None]:
+        return self.images[split], self.neighbours[split] if self.neighbours else None, self.bank
+
+
+def _fit(
+    module: ClassifierModule, data: _Data, checkpoints: Path | None, loggers: Sequence[Logger]
+) -> TrainedClassifier:
+    """Train to the end of the recipe, and put the weights of the best epoch back."""
+    classifier, recipe = module.network, module.recipe
+    precision = precision_of(recipe.precision)
+    if recipe.compile:
+        compile_network(module, precision)
+
+    def accuracy(split: str) -> float:
+        images, neighbours, bank = data.of(split)
+        indices = neighbours.indices if neighbours else None
+        with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
+            logits = classifier.predict(images.pixels, bank, indices)
+        return metrics.top_k(logits, images.labels, 1)
+
+    def measure(module: TrainingModule) -> Row:
+        row = {
+            "train_top1": module.pop_mean("correct"),  # nan where no image has a label
+            "validation_top1": accuracy("validation"),
+        }
+        if "test" in data.images:
+            row["test_top1_not_for_selection"] = accuracy("test")
+        return row
+
+    history = History(measure, recipe.probe_every, recipe.measure_every)
+    best = BestEpoch(classifier, history, "validation_top1")
+    tuned = fit(module, [history, best], checkpoints, precision, loggers, keep=True)
+    row = best.restore()
+    return TrainedClassifier(classifier.cpu().eval(), history.rows, row, tuned)
+
+
+def _labelled(
+    images: Mapping[str, Images], neighbours: Mapping[str, Neighbours] | None
+) -> tuple[Mapping[str, Images], Mapping[str, Neighbours] | None]:
+    """The same without training images that have no label."""
+    rows = np.flatnonzero(images["train"].labels != UNLABELLED)
+    if len(rows) == len(images["train"]):
+        return images, neighbours
+    if neighbours:
+        neighbours = {**neighbours, "train": neighbours["train"].take(rows)}
+    return {**images, "train": images["train"].take(rows)}, neighbours
+
+
+def _check(
+    images: Mapping[str, Images],
+    neighbours: Mapping[str, Neighbours] | None,
+    bank: Embeddings | None,
+) -> None:
+    """Raise `ArgumentError` unless all splits are there, and neighbours are theirs."""
+    for split in ("train", "validation"):
+        if split not in images:
+            raise ArgumentError(f"`images` has no {split} split, only {', '.join(images)}")
+    if (neighbours is None) != (bank is None):
+        raise ArgumentError("`neighbours` and `bank` go together: give both, or neither")
+    if neighbours is None:
+        return
+    for split in images:
+        if split not in neighbours:
+            raise ArgumentError(f"`neighbours` has no {split} split, but `images` has")
+        if not np.array_equal(neighbours[split].query_ids, images[split].ids):
+            raise ArgumentError(f"`neighbours` of {split} are of other images than `images`")

@@ -1,0 +1,72 @@
+"""What the training of a classifier starts from: weights, or none, and words about them.
+
+What only some classifiers need (their teacher, their noise) stands in their own card, so that
+it re-trains no others.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rapipe.encoder.backbones import Backbone, build
+from rapipe.encoder.encoder import EncoderSpec
+from rapipe.errors import ArgumentError, UserError
+from rapipe.io import weights
+
+STAGE = "initialise"
+"""The command that makes it."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """A folder with a card, and with the weights of a backbone unless it starts from scratch."""
+
+    folder: Path
+    key: str
+    """Fingerprint of all that the card says, and of the weights."""
+    noise_std: float
+    """Of the noise in the training; 0 without."""
+    teacher: str
+    """The classifier's teacher, by its name; empty without."""
+    temperature: float
+    """Of the teacher's and the student's softmax; 0 without."""
+
+    @classmethod
+    def read(cls, folder: Path) -> InitialWeights:
+        """Read the card; `UserError` if it is missing or damaged."""
+        try:
+            card = json.loads((folder / weights.CARD).read_text())
+            return cls(folder, **{name: card[name] for name in FACTS})
+        except FileNotFoundError:
+            raise UserError(
+                f"{folder / weights.CARD} is missing: run rapipe {STAGE}, or dvc repro"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder / weights.CARD} is damaged ({error}): run rapipe {STAGE}"
+            ) from None
+
+    def backbone(self, network: EncoderSpec) -> Backbone | None:
+        """The backbone with its weights; None if there are none.
+
+        Raises:
+            ArgumentError: they are of another network or corpus.
+            UserError: they are missing or damaged.
+        """
+        if not (self.folder / weights.WEIGHTS).exists():
+            return None
+        card = weights.read_card(self.folder, STAGE)
+        if json.dumps(asdict(network)) != json.dumps(card["spec"]):
+            raise ArgumentError(
+                f"{self.folder} belongs to another corpus, or to another `width` or `stem`: run "
+                f"rapipe {STAGE}, or dvc repro"
+            )
+        backbone = build(network.backbone, network.width, network.stem, network.image_size)
+        weights.fill(backbone, self.folder, card, STAGE)
+        return backbone
+
+
+FACTS = ("key", "noise_std", "teacher", "temperature")
+"""What a card says beside the weights."""

@@ -1,0 +1,104 @@
+"""The results of evaluations, as rows of tables.
+
+A row is one classifier at one noise level. Classifiers that differ only by seed share a
+`Condition`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+Run = dict[str, Any]
+"""What `rapipe eval` wrote of one classifier."""
+CONTROL = "sampled"
+"""The strategy that searches nothing: random neighbours."""
+KEYS = (
+    "backbone",
+    "retrieval",
+    "k",
+    "seed",
+    "noise_std",
+    "top1",
+    "top3",
+    "nll",
+    "ece",
+    "bank_size",
+    "n_test",
+    "memory",
+)
+"""Keys of a row; `rapipe results --json` promises them."""
+
+
+class Condition(NamedTuple):
+    """What classifiers share that differ only by seed."""
+
+    backbone: str
+    retrieval: str
+    k: int = 0
+    bank_size: int = 0
+    setting: str = ""
+    """Of the study: the name of what else differs."""
+
+    @classmethod
+    def of(cls, row: Row) -> Condition:
+        """The condition that a row is one seed and noise level of."""
+        return cls(row["backbone"], row["retrieval"], row["k"], row["bank_size"])
+
+
+def over_seeds(rows: Iterable[Row], value: str) -> dict[Condition, dict[float, list[float]]]:
+    """Values by condition and noise level, one a seed."""
+    values: dict[Condition, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values[Condition.of(row)][row["noise_std"]].append(row[value])
+    return values
+
+
+@dataclass(frozen=True)
+class Results:
+    """Evaluations that may be compared.
+
+    Args:
+        runs: by name; of other k, banks and seeds too, and of memories edited after the training.
+        backbones, strategies: the order of rows.
+    """
+
+    runs: Mapping[str, Run]
+    backbones: Sequence[str]
+    strategies: Sequence[str]
+
+    def rows(self, edited: bool = False) -> list[dict[str, Any]]:
+        """One row a (backbone, retrieval, k, bank size, seed, noise level, memory).
+
+        Args:
+            edited: also those where the memory was edited after the training.
+        """
+        order = {name: rank for rank, name in enumerate(("none", *self.strategies))}
+        return sorted(
+            (
+                {key: row[key] for key in KEYS}
+                for run in self.runs.values()
+                for row in run["rows"]
+                if edited or not run["edited"]
+            ),
+            key=lambda row: (
+                self.backbones.index(row["backbone"]),
+                order[row["retrieval"]],
+                row["k"],
+                row["bank_size"],
+                row["seed"],
+                row["memory"],
+                row["noise_std"],
+            ),
+        )
+
+    def by_class(self) -> list[dict[str, Any]]:
+        """One row a (backbone, retrieval, k, bank size, seed, memory): clean accuracy by class."""
+        keys = ("backbone", "retrieval", "k", "bank_size", "seed", "memory")
+        return [
+            {**{key: run["rows"][0][key] for key in keys}, **run["by_class"]}
+            for run in self.runs.values()
+        ]

@@ -1,0 +1,144 @@
+"""`pretrain`: images -> an encoder that was pretrained on them, measured beside two baselines.
+
+Letters: N images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rapipe.device import device
+from rapipe.encoder.backbones import build
+from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.encoder.scores import describe, knn_accuracy, linear_accuracy, raw_pixels
+from rapipe.errors import ArgumentError
+from rapipe.pretraining.module import PretrainingModule
+from rapipe.pretraining.objectives import OBJECTIVES, Objective, ObjectiveSpec
+from rapipe.progress import say
+from rapipe.records import UNLABELLED, Images
+from rapipe.specs import PretrainingRecipe
+from rapipe.training.callbacks import History, Row
+from rapipe.training.compilation import compile_network
+from rapipe.training.loop import fit
+from rapipe.training.module import Weights
+from rapipe.training.precision import precision_of
+
+COLLAPSED_STD = 0.05
+COLLAPSED_RANK = 1.5
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """An encoder, how it came about, and how good it is."""
+
+    encoder: Encoder
+    scores: Row
+    """On validation, 0 to 1: `knn_top1` and `linear_top1` of its features, and `knn_top1` of two
+    baselines: `random_init_knn_top1` (the same network before it learned) and
+    `raw_pixels_knn_top1`."""
+    history: list[Row]
+    """A row an epoch: epoch, step, images_seen, loss, knn_top1, feature_std, effective_rank, and
+    the baselines."""
+
+
+def pretrain(
+    images: Images,
+    validation: Images,
+    spec: EncoderSpec | None = None,
+    recipe: PretrainingRecipe | None = None,
+    *,
+    weights: Weights | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    compile: bool = False,
+    checkpoints: Path | None = None,
+) -> PretrainedEncoder:
+    """Pretrain an encoder on images, by a self-supervised objective or a supervised one.
+
+        >>> encoder = pretrain(splits["train"], splits["validation"]).encoder
+        >>> vectors = encoder.embed(images.pixels)
+
+    Args:
+        images: N of them; their labels, if they have any, are used by the objective `supervised`
+            alone, and for the scores.
+        validation: labelled images that the features are scored on; nothing is chosen by them.
+        spec: a ResNet-18 of width 16 unless given.
+        weights: (N,) how often an epoch sees each image; once unless given.
+        precision: `bf16`, `fp32`, or `auto`: whichever is faster here.
+        checkpoints: as of `train_classifier`.
+
+    Raises:
+        ArgumentError: the recipe contradicts itself, training diverges, features collapse, or
+            torch cannot compile the network.
+    """
+    spec, recipe = spec or EncoderSpec.of(images), recipe or PretrainingRecipe()
+    labelled = np.flatnonzero(images.labels != UNLABELLED)
+    train = images if len(labelled) == len(images) else images.take(labelled)
+    torch.manual_seed(seed)
+    encoder = Encoder(spec).to(device())
+    raw = raw_pixels(train), raw_pixels(validation)
+    baselines = {
+        "random_init_knn_top1": score(encoder, train, validation)["knn_top1"],
+        "raw_pixels_knn_top1": knn_accuracy(train, raw[0], validation, raw[1]),
+    }
+    objective = _objective(encoder, recipe, len(images.classes))
+    weights = np.ones(len(images)) if weights is None else weights
+    module = PretrainingModule(objective, images, encoder.normalise, recipe, seed, weights)
+    if compile:
+        compile_network(module, precision_of(precision))
+    history = History(partial(_measure, spec=spec, train=train, validation=validation))
+    fit(module, [history], checkpoints, precision_of(precision), keep=True)
+    encoder = Encoder(spec, objective.encoder).to(device())
+    vectors = encoder.embed(train.pixels), encoder.embed(validation.pixels)
+    scores = {
+        "knn_top1": history.rows[-1]["knn_top1"],
+        "linear_top1": linear_accuracy(train, vectors[0], validation, vectors[1]),
+        **baselines,
+    }
+    return PretrainedEncoder(encoder.cpu(), scores, [{**row, **baselines} for row in history.rows])
+
+
+def _objective(encoder: Encoder, recipe: PretrainingRecipe, classes: int) -> Objective:
+    """The objective around a backbone with the encoder's weights."""
+    spec = encoder.spec
+    backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
+    backbone.load_state_dict(encoder.backbone.state_dict())
+    objective = OBJECTIVES[recipe.objective](
+        backbone, ObjectiveSpec(spec.image_size, classes, recipe.head, recipe.temperature)
+    )
+    if objective.caution:
+        say(f"{recipe.objective}: {objective.caution}")
+    return objective
+
+
+def _measure(
+    module: PretrainingModule, spec: EncoderSpec, train: Images, validation: Images
+) -> Row:
+    online = Encoder(spec)
+    online.backbone.load_state_dict(module.network.encoder.state_dict())
+    row = score(online.to(device()), train, validation)
+    if module.network.may_collapse:
+        refuse_collapse(row, module.current_epoch + 1)
+    return row
+
+
+def score(encoder: Encoder, train: Images, validation: Images) -> Row:
+    """kNN accuracy on validation, feature spread and effective rank."""
+    return describe(
+        train, encoder.embed(train.pixels), validation, encoder.embed(validation.pixels)
+    )
+
+
+def refuse_collapse(row: Row, epoch: int) -> None:
+    """Raise `ArgumentError` if all images have (nearly) the same features."""
+    if row["feature_std"] < COLLAPSED_STD or row["effective_rank"] < COLLAPSED_RANK:
+        raise ArgumentError(
+            f"pretraining collapsed in epoch {epoch}: feature_std {row['feature_std']:.3f} "
+            f"(at least {COLLAPSED_STD}), effective rank {row['effective_rank']:.2f} (at least "
+            f"{COLLAPSED_RANK}); lower `learning_rate`, raise `batch_size`, or choose other `views`"
+        )

@@ -1,0 +1,105 @@
+"""Which neighbours matter: attention, effect, and the rows of the memory that helped or harmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rapipe.evaluation.evidence import Evidence
+from rapipe.evaluation.results import Condition, Row
+from rapipe.evaluation.statistics import deviation
+from rapipe.report.material import Material
+from rapipe.report.pictures import Tile, pixels_by_id, short, tiles
+from rapipe.report.tables import NOTHING, Table
+
+LISTED = 5
+"""Rows of the memory in the table, for each classifier and side."""
+
+
+def attribution_table(evidence: Evidence) -> Table:
+    """Attention, its agreement with effect, and what pruning by effect does."""
+    heads = ["classifier", "retrieval", "attention entropy", "agreement"]
+    heads += ["largest effect", "rows retrieved", "that harmed", "pruned", "accuracy, %", "pruned"]
+    heads += ["as many at random"]
+    rows = []
+    for condition in evidence.with_neighbours():
+        facts = [run["attribution"] for run in evidence.runs[condition] if "attribution" in run]
+        if not facts:
+            continue
+        stacks = evidence.counterfactuals_at(condition)
+        top1 = [
+            f"{100 * (stacks[name].mean('top1') or 0):.1f}" if name in stacks else NOTHING
+            for name in (condition.retrieval, "pruned", "pruned at random")
+        ]
+        mean = {
+            name: np.mean([seed[name] for seed in facts])
+            for name in ("attention_entropy", "largest_effect", "rows", "harmful", "pruned")
+        }
+        rows.append(
+            [
+                condition.backbone,
+                condition.retrieval,
+                f"{mean['attention_entropy']:.3f}",
+                _agreement([seed for seed in facts if "agreement" in seed]),
+                f"{mean['largest_effect']:.3f}",
+                *(f"{mean[name]:.0f}" for name in ("rows", "harmful", "pruned")),
+                *top1,
+            ]
+        )
+    return Table(heads, rows)
+
+
+def _agreement(facts: Sequence[Row]) -> str:
+    """Its mean, with the interval over images of one seed, or the deviation over several."""
+    values = [seed["agreement"] for seed in facts]
+    if not values:
+        return NOTHING
+    if len(values) > 1:
+        return f"{np.mean(values):.2f} ± {deviation(values):.2f} over seeds"
+    return f"{values[0]:.2f} [{facts[0]['low']:.2f}, {facts[0]['high']:.2f}]"
+
+
+def _influential(evidence: Evidence) -> Iterator[tuple[Condition, str, list[dict[str, Any]]]]:
+    """The rows that helped and that harmed searching classifiers, in the first seed."""
+    for condition in evidence.searching():
+        facts = evidence.runs[condition][0].get("attribution", {"help": [], "harm": []})
+        for side, sign in (("help", 1), ("harm", -1)):
+            rows = [row for row in facts[side] if sign * row["effect"] > 0]
+            if rows:
+                yield condition, side, rows
+
+
+def influence_table(evidence: Evidence) -> Table:
+    """The rows of the memory that helped and harmed most."""
+    heads = ["classifier", "retrieval", "", "id", "class", "source", "retrieved", "effect"]
+    rows = [
+        [
+            condition.backbone,
+            condition.retrieval,
+            f"{side}ed",
+            str(row["id"]),
+            row["class"] or "?",
+            row["source"],
+            str(row["shown"]),
+            f"{row['effect']:+.3f}",
+        ]
+        for condition, side, listed in _influential(evidence)
+        for row in listed[:LISTED]
+    ]
+    return Table(heads, rows)
+
+
+def influence_pictures(material: Material) -> Figure | None:
+    """The same as pictures."""
+    lines = {}
+    for condition, side, rows in _influential(material):
+        pixels = pixels_by_id(material.train, np.array([row["id"] for row in rows]))
+        titles = [f"{short(row['class'] or '?')}  {row['effect']:+.3f}" for row in rows]
+        lines[f"{condition.backbone}\n{condition.retrieval}: {side}"] = [
+            Tile(image, title, side == "help") for image, title in zip(pixels, titles, strict=True)
+        ]
+    title = "Images of the memory that helped and harmed most, on validation, first seed"
+    return tiles(lines, title) if lines else None

@@ -1,0 +1,41 @@
+"""How the encoder was pretrained."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from rapipe.report.material import Material
+from rapipe.report.style import GREY, PALETTE, styled
+
+
+@styled
+def pretraining_curves(material: Material) -> Figure:
+    """kNN accuracy with its baselines, loss, and feature spread and rank, against epochs."""
+    history = material.pretraining
+    epochs = [row["epoch"] for row in history]
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    figure.suptitle("Pretraining of the encoder", fontsize=11, fontweight="bold")
+    axes[0].plot(epochs, [r["knn_top1"] for r in history], color=PALETTE[1], label="pretrained")
+    for name, label, style in (
+        ("raw_pixels_knn_top1", "raw pixels", ":"),
+        ("random_init_knn_top1", "random initialisation", "--"),
+    ):
+        axes[0].axhline(history[0][name], color=GREY, ls=style, label=label)
+    axes[0].set(title="kNN accuracy on validation", ylim=(0, 1))
+    axes[0].legend()
+    axes[1].plot(epochs, [r["loss"] for r in history], color=PALETTE[1])
+    axes[1].set(title="loss")
+    axes[2].plot(
+        epochs, [r["effective_rank"] for r in history], color=PALETTE[1], label="effective rank"
+    )
+    axes[2].set(title="effective rank and spread of features", ylim=(0, None))
+    right = axes[2].twinx()
+    right.plot(epochs, [r["feature_std"] for r in history], color=PALETTE[0], label="feature std")
+    right.set(ylim=(0, 1.05))
+    right.grid(False)
+    lines = [*axes[2].get_lines(), *right.get_lines()]
+    axes[2].legend(lines, [line.get_label() for line in lines], loc="lower left")
+    for panel in axes:
+        panel.set_xlabel("epoch")
+    return figure

@@ -1,0 +1,58 @@
+"""Accuracy against noise: of every condition, what neighbours add, and noise in training."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rapipe.evaluation.evidence import Evidence
+from rapipe.evaluation.results import CONTROL
+from rapipe.report.style import VOTE, Line, Panels, curves_over_noise, points_of, strategy_looks
+
+
+def accuracy_over_noise(evidence: Evidence) -> Figure | None:
+    """Accuracy of each condition and of its best vote."""
+    look = strategy_looks(evidence)
+    panels: Panels = {}
+    for condition, stack in evidence.stacks.items():
+        strategy = condition.retrieval
+        panel = panels.setdefault(condition.backbone, {})
+        panel[strategy] = Line(points_of(evidence, stack.correct), look[strategy])
+        if stack.vote_correct is not None and strategy != CONTROL:
+            points = points_of(evidence, stack.vote_correct[:1])
+            style = {**VOTE, "color": look[strategy]["color"]}
+            panel[f"vote of {strategy}"] = Line(points, style)
+    title = "Test accuracy against noise, with 95 % intervals"
+    return curves_over_noise(panels, title, "test accuracy")
+
+
+def differences_over_noise(evidence: Evidence) -> Figure | None:
+    """What each strategy adds to the accuracy of the same classifier without neighbours."""
+    look = strategy_looks(evidence)
+    panels: Panels = {}
+    for condition in evidence.with_neighbours():
+        backbone, strategy = condition.backbone, condition.retrieval
+        plain = evidence.stacks[evidence.conditions(backbone)["none"]].correct.astype(np.float64)
+        points = points_of(evidence, evidence.stacks[condition].correct - plain, 100)
+        panels.setdefault(backbone, {})[strategy] = Line(points, look[strategy])
+    title = "Accuracy with neighbours minus without, with 95 % intervals"
+    return curves_over_noise(panels, title, "difference, points", zero=True)
+
+
+def noise_augmentation(evidence: Evidence) -> Figure | None:
+    """{neighbours or not} x {noise in training or not}, for backbones that have both."""
+    look = strategy_looks(evidence)
+    panels: Panels = {}
+    for backbone, noisy in evidence.noise_augmented.items():
+        for strategy, clean in evidence.conditions(backbone).items():
+            if strategy == CONTROL:
+                continue
+            for condition, label, dashes in (
+                (clean, strategy, "-"),
+                (evidence.conditions(noisy)[strategy], f"{strategy}, noise in training", "--"),
+            ):
+                points = points_of(evidence, evidence.stacks[condition].correct)
+                style = {**look[strategy], "ls": dashes}
+                panels.setdefault(backbone, {})[label] = Line(points, style)
+    title = "Test accuracy: neighbours or not, noise in training or not"
+    return curves_over_noise(panels, title, "test accuracy")

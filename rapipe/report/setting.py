@@ -1,0 +1,56 @@
+"""What was run on what, in words."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from rapipe.evaluation.results import Row
+from rapipe.specs import FusionSpec, TrainingRecipe
+
+TRICKS = (
+    *("accumulate", "average", "clip", "label_smoothing", "mixup", "patience", "schedule"),
+    *("tune", "warmup"),
+)
+"""Parts of a recipe that are named where they differ from a plain training."""
+
+
+def setting_words(
+    corpus: dict[str, Any],
+    image_size: int,
+    encoder: str,
+    scores: Row,
+    recipe: TrainingRecipe,
+    fusion: FusionSpec,
+    retrieval: str,
+    initial: str,
+) -> str:
+    """A paragraph of HTML.
+
+    Args:
+        corpus: the card of the corpus.
+        encoder: what it is, and how it was pretrained.
+        scores: of the encoder.
+        retrieval: how many neighbours there are, and how they were retrieved.
+        initial: sentences on what classifiers start from, and learn from besides all labels.
+    """
+    counts = ", ".join(f"{split['images']:,} {name}" for name, split in corpus["splits"].items())
+    sources = ", ".join(f"{name} ({card['role']})" for name, card in corpus["sources"].items())
+    removed = corpus["duplicates"]["removed"]
+    plain = TrainingRecipe()
+    tricks = ", ".join(
+        f"{name} {getattr(recipe, name)}"
+        for name in TRICKS
+        if getattr(recipe, name) != getattr(plain, name)
+    )
+    words = (
+        f"Images: {sources}; {counts}; {len(corpus['classes'])} classes, {image_size} pixels; "
+        f"{removed} images with the pixels of a held-out one were removed. Encoder: {encoder}; "
+        f"a vote of its nearest training images is right for {scores['knn_top1']:.1%} of "
+        f"validation (random initialisation {scores['random_init_knn_top1']:.1%}, raw pixels "
+        f"{scores['raw_pixels_knn_top1']:.1%}). Classifiers: {recipe.epochs} epochs, {retrieval}, "
+        f"neighbours as {fusion.attend} (both = embedding and label), neighbour dropout "
+        f"{fusion.dropout:g}. {initial}"
+    )
+    training = f" Training: {tricks}." if tricks else ""
+    return f"<p>{html.escape(words.rstrip() + training)}</p>"

@@ -1,0 +1,121 @@
+"""Which conditions of the study are compared with which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+
+from rapipe.config.names import NOISY
+from rapipe.evaluation.comparisons import Comparison, Pair, compare_all
+from rapipe.evaluation.results import Condition
+from study.results import ENCODER, MAIN, NOISE, ROBUST, SCRATCH, StudyResults
+
+VOTE = "the best vote of its neighbours, of "
+Pairing = tuple[str, Condition, Condition, bool]
+"""Experiment, what is compared with what, and whether the second is the vote of its neighbours."""
+
+
+def compare_conditions(results: StudyResults) -> list[Comparison]:
+    """Every comparison that the study is after, on clean images and at each noise level.
+
+    P-values are adjusted for all comparisons of the same experiment.
+    """
+    pairs = [pair for pairing in pairings(results) if (pair := _pair(results, *pairing))]
+    experiments = list(dict.fromkeys(pair.group for pair in pairs))
+    pairs.sort(key=lambda pair: experiments.index(pair.group))
+    levels = range(len(results.levels))
+    return [
+        comparison
+        for _, family in groupby(pairs, key=lambda pair: pair.group)
+        for comparison in compare_all(results, family, levels)
+    ]
+
+
+def words(condition: Condition) -> str:
+    """A condition as tables call it."""
+    neighbours = {"none": "no neighbours", "knn": "kNN"}
+    name = neighbours.get(condition.retrieval, condition.retrieval)
+    setting = "" if condition.setting == MAIN else f" ({condition.setting})"
+    return f"{condition.backbone}, {name}{setting}"
+
+
+def _pair(
+    results: StudyResults, experiment: str, first: Condition, second: Condition, of_vote: bool
+) -> Pair | None:
+    """Two conditions, by the seeds that both have; None if there are none."""
+    if first not in results.runs or second not in results.runs:
+        return None
+    stack = results.stacks[second]
+    answers = stack.vote_correct if of_vote else stack.correct
+    assert answers is not None
+    seeds, others = results.seeds(first), results.seeds(second)
+    _, rows, other_rows = np.intersect1d(seeds, others, return_indices=True)
+    if not len(rows):
+        return None
+    name = (VOTE if of_vote else "") + words(second)
+    correct = results.stacks[first].correct[rows]
+    return Pair(experiment, words(first), name, correct, answers[other_rows])
+
+
+def pairings(results: StudyResults) -> Iterator[Pairing]:
+    """What is compared."""
+    for condition in results.of(SCRATCH, ENCODER):
+        if condition.retrieval != "none":
+            yield "baselines", condition, condition._replace(retrieval="none"), False
+        elif condition.setting == ENCODER:
+            for scratch in results.scratch():
+                yield "baselines", scratch, condition, False
+    for name in dict.fromkeys(condition.backbone for condition in results.of(MAIN)):
+        yield from _of_main(name)
+        yield from _of_noise(name)
+        yield from _of_others(results, name)
+
+
+def _of_main(name: str) -> Iterator[Pairing]:
+    plain, knn, sampled = (
+        Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn", "sampled")
+    )
+    yield "main", knn, plain, False
+    yield "main", knn, sampled, False
+    yield "main", sampled, plain, False
+    yield "main", knn, knn, True
+
+
+def _of_noise(name: str) -> Iterator[Pairing]:
+    plain, knn = (Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn"))
+    noisy, noisy_knn = (
+        Condition(name + NOISY, retrieval, setting=NOISE) for retrieval in ("none", "knn")
+    )
+    yield "noise", noisy_knn, noisy, False
+    yield "noise", knn, noisy, False
+    robust, both = (condition._replace(setting=ROBUST) for condition in (knn, noisy_knn))
+    for other in (plain, knn, noisy):
+        yield "robust", robust, other, False
+    yield "robust", robust, robust, True
+    for other in (noisy, noisy_knn):
+        yield "robust", both, other, False
+
+
+def _of_others(results: StudyResults, name: str) -> Iterator[Pairing]:
+    plain, knn = (Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn"))
+    for setting in results.settings("labels-"):
+        near = knn._replace(setting=setting)
+        yield "labels", near, plain._replace(setting=setting), False
+        yield "labels", near, near, True
+    random = knn._replace(setting="random")
+    yield "random", knn, random, False
+    yield "random", random, plain, False
+    for experiment in ("k", "bank"):
+        for setting in results.settings(f"{experiment}-"):
+            yield experiment, knn._replace(setting=setting), plain, False
+    for setting in results.settings("fusion-"):
+        other = knn._replace(setting=setting)
+        yield "fusion", knn, other, False
+        yield "fusion", other, plain, False
+    yield "longer", knn._replace(setting="longer"), plain._replace(setting="longer"), False
+    encoder, memory = (knn._replace(setting=f"wider-{part}") for part in ("encoder", "memory"))
+    yield "wider", encoder, knn, False
+    yield "wider", memory, encoder, False
+    yield "wider", memory, plain, False

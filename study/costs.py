@@ -1,0 +1,70 @@
+"""What the study's classifiers cost, and what they ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rapipe.evaluation.results import Condition, Run
+from rapipe.report.tables import NOTHING, Table
+from study.results import MAIN, StudyResults
+
+
+def names_of(condition: Condition) -> list[str]:
+    """Backbone and neighbours, as tables call them."""
+    return [condition.backbone, neighbours_of(condition)]
+
+
+def neighbours_of(condition: Condition) -> str:
+    """The neighbours of a condition, as tables call them."""
+    return {"knn": "kNN"}.get(condition.retrieval, condition.retrieval)
+
+
+def seconds_of(runs: Sequence[Run], stage: str) -> float:
+    """Median of what a stage took, of trainings that were not interrupted if there are any."""
+    timed = [run for run in runs if not run.get("resumed")] or runs
+    return float(np.median([run["seconds"][stage] for run in timed]))
+
+
+def costs(results: StudyResults) -> Table:
+    """Weights and seconds of the classifiers of `main`, and how many times those of none."""
+    heads = ["classifier", "neighbours", "weights", "times none's"]
+    heads += ["seconds of training", "times none's", "of evaluation"]
+    rows = []
+    for condition in results.of(MAIN):
+        weights, seconds = cost_of(results.runs[condition])
+        ratios = [NOTHING, NOTHING]
+        plain = condition._replace(retrieval="none")
+        if condition != plain and plain in results.runs:
+            plain_weights, plain_seconds = cost_of(results.runs[plain])
+            ratios = [f"{weights / plain_weights:.2f}", f"{seconds / plain_seconds:.2f}"]
+        evaluation = f"{seconds_of(results.runs[condition], 'eval'):.0f}"
+        row = [*names_of(condition), f"{weights:,}", ratios[0], f"{seconds:.0f}", ratios[1]]
+        rows.append([*row, evaluation])
+    return Table(heads, rows)
+
+
+def cost_of(runs: Sequence[Run]) -> tuple[int, float]:
+    """Weights, and seconds of training."""
+    return runs[0]["weights"], seconds_of(runs, "train")
+
+
+def machines(results: StudyResults) -> Table:
+    """What it ran on."""
+    counts: dict[str, int] = {}
+    for run in results.every_run():
+        machine = run["machine"]
+        name = (
+            f"{machine.get('gpu', machine['processor'])}, {machine['threads']} thread(s) a "
+            f"process, {run['precision']}, torch {machine['torch']}, rapipe {machine['rapipe']}"
+        )
+        counts[name] = counts.get(name, 0) + 1
+    return Table(["machine", "classifiers"], [[name, str(n)] for name, n in counts.items()])
+
+
+def total(results: StudyResults) -> str:
+    """Below the machines: how long all of it took."""
+    seconds = sum(sum(run["seconds"].values()) for run in results.every_run())
+    seconds += sum(sum(record["costs"].values()) for record in results.encoders.values())
+    return f"\nAll of it: {seconds / 3600:.1f} hours of one process.\n"

@@ -1,0 +1,83 @@
+"""Folders to work in, each a rapipe project: its params.yaml, and links to shared artefacts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rapipe import paths
+from rapipe.config import presets
+from rapipe.config.loading import load
+from rapipe.config.yaml_text import write_yaml
+from rapipe.io.atomic import atomic_write
+from rapipe.io.locks import file_lock
+
+ROOT = Path(__file__).parent.parent
+Content = dict[str, Any]
+"""What params.yaml holds."""
+Overrides = dict[str, Any]
+"""Parameters by their full names, and the values they get."""
+
+
+def preset_content(preset: str, path: Path) -> Content:
+    """The parameters of a preset; `path` is a file to write it to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path.with_suffix(".lock"), "reads the preset"):
+        path.unlink(missing_ok=True)
+        presets.write(preset, path)
+        content: Content = json.loads(json.dumps(asdict(load(path))))
+    return content
+
+
+def override(content: Content, overrides: Overrides) -> Content:
+    """Parameters with some of them changed."""
+    changed = {
+        group: dict(values) if isinstance(values, dict) else values
+        for group, values in content.items()
+    }
+    for key, value in overrides.items():
+        group, name = key.split(".")
+        changed[group][name] = value
+    return changed
+
+
+@contextmanager
+def working_in(folder: Path, content: Content) -> Iterator[None]:
+    """Work in a folder whose params.yaml has this content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = write_yaml(content).encode()
+    file = folder / paths.PARAMS
+    if not file.is_file() or file.read_bytes() != text:  # else others may be reading it
+        atomic_write(file, text)
+    raw = folder / paths.RAW
+    if not raw.exists():  # or it leads to where the project was before it got another folder
+        raw.parent.mkdir(exist_ok=True)
+        link = raw.with_name(f"raw-{os.getpid()}")
+        link.symlink_to(os.path.relpath((ROOT / paths.RAW).resolve(), raw.parent.resolve()))
+        link.replace(raw)
+    with chdir(folder):
+        yield
+
+
+def link(source: Path, target: Path) -> None:
+    """The same files under another name: artefacts are replaced, never written into."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, copy_function=_link_file)
+    elif source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        _link_file(source, target)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a disk without links
+        shutil.copy2(source, target)

@@ -1,0 +1,86 @@
+"""Attention and effect of neighbours, against slow loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images, make_spec
+from follower import CLASSES, Follower, K
+
+from rapipe import metrics
+from rapipe.batches.loader import CPU
+from rapipe.classifier import classifier as classifier_module
+from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.evaluation import attribution
+
+
+def test_a_planted_bad_row_is_most_harmful_and_pruned() -> None:
+    """Row 0 lies about its class, and every image looks it up."""
+    images, bank = make_images(30, seed=8), make_embeddings(90, seed=9)
+    indices = np.stack([np.flatnonzero(bank.labels == own)[:3] for own in images.labels])
+    bank.labels[0] = 2
+    shown = np.concatenate([np.zeros((30, 1), int), np.maximum(indices, 1)], axis=1)
+    there = DeviceBank(bank, CLASSES, CPU)
+    found = attribution.attribute(
+        Follower(),  # type: ignore[arg-type]
+        images.pixels[images.labels != 2],
+        images.labels[images.labels != 2],
+        there,
+        shown[images.labels != 2].astype(np.int32),
+    )
+    influence = attribution.influence(found)
+    assert influence.rows[0] == 0
+    assert influence.appearances[0] == 20
+    assert influence.effect[0] == pytest.approx(found.effect[:, 0].sum())
+    assert influence.effect[0] < 0 < influence.effect[-1]
+    assert attribution.most_harmful(influence, 0.02, len(bank), 5).tolist() == [0]
+    assert (
+        len(attribution.most_harmful(influence, 1.0, len(bank), 5)) == (influence.effect < 0).sum()
+    )
+    assert not len(attribution.most_harmful(influence, 0.0, len(bank), 5))
+    assert (
+        len(attribution.most_harmful(influence, 1.0, len(bank), len(bank))) == 0
+    )  # k must be left
+
+
+def real(attend: str = "both", backbone: str = "alexnet") -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(make_spec(backbone, 8, attend=attend, std=(0.2,) * 3)).eval()
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "perceiver", "resnet18"])
+def test_attention_and_effect_are_those_of_a_loop(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier_module, "CHUNK", 4)  # several chunks
+    network, images, bank = real(backbone=backbone), make_images(6), make_embeddings(20)
+    there = DeviceBank(bank, CLASSES, CPU)
+    indices = np.array([np.random.default_rng(i).permutation(20)[:K] for i in range(6)], np.int32)
+    found = attribution.attribute(network, images.pixels, images.labels, there, indices)
+    np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
+    assert found.attention.std() > 0
+    for i in range(6):
+        one = slice(i, i + 1)
+        alone = network.attention(images.pixels[one], there, indices[one])
+        np.testing.assert_allclose(found.attention[one], alone, atol=1e-6)
+        label = images.labels[i]
+        every = metrics.softmax(network.predict(images.pixels[one], there, indices[one]))[0, label]
+        for j in range(K):
+            without = np.delete(indices[i], j)[None]
+            left = metrics.softmax(network.predict(images.pixels[one], there, without))[0, label]
+            assert found.effect[i, j] == pytest.approx(every - left, abs=1e-6)
+
+
+def test_a_lone_neighbour_is_compared_with_none() -> None:
+    network, images, bank = real(), make_images(4), make_embeddings(20)
+    there, indices = DeviceBank(bank, CLASSES, CPU), np.arange(4, dtype=np.int32)[:, None]
+    found = attribution.attribute(network, images.pixels, images.labels, there, indices)
+    own = np.arange(4), images.labels
+    every = metrics.softmax(network.predict(images.pixels, there, indices))[own]
+    none = metrics.softmax(network.predict(images.pixels))[own]
+    np.testing.assert_allclose(found.effect[:, 0], every - none, atol=1e-6)
+    facts = attribution.summary(found, 0)
+    assert facts["attention_entropy"] == 0
+    assert "agreement" not in facts  # of one there is no order

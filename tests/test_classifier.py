@@ -1,0 +1,78 @@
+"""The classifier: with a silent fusion the plain one, in batches, on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images, make_spec
+
+from rapipe.batches.loader import CPU
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.encoder.backbones import BACKBONES
+from rapipe.errors import UserError
+
+PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def spec(backbone: str, attend: str = "both", **options: Any) -> ClassifierSpec:
+    return make_spec(backbone, 8, "half", attend, 8, *PLAIN, **options)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_classifier_with_silent_fusion_is_the_plain_one(name: str) -> None:
+    fused, plain = Classifier(spec(name)), Classifier(spec(name, ""))
+    shared = {k: v for k, v in fused.state_dict().items() if not k.startswith("fusions")}
+    plain.load_state_dict(shared)
+    bank, images = DeviceBank(make_embeddings(20), 3, CPU), make_images(9)
+    indices = np.random.default_rng(0).integers(0, 20, (9, 4)).astype(np.int32)
+    expected = plain.predict(images.pixels)
+    assert np.abs(fused.predict(images.pixels, bank, indices) - expected).max() > 1e-4
+    for fusion in fused.fusions:
+        torch.nn.init.zeros_(fusion.out.weight)
+        torch.nn.init.zeros_(fusion.out.bias)
+    assert np.allclose(fused.predict(images.pixels, bank, indices), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_predictions_do_not_depend_on_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, bank, images = (
+        Classifier(spec(name)),
+        DeviceBank(make_embeddings(20), 3, CPU),
+        make_images(13),
+    )
+    indices = np.random.default_rng(0).integers(0, 20, (13, 4)).astype(np.int32)
+    whole = classifier.predict(images.pixels, bank, indices)
+    monkeypatch.setattr("rapipe.classifier.classifier.CHUNK", 3)
+    assert np.allclose(classifier.predict(images.pixels, bank, indices), whole, atol=1e-5)
+    assert classifier.training
+
+
+def test_classifier_round_trip_and_damage(tmp_path: Path) -> None:
+    classifier, images = Classifier(spec("resnet18", "")), make_images(5)
+    expected = classifier.predict(images.pixels)
+    classifier.write(tmp_path, {"note": 1})
+    again, card = Classifier.read(tmp_path)
+    assert card["note"] == 1
+    assert again.spec == classifier.spec
+    assert np.array_equal(again.predict(images.pixels), expected)
+    damage(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"weights\.safetensors does not .*run rapipe train"):
+        Classifier.read(tmp_path)
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(UserError, match=r"card\.json is damaged"):
+        Classifier.read(tmp_path)
+    (tmp_path / "card.json").unlink()
+    with pytest.raises(UserError, match=r"card\.json is missing: run rapipe train"):
+        Classifier.read(tmp_path)
+
+
+def damage(path: Path) -> None:
+    """Flip one byte near the end."""
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 0xFF
+    path.write_bytes(data)
