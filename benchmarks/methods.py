@@ -26,10 +26,7 @@ from study.work import ROOT, Content, Overrides, override, preset_content, worki
 
 WORK, RESULTS = ROOT / "data/methods", ROOT / "results/methods"
 ENCODERS, CLASSIFIERS = RESULTS / "encoders.csv", RESULTS / "classifiers.csv"
-CIFAR = {
-    "corpus.validation_fraction": 0.2,
-    "pretrain.views": "crop",
-}
+CIFAR = {"corpus.validation_fraction": 0.2, "pretrain.views": "crop"}
 """What photographs need, beside their source."""
 OFF = {"evaluate.attributed": 0, "evaluate.swap_std": [], "train.probe_every": 0}
 """What the tables do not show."""

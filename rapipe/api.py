@@ -37,7 +37,7 @@ from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import ArgumentError
-from rapipe.evaluation.noise_levels import predict_levels, scores
+from rapipe.evaluation.measures.noise_levels import predict_levels, scores
 from rapipe.io.memory_map import in_memory
 from rapipe.records import SPLITS, UNLABELLED, Embeddings, Images, Labels, Pixels
 

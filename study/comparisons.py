@@ -50,13 +50,13 @@ def _pair(
     stack = results.stacks[second]
     answers = stack.vote_correct if of_vote else stack.correct
     assert answers is not None
-    seeds, others = results.seeds(first), results.seeds(second)
-    _, rows, other_rows = np.intersect1d(seeds, others, return_indices=True)
+    seeds, second_seeds = results.seeds(first), results.seeds(second)
+    _, rows, second_rows = np.intersect1d(seeds, second_seeds, return_indices=True)
     if not len(rows):
         return None
     name = (VOTE if of_vote else "") + words(second)
     correct = results.stacks[first].correct[rows]
-    return Pair(experiment, words(first), name, correct, answers[other_rows])
+    return Pair(experiment, words(first), name, correct, answers[second_rows])
 
 
 def pairings(results: StudyResults) -> Iterator[Pairing]:
@@ -68,54 +68,38 @@ def pairings(results: StudyResults) -> Iterator[Pairing]:
             for scratch in results.scratch():
                 yield "baselines", scratch, condition, False
     for name in dict.fromkeys(condition.backbone for condition in results.of(MAIN)):
-        yield from _of_main(name)
-        yield from _of_noise(name)
-        yield from _of_others(results, name)
 
+        def plain(setting: str = MAIN, name: str = name) -> Condition:
+            return Condition(name, "none", setting=setting)
 
-def _of_main(name: str) -> Iterator[Pairing]:
-    plain, knn, sampled = (
-        Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn", "sampled")
-    )
-    yield "main", knn, plain, False
-    yield "main", knn, sampled, False
-    yield "main", sampled, plain, False
-    yield "main", knn, knn, True
+        def knn(setting: str = MAIN, name: str = name) -> Condition:
+            return Condition(name, "knn", setting=setting)
 
-
-def _of_noise(name: str) -> Iterator[Pairing]:
-    plain, knn = (Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn"))
-    noisy, noisy_knn = (
-        Condition(name + NOISY, retrieval, setting=NOISE) for retrieval in ("none", "knn")
-    )
-    yield "noise", noisy_knn, noisy, False
-    yield "noise", knn, noisy, False
-    robust, both = (condition._replace(setting=ROBUST) for condition in (knn, noisy_knn))
-    for other in (plain, knn, noisy):
-        yield "robust", robust, other, False
-    yield "robust", robust, robust, True
-    for other in (noisy, noisy_knn):
-        yield "robust", both, other, False
-
-
-def _of_others(results: StudyResults, name: str) -> Iterator[Pairing]:
-    plain, knn = (Condition(name, retrieval, setting=MAIN) for retrieval in ("none", "knn"))
-    for setting in results.settings("labels-"):
-        near = knn._replace(setting=setting)
-        yield "labels", near, plain._replace(setting=setting), False
-        yield "labels", near, near, True
-    random = knn._replace(setting="random")
-    yield "random", knn, random, False
-    yield "random", random, plain, False
-    for experiment in ("k", "bank"):
-        for setting in results.settings(f"{experiment}-"):
-            yield experiment, knn._replace(setting=setting), plain, False
-    for setting in results.settings("fusion-"):
-        other = knn._replace(setting=setting)
-        yield "fusion", knn, other, False
-        yield "fusion", other, plain, False
-    yield "longer", knn._replace(setting="longer"), plain._replace(setting="longer"), False
-    encoder, memory = (knn._replace(setting=f"wider-{part}") for part in ("encoder", "memory"))
-    yield "wider", encoder, knn, False
-    yield "wider", memory, encoder, False
-    yield "wider", memory, plain, False
+        sampled = Condition(name, "sampled", setting=MAIN)
+        yield "main", knn(), plain(), False
+        yield "main", knn(), sampled, False
+        yield "main", sampled, plain(), False
+        yield "main", knn(), knn(), True
+        noisy, noisy_knn = plain(NOISE, name + NOISY), knn(NOISE, name + NOISY)
+        yield "noise", noisy_knn, noisy, False
+        yield "noise", knn(), noisy, False
+        for condition in (plain(), knn(), noisy):
+            yield "robust", knn(ROBUST), condition, False
+        yield "robust", knn(ROBUST), knn(ROBUST), True
+        for condition in (noisy, noisy_knn):
+            yield "robust", knn(ROBUST, name + NOISY), condition, False
+        for setting in results.settings("labels-"):
+            yield "labels", knn(setting), plain(setting), False
+            yield "labels", knn(setting), knn(setting), True
+        yield "random", knn(), knn("random"), False
+        yield "random", knn("random"), plain(), False
+        for experiment in ("k", "bank"):
+            for setting in results.settings(f"{experiment}-"):
+                yield experiment, knn(setting), plain(), False
+        for setting in results.settings("fusion-"):
+            yield "fusion", knn(), knn(setting), False
+            yield "fusion", knn(setting), plain(), False
+        yield "longer", knn("longer"), plain("longer"), False
+        yield "wider", knn("wider-encoder"), knn(), False
+        yield "wider", knn("wider-memory"), knn("wider-encoder"), False
+        yield "wider", knn("wider-memory"), plain(), False

@@ -1,13 +1,15 @@
-"""What the study's classifiers cost, and what they ran on."""
+"""How fast the study's classifiers learn, what they cost, and what they ran on."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from rapipe.evaluation.learning_curves import area, first_step
 from rapipe.evaluation.results import Condition, Run
-from rapipe.report.tables import NOTHING, Table
+from rapipe.report.tables import NOTHING, Table, number
 from study.results import MAIN, StudyResults
 
 
@@ -19,6 +21,48 @@ def names_of(condition: Condition) -> list[str]:
 def neighbours_of(condition: Condition) -> str:
     """The neighbours of a condition, as tables call them."""
     return {"knn": "kNN"}.get(condition.retrieval, condition.retrieval)
+
+
+def speed(results: StudyResults) -> Table:
+    """How fast the classifiers of `main` learn, seed by seed against those without neighbours."""
+    goal = _goal(results)
+    heads = [
+        "classifier",
+        "neighbours",
+        "area under the curve",
+        "minus none",
+        "95 % interval",
+        f"steps to {goal:.0%}",
+    ]
+    rows = []
+    for condition in results.of(MAIN):
+        plain = condition._replace(retrieval="none")
+        areas, plain_areas = _areas(results, condition), _areas(results, plain)
+        gains = np.array([areas[seed] - plain_areas[seed] for seed in areas if seed in plain_areas])
+        gain = [NOTHING, NOTHING]
+        if condition != plain and len(gains) > 1:
+            low, high = results.interval(gains[:, None])
+            gain = [f"{gains.mean():+.3f}", f"{low:+.3f}, {high:+.3f}"]
+        firsts = [first_step(history, goal) for history in results.histories[condition]]
+        steps = f"{np.mean([step for step in firsts if step is not None]):.0f}"
+        rows.append([*names_of(condition), number(list(areas.values())), *gain, steps])
+    return Table(heads, rows)
+
+
+def _areas(results: StudyResults, condition: Condition) -> dict[int, float]:
+    """Area under test accuracy by seed."""
+    areas = map(area, results.histories[condition])
+    return dict(zip(results.seeds(condition), areas, strict=True))
+
+
+def _goal(results: StudyResults) -> float:
+    """The highest tenth of test accuracy that every classifier of `main` reaches."""
+    best = [
+        max(row["test_top1_not_for_selection"] for row in history)
+        for condition in results.of(MAIN)
+        for history in results.histories[condition]
+    ]
+    return math.floor(10 * min(best, default=0)) / 10
 
 
 def seconds_of(runs: Sequence[Run], stage: str) -> float:

@@ -141,10 +141,10 @@ def bank(params: Params, rows: int) -> Iterator[Setting]:
 
 def wider(params: Params, rows: int) -> Iterator[Setting]:
     """Images of the preset's memory sources too, without labels: for the encoder, for both."""
-    own = [source.name for source in params.corpus.sources if source.role == "task"]
-    if len(own) < len(params.corpus.sources):
+    names = [source.name for source in params.corpus.sources if source.role == "task"]
+    if len(names) < len(params.corpus.sources):
         shared = {"classifiers.backbones": _one(params), **QUIET}
-        yield Setting("wider-encoder", {"retrieval.bank": "+".join(own), **shared}, encoder=WIDER)
+        yield Setting("wider-encoder", {"retrieval.bank": "+".join(names), **shared}, encoder=WIDER)
         yield Setting("wider-memory", shared, encoder=WIDER)
 
 

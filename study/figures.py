@@ -101,7 +101,7 @@ def memory(results: StudyResults) -> Figure | None:
 
 def _series(results: StudyResults, start: str, axis: str) -> Figure | None:
     """Of a series of settings and of `main`, for the backbones that the series has."""
-    backbones = {own.backbone for own in results.of(*results.settings(start))}
+    backbones = {condition.backbone for condition in results.of(*results.settings(start))}
     rows = [
         row
         for row in run_rows(results)

@@ -65,9 +65,9 @@ def has_record(path: Path, parameters: Record) -> bool:
 
 def _decisive(content: Record) -> Record:
     """Parameters without those that only say which other classifiers there are."""
-    others = ("backbones", "seeds")
-    grid = {name: value for name, value in content["classifiers"].items() if name not in others}
-    return {**content, "classifiers": grid}
+    grid = ("backbones", "seeds")
+    classifiers = {name: x for name, x in content["classifiers"].items() if name not in grid}
+    return {**content, "classifiers": classifiers}
 
 
 def encoder_record() -> Record:

@@ -103,11 +103,15 @@ class StudyResults(Evidence):
         """The conditions of the encoder's network from scratch, with neighbours and without."""
         networks = {condition.backbone.partition("+")[0] for condition in self.of(ENCODER)}
         same = [condition for condition in self.of(MAIN) if condition.backbone in networks]
-        return self.of(SCRATCH) or [own for own in same if own.retrieval in ("none", "knn")]
+        return self.of(SCRATCH) or [
+            condition for condition in same if condition.retrieval in ("none", "knn")
+        ]
 
     def settings(self, start: str) -> list[str]:
         """The settings whose names start so, by the number in their names."""
-        names = {own.setting for own in self.runs if own.setting.startswith(start)}
+        names = {
+            condition.setting for condition in self.runs if condition.setting.startswith(start)
+        }
         return sorted(names, key=lambda name: (_number(name), name))
 
     def cells(self) -> Iterator[tuple[str, str, Condition]]:

@@ -75,14 +75,19 @@ class Study:
         content = override(self.content(overrides), ENCODERS.get(kind, {}))
         if kind != WIDER:
             corpus = content["corpus"]
-            corpus["sources"] = [own for own in corpus["sources"] if own["role"] == "task"]
+            corpus["sources"] = [source for source in corpus["sources"] if source["role"] == "task"]
         return content
 
     def public(self, content: Content) -> Content:
         """Parameters without where this machine has its files."""
         sources = [
-            {**own, "path": Path(own["path"]).name if own["name"] in self.sources else own["path"]}
-            for own in content["corpus"]["sources"]
+            {
+                **source,
+                "path": Path(source["path"]).name
+                if source["name"] in self.sources
+                else source["path"],
+            }
+            for source in content["corpus"]["sources"]
         ]
         return {**content, "corpus": {**content["corpus"], "sources": sources}}
 

@@ -5,20 +5,15 @@ Accuracy is in percent of all test images: mean over seeds ± sample standard de
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rapipe.config.names import NOISY
-from rapipe.evaluation.baselines import vote_baselines
 from rapipe.evaluation.comparisons import Comparison
-from rapipe.evaluation.learning_curves import area, first_step
-from rapipe.evaluation.results import Condition, Run
+from rapipe.evaluation.results import Condition, vote_baselines
 from rapipe.records import OTHER_IMAGE
 from rapipe.report.claims import comparison_table
 from rapipe.report.tables import NOTHING, Table, level_words, number, percent
-from study.costs import cost_of, costs, machines, names_of, neighbours_of, seconds_of, total
+from study.costs import costs, machines, names_of, neighbours_of, seconds_of, speed, total
 from study.results import ENCODER, MAIN, ROBUST, StudyResults
 
 REFERENCE = {
@@ -28,14 +23,33 @@ REFERENCE = {
 }
 """The first study's, with k = 50: three test batches, the highest of all steps, 5 seeds."""
 REFERENCE_K = {
-    5: "94.53 ± 1.02",
-    15: "94.0 ± 1.1",
-    50: "94.72 ± 0.77",
-    100: "94.77 ± 0.80",
-    300: "94.66 ± 0.79",
-    500: "94.64 ± 0.35",
-    1000: "94.57 ± 0.92",
+    "5": "94.53 ± 1.02",
+    "15": "94.0 ± 1.1",
+    "50": "94.72 ± 0.77",
+    "100": "94.77 ± 0.80",
+    "300": "94.66 ± 0.79",
+    "500": "94.64 ± 0.35",
+    "1000": "94.57 ± 0.92",
 }
+FUSIONS = {
+    "fusion-study": "as in the first study",
+    "fusion-attend": "ours, but neighbours are vectors without labels",
+    "fusion-places": "ours, but after every stage",
+    "fusion-gate": "ours, without the gate",
+    "fusion-dropout": "ours, without neighbour dropout",
+}
+LONGER_AND_WIDER = {
+    "longer": "four times the epochs",
+    "wider-encoder": "encoder of both sources, memory of the first",
+    "wider-memory": "encoder and memory of both sources",
+}
+
+
+Column = Callable[[StudyResults, Condition], str]
+
+
+def _levels(results: StudyResults) -> list[str]:
+    return [level_words(level) for level in results.levels]
 
 
 def _scores(results: StudyResults, condition: Condition) -> list[str]:
@@ -43,56 +57,84 @@ def _scores(results: StudyResults, condition: Condition) -> list[str]:
     return [percent(results.top1(condition, level)) for level in range(len(results.levels))]
 
 
-def _counted(results: StudyResults, condition: Condition) -> list[str]:
-    """The number of seeds, and accuracy at each noise level."""
-    return [str(len(results.runs[condition])), *_scores(results, condition)]
+def _table(
+    results: StudyResults,
+    conditions: Iterable[Condition],
+    before: dict[str, Column],
+    after: dict[str, Column],
+) -> Table:
+    """A line a condition: some columns, the number of seeds, accuracy by level, other columns."""
+    rows = [
+        [
+            *(column(results, condition) for column in before.values()),
+            str(len(results.runs[condition])),
+            *_scores(results, condition),
+            *(column(results, condition) for column in after.values()),
+        ]
+        for condition in conditions
+    ]
+    return Table([*before, "seeds", *_levels(results), *after], rows)
 
 
-def _levels(results: StudyResults) -> list[str]:
-    return [level_words(level) for level in results.levels]
+def _backbone(_: StudyResults, condition: Condition) -> str:
+    return condition.backbone
+
+
+def _neighbours(_: StudyResults, condition: Condition) -> str:
+    random = condition.setting == "random"
+    return "kNN by a random encoder" if random else neighbours_of(condition)
+
+
+def _bank_size(results: StudyResults, condition: Condition) -> str:
+    return f"{results.runs[condition][0]['rows'][0]['bank_size']:,}"
+
+
+def _seconds(results: StudyResults, condition: Condition) -> str:
+    return f"{seconds_of(results.runs[condition], 'train'):.0f}"
+
+
+def _weights(results: StudyResults, condition: Condition) -> str:
+    return f"{results.runs[condition][0]['weights']:,}"
+
+
+def _label_fraction(results: StudyResults, condition: Condition) -> str:
+    return f"{results.runs[condition][0]['parameters']['train']['label_fraction']:.0%}"
+
+
+def _k(results: StudyResults, condition: Condition) -> str:
+    return str(results.runs[condition][0]["variant"]["k"])
+
+
+def _clean_vote(results: StudyResults, condition: Condition) -> str:
+    """Of the vote that was best on validation; it is the same for every backbone and seed."""
+    votes = results.stacks[condition].vote_correct
+    return NOTHING if votes is None else percent([votes[0, 0].mean()])
+
+
+def _reference(_: StudyResults, condition: Condition) -> str:
+    return REFERENCE.get((condition.backbone, condition.retrieval), NOTHING)
+
+
+def _reference_k(results: StudyResults, condition: Condition) -> str:
+    k = _k(results, condition) if condition.backbone == "resnet18" else ""
+    return REFERENCE_K.get(k, NOTHING)
+
+
+def _fusion(_: StudyResults, condition: Condition) -> str:
+    of_main = "ours" if condition.retrieval == "knn" else "no neighbours"
+    return FUSIONS.get(condition.setting, of_main)
+
+
+def _longer_or_wider(_: StudyResults, condition: Condition) -> str:
+    return LONGER_AND_WIDER[condition.setting]
+
+
+NAMES: dict[str, Column] = {"classifier": _backbone, "neighbours": _neighbours}
 
 
 def accuracy(results: StudyResults) -> Table:
     """Every classifier of `main`."""
-    heads = ["classifier", "neighbours", "seeds", *_levels(results), "first study, clean"]
-    rows = []
-    for own in results.of(MAIN):
-        reference = REFERENCE.get((own.backbone, own.retrieval), NOTHING)
-        rows.append([*names_of(own), *_counted(results, own), reference])
-    return Table(heads, rows)
-
-
-def speed(results: StudyResults) -> Table:
-    """How fast the classifiers of `main` learn, seed by seed against those without neighbours."""
-    goal = _goal(results)
-    heads = ["classifier", "neighbours", "area under the curve", "minus none", "95 % interval"]
-    heads += [f"steps to {goal:.0%}"]
-    rows = []
-    for condition in results.of(MAIN):
-        plain = condition._replace(retrieval="none")
-        areas, plain_areas = (
-            dict(zip(results.seeds(own), map(area, results.histories[own]), strict=True))
-            for own in (condition, plain)
-        )
-        gains = np.array([areas[seed] - plain_areas[seed] for seed in areas if seed in plain_areas])
-        gain = [NOTHING, NOTHING]
-        if condition != plain and len(gains) > 1:
-            low, high = results.interval(gains[:, None])
-            gain = [f"{gains.mean():+.3f}", f"{low:+.3f}, {high:+.3f}"]
-        firsts = [first_step(history, goal) for history in results.histories[condition]]
-        steps = f"{np.mean([step for step in firsts if step is not None]):.0f}"
-        rows.append([*names_of(condition), number(list(areas.values())), *gain, steps])
-    return Table(heads, rows)
-
-
-def _goal(results: StudyResults) -> float:
-    """The highest tenth of test accuracy that every classifier of `main` reaches."""
-    best = [
-        max(row["test_top1_not_for_selection"] for row in history)
-        for condition in results.of(MAIN)
-        for history in results.histories[condition]
-    ]
-    return math.floor(10 * min(best, default=0)) / 10
+    return _table(results, results.of(MAIN), NAMES, {"first study, clean": _reference})
 
 
 def short(results: StudyResults) -> Table:
@@ -105,16 +147,18 @@ def short(results: StudyResults) -> Table:
     hardened = list(results.hardened())
     backbones = [backbone for backbone, _ in hardened]
     rows = []
-    for own in results.of(MAIN):
-        if own.retrieval in ("none", "knn") and (not hardened or own.backbone in backbones):
-            name = titles.get(own.backbone, own.backbone)
-            suffix = "" if own.retrieval == "none" else ", kNN"
-            rows.append([name + suffix, *_scores(results, own)])
-    for backbone, own in hardened:
+    for condition in results.of(MAIN):
+        if condition.retrieval in ("none", "knn") and (
+            not hardened or condition.backbone in backbones
+        ):
+            name = titles.get(condition.backbone, condition.backbone)
+            suffix = "" if condition.retrieval == "none" else ", kNN"
+            rows.append([name + suffix, *_scores(results, condition)])
+    for backbone, condition in hardened:
         if backbone == backbones[-1]:
-            suffix = "" if own.retrieval == "none" else ", kNN by an encoder that saw it too"
+            suffix = "" if condition.retrieval == "none" else ", kNN by an encoder that saw it too"
             name = f"{titles.get(backbone, backbone)}, noise in training{suffix}"
-            rows.append([name, *_scores(results, own)])
+            rows.append([name, *_scores(results, condition)])
     return Table(["test accuracy, %", *_levels(results)], rows)
 
 
@@ -122,23 +166,13 @@ def _knn(results: StudyResults) -> list[Condition]:
     return [condition for condition in results.of(MAIN) if condition.retrieval == "knn"]
 
 
-def _vote(results: StudyResults, condition: Condition) -> list[str]:
-    """Of the vote that was best on validation; it is the same for every backbone and seed."""
-    votes = results.stacks[condition].vote_correct
-    return (
-        [NOTHING] * len(results.levels)
-        if votes is None
-        else [percent([v.mean()]) for v in votes[0]]
-    )
-
-
 def without(results: StudyResults) -> Table:
     """`main` without the test images that are nearly copies of one in the memory."""
-    rest = ~results.near_duplicates
-    heads = ["classifier", "neighbours", *_levels(results)]
+    remaining = ~results.near_duplicates
+    heads = [*NAMES, *_levels(results)]
     rows = []
-    for condition in results.of(MAIN) if not rest.all() else ():
-        top1 = results.stacks[condition].correct[:, :, rest].mean(axis=2)  # (S, L)
+    for condition in results.of(MAIN) if not remaining.all() else ():
+        top1 = results.stacks[condition].correct[:, :, remaining].mean(axis=2)  # (S, L)
         rows.append([*names_of(condition), *(percent(list(level)) for level in top1.T)])
     return Table(heads, rows)
 
@@ -176,114 +210,68 @@ def encoders(results: StudyResults) -> Table:
 
 def baselines(results: StudyResults) -> Table:
     """The encoder as a classifier, with neighbours too; and a memory by a random encoder."""
-    heads = ["classifier", "neighbours", "seeds", *_levels(results)]
-    rows = []
-    for own in (*results.scratch(), *results.of(ENCODER, "random")):
-        random = own.setting == "random"
-        neighbours = "kNN by a random encoder" if random else neighbours_of(own)
-        rows.append([own.backbone, neighbours, *_counted(results, own)])
-    return Table(heads, rows)
+    conditions = (*results.scratch(), *results.of(ENCODER, "random"))
+    return _table(results, conditions, NAMES, {})
 
 
 def cells(results: StudyResults) -> Table:
     """Neighbours or not, by an encoder that has seen noise or not; noise in training or not."""
-    heads = ["classifier", "noise in training", "neighbours", "seeds", *_levels(results)]
-    rows = []
-    for backbone, neighbours, condition in results.cells():
-        noisy = "yes" if condition.backbone.endswith(NOISY) else "no"
-        rows.append([backbone, noisy, neighbours, *_counted(results, condition)])
-    return Table(heads, rows)
+    cells = {condition: (backbone, words) for backbone, words, condition in results.cells()}
+    columns: dict[str, Column] = {
+        "classifier": lambda _, cell: cells[cell][0],
+        "noise in training": lambda _, cell: "yes" if cell.backbone.endswith(NOISY) else "no",
+        "neighbours": lambda _, cell: cells[cell][1],
+    }
+    return _table(results, cells, columns, {})
 
 
 def labels(results: StudyResults) -> Table:
     """By the share of the labels."""
-
-    def share(run: Run) -> str:
-        return f"{run['parameters']['train']['label_fraction']:.0%}"
-
-    return _series(results, "labels-", "labels", share)
+    columns = {"labels": _label_fraction, **NAMES}
+    series = results.of(*results.settings("labels-"))
+    return _table(results, series, columns, {"best vote, clean": _clean_vote})
 
 
 def memory(results: StudyResults) -> Table:
     """By the size of the memory."""
-
-    def size(run: Run) -> str:
-        return f"{run['rows'][0]['bank_size']:,}"
-
-    return _series(results, "bank-", "images in the memory", size)
-
-
-def _series(results: StudyResults, start: str, head: str, value: Callable[[Run], str]) -> Table:
-    """A setting a line."""
-    heads = [head, "classifier", "neighbours", "seeds", *_levels(results), "best vote, clean"]
-    rows = []
-    for own in results.of(*results.settings(start)):
-        vote = _vote(results, own)[0] if own.retrieval == "knn" else NOTHING
-        first = value(results.runs[own][0])
-        rows.append([first, *names_of(own), *_counted(results, own), vote])
-    return Table(heads, rows)
+    columns = {"images in the memory": _bank_size, **NAMES}
+    series = results.of(*results.settings("bank-"))
+    return _table(results, series, columns, {"best vote, clean": _clean_vote})
 
 
 def neighbours(results: StudyResults) -> Table:
     """By the number of neighbours, beside the first study's."""
-    heads = ["k", "classifier", "seeds", *_levels(results)]
-    heads += ["best vote, clean", "seconds of training", "first study, ResNet-18, clean"]
     series = results.of(*results.settings("k-"))
     backbones = {condition.backbone for condition in series}
     series += [condition for condition in _knn(results) if condition.backbone in backbones]
-
-    def k_of(condition: Condition) -> int:
-        return int(results.runs[condition][0]["variant"]["k"])
-
-    rows = []
-    for own in sorted(series, key=lambda own: (own.backbone, k_of(own))):
-        reference = REFERENCE_K.get(k_of(own), NOTHING) if own.backbone == "resnet18" else NOTHING
-        seconds = f"{seconds_of(results.runs[own], 'train'):.0f}"
-        row = [str(k_of(own)), own.backbone, *_counted(results, own)]
-        rows.append([*row, _vote(results, own)[0], seconds, reference])
-    return Table(heads, rows)
-
-
-FUSIONS = {
-    "fusion-study": "as in the first study",
-    "fusion-attend": "ours, but neighbours are vectors without labels",
-    "fusion-places": "ours, but after every stage",
-    "fusion-gate": "ours, without the gate",
-    "fusion-dropout": "ours, without neighbour dropout",
-}
+    series.sort(key=lambda condition: (condition.backbone, int(_k(results, condition))))
+    after: dict[str, Column] = {
+        "best vote, clean": _clean_vote,
+        "seconds of training": _seconds,
+        "first study, ResNet-18, clean": _reference_k,
+    }
+    return _table(results, series, {"k": _k, "classifier": _backbone}, after)
 
 
 def fusion(results: StudyResults) -> Table:
     """Ways to attend."""
-    heads = ["fusion", "classifier", "seeds", *_levels(results)]
-    heads += ["weights", "seconds of training"]
     series = results.of(*results.settings("fusion-"))
     backbones = {condition.backbone for condition in series}
     main = [
-        own for own in results.of(MAIN) if own.retrieval != "sampled" and own.backbone in backbones
+        condition
+        for condition in results.of(MAIN)
+        if condition.retrieval != "sampled" and condition.backbone in backbones
     ]
-    rows = []
-    for own in sorted([*main, *series], key=lambda own: own.backbone, reverse=True):
-        name = FUSIONS.get(own.setting, "ours" if own.retrieval == "knn" else "no neighbours")
-        weights, seconds = cost_of(results.runs[own])
-        row = [name, own.backbone, *_counted(results, own)]
-        rows.append([*row, f"{weights:,}", f"{seconds:.0f}"])
-    return Table(heads, rows)
+    conditions = sorted([*main, *series], key=lambda condition: condition.backbone, reverse=True)
+    columns: dict[str, Column] = {"fusion": _fusion, "classifier": _backbone}
+    after: dict[str, Column] = {"weights": _weights, "seconds of training": _seconds}
+    return _table(results, conditions, columns, after)
 
 
-def others(results: StudyResults) -> Table:
+def longer_and_wider(results: StudyResults) -> Table:
     """Longer training, and a wider memory."""
-    heads = ["setting", "classifier", "neighbours", "seeds", *_levels(results), "memory"]
-    names = {
-        "longer": "four times the epochs",
-        "wider-encoder": "encoder of both sources, memory of the first",
-        "wider-memory": "encoder and memory of both sources",
-    }
-    rows = []
-    for own in results.of(*names):
-        size = results.runs[own][0]["rows"][0]["bank_size"] if own.retrieval != "none" else 0
-        rows.append([names[own.setting], *names_of(own), *_counted(results, own), f"{size:,}"])
-    return Table(heads, rows)
+    columns = {"setting": _longer_or_wider, **NAMES}
+    return _table(results, results.of(*LONGER_AND_WIDER), columns, {"memory": _bank_size})
 
 
 def reliance(results: StudyResults) -> Table:
@@ -349,7 +337,7 @@ TABLES: dict[str, tuple[str, Callable[[StudyResults], Table]]] = {
     "k": ("How many neighbours", neighbours),
     "bank": ("How large a memory", memory),
     "fusion": ("Ways to attend", fusion),
-    "others": ("Longer training, wider memory", others),
+    "others": ("Longer training, wider memory", longer_and_wider),
     "reliance": ("Counterfactual neighbours", reliance),
     "losses": ("What noise takes", losses),
     "without": ("Without near duplicates", without),
@@ -367,8 +355,8 @@ def blocks(
         text = table(results).markdown()
         yield name, heading, text + (total(results) if name == "machines" else "")
         if name == "speed":
-            for group in dict.fromkeys(own.group for own in comparisons):
-                family = [own for own in comparisons if own.group == group]
+            for group in dict.fromkeys(comparison.group for comparison in comparisons):
+                family = [comparison for comparison in comparisons if comparison.group == group]
                 yield (
                     f"claims-{group}",
                     f"Comparisons: {group}",

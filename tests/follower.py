@@ -10,7 +10,7 @@ from conftest import make_embeddings, make_images
 from rapipe.batches.loader import CPU
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever
-from rapipe.evaluation.noise_levels import LevelPredictions, Retrieval
+from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
 from rapipe.records import Images
 from rapipe.retrieval.search import SearchMethod, VectorsWithIds
 from rapipe.retrieval.strategies import RetrievalRequest

@@ -13,7 +13,7 @@ from rapipe.batches.loader import CPU
 from rapipe.classifier import classifier as classifier_module
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
-from rapipe.evaluation import attribution
+from rapipe.evaluation.measures import attribution
 
 
 def test_a_planted_bad_row_is_most_harmful_and_pruned() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rapipe import metrics
-from rapipe.evaluation import calibration
+from rapipe.evaluation.measures import calibration
 
 
 def made(n: int = 500) -> tuple[np.ndarray, np.ndarray]:

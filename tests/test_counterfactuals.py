@@ -12,12 +12,12 @@ from rapipe import metrics
 from rapipe.batches.loader import CPU
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever
-from rapipe.evaluation.counterfactuals import (
+from rapipe.evaluation.measures.counterfactuals import (
     Counterfactual,
     Counterfactuals,
     evaluate_counterfactuals,
 )
-from rapipe.evaluation.noise_levels import LevelPredictions
+from rapipe.evaluation.measures.noise_levels import LevelPredictions
 from rapipe.records import OTHER_IMAGE, Images
 from rapipe.retrieval.strategies import STRATEGIES
 

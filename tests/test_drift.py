@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rapipe.evaluation import drift
+from rapipe.evaluation.measures import drift
 from rapipe.records import Embeddings
 from rapipe.retrieval.search import search
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from imports import closure
+from imports import closure, is_exempt
 
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
@@ -19,22 +19,63 @@ from rapipe.config.yaml_text import read_yaml, write_yaml
 STAGES: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
 
 
-def declared_code(stage: str) -> set[str]:
-    """The .py files among a stage's deps, folders opened."""
-    found = set()
-    for dep in STAGES[stage]["deps"]:
-        path = ROOT / dep
-        if dep.startswith("rapipe") and path.is_dir():
-            found |= {str(p.relative_to(ROOT)) for p in path.rglob("*.py")}
-        elif dep.endswith(".py"):
-            found.add(dep)
-    return found
+def code_of(stage: str) -> list[str]:
+    """The files and folders of code among a stage's deps."""
+    return [dep for dep in STAGES[stage]["deps"] if dep.startswith("rapipe/")]
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+def stale_after(file: str) -> set[str]:
+    """The stages that run again when a file is edited, and those that depend on their outputs."""
+    stale = {stage for stage in STAGES if any(covers(dep, file) for dep in code_of(stage))}
+    for stage, facts in STAGES.items():  # in the order of the pipeline
+        deps = [dep.split("/SHA256SUMS")[0] for dep in facts["deps"]]
+        for earlier in stale - {stage}:
+            outs = [next(iter(out)) if isinstance(out, dict) else out for out in outs_of(earlier)]
+            if any(covers(out.split("/$")[0], dep.split("/$")[0]) for out in outs for dep in deps):
+                stale |= {stage}
+    return stale
+
+
+def outs_of(stage: str) -> list[Any]:
+    return [*STAGES[stage]["outs"], *STAGES[stage].get("metrics", ())]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_import_closure(stage: str) -> None:
+def test_code_is_the_import_closure_by_folders(stage: str) -> None:
+    """All that a stage may run is declared, and nothing is of which it runs no line."""
     module = STAGES[stage]["cmd"].split()[2].replace(".", "/")
-    assert declared_code(stage) == closure(f"{module}.py")
+    needed = {file for file in closure(f"{module}.py") if not is_exempt(file)}
+    undeclared = {file for file in needed if not any(covers(dep, file) for dep in code_of(stage))}
+    assert not undeclared
+    unneeded = {dep for dep in code_of(stage) if not any(covers(dep, file) for file in needed)}
+    assert not unneeded
+
+
+TRAINED = {"train-plain", "train-retrieval", "evaluate-plain", "evaluate-retrieval", "report"}
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("rapipe/classifier/fusions/cross_attention.py", TRAINED),
+        ("rapipe/report/page.py", {"report"}),
+        ("rapipe/evaluation/comparisons.py", {"report"}),
+        (
+            "rapipe/evaluation/measures/drift.py",
+            {"evaluate-plain", "evaluate-retrieval", "report"},
+        ),
+        ("rapipe/pretraining/objectives/byol.py", set(STAGES) - {"check", "corpus"}),
+        ("rapipe/pipeline/running/locks.py", set()),
+        ("rapipe/config/schema.py", set()),
+    ],
+)
+def test_an_edit_runs_again_what_it_changes(file: str, stages: set[str]) -> None:
+    assert (ROOT / file).is_file()
+    assert stale_after(file) == stages
 
 
 def test_stages_are_those_of_the_design() -> None:
@@ -140,6 +181,9 @@ def test_params_read_for_a_variant_are_declared(
     seen: set[str] = set()
     module = importlib.import_module(f"rapipe.pipeline.{stage}")
     monkeypatch.setattr(f"rapipe.pipeline.{stage}.asdict", as_dict, raising=False)
+    if stage == "train":
+        real = module.deciding
+        monkeypatch.setattr(module, "deciding", lambda record: real(record._real))
     v = next(v for v in variants(in_tiny) if v.retrieval == retrieval and v.backbone == "alexnet")
     module.run(Recorder(in_tiny, seen), v)
     if retrieval != "none":

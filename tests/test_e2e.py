@@ -21,6 +21,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone.make(tmp_path)
 
 
+@pytest.mark.ci
 def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
     clone.shrink()
     params = clone.path / "params.yaml"

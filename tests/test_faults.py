@@ -52,6 +52,7 @@ def project(
     return folder, stages
 
 
+@pytest.mark.ci
 def test_every_stage_refuses_what_was_damaged_before_it(
     project: tuple[Path, list[damage.Stage]], monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
@@ -91,6 +92,7 @@ def small_disk(
         pytest.skip(str(error))
 
 
+@pytest.mark.ci
 def test_every_stage_survives_a_full_and_a_read_only_disk(
     small_disk: tuple[Path, list[damage.Stage]],
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         assert b"waiting" not in done.stderr
 
 
+@pytest.mark.ci
 def test_inputs_that_change_under_a_stage_are_told(
     project: tuple[Path, list[damage.Stage]],
     monkeypatch: pytest.MonkeyPatch,
@@ -205,6 +208,7 @@ def test_a_defect_keeps_its_traceback() -> None:
         raise RuntimeError("a defect of ours")
 
 
+@pytest.mark.ci
 def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
     project: tuple[Path, list[damage.Stage]], tmp_path: Path, interruptible: None
 ) -> None:

@@ -49,6 +49,7 @@ def killed(
     return trial
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["pretrain", TRAIN])
 def test_training_that_is_killed_is_resumed_to_the_same_bytes(
     name: str, golden: kill.ReferenceRun, nursery: ProcessGroup, tmp_path: Path
@@ -56,6 +57,7 @@ def test_training_that_is_killed_is_resumed_to_the_same_bytes(
     assert killed(golden, nursery, tmp_path / "trial", name, CHECKPOINT, 3).resumed
 
 
+@pytest.mark.ci
 def test_a_corpus_that_is_killed_between_two_files_is_made_anew(
     golden: kill.ReferenceRun, nursery: ProcessGroup, tmp_path: Path
 ) -> None:

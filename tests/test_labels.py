@@ -7,12 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rapipe.corpus.labels import (
-    held_out_mask,
-    hidden_label_ids,
-    limit_mask,
-    visible_label_mask,
-)
+from rapipe.corpus.labels import held_out_mask, hidden_label_ids, limit_mask, visible_label_mask
 
 IDS = np.random.default_rng(0).permutation(10_000)[:600]
 LABELS = np.repeat([0, 1, 2, -1], [400, 100, 7, 93])

@@ -1,4 +1,4 @@
-"""Predictions at noise levels, as a record."""
+"""Corruptions, and predictions at noise levels as a record."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from conftest import make_images
 from follower import CLASSES, followed
 
 from rapipe import metrics
-from rapipe.evaluation.noise_levels import PredictionsBuilder
+from rapipe.evaluation.measures.corruptions import CORRUPTIONS
+from rapipe.evaluation.measures.corruptions import CORRUPTIONS
+from rapipe.evaluation.measures.noise_levels import PredictionsBuilder
 from rapipe.records import Predictions
 from rapipe.retrieval import votes
 
@@ -38,3 +42,13 @@ def test_predictions_are_collected_and_read_back(tmp_path: Path) -> None:
     plain.add(level)
     plain.predictions().write(tmp_path / "q.arrow")
     assert Predictions.read(tmp_path / "q.arrow").similarity is None
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_is_the_same_whichever_images_stand_beside_it(name: str) -> None:
+    corrupt, images = CORRUPTIONS[name], make_images(6)
+    assert (corrupt(images.pixels, images.ids, 0, 0) == images.pixels).all()
+    corrupted = corrupt(images.pixels, images.ids, 0.2, 0)
+    assert (corrupted != images.pixels).any(axis=(1, 2, 3)).all()
+    assert (corrupt(images.pixels[2:4], images.ids[2:4], 0.2, 0) == corrupted[2:4]).all()
+    assert (corrupt(images.pixels, images.ids, 0.2, 1) != corrupted).any()

@@ -15,6 +15,7 @@ from rapipe.config.variants import variants
 from rapipe.config.yaml_text import read_yaml
 from rapipe.errors import UserError
 from rapipe.pipeline.running.check_names import check, load_checked
+from rapipe.specs import TrainingRecipe, deciding
 
 TEXT = (ROOT / "params.yaml").read_text()
 
@@ -236,3 +237,9 @@ def test_unknown_preset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no preset 'huge'; choose from digits, tiny, own-images"):
         presets.write("huge", tmp_path / "params.yaml")
     assert not list(tmp_path.iterdir())
+
+
+def test_results_that_differ_in_what_changes_none_may_be_compared() -> None:
+    recipe = deciding(TrainingRecipe(loggers=("tensorboard",), probe_every=7, compile=True))
+    assert recipe == deciding(TrainingRecipe())
+    assert recipe != deciding(TrainingRecipe(epochs=7))

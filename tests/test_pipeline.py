@@ -25,7 +25,7 @@ from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.evaluation.results import KEYS
+from rapipe.evaluation.results import KEYS, Condition
 from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.pipeline import corpus, embed, evaluate, initialise, prefetch, pretrain, report, train
 from rapipe.pipeline.inputs import encoder_fingerprint
@@ -240,11 +240,9 @@ def test_a_retrieval_variant_reads_the_bank_it_is_given(own: Params) -> None:
     assert v.name == "alexnet-knn-k4-300-s0"
     train.run(params, v)
     evaluate.run(params, v)
-    assert {r["bank_size"] for r in read_results(params).rows() if r["retrieval"] == "knn"} == {
-        300,
-        3500,
-    }
-    assert report.condition(v) == ("alexnet", "knn", 4, 300)
+    rows = [row for row in read_results(params).rows() if row["retrieval"] == "knn"]
+    assert {row["bank_size"] for row in rows} == {300, 3500}
+    assert Condition("alexnet", "knn", 4, 300) in map(Condition.of, rows)
 
 
 def test_command_line_runs_a_stage_and_prints_results(own: Params) -> None:
@@ -375,7 +373,7 @@ def test_noise_is_in_the_training_of_marked_backbones_alone(own: Params) -> None
         name: json.loads((paths.MODELS / name / "card.json").read_text())
         for name in ("alexnet-none-s0", "alexnet+noise-none-s0")
     }
-    assert {own["spec"]["backbone"] for own in card.values()} == {"alexnet"}
+    assert {own["spec"]["network"]["backbone"] for own in card.values()} == {"alexnet"}
     settings = {own["setting"] for own in card.values()}
     assert len(settings) == 2
     Path("params.yaml").write_text(

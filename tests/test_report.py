@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from rapipe.evaluation.baselines import VoteBaseline
 from rapipe.evaluation.comparisons import _pairs, compare_strategies
 from rapipe.evaluation.evidence import CounterfactualStack, Evidence, Stack
 from rapipe.evaluation.learning_curves import area, first_step
-from rapipe.evaluation.results import Condition
+from rapipe.evaluation.results import Condition, VoteBaseline
 from rapipe.evaluation.statistics import Interval
 from rapipe.records import OTHER_IMAGE
 from rapipe.report import counterfactuals, style
 from rapipe.report.ablations import ablation_curves
 from rapipe.report.accuracy import accuracy_table, clean_intervals
-from rapipe.report.calibration import calibration_table, reliability_diagrams
+from rapipe.report.calibration import reliability, scores
 from rapipe.report.claims import comparison_table, findings_of
-from rapipe.report.leakage import accuracy_without_near_duplicates
-from rapipe.report.learning_curves import accuracy_by_step, efficiency_table
+from rapipe.report.leakage import accuracy_without
+from rapipe.report.learning_curves import accuracy_by_step, efficiency
 from rapipe.report.page import page
 from rapipe.report.robustness import noise_augmentation
 from rapipe.report.tables import Table
@@ -81,19 +80,16 @@ def test_sample_efficiency_in_numbers() -> None:
     assert first_step(slow, 0.8) == 9
     assert first_step(slow[:1], 0.8) is None
     assert area(slow) == pytest.approx(0.45)
-    histories = {
-        NONE: [slow, curve((5, 0.1), (9, 0.4))],
-        KNN: [fast, curve((5, 0.6), (9, 0.6))],
-    }
+    histories = {NONE: [slow, curve((5, 0.1), (9, 0.4))], KNN: [fast, curve((5, 0.6), (9, 0.6))]}
     two = replace(evidence(0.7, 0.6), histories=histories)
-    lines = cells(efficiency_table(two))
+    lines = cells(efficiency(two))
     nothing = "\N{EN DASH}"
     assert lines[1][2:] == ["2", "0.350 ± 0.141", nothing, "9 (1 of 2 seeds)", "9 (1 of 2 seeds)"]
     assert lines[2][2:4] == ["2", "0.650 ± 0.071"]
     assert lines[2][4].startswith("+0.300 [")
     assert lines[2][5] == "5"
     first = {condition: seeds[:1] for condition, seeds in histories.items()}
-    one = cells(efficiency_table(replace(two, histories=first)))
+    one = cells(efficiency(replace(two, histories=first)))
     assert one[2][4] == "+0.250 (one seed)"
     assert one[1][6] == "9"
 
@@ -267,11 +263,11 @@ def test_what_is_compared() -> None:
 
 def test_accuracy_without_near_duplicates_leaves_them_out() -> None:
     own = evidence(0.7, 0.6)
-    assert accuracy_without_near_duplicates(own).html() == ""
+    assert accuracy_without(own).html() == ""
     own.near_duplicates[: N // 2] = True  # of which every one is right
     low, high = clean_intervals(own)[KNN]
     assert low < 0.7 < high
-    lines = cells(accuracy_without_near_duplicates(own))[1:]
+    lines = cells(accuracy_without(own))[1:]
     assert lines == [
         ["no training", "best vote of knn", "20.0", "20.0"],
         ["net", "none", "0.0", "0.0"],
@@ -285,7 +281,7 @@ def test_accuracy_without_near_duplicates_leaves_them_out() -> None:
 def test_where_every_test_image_is_a_near_duplicate_nothing_is_said_of_the_rest() -> None:
     own = evidence(0.7, 0.6)
     own.near_duplicates[:] = True
-    assert accuracy_without_near_duplicates(own).html() == ""
+    assert accuracy_without(own).html() == ""
     assert "nan" not in comparison_table(compare_strategies(own)).html()
 
 
@@ -304,7 +300,7 @@ def test_small_bins_are_no_line_and_no_mistake() -> None:
     few = {
         key: Stack(*(v if v is None else v[..., :8] for v in s)) for key, s in own.stacks.items()
     }
-    assert reliability_diagrams(replace(own, stacks=few)) is not None
+    assert reliability(replace(own, stacks=few)) is not None
 
 
 def test_matrix_and_baselines_hold_what_was_measured() -> None:
@@ -312,14 +308,14 @@ def test_matrix_and_baselines_hold_what_was_measured() -> None:
     [baseline] = own.vote_baselines()
     assert (baseline.retrieval, baseline.vote, baseline.k) == ("knn", "rank", 3)
     assert baseline.top1 == {0.0: 0.6, 0.2: 0.6}
-    figure = counterfactuals.transfer_matrix(own)
+    figure = counterfactuals.matrix(own)
     assert figure is not None
     assert [text.get_text() for text in figure.axes[0].texts] == ["50.0"] * 4
 
 
 def test_calibration_table_has_what_a_score_that_knows_nothing_has() -> None:
     own = evidence(0.7, 0.6)
-    lines = {(line[1], line[2]): line[3:] for line in cells(calibration_table(own))[1:]}
+    lines = {(line[1], line[2]): line[3:] for line in cells(scores(own))[1:]}
     assert lines["knn", "errors when all are answered"] == ["0.300", "0.300"]
     for name in ("softmax", "similarity", "vote entropy"):  # random here
         assert float(lines["knn", f"AURC by {name}"][0]) == pytest.approx(0.3, abs=0.06)
@@ -333,7 +329,7 @@ def test_counterfactuals_have_a_row_of_panels_for_each_noise_level() -> None:
     ]
     own = evidence(0.7, 0.6)
     own.counterfactuals[KNN][0.2, "knn"] = own.counterfactuals[KNN][0.0, "knn"]
-    figure = counterfactuals.dots(own, rows)
+    figure = counterfactuals.draw_dots(own, rows)
     assert figure is not None
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["a, clean", "b, clean", "a, noise 0.2", "b, noise 0.2"]

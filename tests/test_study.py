@@ -1,4 +1,4 @@
-"""The study: its pieces, that it resumes, and that its pages say what its files hold."""
+"""The study: its experiments, that it resumes, and that its pages say what its files hold."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ SCALES = ("study", "study-cpu", "tiny")
 PUBLISHED = ROOT / "results/study"
 
 
-# Pieces
+# Experiments
 
 
 @pytest.mark.parametrize("preset", SCALES)
-def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
+def test_every_setting_of_every_experiment_has_parameters_and_a_name_of_its_own(
     preset: str, tmp_path: Path
 ) -> None:
     study = Study(preset, {}, tmp_path / "work", tmp_path / "found")
     whole = parse(study.content())
     names = []
-    for piece in EXPERIMENTS.values():
-        for setting in piece.settings(whole, 9000):
+    for experiment in EXPERIMENTS.values():
+        for setting in experiment.settings(whole, 9000):
             params = parse(study.content_of(setting.encoder, setting.overrides))
             assert setting.variants(params), setting.name
             names.append(setting.name)
@@ -49,7 +49,7 @@ def test_every_setting_of_every_piece_has_parameters_and_a_name_of_its_own(
     assert ("wider-memory" in names) == (preset != "tiny")
 
 
-def test_pieces_ask_what_the_study_asks(tmp_path: Path) -> None:
+def test_experiments_ask_what_the_study_asks(tmp_path: Path) -> None:
     whole = parse(Study("study", {}, tmp_path, tmp_path).content())
     (main,) = EXPERIMENTS["main"].settings(whole, 45_000)
     asked = {(v.backbone, v.retrieval) for v in main.variants(whole)}
@@ -194,8 +194,8 @@ def test_what_has_been_run_is_not_run_again(
         raise AssertionError("it was run again")
 
     monkeypatch.setattr(running, "_variant_stage", refuse)
-    for piece in ("main", "random"):
-        running.run(rehearsed, piece)
+    for experiment in ("main", "random"):
+        running.run(rehearsed, experiment)
     assert files_of(rehearsed) == before
     damaged = next(rehearsed.results.glob("runs/main/alexnet-knn*.json"))
     text = damaged.read_text()
@@ -483,7 +483,7 @@ def test_numbers_in_the_words_stand_in_the_tables_beside_them() -> None:
 
 
 NOT_MEASURED = {
-    "What did not work, and what is missing": {".1"},  # a parameter
+    "What did not work, and what is missing": {".1"}  # a parameter
 }
 
 
@@ -492,10 +492,11 @@ def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) 
     """What a stranger would run is what was run, but for where the images are."""
     study = Study(preset, {}, tmp_path, tmp_path)
     found = StudyResults.read(Study(preset, {}).results)
-    pieces = {
-        piece: [*EXPERIMENTS[piece].settings(parse(study.content()), 9000)] for piece in EXPERIMENTS
+    settings_of = {
+        experiment: [*EXPERIMENTS[experiment].settings(parse(study.content()), 9000)]
+        for experiment in EXPERIMENTS
     }
-    settings = {own.name: own for every in pieces.values() for own in every}
+    settings = {own.name: own for every in settings_of.values() for own in every}
     for key, runs in found.runs.items():
         own = settings[key.setting]
         expected = study.content_of(own.encoder, own.overrides)
@@ -506,11 +507,11 @@ def test_published_runs_are_of_the_preset_as_it_is(preset: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("piece", EXPERIMENTS)
-def test_every_piece_runs_on_tiny(piece: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_on_tiny(experiment: str, tmp_path: Path) -> None:
     study = Study("tiny", {}, tmp_path / "work", tmp_path / "found")
-    running.run(study, piece)
-    if piece == "wider":  # tiny has no second source
+    running.run(study, experiment)
+    if experiment == "wider":  # tiny has no second source
         assert not [*study.results.glob("runs/*/*.json")]
         return
     report.run(study)

@@ -20,6 +20,13 @@ VOTE = "the best vote"
 NOISE = "none, noise in training"
 
 
+COLUMNS = (
+    *("group", "first", "second", "noise_std", "difference", "low", "high"),
+    *("without_near_duplicates", "seeds", "mcnemar", "p", "adjusted_mcnemar", "adjusted_p"),
+)
+"""Of the CSV, before words."""
+
+
 class Pair(NamedTuple):
     """Two classifiers to compare, or a classifier and a vote; paired by seed and image."""
 
@@ -52,23 +59,11 @@ class Comparison(NamedTuple):
     @property
     def row(self) -> dict[str, Any]:
         """As a row of a CSV."""
-        without = self.without_near_duplicates
-        return {
-            "group": self.group,
-            "first": self.first,
-            "second": self.second,
-            "noise_std": self.noise_std,
-            "difference": self.verdict.difference,
-            "low": self.verdict.interval.low,
-            "high": self.verdict.interval.high,
-            "without_near_duplicates": None if np.isnan(without) else without,
-            "seeds": self.verdict.seeds,
-            "mcnemar": self.verdict.mcnemar,
-            "p": self.verdict.p,
-            "adjusted_mcnemar": self.adjusted_mcnemar,
-            "adjusted_p": self.adjusted_p,
-            "words": self.words,
-        }
+        verdict = self.verdict
+        row = {**self._asdict(), **verdict._asdict(), **verdict.interval._asdict()}
+        if np.isnan(self.without_near_duplicates):
+            row["without_near_duplicates"] = None
+        return {**{name: row[name] for name in COLUMNS}, "words": self.words}
 
 
 def compare_all(
@@ -87,8 +82,8 @@ def compare_all(
             without = evidence.without_near_duplicates(a) - evidence.without_near_duplicates(b)
             std = evidence.levels[level]
             comparisons.append(Comparison(group, first, second, std, verdict, without))
-    by_image = statistics.holm([own.verdict.mcnemar for own in comparisons])
-    by_seed = statistics.holm([own.verdict.p for own in comparisons])
+    by_image = statistics.holm([comparison.verdict.mcnemar for comparison in comparisons])
+    by_seed = statistics.holm([comparison.verdict.p for comparison in comparisons])
     return [
         comparison._replace(adjusted_mcnemar=mcnemar, adjusted_p=p)
         for comparison, mcnemar, p in zip(comparisons, by_image, by_seed, strict=True)
@@ -112,7 +107,7 @@ def compare_strategies(evidence: Evidence) -> list[Comparison]:
 def _answers(evidence: Evidence, backbone: str) -> dict[str, Correct]:
     """By the name of what is compared, whether it is right (S, L, N)."""
     conditions = evidence.conditions(backbone)
-    answers = {name: evidence.stacks[own].correct for name, own in conditions.items()}
+    answers = {name: evidence.stacks[condition].correct for name, condition in conditions.items()}
     for name, condition in conditions.items():
         votes = evidence.stacks[condition].vote_correct
         if votes is not None and name != CONTROL:
@@ -123,14 +118,14 @@ def _answers(evidence: Evidence, backbone: str) -> dict[str, Correct]:
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Which of them is compared with which."""
-    for other, one in combinations(names, 2):
-        vote = other.startswith(VOTE) or one.startswith(VOTE)
-        if not vote and NOISE not in (one, other):
-            if other in ("none", CONTROL):
-                yield one, other
-            elif one == CONTROL:  # whichever of the two the parameters name first
-                yield other, one
-        if one == f"{VOTE} of {other}":
-            yield other, one
-        if one == NOISE and not vote and other != CONTROL:
-            yield (one, other) if other == "none" else (other, one)
+    for earlier, later in combinations(names, 2):
+        vote = earlier.startswith(VOTE) or later.startswith(VOTE)
+        if not vote and NOISE not in (earlier, later):
+            if earlier in ("none", CONTROL):
+                yield later, earlier
+            elif later == CONTROL:  # whichever of the two the parameters name first
+                yield earlier, later
+        if later == f"{VOTE} of {earlier}":
+            yield earlier, later
+        if later == NOISE and not vote and earlier != CONTROL:
+            yield (later, earlier) if earlier == "none" else (earlier, later)

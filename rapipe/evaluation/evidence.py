@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rapipe.evaluation.baselines import VoteBaseline, vote_baselines
-from rapipe.evaluation.results import CONTROL, Condition, Row, Run
+from rapipe.evaluation.results import CONTROL, Condition, Row, Run, VoteBaseline, vote_baselines
 from rapipe.evaluation.statistics import Interval, interval_of_mean
 from rapipe.records import Predictions
 
@@ -110,7 +109,11 @@ class Evidence:
 
     def conditions(self, backbone: str) -> dict[str, Condition]:
         """The conditions of a backbone by strategy, the one without neighbours first."""
-        return {own.retrieval: own for own in self.stacks if own.backbone == backbone}
+        return {
+            condition.retrieval: condition
+            for condition in self.stacks
+            if condition.backbone == backbone
+        }
 
     def with_neighbours(self) -> list[Condition]:
         """The conditions that have neighbours, the random ones of the control too."""
@@ -145,8 +148,8 @@ class Evidence:
 
     def without_near_duplicates(self, correct: npt.NDArray[np.bool_]) -> float:
         """The mean of what is correct (S, N) but for near duplicates; nan if they are all."""
-        rest = correct[:, ~self.near_duplicates]
-        return float(rest.mean()) if rest.size else float("nan")
+        remaining = correct[:, ~self.near_duplicates]
+        return float(remaining.mean()) if remaining.size else float("nan")
 
     def interval(self, values: npt.NDArray[Any]) -> Interval:
         """Of the mean of values (S, N), over seeds and images."""

@@ -14,8 +14,7 @@ from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import UserError
-from rapipe.evaluation.analysis import AnalysisOptions, RetrievalAnalysis
-from rapipe.evaluation.evaluate import evaluate_levels
+from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
 from rapipe.io.checksums import sha256
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import write_checksummed, write_csv
@@ -74,15 +73,14 @@ def run(params: Params, variant: Variant) -> None:
 
 
 def analysis_of(
-    params: Params,
-    variant: Variant,
-    classifier: Classifier,
-    retriever: Retriever,
-    images: Images,
+    params: Params, variant: Variant, classifier: Classifier, retriever: Retriever, images: Images
 ) -> RetrievalAnalysis:
     """The analysis of a classifier's neighbours, with what validation images retrieve."""
-    validation = labelled("validation")
-    options = AnalysisOptions(
+    analysis = RetrievalAnalysis(
+        classifier=classifier,
+        retriever=retriever,
+        images=images,
+        bank_classes=bank_card()["classes"],
         seed=params.seed,
         levels=params.evaluate.swap_std,
         poisoned=params.evaluate.poisoned,
@@ -90,15 +88,9 @@ def analysis_of(
         attributed=params.evaluate.attributed,
         prune=params.retrieval.prune,
     )
-    return RetrievalAnalysis(
-        classifier,
-        retriever,
-        images,
-        validation,
-        neighbours_of(validation, variant, "validation"),
-        bank_card()["classes"],
-        options,
-    )
+    validation = labelled("validation")
+    analysis.choose(validation, neighbours_of(validation, variant, "validation"))
+    return analysis
 
 
 def retriever_of(

@@ -19,12 +19,7 @@ from rapipe.io import memory_map
 from rapipe.io.atomic import part_path
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import write_json
-from rapipe.pipeline.inputs import (
-    check_encoder,
-    checked,
-    images_of,
-    query_images,
-)
+from rapipe.pipeline.inputs import check_encoder, checked, images_of, query_images
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say

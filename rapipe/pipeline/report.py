@@ -50,14 +50,14 @@ def run(params: Params) -> None:
     material = read_material(params)
     sections: list[tuple[str, str, str | bytes]] = []
     figures: dict[str, bytes] = {}
-    for name, heading, words, function in SECTIONS:
-        content = function(material)  # one after the other: no two figures need be open at once
+    for section in SECTIONS:
+        content = section.content(material)  # in turn: no two figures need be open at once
         if isinstance(content, Figure):
-            content = figures[name] = style.png(content)
+            content = figures[section.name] = style.png(content)
         if isinstance(content, Table):
             content = content.html()
         if content:
-            sections.append((heading, words, content))
+            sections.append((section.heading, section.words, content))
     write_csv(paths.TABLE, material.results.rows())
     write_csv(paths.CURVES, summary.curves(material))
     write_csv(paths.CLAIMS, [comparison.row for comparison in material.comparisons])

@@ -5,16 +5,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from rapipe.evaluation.baselines import VoteBaseline, best_baseline, vote_baselines
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import CONTROL, Condition, Row, over_seeds
+from rapipe.evaluation.results import (
+    CONTROL,
+    Condition,
+    Row,
+    VoteBaseline,
+    best_baseline,
+    over_seeds,
+    vote_baselines,
+)
 from rapipe.evaluation.statistics import Interval
 from rapipe.report.material import Material
 from rapipe.report.tables import NOTHING, Table, level_words, percent
 
 
 def accuracy(material: Material) -> Table:
-    """The first table of the page."""
+    """The first table of the page.
+
+    Percent of the whole test split, mean ± standard deviation over seeds. The first lines are
+    baselines: votes of the same neighbours without any training, each with the number of
+    neighbours that was best on validation. Each classifier is the epoch that was best on
+    validation. Noise is Gaussian on images in [0, 1], clipped and rounded; a noisy image
+    looks up neighbours of its noisy self. The interval is of clean accuracy, over the choice
+    of test images and, where there are several, of seeds.
+    """
     baselines = material.vote_baselines()
     return accuracy_table(material.present_rows(), clean_intervals(material), baselines)
 
@@ -29,9 +44,7 @@ def clean_intervals(evidence: Evidence) -> dict[Condition, Interval]:
 
 
 def accuracy_table(
-    rows: Sequence[Row],
-    intervals: Mapping[Condition, Interval],
-    baselines: Sequence[VoteBaseline],
+    rows: Sequence[Row], intervals: Mapping[Condition, Interval], baselines: Sequence[VoteBaseline]
 ) -> Table:
     """A line a baseline, then a line a condition: accuracy in percent, mean over seeds.
 
@@ -71,11 +84,15 @@ def accuracy_table(
 
 
 def _by_level(baseline: VoteBaseline, levels: Sequence[float]) -> list[str]:
-    return [percent([baseline.top1[own]] if own in baseline.top1 else []) for own in levels]
+    return [percent([baseline.top1[std]] if std in baseline.top1 else []) for std in levels]
 
 
 def edits(material: Material) -> Table:
-    """The classifiers that were evaluated with an edited memory too."""
+    """The classifiers that were evaluated with an edited memory too.
+
+    The same trained classifiers, each with the memory it was trained with and with edited
+    ones; nothing was trained again.
+    """
     present = {condition.k for condition in material.stacks}
     memories = defaultdict(set)
     edited = any(run["edited"] for run in material.results.runs.values())

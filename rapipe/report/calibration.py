@@ -10,8 +10,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rapipe.evaluation import calibration
 from rapipe.evaluation.evidence import Evidence, Stack
+from rapipe.evaluation.measures import calibration
 from rapipe.evaluation.results import CONTROL
 from rapipe.report.style import GREY, finish, panels_of, strategy_looks, styled
 from rapipe.report.tables import Table, level_words
@@ -35,10 +35,12 @@ def _scores(stack: Stack, level: int) -> dict[str, npt.NDArray[np.float64]]:
 
 
 @styled
-def reliability_diagrams(evidence: Evidence) -> Figure:
+def reliability(evidence: Evidence) -> Figure:
     """Accuracy against confidence, a point a bin; clean above the strongest noise.
 
-    A point's area grows with its images; below the diagonal a classifier is too sure.
+    How often a prediction of some confidence is right. On the diagonal confidence is honest;
+    below it a classifier is too sure of itself. Larger points hold more images; bins of fewer
+    than ten are left out. All seeds together.
     """
     look, levels = strategy_looks(evidence), evidence.clean_and_noisiest
     names = _panel_names(evidence)
@@ -55,7 +57,7 @@ def reliability_diagrams(evidence: Evidence) -> Figure:
             bins = calibration.reliability(
                 stack.confidence[:, level].reshape(-1), stack.correct[:, level].reshape(-1)
             )
-            large = [own for own in bins if own.samples >= FEWEST]
+            large = [group for group in bins if group.samples >= FEWEST]
             if not large:
                 continue
             confidence, accuracy, images = zip(*large, strict=True)
@@ -71,11 +73,12 @@ def reliability_diagrams(evidence: Evidence) -> Figure:
 
 
 @styled
-def risk_coverage_curves(evidence: Evidence) -> Figure:
+def risk_coverage(evidence: Evidence) -> Figure:
     """Share of errors among the images answered, against the share answered; first seed.
 
-    Of what searches neighbours by each score, and of none by softmax. Colours are of
-    strategies, dashes of scores.
+    Errors among the images that are answered, if the least certain are left out first:
+    certain by the softmax, by the similarity of the neighbours, or by their unanimity. Colours
+    are of strategies, dashes of scores. First seed.
     """
     look, levels = strategy_looks(evidence), evidence.clean_and_noisiest
     names = _panel_names(evidence)
@@ -107,8 +110,12 @@ def _panel_names(evidence: Evidence) -> dict[tuple[int, str], str]:
     }
 
 
-def calibration_table(evidence: Evidence) -> Table:
-    """ECE and area under risk-coverage at each noise level."""
+def scores(evidence: Evidence) -> Table:
+    """ECE and area under risk-coverage at each noise level.
+
+    ECE is the expected gap between confidence and accuracy. AURC is the mean error rate over
+    all shares answered; a score that knows nothing has that of answering all.
+    """
     heads = ["classifier", "retrieval", "measure", *map(level_words, evidence.levels)]
     rows = []
     for condition, stack in evidence.stacks.items():

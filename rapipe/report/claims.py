@@ -6,17 +6,24 @@ import html
 from collections.abc import Sequence
 
 from rapipe.evaluation import statistics
-from rapipe.evaluation.baselines import best_baseline, vote_baselines
 from rapipe.evaluation.comparisons import NOISE, VOTE, Comparison
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import CONTROL, Condition
+from rapipe.evaluation.results import CONTROL, Condition, best_baseline, vote_baselines
 from rapipe.records import OTHER_IMAGE
 from rapipe.report.material import Material
 from rapipe.report.tables import NOTHING, Table, interval_words, level_words, p_value
 
 
 def claims(material: Material) -> str:
-    """The table of the page."""
+    """The table of the page.
+
+    Each line compares two classifiers, or one with the best vote of its neighbours, on the
+    same test images: clean ones, and those with the strongest noise. The interval is a
+    bootstrap over images and seeds. The first p-value is the largest of McNemar's tests, one
+    a training, the second also of a t-test over seeds; both are corrected for the number of
+    lines (Holm). “Better” needs all of them; interval and McNemar's tests alone allow to say
+    what was seen. “Without near duplicates” leaves out the test images that the audit lists.
+    """
     return comparison_table(material.comparisons, "classifier").html()
 
 
@@ -29,21 +36,21 @@ def comparison_table(comparisons: Sequence[Comparison], group: str = "") -> Tabl
     heads = ["first", "minus", "images", "points", "95 % interval", "without near duplicates"]
     heads += ["seeds", "p, McNemar", "p, seeds too", "in words"]
     rows = []
-    for own in comparisons:
-        without, seeds = own.without_near_duplicates, own.verdict.seeds
+    for comparison in comparisons:
+        without, seeds = comparison.without_near_duplicates, comparison.verdict.seeds
         row = [
-            own.first,
-            own.second,
-            level_words(own.noise_std),
-            f"{100 * own.verdict.difference:+.1f}",
-            interval_words(own.verdict.interval),
+            comparison.first,
+            comparison.second,
+            level_words(comparison.noise_std),
+            f"{100 * comparison.verdict.difference:+.1f}",
+            interval_words(comparison.verdict.interval),
             f"{100 * without:+.1f}" if without == without else NOTHING,
             str(seeds),
-            p_value(own.adjusted_mcnemar),
-            p_value(own.adjusted_p) if seeds > 1 else NOTHING,
-            own.words,
+            p_value(comparison.adjusted_mcnemar),
+            p_value(comparison.adjusted_p) if seeds > 1 else NOTHING,
+            comparison.words,
         ]
-        rows.append([own.group, *row] if group else row)
+        rows.append([comparison.group, *row] if group else row)
     return Table([group, *heads] if group else heads, rows)
 
 
@@ -57,7 +64,11 @@ def findings_of(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
     items = []
     for condition in evidence.searching():
         names = (condition.backbone, condition.retrieval)
-        related = [own for own in comparisons if (own.group, own.first) == names]
+        related = [
+            comparison
+            for comparison in comparisons
+            if (comparison.group, comparison.first) == names
+        ]
         lines = [
             _compared("Against the same without neighbours", related, "none"),
             _compared("Against noise in training instead of neighbours", related, NOISE),
@@ -79,10 +90,10 @@ def findings_of(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
 
 def _compared(what: str, comparisons: Sequence[Comparison], second: str) -> str:
     parts = [
-        f"{level_words(own.noise_std)} {100 * own.verdict.difference:+.1f} "
-        f"[{interval_words(own.verdict.interval)}], {own.words}"
-        for own in comparisons
-        if own.second == second
+        f"{level_words(comparison.noise_std)} {100 * comparison.verdict.difference:+.1f} "
+        f"[{interval_words(comparison.verdict.interval)}], {comparison.words}"
+        for comparison in comparisons
+        if comparison.second == second
     ]
     return f"{what}: {'; '.join(parts)}." if parts else ""
 
@@ -97,9 +108,10 @@ def _compared_with_vote(
         return "No neighbour has a class of the task, so there is no vote to beat."
     vote = f"the best vote of its neighbours ({best.vote}, k = {best.k}, {best.top1[0]:.1%})"
     unbeaten = [
-        level_words(own.noise_std)
-        for own in comparisons
-        if own.second == second and (own.verdict.difference <= 0 or own.words == statistics.NOTHING)
+        level_words(comparison.noise_std)
+        for comparison in comparisons
+        if comparison.second == second
+        and (comparison.verdict.difference <= 0 or comparison.words == statistics.NOTHING)
     ]
     warning = f" <b>Its learned fusion is not shown to beat that vote: {', '.join(unbeaten)}.</b>"
     return _compared(f"Against {vote}", comparisons, second) + (warning if unbeaten else "")

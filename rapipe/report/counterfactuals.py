@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rapipe.evaluation.evidence import Evidence
 from rapipe.evaluation.results import Row
 from rapipe.evaluation.statistics import Interval
 from rapipe.report.material import Material
-from rapipe.report.style import Look, Point, finish, panels_of, strategy_looks, styled
+from rapipe.report.style import finish, panels_of, strategy_looks, styled
 from rapipe.report.tables import NOTHING, Table, interval_words, level_words
 
 COLUMNS = ("top1", "change", "flips", "kl", "total_variation", "neighbour_agreement")
@@ -41,8 +41,15 @@ def counterfactual_rows(evidence: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def counterfactual_tables(material: Material) -> str:
-    """HTML: what each counterfactual does to the predictions, a table a noise level."""
+def tables(material: Material) -> str:
+    """HTML: what each counterfactual does to the predictions, a table a noise level.
+
+    “Flips” are images whose predicted class changes; KL and total variation (0 to 1) say how
+    far the predicted probabilities change; neighbour agreement is the share of images
+    predicted as the class most of the shown neighbours have. The total variation with another
+    image's neighbours is the reliance. Classifiers trained on random neighbours are the
+    control.
+    """
     heads = ["classifier", "trained with", "neighbours shown", "accuracy, %", "change [95 %]"]
     heads += ["flips, %", "KL, nats", "total variation [95 %]", "neighbour agreement, %"]
     tables: dict[float, list[list[str]]] = {}
@@ -66,57 +73,46 @@ def counterfactual_tables(material: Material) -> str:
     )
 
 
-def counterfactual_dots(material: Material) -> Figure | None:
-    """Accuracy with each counterfactual, by backbone and strategy in training."""
-    return dots(material, material.counterfactual_rows)
+def dots(material: Material) -> Figure | None:
+    """Accuracy with each counterfactual, by backbone and strategy in training.
 
-
-def dots(evidence: Evidence, rows: Sequence[Row]) -> Figure | None:
-    """The same of any evidence and its `counterfactual_rows`."""
-    panels: dict[str, dict[str, dict[str, Point]]] = {}
-    for position, row in enumerate(sorted(rows, key=lambda row: row["noise_std"])):
-        top1, change = row["top1"], row["change"]
-        span = (top1 - change + row[end] for end in ("low", "high"))
-        panel = panels.setdefault(f"{row['backbone']}, {level_words(row['noise_std'])}", {})
-        panel.setdefault(row["retrieval"], {})[row["swap"]] = Point(position, top1, *span)
-    if not panels:
-        return None
-    return _dots(panels, strategy_looks(evidence), len(evidence.counterfactual_levels()))
+    The trained classifiers with neighbours that are not theirs: drawn at random, none, those
+    of another image, the nearest of the right class and of a wrong one (oracles, which know
+    the answer), the image itself as its nearest neighbour (as if it had leaked), a memory in
+    which a share of the rows, found as before, hold the vector or class of another, and one
+    without the rows that harmed most on validation. Dashed: with their own. What is used
+    shows between the right and the wrong class.
+    """
+    return draw_dots(material, material.counterfactual_rows)
 
 
 @styled
-def _dots(
-    panels: Mapping[str, Mapping[str, Mapping[str, Point]]], look: Mapping[str, Look], rows: int
-) -> Figure:
-    """Test accuracy with other neighbours, a line a counterfactual.
-
-    Args:
-        panels: by backbone and noise level, then strategy in training, then counterfactual;
-            `Point.mean` is the accuracy, with its interval. The dashed line is the accuracy
-            with the neighbours of the strategy in training.
-        rows: of panels, one a noise level.
-    """
-    names = list(
-        dict.fromkeys(
-            name
-            for strategies in panels.values()
-            for points in strategies.values()
-            for name in points
-        )
-    )
+def draw_dots(evidence: Evidence, rows: Sequence[Row]) -> Figure | None:
+    """Accuracy by counterfactual, a row of panels a noise level; `rows` are of counterfactuals."""
+    names = list(dict.fromkeys(row["swap"] for row in rows))
+    panels: dict[str, dict[str, list[Row]]] = {}
+    for row in sorted(rows, key=lambda row: row["noise_std"]):
+        name = f"{row['backbone']}, {level_words(row['noise_std'])}"
+        panels.setdefault(name, {}).setdefault(row["retrieval"], []).append(row)
+    if not panels:
+        return None
+    look, levels = strategy_looks(evidence), len(evidence.counterfactual_levels())
     title = "Test accuracy with other neighbours than its own, with 95 % intervals of the change"
-    figure, axes_of = panels_of(list(panels), title, rows, sharex=True)
-    figure.set_size_inches(figure.get_figwidth(), rows * (0.9 + 0.3 * len(names)))
+    figure, axes_of = panels_of(list(panels), title, levels, sharex=True)
+    figure.set_size_inches(figure.get_figwidth(), levels * (0.9 + 0.3 * len(names)))
     for panel, strategies in panels.items():
         axes = axes_of[panel]
         for shift, (strategy, points) in enumerate(strategies.items()):
             offset = 0.16 * (shift - (len(strategies) - 1) / 2)
             style = {**look[strategy], "ls": "none", "ms": 4, "lw": 1.2}
-            ys = [names.index(name) + offset for name in points]
-            mean, low, high = np.array([[p.mean, p.low, p.high] for p in points.values()]).T
-            spans = [mean - low, high - mean]
+            ys = [names.index(point["swap"]) + offset for point in points]
+            mean, change, low, high = np.array(
+                [[point[key] for key in ("top1", "change", "low", "high")] for point in points]
+            ).T
+            spans = [change - low, high - change]
             axes.errorbar(mean, ys, xerr=spans, label=f"trained with {strategy}", **style)
-            axes.axvline(points[strategy].mean, color=look[strategy]["color"], ls="--", lw=0.9)
+            factual = next(point["top1"] for point in points if point["swap"] == strategy)
+            axes.axvline(factual, color=look[strategy]["color"], ls="--", lw=0.9)
         axes.set_yticks(range(len(names)), names)
         axes.set_xlabel("test accuracy")
     for axes in axes_of.values():
@@ -127,8 +123,14 @@ def _dots(
 
 
 @styled
-def transfer_matrix(evidence: Evidence) -> Figure | None:
-    """Clean accuracy, %, by the strategy in training (rows) and in the test (columns)."""
+def matrix(evidence: Evidence) -> Figure | None:
+    """Clean accuracy, %, by the strategy in training (rows) and in the test (columns).
+
+    A classifier without neighbours cannot tell. One that was trained with some may lose
+    without them because it used what they say, or merely because what it sees is unlike what
+    it was trained on: one trained on random neighbours, which say nothing, may lose too when
+    it is shown the nearest. The counterfactuals below tell the two apart.
+    """
     if 0 not in evidence.counterfactual_levels():
         return None
     strategies = list(dict.fromkeys(condition.retrieval for condition in evidence.stacks))

@@ -17,7 +17,12 @@ MEASURES = {
 
 
 def drift_over_noise(evidence: Evidence) -> Figure | None:
-    """Drift of the neighbours, by strategy; it is the same for every classifier."""
+    """Drift of the neighbours, by strategy; it is the same for every classifier.
+
+    Of the neighbours that a clean image finds, the share that its noisy self still finds
+    (recall); how far their order stays (rank correlation); and the share of those found that
+    have its class (label purity).
+    """
     panels: Panels = {}
     look = looks(MEASURES.values())
     for condition in evidence.with_neighbours():
@@ -34,7 +39,11 @@ def drift_over_noise(evidence: Evidence) -> Figure | None:
 
 
 def losses_over_noise(evidence: Evidence) -> Figure | None:
-    """The accuracy lost to noise, in two parts, with intervals."""
+    """The accuracy lost to noise, in two parts, with intervals.
+
+    The accuracy lost to noise, in two parts. Retrieval failed: what would be saved if the
+    noisy image had the neighbours of its clean self. Fusion failed: what is lost even then.
+    """
     panels: Panels = {}
     look = looks(["retrieval failed", "fusion failed"])
     for condition in evidence.searching():

@@ -19,8 +19,14 @@ LISTED = 5
 """Rows of the memory in the table, for each classifier and side."""
 
 
-def attribution_table(evidence: Evidence) -> Table:
-    """Attention, its agreement with effect, and what pruning by effect does."""
+def attribution(evidence: Evidence) -> Table:
+    """Attention, its agreement with effect, and what pruning by effect does.
+
+    Measured on validation images by leaving out one neighbour at a time. Attention entropy is
+    1 if all neighbours get the same attention, 0 if one gets it all; agreement is the rank
+    correlation of attention with the size of the effect. The last columns leave out of the
+    memory what harmed most, or as many rows at random, and test again.
+    """
     heads = ["classifier", "retrieval", "attention entropy", "agreement"]
     heads += ["largest effect", "rows retrieved", "that harmed", "pruned", "accuracy, %", "pruned"]
     heads += ["as many at random"]
@@ -72,8 +78,13 @@ def _influential(evidence: Evidence) -> Iterator[tuple[Condition, str, list[dict
                 yield condition, side, rows
 
 
-def influence_table(evidence: Evidence) -> Table:
-    """The rows of the memory that helped and harmed most."""
+def table(evidence: Evidence) -> Table:
+    """The rows of the memory that helped and harmed most.
+
+    With how many of the validation images looked them up, and the sum of their effects on the
+    probability of the right class, in the first seed. All rows: <code>rows.csv</code> in
+    <code>data/evidence</code>.
+    """
     heads = ["classifier", "retrieval", "", "id", "class", "source", "retrieved", "effect"]
     rows = [
         [
@@ -92,8 +103,11 @@ def influence_table(evidence: Evidence) -> Table:
     return Table(heads, rows)
 
 
-def influence_pictures(material: Material) -> Figure | None:
-    """The same as pictures."""
+def images(material: Material) -> Figure | None:
+    """The same as pictures.
+
+    The same as pictures. Dashed frames harmed.
+    """
     lines = {}
     for condition, side, rows in _influential(material):
         pixels = pixels_by_id(material.train, np.array([row["id"] for row in rows]))

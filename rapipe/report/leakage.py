@@ -20,8 +20,11 @@ PICTURES = 8
 """Near duplicates that are shown."""
 
 
-def leakage_words(material: Material) -> str:
-    """What the audit found, as a paragraph."""
+def findings(material: Material) -> str:
+    """What the audit found, as a paragraph.
+
+    What must never happen, and how like the memory the test is.
+    """
     facts = material.leakage
     checks = ", ".join(
         f"{name.replace('_', ' ')} {check['found']} of {check['checked']:,}"
@@ -49,8 +52,13 @@ def _above(facts: Row) -> str:
 
 
 @styled
-def similarity_histogram(material: Material) -> Figure | None:
-    """Similarity of test images to the memory, beside that of images of different classes."""
+def similarity(material: Material) -> Figure | None:
+    """Similarity of test images to the memory, beside that of images of different classes.
+
+    Similarity of test images to the nearest of the memory, and of validation images to the
+    nearest of another class. Beyond the threshold a test image may be nearly a copy; images
+    of one class may be as much alike without.
+    """
     threshold = material.leakage["threshold"]
     if threshold is None:
         return None
@@ -70,8 +78,12 @@ def similarity_histogram(material: Material) -> Figure | None:
     return figure
 
 
-def near_duplicate_pictures(material: Material) -> Figure | None:
-    """The test images that are most like the memory, above what they are like."""
+def near_duplicates(material: Material) -> Figure | None:
+    """The test images that are most like the memory, above what they are like.
+
+    Above the image of the memory that each is like, with the similarity. Look: copies, or
+    only much alike?
+    """
     rows = material.duplicates[:PICTURES]
     if not rows:
         return None
@@ -84,8 +96,11 @@ def near_duplicate_pictures(material: Material) -> Figure | None:
     return tiles(lines, "Test images most like the memory (solid frame: same class)")
 
 
-def accuracy_without_near_duplicates(evidence: Evidence) -> Table:
-    """Every accuracy without the near duplicates; no rows if there are none, or nothing else."""
+def accuracy_without(evidence: Evidence) -> Table:
+    """Every accuracy without the near duplicates; no rows if there are none, or nothing else.
+
+    Percent of the test split without the images listed above, all of them, copies or not.
+    """
     heads = ["classifier", "retrieval", *map(level_words, evidence.levels)]
     if not evidence.near_duplicates.any() or evidence.near_duplicates.all():
         return Table(heads, [])

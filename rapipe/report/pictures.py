@@ -58,7 +58,9 @@ def neighbourhoods_of(
                 test.pixels[query],
                 test.classes[test.labels[query]],
                 pixels_by_id(train, bank.ids[rows]),
-                tuple(bank_classes[own] if own >= 0 else f"({source})" for own, source in labels),
+                tuple(
+                    bank_classes[label] if label >= 0 else f"({source})" for label, source in labels
+                ),
                 tuple(neighbours.similarities[query, :NEIGHBOURS].tolist()),
             )
         )

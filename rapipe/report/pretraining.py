@@ -10,8 +10,13 @@ from rapipe.report.style import GREY, PALETTE, styled
 
 
 @styled
-def pretraining_curves(material: Material) -> Figure:
-    """kNN accuracy with its baselines, loss, and feature spread and rank, against epochs."""
+def curves(material: Material) -> Figure:
+    """kNN accuracy with its baselines, loss, and feature spread and rank, against epochs.
+
+    Accuracy of a vote of nearest training images for validation images, beside two baselines
+    that needed no pretraining; then the loss, and signs of collapse (rank and spread near
+    zero).
+    """
     history = material.pretraining
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")

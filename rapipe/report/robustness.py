@@ -11,7 +11,12 @@ from rapipe.report.style import VOTE, Line, Panels, curves_over_noise, points_of
 
 
 def accuracy_over_noise(evidence: Evidence) -> Figure | None:
-    """Accuracy of each condition and of its best vote."""
+    """Accuracy of each condition and of its best vote.
+
+    Test accuracy as noise grows. Classifiers saw no noise in training but for those with
+    +noise, and for a train.augment that adds it; the encoder that finds neighbours may have,
+    in its views (affine: noisy). Dotted: the best vote of the neighbours.
+    """
     look = strategy_looks(evidence)
     panels: Panels = {}
     for condition, stack in evidence.stacks.items():
@@ -26,8 +31,13 @@ def accuracy_over_noise(evidence: Evidence) -> Figure | None:
     return curves_over_noise(panels, title, "test accuracy")
 
 
-def differences_over_noise(evidence: Evidence) -> Figure | None:
-    """What each strategy adds to the accuracy of the same classifier without neighbours."""
+def differences(evidence: Evidence) -> Figure | None:
+    """What each strategy adds to the accuracy of the same classifier without neighbours.
+
+    Accuracy with neighbours minus that of the same classifier without, on the same test
+    images. Each interval stands for itself: among so many some miss the truth by chance, and
+    what may be claimed is in the table above.
+    """
     look = strategy_looks(evidence)
     panels: Panels = {}
     for condition in evidence.with_neighbours():
@@ -40,7 +50,13 @@ def differences_over_noise(evidence: Evidence) -> Figure | None:
 
 
 def noise_augmentation(evidence: Evidence) -> Figure | None:
-    """{neighbours or not} x {noise in training or not}, for backbones that have both."""
+    """{neighbours or not} x {noise in training or not}, for backbones that have both.
+
+    The same classifier in four ways: with neighbours or without, trained on clean images or
+    with noise on half of them. Robustness that noise in training gives alone is no merit of
+    retrieval. In training with noise, neighbours are still those of the clean image; in the
+    test they are those of the noisy one, and worse than it has learned to expect.
+    """
     look = strategy_looks(evidence)
     panels: Panels = {}
     for backbone, noisy in evidence.noise_augmented.items():

@@ -82,8 +82,11 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     """
     unique = [name for name in dict.fromkeys(names) if name != "none"]
     unused = [i for i, name in enumerate(STRATEGIES) if name not in unique]
-    rest = cycle(unused or range(len(STRATEGIES)))
-    number = {name: STRATEGIES.index(name) if name in STRATEGIES else next(rest) for name in unique}
+    unused_looks = cycle(unused or range(len(STRATEGIES)))
+    number = {
+        name: STRATEGIES.index(name) if name in STRATEGIES else next(unused_looks)
+        for name in unique
+    }
     coloured = {name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in number.items()}
     return {"none": {"color": GREY, "marker": "x"}, **coloured}
 
@@ -176,11 +179,7 @@ def points_of(evidence: Evidence, values: npt.NDArray[Any], factor: float = 1) -
 
 @styled
 def curves_over_noise(
-    panels: Mapping[str, Mapping[str, Line]],
-    title: str,
-    y: str,
-    zero: bool = False,
-    rows: int = 1,
+    panels: Mapping[str, Mapping[str, Line]], title: str, y: str, zero: bool = False, rows: int = 1
 ) -> Figure | None:
     """Values with 95 % intervals against noise; None without panels.
 

@@ -29,7 +29,8 @@ from rapipe.corpus.decode import FORMATS, Decoding, decode
 from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.corpus.sources.base import Source
 from rapipe.errors import MAX_SENTENCE, UserError, unreadable
-from rapipe.report import tables
+from rapipe.evaluation.results import VoteBaseline
+from rapipe.report.accuracy import accuracy_table, edits_table
 from rapipe.report.page import page
 
 Shape = tuple[int, int]
@@ -438,8 +439,9 @@ def check_page(names: tuple[str, str, str]) -> None:
     def shown(one: str, two: str, three: str) -> str:
         row = {"backbone": one, "retrieval": two, "memory": three, "bank_size": 9, "k": 2}
         rows = [{**row, "noise_std": 0.0, "top1": 0.5, "top3": 0.6}]
-        floor = tables.VoteBaseline(two, "rank", 3, {0.0: 0.5})
-        parts = tables.table(rows, {}, [floor]) + tables.edits_table(rows, {three: floor})
+        baseline = VoteBaseline("rank", 3, {0.0: 0.5}, two)
+        tables = (accuracy_table(rows, {}, [baseline]), edits_table(rows, {three: baseline}))
+        parts = "".join(table.html() for table in tables)
         return page(one, [(two, html.escape(three), parts), (three, "", b"png")])
 
     assert tags_of(shown(*names)) == tags_of(shown("a", "b", "c"))

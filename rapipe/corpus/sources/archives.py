@@ -46,7 +46,7 @@ def unpack(kind: str, request: SourceRequest, archive: Archive, *tops: str) -> P
     say(f"unpacking {path}")
     try:
         with tarfile.open(path) as tar:
-            tar.extractall(partial, filter=_member_filter())
+            _extract(tar, partial)
         (partial / tops[-1]).replace(root / tops[-1])
     except Exception as error:  # damaged files make tarfile raise anything
         raise UserError(f"{path} cannot be unpacked: {error}") from None
@@ -55,21 +55,28 @@ def unpack(kind: str, request: SourceRequest, archive: Archive, *tops: str) -> P
     return root / tops[-1]
 
 
-def _member_filter() -> Callable[[tarfile.TarInfo, str], tarfile.TarInfo | None]:
-    """Allows files and folders inside the target folder, up to `MAX_BYTES`; no links."""
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write files and folders, all inside `folder`, up to `MAX_BYTES`, and no links.
 
+    By our own means, since tarfile has filters from Python 3.11.4 on.
+    """
     size = 0
-
-    def check(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-        nonlocal size
+    for member in tar:
         size += member.size + FILE_BYTES
         if size > MAX_BYTES:
             raise tarfile.TarError(f"it holds more than {MAX_BYTES:,} bytes")
-        if not (member.isreg() or member.isdir()):
+        path = folder / member.name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise tarfile.TarError(f"it holds {member.name!r}, which lies outside of the folder")
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        content = tar.extractfile(member) if member.isreg() else None
+        if content is None:
             raise tarfile.TarError(f"it holds {member.name!r}, which is no file and no folder")
-        return tarfile.data_filter(member, folder)
-
-    return check
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def decode_text(content: bytes, location: object) -> str:

@@ -18,15 +18,9 @@ from rapipe.corpus.decode import Decoding, decode, pixel_hash
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
-from rapipe.evaluation.attribution import Attribution, attribute
+from rapipe.evaluation.measures.attribution import Attribution, attribute
 from rapipe.io.atomic import atomic_write
-from rapipe.pipeline.inputs import (
-    bank_card,
-    check_encoder,
-    checked,
-    corpus_card,
-    images_of,
-)
+from rapipe.pipeline.inputs import bank_card, check_encoder, checked, corpus_card, images_of
 from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import say
 from rapipe.records import Embeddings, Indices, Pixels

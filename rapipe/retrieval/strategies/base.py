@@ -9,7 +9,7 @@ Letters: Q queries, N bank rows, D embedding, K neighbours, P candidates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class RetrievalRequest:
 
     k: int
     seed: int = 0
-    method: SearchMethod = SearchMethod()
+    method: SearchMethod = field(default_factory=SearchMethod)
     diversity: float = 0.5
     """Of `diverse`: weight of the dissimilarity among neighbours, 0 to 1."""
     replay: int = 1000

@@ -16,8 +16,8 @@ from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever
-from rapipe.evaluation.calibration import vote_entropy
-from rapipe.evaluation.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
+from rapipe.evaluation.measures.calibration import vote_entropy
+from rapipe.evaluation.measures.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
 from rapipe.progress import track
 from rapipe.records import Embeddings, Images, Neighbours, Pixels, Predictions
 from rapipe.retrieval.search import VectorsWithIds

@@ -20,7 +20,7 @@ from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever, nearest_of_class
-from rapipe.evaluation.noise_levels import LevelPredictions, Retrieval
+from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
 from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels
 from rapipe.retrieval import votes
 from rapipe.retrieval.strategies import NotServedError
