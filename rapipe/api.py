@@ -43,7 +43,7 @@ from rapipe.records import SPLITS, UNLABELLED, Embeddings, Images, Labels, Pixel
 
 
 def load_images(
-    folder: str | Path,
+    path: str | Path,
     size: int = 32,
     validation_fraction: float = 0.125,
     test_fraction: float = 0.2,
@@ -55,8 +55,8 @@ def load_images(
     No two splits share an image, nor an exact copy of one.
 
     Args:
-        folder: `class/file`, or `split/class/file`; or a folder of Parquet files as on the
-            Hugging Face hub.
+        path: a folder of `class/file`, or of `split/class/file`; or one of Parquet files, as on
+            the Hugging Face hub.
         size: S, the side of the squares; images that are not square lose their longer ends.
         validation_fraction, test_fraction: shares of train that are held out where the folder
             has no such split.
@@ -68,7 +68,7 @@ def load_images(
         ArgumentError: the folder holds no images as described.
         UserError: an image cannot be read; names the file.
     """
-    path = Path(folder)
+    path = Path(path)
     kind = "parquet" if any(path.glob("*.parquet")) else "folder"
     source = SOURCES[kind](SourceRequest(str(path)))
     return _split(source, path.name, size, validation_fraction, test_fraction, seed, processes)

@@ -75,7 +75,7 @@ MADE_BY = {
 
 def maker(path: Path) -> str:
     """The command that makes this file or folder."""
-    return next(command for place, command in MADE_BY.items() if path.is_relative_to(place))
+    return next(command for output, command in MADE_BY.items() if path.is_relative_to(output))
 
 
 def split(name: str) -> Path:

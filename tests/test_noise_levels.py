@@ -12,7 +12,6 @@ from follower import CLASSES, followed
 
 from rapipe import metrics
 from rapipe.evaluation.measures.corruptions import CORRUPTIONS
-from rapipe.evaluation.measures.corruptions import CORRUPTIONS
 from rapipe.evaluation.measures.noise_levels import PredictionsBuilder
 from rapipe.records import Predictions
 from rapipe.retrieval import votes

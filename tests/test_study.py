@@ -185,6 +185,7 @@ def test_raw_data_are_found_again_after_a_move(tmp_path: Path) -> None:
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
 
 
+@pytest.mark.ci
 def test_what_has_been_run_is_not_run_again(
     rehearsed: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +208,7 @@ def test_what_has_been_run_is_not_run_again(
     damaged.write_text(text)
 
 
+@pytest.mark.ci
 def test_a_test_that_was_interrupted_costs_no_training(
     rehearsed: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
     assert again == first
 
 
+@pytest.mark.ci
 def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: Path) -> None:
     before = files_of(rehearsed)
     other = Study("tiny", {"digits": tmp_path / "mine"}, rehearsed.work, rehearsed.pages)
@@ -242,6 +245,7 @@ def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: 
     assert files_of(rehearsed) == before
 
 
+@pytest.mark.ci
 def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     again = []
     monkeypatch.setattr(running, "_variant_stage", lambda stage, v: again.append(v.name))
@@ -263,6 +267,7 @@ def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.Mo
     assert len(set(again)) == 1
 
 
+@pytest.mark.ci
 def test_a_run_says_what_it_was_of(rehearsed: Study) -> None:
     for path in rehearsed.results.glob("runs/*/*.json"):
         run = records.read_record(path)
@@ -288,6 +293,7 @@ def test_a_run_says_what_it_was_of(rehearsed: Study) -> None:
     assert str(ROOT) not in "".join(path.read_text() for path in rehearsed.pages.rglob("*.json"))
 
 
+@pytest.mark.ci
 def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
     with (rehearsed.results / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))

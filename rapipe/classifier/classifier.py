@@ -152,7 +152,7 @@ class Classifier(nn.Module):
         if failures:
             raise UserError(
                 f"the classifier gave {failures:,} of {len(logits):,} images logits that are not "
-                "finite: train it again, with a lower learning rate"
+                "finite: train it again (rapipe train), with a lower learning rate"
             )
         return logits
 

@@ -38,7 +38,7 @@ class DeviceBank:
         self.labels = torch.from_numpy(labels).to(device)
 
     def fetch(self, rows: Tensor) -> Any:
-        """Rows of the bank (B, K) int64, on the device if the vectors are; as `Part.fetch`."""
+        """Rows of the bank (B, K) int64, on the device if the vectors are; as `Field.fetch`."""
         device_rows = rows if self.vectors.resident else copy_async(rows.numpy(), self.device)
         return self.vectors.fetch(rows), device_rows
 
@@ -50,7 +50,7 @@ class DeviceBank:
 
 
 class NeighbourField:
-    """The part of a batch that are its neighbours.
+    """The field of a batch that holds its neighbours.
 
     Args:
         indices: (N, K), rows of the bank.
@@ -68,8 +68,8 @@ class NeighbourField:
         """Rows (B,) of the table, and of the bank if that is not on the device."""
         if self.bank.vectors.resident:
             return self.indices.fetch(rows)
-        own = memory_map.take_rows(self.indices.array, rows.numpy())
-        return self.bank.fetch(torch.from_numpy(own.astype(np.int64)))
+        bank_rows = memory_map.take_rows(self.indices.array, rows.numpy())
+        return self.bank.fetch(torch.from_numpy(bank_rows.astype(np.int64)))
 
     def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> the neighbours."""

@@ -98,8 +98,8 @@ class Encoder(nn.Module):
         lengths = features.norm(dim=1)
         if not torch.isfinite(lengths).all():  # of huge features the length alone is not
             raise UserError(
-                "the encoder gave features that are not finite: pretrain it again, with a lower "
-                "learning rate"
+                "the encoder gave features that are not finite: pretrain it again (rapipe "
+                "pretrain), with a lower learning rate"
             )
         if (lengths < SHORTEST).any():
             raise UserError("the encoder gave an image no features at all: it has collapsed")
