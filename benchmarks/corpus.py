@@ -1,13 +1,13 @@
-"""The corpus stage against Pillow alone, on the same images and cores.
+"""The corpus stage against plain Pillow, on the same images and cores.
 
     python -m benchmarks.corpus [--json] [--quick]
 
-The images are JPEGs of 32 pixels in Parquet, made here from noise that
+The images are JPEGs of 32 pixels in Parquet, made from noise that
 compresses like photographs. The peer decodes and resizes them with nothing
 around it: no reading from disk, no hashing, no checks, no writing; its
 processes have the images in memory before its clock starts. Ours is all that
 `rapipe corpus` does, from opening the Parquet file to the card, and then again
-with everything cached. Peak memory is that of a process of its own, and of its
+with everything cached. Peak memory is that of a new process, and of its
 largest worker.
 """
 
@@ -39,8 +39,8 @@ MEMORY_TARGET = 1.0
 
 def main() -> None:
     """Print the ratio of times and the peak memory, with their targets."""
-    given = parse_arguments(__doc__)
-    count, repeats = (20_000, 1) if given.quick else (100_000, 5)
+    arguments = parse_arguments(__doc__)
+    count, repeats = (20_000, 1) if arguments.quick else (100_000, 5)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         encoded = make_images(count)
@@ -52,7 +52,7 @@ def main() -> None:
             cached.append(in_a_process(build))
         os.chdir("/")
     result = summary(count, peer, ours, cached)
-    print_result(result, readable(result), given.json)
+    print_result(result, readable(result), arguments.json)
 
 
 def make_images(count: int) -> list[bytes]:
@@ -72,9 +72,9 @@ def make_images(count: int) -> list[bytes]:
         encoded.append(buffer.getvalue())
     cut = count - count // 10
     Path("images").mkdir()
-    for name, own in (("train", encoded[:cut]), ("test", encoded[cut:])):
-        labels = [row % CLASSES for row in range(len(own))]
-        pq.write_table(pa.table({"image": own, "label": labels}), f"images/{name}.parquet")
+    for split, images in (("train", encoded[:cut]), ("test", encoded[cut:])):
+        labels = [row % CLASSES for row in range(len(images))]
+        pq.write_table(pa.table({"image": images, "label": labels}), f"images/{split}.parquet")
     presets.write(presets.DEFAULT, Path("params.yaml"))
     text = Path("params.yaml").read_text()
     source = "- {kind: parquet, path: images}"
@@ -106,7 +106,7 @@ def build() -> None:
 
 
 def in_a_process(task: Callable[[], None]) -> dict[str, float]:
-    """Seconds and gigabytes of a task in a process of its own; imports are not timed."""
+    """Seconds and gigabytes of a task in a new process; imports are not timed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, task).result()
 
@@ -129,20 +129,20 @@ def summary(
     cached: list[dict[str, float]],
 ) -> dict[str, Any]:
     """Times, ratios with their spread, and targets."""
-    ratios = [own["seconds"] / other for own, other in zip(ours, peer, strict=True)]
-    again = [own["seconds"] / other for own, other in zip(cached, peer, strict=True)]
-    ratio, memory = statistics.median(ratios), max(own["gigabytes"] for own in ours)
+    ratios = [run["seconds"] / other for run, other in zip(ours, peer, strict=True)]
+    again = [run["seconds"] / other for run, other in zip(cached, peer, strict=True)]
+    ratio, memory = statistics.median(ratios), max(run["gigabytes"] for run in ours)
     return {
         "machine": machine("pillow", "pyarrow"),
         "images": count,
         "seconds": {
-            "pillow alone": [round(own, 2) for own in peer],
-            "corpus stage": [round(own["seconds"], 2) for own in ours],
-            "corpus stage, cached": [round(own["seconds"], 2) for own in cached],
+            "pillow alone": [round(seconds, 2) for seconds in peer],
+            "corpus stage": [round(run["seconds"], 2) for run in ours],
+            "corpus stage, cached": [round(run["seconds"], 2) for run in cached],
         },
         "ratios": {
-            "corpus stage / pillow": [round(own, 3) for own in ratios],
-            "cached / pillow": [round(own, 3) for own in again],
+            "corpus stage / pillow": [round(value, 3) for value in ratios],
+            "cached / pillow": [round(value, 3) for value in again],
         },
         "targets": [
             target("corpus stage / pillow", ratio, RATIO_TARGET),

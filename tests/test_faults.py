@@ -62,18 +62,18 @@ def test_every_stage_refuses_what_was_damaged_before_it(
     report.run(load(paths.PARAMS))
     dice = random.Random(0)
     outcomes: list[Outcome] = []
-    seen: set[tuple[str, str]] = set()
+    damaged: set[tuple[str, str]] = set()
     for stage, path in damage.trials(stages):
         kind = stage.name.partition("@")[0]
-        if path.name in UNREAD or (kind, path.name) in seen or paths.STORE in path.parents:
+        if path.name in UNREAD or (kind, path.name) in damaged or paths.STORE in path.parents:
             continue
         if kind == "report" and path.name in UNREPORTED:
             continue
-        seen.add((kind, path.name))
+        damaged.add((kind, path.name))
         outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
-    assert not [own.said for own in outcomes if not own.survived]
+    assert not [outcome.message for outcome in outcomes if not outcome.survived]
     assert len(outcomes) > 60
-    assert {name.partition("@")[0] for name, _ in seen} == {
+    assert {name.partition("@")[0] for name, _ in damaged} == {
         name.name.partition("@")[0] for name in stages
     } - {"check", "corpus"}
 
@@ -97,16 +97,16 @@ def test_every_stage_survives_a_full_and_a_read_only_disk(
     small_disk: tuple[Path, list[damage.Stage]],
 ) -> None:
     mounted, stages = small_disk
-    one_each = {own.name.partition("@")[0]: own for own in stages}
+    one_each = {stage.name.partition("@")[0]: stage for stage in stages}
     outcomes = []
-    for place, (name, stage) in enumerate(one_each.items()):
+    for index, (name, stage) in enumerate(one_each.items()):
         if name in LONG:
             continue
-        if place % 2:
+        if index % 2:
             outcomes.append(disk.unwritable(stage, mounted))
         outcomes.append(disk.full(stage, mounted, 4096))
-    assert not [own.said for own in outcomes if not own.survived]
-    assert all(own.identical for own in outcomes)
+    assert not [outcome.message for outcome in outcomes if not outcome.survived]
+    assert all(outcome.identical for outcome in outcomes)
 
 
 def test_who_writes_is_alone_and_readers_are_together(
@@ -175,8 +175,8 @@ def test_inputs_that_change_under_a_stage_are_told(
     with pytest.raises(SystemExit) as caught:
         run_stage(run)
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "error: data/corpus/test.arrow was rewritten while it was used: run the same" in said
+    output = capsys.readouterr().err
+    assert "error: data/corpus/test.arrow was rewritten while it was used: run the same" in output
     path.write_bytes(data)
     watch()
 
@@ -212,7 +212,7 @@ def test_a_defect_keeps_its_traceback() -> None:
 def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
     project: tuple[Path, list[damage.Stage]], tmp_path: Path, interruptible: None
 ) -> None:
-    folder = Path(shutil.copytree(project[0], tmp_path / "own"))
+    folder = Path(shutil.copytree(project[0], tmp_path / "project"))
     text = (folder / "params.yaml").read_text()
     head, _, tail = text.partition("\ntrain:\n")
     params = f"{head}\ntrain:\n{tail.replace('epochs: 1 ', 'epochs: 3000 ', 1)}"
@@ -226,10 +226,10 @@ def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
         time.sleep(0.05)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert time.monotonic() - start < 10
     assert process.returncode == 130
-    assert "Traceback" not in said
-    last = said.splitlines()[-1]
+    assert "Traceback" not in output
+    last = output.splitlines()[-1]
     assert last.startswith("interrupted: the same command resumes after epoch ")
     assert last.endswith("last.ckpt")

@@ -21,9 +21,9 @@ def test_a_limit_is_held(tmp_path: Path) -> None:
 
     with limited(1) as group:
         if group is None:
-            pytest.skip("there is no control group to be had here")
-    found = run([sys.executable, "-c", "bytearray(500_000_000)"], tmp_path, 0.2)
-    assert found["exit"] == -9
+            pytest.skip("no control group can be created")
+    usage = run([sys.executable, "-c", "bytearray(500_000_000)"], tmp_path, 0.2)
+    assert usage["exit"] == -9
     assert run([sys.executable, "-c", "bytearray(50_000_000)"], tmp_path, 0.2)["exit"] == 0
 
 

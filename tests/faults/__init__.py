@@ -1,1 +1,1 @@
-"""What the world does to a pipeline, done on purpose: see `python -m tests.faults`."""
+"""Fault injection: kills, damaged files, full disks, odd inputs: `python -m tests.faults`."""

@@ -1,8 +1,8 @@
-"""Injects faults for a bounded time, and counts what was survived.
+"""Injects faults for a bounded time, and counts how many were survived.
 
 python -m tests.faults --minutes 30                     all kinds, one after the other
 python -m tests.faults --minutes 10 --only kill disk    these
-python -m tests.faults --json FILE                      also write the counts there
+python -m tests.faults --json FILE                      also write the counts to FILE
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     wrong: list[str] = []
     start = time.monotonic()
-    for kind in given.only:
-        seconds = 60 * given.minutes * SHARE[kind] / sum(SHARE[own] for own in given.only)
+    for kind in arguments.only:
+        seconds = 60 * arguments.minutes * SHARE[kind] / sum(SHARE[name] for name in arguments.only)
         try:
-            for outcome in KINDS[kind](seconds, given.seed):
+            for outcome in KINDS[kind](seconds, arguments.seed):
                 note(outcome, counts[outcome.fault], wrong)
         except PermissionError as error:
             print(f"{kind} is left out: {error}", file=sys.stderr)
     show(counts)
     for what, count in kill.counts.items():
         print(f"{what}: {count}")
-    if given.json:
+    if arguments.json:
         facts = {
             "rapipe": __version__,
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
-            "seed": given.seed,
+            "seed": arguments.seed,
             "minutes": round((time.monotonic() - start) / 60, 1),
-            "faults": {fault: {name: own[name] for name in COLUMNS} for fault, own in rows(counts)},
+            "faults": {fault: {name: row[name] for name in COLUMNS} for fault, row in rows(counts)},
             "counted": dict(kill.counts),
             "wrong": wrong,
         }
-        atomic_write(given.json, (json.dumps(facts, indent=2) + "\n").encode())
+        atomic_write(arguments.json, (json.dumps(facts, indent=2) + "\n").encode())
     sys.exit(1 if wrong else 0)
 
 
@@ -79,7 +79,7 @@ def note(outcome: Outcome, counts: Counter[str], wrong: list[str]) -> None:
         counts["compared"] += 1
         counts["identical"] += outcome.identical
     if not outcome.survived:
-        wrong.append(f"{outcome.fault}: {outcome.said}")
+        wrong.append(f"{outcome.fault}: {outcome.message}")
         print(wrong[-1], file=sys.stderr, flush=True)
 
 
@@ -91,8 +91,8 @@ def rows(counts: dict[str, Counter[str]]) -> list[tuple[str, Counter[str]]]:
 def show(counts: dict[str, Counter[str]]) -> None:
     """Print the table."""
     table: Any = Table("fault", *COLUMNS, box=None)
-    for fault, own in rows(counts):
-        table.add_row(fault, *(str(own[name]) for name in COLUMNS))
+    for fault, row in rows(counts):
+        table.add_row(fault, *(str(row[name]) for name in COLUMNS))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 

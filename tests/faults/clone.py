@@ -1,4 +1,4 @@
-"""A checkout of this repository somewhere else, to run the pipeline in and to do harm to."""
+"""A checkout of this repository in another folder, to run the pipeline and inject faults in."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ REPRODUCIBLE = (
 LEFT = (
     *("data/store", "data/costs", "data/checkpoints", "data/locks", "data/raw", "data/README.md"),
 )
-"""What else an undisturbed run, or one that was disturbed, may have in `data`."""
+"""What else may lie in `data` after any run, disturbed or not."""
 
 
 @dataclass(frozen=True)
 class Clone:
-    """The tracked files as they are in the working tree, in a repository of their own."""
+    """The tracked files of the working tree, with their current content, in a new repository."""
 
     path: Path
 
     @classmethod
     def make(cls, path: Path) -> Clone:
         """Copy them into a new or empty folder."""
-        listed = ["git", "ls-files", "-co", "--exclude-standard"]
-        found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
-        for name in found.stdout.splitlines():
+        command = ["git", "ls-files", "-co", "--exclude-standard"]
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in listing.stdout.splitlines():
             if (ROOT / name).is_file() and not name.startswith(("results/", "dvc.lock")):
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
@@ -50,7 +50,7 @@ class Clone:
         return clone
 
     def copy(self, path: Path) -> Clone:
-        """The same with all that has been made in it, elsewhere."""
+        """A copy with all its outputs, in another folder."""
         shutil.copytree(self.path, path, symlinks=True)
         return Clone(path)
 
@@ -61,30 +61,30 @@ class Clone:
         return {**os.environ, "PATH": path, "PYTHONPATH": str(self.path)}
 
     def call(self, *command: str) -> str:
-        """Run a command to its end, which must be good; return all it prints."""
+        """Run a command, which must succeed, and return its output."""
         done = subprocess.run(
             command, cwd=self.path, env=self.env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def start(self, said: Path, *command: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start a command in a process group of its own; `said` gets all it prints.
+    def start(self, output: Path, *command: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start a command in a new process group; its output goes to the file `output`.
 
         Args:
-            more: of the environment.
+            variables: environment variables to add.
         """
-        said.parent.mkdir(parents=True, exist_ok=True)
-        with said.open("wb") as file:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("wb") as file:
             return subprocess.Popen(
                 command,
                 cwd=self.path,
-                env={**self.env, **more},
+                env={**self.env, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=hear,
+                preexec_fn=restore_interrupt,
             )
 
     def shrink(self) -> None:
@@ -93,8 +93,8 @@ class Clone:
         file = self.path / "params.yaml"
         params: dict[str, Any] = read_yaml(file.read_text())
         params["corpus"]["sources"] = [{"kind": "digits", "limit": 400}]
-        own = {"encoder": "alexnet", "epochs": 3, "batch_size": 32, "learning_rate": 0.05}
-        params["pretrain"].update(own)
+        pretraining = {"encoder": "alexnet", "epochs": 3, "batch_size": 32, "learning_rate": 0.05}
+        params["pretrain"].update(pretraining)
         params["retrieval"]["strategies"] = ["knn"]
         params["classifiers"]["backbones"] = ["alexnet+pretrained"]
         params["train"].update(epochs=3, precision="fp32")
@@ -102,27 +102,27 @@ class Clone:
         file.write_text(write_yaml(params))
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """All that lies in `data` and `results`, by name, but what nobody promises anything of."""
+        """Name and path of each file in `data` and `results`, without the folders in `LEFT`."""
         for top in ("data", "results"):
             for file in sorted((self.path / top).rglob("*")):
                 name = file.relative_to(self.path).as_posix()
-                if file.is_file() and not any(within(name, own) for own in LEFT):
+                if file.is_file() and not any(within(name, folder) for folder in LEFT):
                     yield name, file
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every artefact that is to be the same in every run, by name."""
+        """SHA-256 checksum of every artefact that must be the same in every run, by name."""
         return {
             name: hashlib.sha256(file.read_bytes()).hexdigest()
             for name, file in self.files()
-            if any(within(name, own) for own in REPRODUCIBLE)
+            if any(within(name, folder) for folder in REPRODUCIBLE)
         }
 
 
-def hear() -> None:
-    """Ctrl-C is heard again, which a shell's `&` has its programs ignore."""
+def restore_interrupt() -> None:
+    """Handle Ctrl-C again: programs that a shell starts with `&` ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def within(name: str, folder: str) -> bool:
-    """Whether a path is this one or inside it."""
+    """Whether a path is this folder or inside it."""
     return name == folder or name.startswith(folder + "/")

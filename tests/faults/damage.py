@@ -1,8 +1,8 @@
-"""Artefacts that are deleted, cut short or changed by a bit between two stages.
+"""Artefacts that are deleted, truncated or changed by one bit between two stages.
 
-Which stage reads what is taken from dvc.yaml. A stage must refuse in one sentence that names
-the file and the command that makes it, and leave its own outputs as they were; or, where it
-does not read the file, go on to the same outputs as ever.
+The inputs of a stage are those in dvc.yaml. A stage must refuse in one sentence that names
+the file and the command that makes it, and leave its outputs as they were; or, where it
+does not read the file, write the same outputs as before.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ def stages(root: Path) -> list[Stage]:
     if not (root / ".dvc").exists():
         Repo.init(str(root), no_scm=True).close()
     with contextlib.chdir(root), Repo(str(root)) as repo:
-        found = []
-        for own in repo.index.stages:
-            reads = {Path(dep.def_path) for dep in own.deps}
+        pipeline = []
+        for stage in repo.index.stages:
+            reads = {Path(dep.def_path) for dep in stage.deps}
             if paths.STORE_MANIFEST in reads:
                 reads.add(paths.STORE)
-            kept = [path for path in reads if path.parts[0] in ("data", "results")]
-            writes = tuple(Path(out.def_path) for out in own.outs)
-            found.append(
-                Stage(own.addressing, tuple(own.cmd.split()[2:]), tuple(sorted(kept)), writes)
+            inputs = [path for path in reads if path.parts[0] in ("data", "results")]
+            writes = tuple(Path(out.def_path) for out in stage.outs)
+            pipeline.append(
+                Stage(stage.addressing, tuple(stage.cmd.split()[2:]), tuple(sorted(inputs)), writes)
             )
-    return found
+    return pipeline
 
 
 def files_of(path: Path) -> list[Path]:
     """The file itself, or all files below a folder."""
-    return [path] if path.is_file() else sorted(own for own in path.rglob("*") if own.is_file())
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def damage(path: Path, way: str, dice: random.Random) -> None:
-    """Do it to a file."""
+    """Damage a file."""
     data = path.read_bytes()
     if way == "deleted":
         path.unlink()
@@ -78,12 +78,12 @@ def damage(path: Path, way: str, dice: random.Random) -> None:
 
 
 def run(command: tuple[str, ...]) -> tuple[int, str]:
-    """Run a stage in this process as dvc.yaml does; exit code, and what it says."""
+    """Run a stage in this process as dvc.yaml does; returns exit code and output."""
     import importlib
 
     module = importlib.import_module(command[0].replace("stages", "rapipe.pipeline"))
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
         try:
             if len(command) > 1:
                 backbone, retrieval, seed = command[1:]
@@ -91,57 +91,58 @@ def run(command: tuple[str, ...]) -> tuple[int, str]:
             else:
                 run_stage(module.run)
         except SystemExit as end:
-            return int(end.code or 0), said.getvalue()
-    return 0, said.getvalue()
+            return int(end.code or 0), output.getvalue()
+    return 0, output.getvalue()
 
 
-def state(places: tuple[Path, ...]) -> dict[str, str]:
-    """Hashes of all files in some places."""
+def state(artefacts: tuple[Path, ...]) -> dict[str, str]:
+    """Checksums of all files of these artefacts."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for place in places
-        for path in files_of(place)
+        for artefact in artefacts
+        for path in files_of(artefact)
     }
 
 
 def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
-    """Damage one file of the finished project in the working directory, run the stage, mend."""
+    """Damage one file of the finished project in the working directory, run the stage, restore."""
     fault = f"a file before a stage: {way}"
     before, data, seed = state(stage.writes), path.read_bytes(), dice.random()
-    old = {own: own.read_bytes() for own in stage.writes if own.is_file()}
+    old = {out: out.read_bytes() for out in stage.writes if out.is_file()}
     damage(path, way, random.Random(seed))
     try:
-        code, said = run(stage.command)
-        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        code, output = run(stage.command)
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
         after = state(stage.writes)
     except Exception as error:
         return Outcome(fault, False, None, f"{stage.name}, {path} (seed {seed}): {error!r}")
     finally:
-        for own, content in {**old, path: data}.items():
-            own.parent.mkdir(parents=True, exist_ok=True)
-            own.write_bytes(content)
+        for file, content in {**old, path: data}.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         watch()
     if code == 0:
-        note = "" if after == before else f"{stage.name} made others with {path} (seed {seed})"
+        note = "" if after == before else f"{stage.name} writes others with {path} (seed {seed})"
         return Outcome(fault, not note, not note, note)
-    place = next(own for own in MAKERS if path.is_relative_to(own))
-    remedies = (f"rapipe {MAKERS[place]}", "delete it")  # the tags of the memory are nobody's
-    named = len(errors) == 1 and str(place) in errors[0] and any(r in errors[0] for r in remedies)
-    kept = after == before or stage.name == "audit"  # which first removes what it said before
-    told = "" if code == 2 and named and kept else f"exit code {code}, {said[-500:]}, kept {kept}"
-    return Outcome(
-        fault, not told, None, f"{stage.name}, {path} (seed {seed}): {told}" if told else ""
-    )
+    artefact = next(output_path for output_path in MAKERS if path.is_relative_to(output_path))
+    remedies = (f"rapipe {MAKERS[artefact]}", "delete it")  # no stage makes the tags of the store
+    named = len(errors) == 1 and str(artefact) in errors[0]
+    named = named and any(remedy in errors[0] for remedy in remedies)
+    unchanged = after == before or stage.name == "audit"  # which first removes its old outputs
+    if code == 2 and named and unchanged:
+        return Outcome(fault, True)
+    failure = f"exit code {code}, {output[-500:]}, unchanged {unchanged}"
+    return Outcome(fault, False, None, f"{stage.name}, {path} (seed {seed}): {failure}")
 
 
-def trials(known: list[Stage]) -> list[tuple[Stage, Path]]:
+def trials(pipeline: list[Stage]) -> list[tuple[Stage, Path]]:
     """Every stage of the finished project in the working directory, with every file it may read."""
     return [
-        (own, path)
-        for own in known
-        for place in own.reads
-        if place not in (paths.RAW, paths.CHECKED)  # nobody's, and one that nobody reads
-        for path in files_of(place)
+        (stage, path)
+        for stage in pipeline
+        for artefact in stage.reads
+        if artefact not in (paths.RAW, paths.CHECKED)  # no output; no input
+        for path in files_of(artefact)
     ]
 
 
@@ -149,22 +150,22 @@ def finished(folder: Path) -> list[Stage]:
     """A small project in an empty folder in which every stage has run, and its stages."""
     clone = Clone.make(folder)
     clone.shrink()
-    known = stages(folder)
+    pipeline = stages(folder)
     with contextlib.chdir(folder):
-        for own in known:
-            code, said = run(own.command)
+        for stage in pipeline:
+            code, output = run(stage.command)
             if code:
-                raise RuntimeError(f"{own.name} does not run undisturbed: {said}")
-    return known
+                raise RuntimeError(f"{stage.name} does not run undisturbed: {output}")
+    return pipeline
 
 
 def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
     """Random damage, one file at a time, until the time is over."""
     stop, dice = time.monotonic() + seconds, random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        known = finished(Path(folder))
+        pipeline = finished(Path(folder))
         with contextlib.chdir(folder):
-            every = trials(known)
+            every = trials(pipeline)
             while time.monotonic() < stop:
                 stage, path = dice.choice(every)
                 yield try_one(stage, path, dice.choice(WAYS), dice)

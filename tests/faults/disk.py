@@ -1,7 +1,7 @@
-"""A full disk, and one that cannot be written, at every stage: real ones, mounted for it.
+"""A full disk and a read-only disk at every stage: real ones, mounted for the test.
 
-Needs the right to mount (root, on Linux). A stage must refuse in one sentence and leave what
-was there as it was; with room again it must make the same outputs as ever.
+Needs the right to mount (root, on Linux). A stage must refuse in one sentence and leave its
+outputs as they were; with room again it must write the same outputs as before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
         raise PermissionError("only root may mount, on Linux")
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        raise PermissionError("mounting is not allowed here")
+        raise PermissionError("mounting is not allowed")
     try:
         yield folder
     finally:
@@ -53,7 +53,7 @@ def remount(folder: Path, options: str) -> None:
 
 
 def used(folder: Path) -> int:
-    """Bytes that are taken on its disk."""
+    """Bytes in use on its disk."""
     facts = os.statvfs(folder)
     return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
 
@@ -62,48 +62,51 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     """Run a stage of the project in the working directory with little room, then with much.
 
     Args:
-        disk: where it lies, mounted.
+        disk: where the project's disk is mounted.
         room: bytes that are free.
     """
     fault = "a full disk"
     before = state(stage.writes)
     remount(disk, f"size={used(disk) + room}")
     try:
-        code, said = run(stage.command)
+        code, output = run(stage.command)
     except Exception as error:
         return Outcome(fault, False, None, f"{stage.name}, {room} bytes free: {error!r}")
     finally:
         remount(disk, f"size={used(disk) + ROOM}")
     if code == 0:  # there was room enough
         return Outcome(fault, True, state(stage.writes) == before)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    told = code == 2 and len(errors) == 1 and "o space left" in errors[0]
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    refused = code == 2 and len(errors) == 1 and "o space left" in errors[0]
     left = [path for path in files_of(paths.CORPUS.parent) if ".part" in str(path)]
-    kept = stage.name == "audit" or state(stage.writes) == before
+    unchanged = stage.name == "audit" or state(stage.writes) == before
     again, more = run(stage.command)
     same = again == 0 and state(stage.writes) == before
-    survived = told and kept and same and not left
-    seen = f"{code} {errors or said[-500:]} {left} {kept}; then {again} {more[-300:]}"
-    note = "" if survived else f"{stage.name}, {room} bytes free: {seen}"
+    survived = refused and unchanged and same and not left
+    details = f"{code} {errors or output[-500:]} {left} {unchanged}; then {again} {more[-300:]}"
+    note = "" if survived else f"{stage.name}, {room} bytes free: {details}"
     return Outcome(fault, survived, same, note)
 
 
 def unwritable(stage: Stage, disk: Path) -> Outcome:
-    """Run a stage where nothing can be written."""
+    """Run a stage on a read-only disk."""
     fault = "a read-only disk"
     before = state(stage.writes)
     remount(disk, "ro")
     try:
-        code, said = run(stage.command)
+        code, output = run(stage.command)
     except Exception as error:
         return Outcome(fault, False, None, f"{stage.name}: {error!r}")
     finally:
         remount(disk, "rw")
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    told = code == 2 and len(errors) == 1 and "ead-only" in errors[0]
-    kept = state(stage.writes) == before
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    refused = code == 2 and len(errors) == 1 and "ead-only" in errors[0]
+    unchanged = state(stage.writes) == before
     return Outcome(
-        fault, told and kept, kept, "" if told else f"{stage.name}: {code} {said[-500:]}"
+        fault,
+        refused and unchanged,
+        unchanged,
+        "" if refused else f"{stage.name}: {code} {output[-500:]}",
     )
 
 
@@ -117,15 +120,15 @@ def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
     stop, dice = time.monotonic() + seconds, random.Random(seed)
     with tempfile.TemporaryDirectory() as home:
         project = Path(home, "project")
-        known = finished(project)
+        pipeline = finished(project)
         with mounted(Path(home, "disk"), 512) as disk, contextlib.chdir(copy(project, disk)):
             while time.monotonic() < stop:
-                stage = dice.choice(known)
+                stage = dice.choice(pipeline)
                 if dice.random() < 0.3:
                     with contextlib.suppress(BlockingIOError):
                         yield unwritable(stage, disk)
                     continue
-                size = sum(p.stat().st_size for place in stage.writes for p in files_of(place))
-                if dice.random() < 0.3:  # what is kept may go at any time
+                size = sum(p.stat().st_size for out in stage.writes for p in files_of(out))
+                if dice.random() < 0.3:  # a cache may be deleted at any time
                     shutil.rmtree(paths.CACHE, ignore_errors=True)
                 yield full(stage, disk, dice.randrange(0, max(8192, 2 * size)))

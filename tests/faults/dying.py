@@ -1,4 +1,4 @@
-"""A signal at a chosen change of the disk, so that no moment is too short to be hit.
+"""Sends a signal right before a chosen write to the disk, so that every moment can be hit.
 
 `sitecustomize` beside this file installs it in the stages that a checkout runs, and
 `tests.faults.warm` in those it starts. It imports nothing heavy.
@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ASKED = "RAPIPE_DYING"
+VARIABLE = "RAPIPE_DYING"
 """Of the environment: JSON of `at` (which change, from 1; 0 = none), `number` (of the signal),
 `whom` (self, group or dvc), `log` (a file that gets a line a change), and `torn` (where the change
-is to open a file for writing: whether that is still done, so that the file is there, but empty),
+is to open a file for writing: whether the file is still created, empty, before the signal),
 and `word` (only changes whose line in the log ends with it are counted)."""
 CHANGES = frozenset(("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link"))
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SENT = "dead"
-"""A log with this line has had its signal: who is started later goes on unharmed."""
+"""Line of the log after the signal was sent: processes that start later get none."""
 
 
 def install() -> None:
@@ -29,35 +29,35 @@ def install() -> None:
 
     The signal is sent right before the change is made.
     """
-    if ASKED not in os.environ:
+    if VARIABLE not in os.environ:
         return
-    asked = json.loads(os.environ[ASKED])
-    log = Path(asked["log"])
+    fault = json.loads(os.environ[VARIABLE])
+    log = Path(fault["log"])
     if log.exists() and SENT in log.read_text().splitlines():
         return
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    home, count, sent = str(Path.cwd()), 0, not asked["at"]
+    home, count, sent = str(Path.cwd()), 0, not fault["at"]
     tops = tuple(os.path.join(home, top) for top in ("data", "results"))  # noqa: PTH118
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal count, sent
         if event not in CHANGES and not (event == "open" and _writes(args)):
             return
-        paths = [os.fsdecode(own) for own in args[:2] if isinstance(own, str | bytes | os.PathLike)]
+        paths = [os.fsdecode(arg) for arg in args[:2] if isinstance(arg, str | bytes | os.PathLike)]
         if event == "open":
             del paths[1:]  # its mode
         inside = isinstance(args[-1], int) and event != "open" and args[-1] >= 0  # of a folder
-        if not inside and not any(os.path.join(home, own).startswith(tops) for own in paths):  # noqa: PTH118
+        if not inside and not any(os.path.join(home, path).startswith(tops) for path in paths):  # noqa: PTH118
             return
         line = f"{event} {' '.join(paths)}"
         os.write(file, f"{line}\n".encode())
-        count += line.endswith(asked["word"])
-        if count == asked["at"] and not sent:
+        count += line.endswith(fault["word"])
+        if count == fault["at"] and not sent:
             sent = True
-            if asked["torn"] and event == "open":
+            if fault["torn"] and event == "open":
                 os.close(os.open(paths[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
             os.write(file, f"{SENT}\n".encode())
-            _send(asked["number"], asked["whom"])
+            _send(fault["number"], fault["whom"])
 
     sys.addaudithook(hook)
 
@@ -81,7 +81,7 @@ def _send(number: int, whom: str) -> None:
                 return
 
 
-def asked(
+def fault_environment(
     log: Path,
     at: int = 0,
     number: signal.Signals = signal.SIGKILL,
@@ -89,7 +89,7 @@ def asked(
     torn: bool = False,
     word: str = "",
 ) -> dict[str, str]:
-    """What to add to the environment; without `at` only to count."""
+    """Environment variables that order a fault; without `at` changes are only counted."""
     facts = {"at": at, "number": int(number), "whom": whom, "log": str(log), "torn": torn}
     facts["word"] = word
-    return {ASKED: json.dumps(facts)}
+    return {VARIABLE: json.dumps(facts)}

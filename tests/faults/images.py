@@ -1,6 +1,6 @@
-"""Images, files and names as nobody would make them on purpose: what must hold for each.
+"""Odd images, files and names, and the properties that must hold for each.
 
-`PROPERTIES`: by name, what is drawn, and a function that raises where a promise is broken.
+`PROPERTIES`: by name, a strategy, and a function that raises where the property is violated.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ ODD = (
 NAMES = st.one_of(st.sampled_from(ODD), st.text(st.characters(), max_size=12))
 
 
-def made(mode: str, shape: Shape, seed: int) -> Image.Image:
+def noise_image(mode: str, shape: Shape, seed: int) -> Image.Image:
     """An image of noise in any mode."""
     rng = np.random.default_rng(seed)
     width, height = shape
@@ -84,7 +84,7 @@ def made(mode: str, shape: Shape, seed: int) -> Image.Image:
 
 
 def expected(image: Image.Image) -> npt.NDArray[np.float64] | None:
-    """What it looks like on white, in plain numbers; None where there is no such rule here."""
+    """RGB values (H, W, 3) on a white background; None for modes without a simple rule."""
     mode = image.mode
     if mode == "P":
         image = image.convert("RGB")
@@ -140,10 +140,10 @@ def attempt(data: bytes, decoding: Decoding) -> npt.NDArray[np.uint8] | None:
     return square
 
 
-def check_sentence(said: str, most: int = MAX_SENTENCE) -> None:
-    """One line that can be shown."""
-    assert said.isprintable(), ascii(said)
-    assert 0 < len(said) <= most, len(said)
+def check_sentence(sentence: str, most: int = MAX_SENTENCE) -> None:
+    """Assert that this is one printable line of bounded length."""
+    assert sentence.isprintable(), ascii(sentence)
+    assert 0 < len(sentence) <= most, len(sentence)
 
 
 def check_error(text: str) -> None:
@@ -169,25 +169,25 @@ def pictures(draw: st.DrawFn) -> Picture:
 def files_of(picture: Picture) -> list[tuple[Image.Image, bytes]]:
     """The picture in each way that its format may be written."""
     mode, shape, kind, seed, _ = picture
-    image = made(mode, shape, seed)
-    found = [(image, encoded(image, kind, own)) for own in OPTIONS.get(kind, ({},))]
-    return [(image, data) for image, data in found if data is not None]
+    image = noise_image(mode, shape, seed)
+    files = [(image, encoded(image, kind, options)) for options in OPTIONS.get(kind, ({},))]
+    return [(image, data) for image, data in files if data is not None]
 
 
 def check_picture(picture: Picture) -> None:
     """Every file is a square; and where no pixel has to change, the obvious one."""
     _, shape, kind, _, resize = picture
     for image, data in files_of(picture):
-        found = attempt(data, Decoding(SIDE, resize))
-        wanted = expected(image) if kind in EXACT and shape == (SIDE, SIDE) else None
+        square = attempt(data, Decoding(SIDE, resize))
+        pixels = expected(image) if kind in EXACT and shape == (SIDE, SIDE) else None
         if image.mode.startswith("I;16") and kind in ("JPEG2000", "PPM"):
-            wanted = None  # these have orders of bytes of their own
+            pixels = None  # these formats have another byte order
         with Image.open(io.BytesIO(data)) as written:
             if written.mode != image.mode:
-                wanted = None  # it was changed before it was written
-        if found is None or wanted is None:
+                pixels = None  # Pillow converted it before writing
+        if square is None or pixels is None:
             continue
-        off = np.abs(found - wanted).max()
+        off = np.abs(square - pixels).max()
         assert off <= NEAR.get(image.mode, 0), (picture, off)
 
 
@@ -199,8 +199,8 @@ DAMAGE: SearchStrategy[Damage] = st.tuples(pictures(), BYTES, st.floats(0, 1))
 def damaged(data: bytes, bytes_at: list[tuple[float, int]], cut: float) -> bytes:
     """Some bytes replaced; cut off in the lower half of `cut`."""
     changed = bytearray(data)
-    for place, value in bytes_at:
-        changed[int(place * len(data))] = value
+    for position, value in bytes_at:
+        changed[int(position * len(data))] = value
     return bytes(changed[: int(2 * cut * len(data))])
 
 
@@ -212,12 +212,17 @@ def check_damage(damage: Damage) -> None:
 
 
 def check_cut(drawn: tuple[Picture, float]) -> None:
-    """What is cut off is a sentence, or nothing of the picture was cut."""
+    """A truncated file is refused, or decodes to the same pixels."""
     picture, cut = drawn
     for _, data in files_of(picture):
         decoding = Decoding(SIDE, picture[-1])
-        whole, found = attempt(data, decoding), attempt(data[: int(cut * len(data))], decoding)
-        assert found is None or (whole is not None and np.array_equal(whole, found)), picture
+        complete, truncated = (
+            attempt(data, decoding),
+            attempt(data[: int(cut * len(data))], decoding),
+        )
+        assert truncated is None or (
+            complete is not None and np.array_equal(complete, truncated)
+        ), picture
 
 
 def png(value: int) -> bytes:
@@ -260,17 +265,19 @@ TABLES: SearchStrategy[Rows] = st.tuples(
 def table_of(rows: Rows) -> pa.Table | None:
     """The table, or None where its values do not fit into its type."""
     cells, facts, kind, nested, name = rows
-    images: list[Any] = [png(row) if there else None for row, (there, _) in enumerate(cells)]
+    images: list[Any] = [
+        png(row) if has_image else None for row, (has_image, _) in enumerate(cells)
+    ]
     if nested:
-        images = [None if own is None else {"bytes": own, "path": "x"} for own in images]
+        images = [None if data is None else {"bytes": data, "path": "x"} for data in images]
     struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     try:
         labels = [label for _, label in cells]
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         if pa.types.is_list(kind):
-            column = pa.array([None if own is None else [own] for own in labels], kind)
+            column = pa.array([None if label is None else [label] for label in labels], kind)
         elif pa.types.is_string(kind):
-            column = pa.array([None if own is None else str(own) for own in labels], kind)
+            column = pa.array([None if label is None else str(label) for label in labels], kind)
         else:
             column = pa.array(labels, plain)
             column = column.dictionary_encode() if plain != kind else column
@@ -299,7 +306,7 @@ def walked(file: Path) -> tuple[tuple[str, ...], list[tuple[int, bool]]] | None:
 
 
 def check_table(rows: Rows) -> None:
-    """Labels are those of the table, and rows without image or class are told, one by one."""
+    """Labels are those of the table, and rows without image or class are reported one by one."""
     cells, _, kind, _, _ = rows
     table = table_of(rows)
     if table is None:
@@ -307,22 +314,24 @@ def check_table(rows: Rows) -> None:
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "a.parquet"
         pq.write_table(table, file)
-        found = walked(file)
-    if found is None:
+        contents = walked(file)
+    if contents is None:
         return
     assert pa.types.is_integer(kind) or pa.types.is_dictionary(kind)  # which is kept as integers
-    classes, items = found
-    names = classes if all(own.isdecimal() for own in classes) else None
-    present = sorted({own for _, own in cells if own is not None and own >= 0})
-    for (there, label), (given, usable) in zip(cells, items, strict=True):
+    classes, items = contents
+    names = classes if all(name.isdecimal() for name in classes) else None
+    present = sorted({label for _, label in cells if label is not None and label >= 0})
+    for (has_image, label), (item_label, usable) in zip(cells, items, strict=True):
         fits = label == -1 or (label is not None and label >= 0)
         if names == tuple(map(str, present)) and names:
-            wanted = -1 if label == -1 or label is None else label
-            assert usable == (there and fits)
-            assert not usable or given == (present.index(wanted) if wanted >= 0 else -1)
+            true_label = -1 if label == -1 or label is None else label
+            assert usable == (has_image and fits)
+            assert not usable or item_label == (
+                present.index(true_label) if true_label >= 0 else -1
+            )
         else:
-            assert usable == (there and fits and (label or 0) < len(classes))
-            assert not usable or given == label
+            assert usable == (has_image and fits and (label or 0) < len(classes))
+            assert not usable or item_label == label
 
 
 def check_damaged_table(drawn: tuple[int, list[tuple[float, int]], float]) -> None:
@@ -336,16 +345,16 @@ def check_damaged_table(drawn: tuple[int, list[tuple[float, int]], float]) -> No
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "a.parquet"
         file.write_bytes(damaged(buffer.getvalue(), bytes_at, cut))
-        found = walked(file)
-    assert found is None or len(found[1]) == rows
+        contents = walked(file)
+    assert contents is None or len(contents[1]) == rows
 
 
 def check_names(drawn: tuple[list[str], list[str], bool]) -> None:
-    """Classes that are let in can be read, and told apart."""
+    """Accepted classes are readable and distinct."""
     one, two, merge = drawn
     parts = {
-        name: Part(Source(tuple(own), {}, ()), "task", 1.0, Path())
-        for name, own in (("one", one), ("two", two))
+        name: Part(Source(tuple(labels), {}, ()), "task", 1.0, Path())
+        for name, labels in (("one", one), ("two", two))
     }
     try:
         classes = join_classes(parts, merge)
@@ -354,9 +363,9 @@ def check_names(drawn: tuple[list[str], list[str], bool]) -> None:
         return
     assert set(classes) == {*one, *two}
     assert len(set(classes)) == len(classes)
-    for own in classes:
-        assert not unreadable(own)
-        own.encode()
+    for class_name in classes:
+        assert not unreadable(class_name)
+        class_name.encode()
 
 
 Tree = dict[str, list[str]]
@@ -385,7 +394,7 @@ TREES: SearchStrategy[Tree] = st.dictionaries(
 
 
 def check_folder(tree: Tree) -> None:
-    """Every visible image is there once, under the class of its folder; or a sentence."""
+    """Every visible image is listed once, under the class of its folder; or a sentence."""
     with tempfile.TemporaryDirectory() as home:
         root = Path(home)
         for folder, names in tree.items():
@@ -402,8 +411,8 @@ def check_folder(tree: Tree) -> None:
             check_sentence(str(error))
             return
         items = [item for split in source.splits.values() for item in split.items()]
-        places = [os.path.realpath(str(item.data)) for item in items]
-        assert len(set(places)) == len(places)
+        real_paths = [os.path.realpath(str(item.data)) for item in items]
+        assert len(set(real_paths)) == len(real_paths)
         for item in items:
             assert isinstance(item.data, Path)
             inside = item.data.relative_to(root).parts
@@ -436,7 +445,7 @@ def tags_of(text: str) -> set[tuple[str, tuple[str, ...]]]:
 def check_page(names: tuple[str, str, str]) -> None:
     """No name adds a tag or an attribute to a page."""
 
-    def shown(one: str, two: str, three: str) -> str:
+    def html_page(one: str, two: str, three: str) -> str:
         row = {"backbone": one, "retrieval": two, "memory": three, "bank_size": 9, "k": 2}
         rows = [{**row, "noise_std": 0.0, "top1": 0.5, "top3": 0.6}]
         baseline = VoteBaseline("rank", 3, {0.0: 0.5}, two)
@@ -444,7 +453,7 @@ def check_page(names: tuple[str, str, str]) -> None:
         parts = "".join(table.html() for table in tables)
         return page(one, [(two, html.escape(three), parts), (three, "", b"png")])
 
-    assert tags_of(shown(*names)) == tags_of(shown("a", "b", "c"))
+    assert tags_of(html_page(*names)) == tags_of(html_page("a", "b", "c"))
 
 
 Property = tuple[SearchStrategy[Any], Callable[[Any], None]]

@@ -13,7 +13,7 @@ from tests.faults import images, params
 from tests.faults.outcome import Outcome
 
 EXAMPLES = 100
-"""Of one property, before the next has its turn."""
+"""Of one property, before the next is checked."""
 
 
 def run_all(seconds: float, first_seed: int) -> Iterator[Outcome]:
@@ -50,12 +50,12 @@ def _examples(
             suppress_health_check=list(HealthCheck),
         )(checked)
     )
-    said = ""
+    message = ""
     try:
         checked()
     except Exception as error:  # whatever breaks the promise
-        said = f"{name} (seed {turn}): {error!r:.2000}"
-    for _ in range(count - bool(said)):
+        message = f"{name} (seed {turn}): {error!r:.2000}"
+    for _ in range(count - bool(message)):
         yield Outcome(f"input: {name}", True)
-    if said:
-        yield Outcome(f"input: {name}", False, None, said)
+    if message:
+        yield Outcome(f"input: {name}", False, None, message)

@@ -1,11 +1,11 @@
-"""Kills stages, and what runs them, at any moment; the same command must then end well.
+"""Kills stages, and DVC, at any moment; the same command must then succeed.
 
     python -m tests.faults.kill --seconds 600 --seed 1          trials until the time is over
-    python -m tests.faults.kill --seed 1 --trial 17             that one again
+    python -m tests.faults.kill --seed 1 --trial 17             repeat that trial
 
-A trial starts from a copy of a folder where all stages have run, in which one stage is to run
-again: alone, or by `dvc repro`. It gets a signal, at a random moment or right before a chosen
-change of the disk (see `tests.faults.dying`); perhaps another when it is started again; and then
+A trial starts from a copy of the reference run, in which one stage is to run
+again: by itself, or by `dvc repro`. It gets a signal, at a random moment or right before a chosen
+write to the disk (see `tests.faults.dying`), perhaps another when it is started again, and then
 it may finish. Folders of trials that fail stay.
 """
 
@@ -41,14 +41,14 @@ STAGES = (
 )
 RESUMING = ("pretrain", "train-plain", "train-retrieval")
 PATIENCE = 10.0
-"""Seconds in which who is told to stop must have ended."""
+"""Seconds within which a process must end after a signal."""
 SLOWER = 10.0
 """A run that must finish may take so many times its usual time, and a minute."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the small pipeline, and what is known of an undisturbed run."""
+    """One stage of the small pipeline, with measurements of an undisturbed run."""
 
     name: str
     """As DVC calls it."""
@@ -73,7 +73,7 @@ class ReferenceRun:
 
 
 def reference_run(
-    folder: Path, nursery: ProcessGroup, with_dvc: bool = True, *only: str
+    folder: Path, processes: ProcessGroup, with_dvc: bool = True, *only: str
 ) -> ReferenceRun:
     """Run all stages (or only some) once."""
     clone = Clone.make(folder)
@@ -82,11 +82,11 @@ def reference_run(
     for name, command, outs in commands(clone):
         if only and name.partition("@")[0] not in only:
             continue
-        log, said, start = folder.with_name("log"), folder.with_name("said"), time.time()
-        env = {"TMPDIR": str(scratch), **dying.asked(log)}
-        nursery.start(folder, said, command, env)
-        if nursery.wait():
-            raise RuntimeError(f"{name} does not run undisturbed: {said.read_text()}")
+        log, output, start = folder.with_name("log"), folder.with_name("output"), time.time()
+        env = {"TMPDIR": str(scratch), **dying.fault_environment(log)}
+        processes.start(folder, output, command, env)
+        if processes.wait():
+            raise RuntimeError(f"{name} does not run undisturbed: {output.read_text()}")
         changes = log.read_text().splitlines()
         stages[name] = Stage(name, command, outs, time.time() - start, changes)
     shutil.rmtree(scratch)
@@ -108,8 +108,8 @@ def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
     params = read_yaml((clone.path / "params.yaml").read_text())
     grid, retrieval = params["classifiers"], params["retrieval"]
     backbone, strategy = grid["backbones"][0], retrieval["strategies"][0]
-    known = {"backbone": backbone, "retrieval": strategy, "seed": str(grid["seeds"][0])}
-    facts = {f"item.{key}": value for key, value in known.items()}
+    item = {"backbone": backbone, "retrieval": strategy, "seed": str(grid["seeds"][0])}
+    facts = {f"item.{key}": value for key, value in item.items()}
     facts |= {f"retrieval.{key}": str(value) for key, value in retrieval.items()}
 
     def filled(text: str) -> str:
@@ -119,11 +119,11 @@ def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
 
     written = read_yaml((clone.path / "dvc.yaml").read_text())["stages"]
     for name in STAGES:
-        own = written[name]
-        listed = [*own.get("outs", []), *own.get("metrics", []), *own.get("plots", [])]
+        stage = written[name]
+        listed = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
         outs = [filled(next(iter(out)) if isinstance(out, dict) else out) for out in listed]
-        item = "-".join(known[key] for key in own.get("matrix", {}))
-        yield f"{name}@{item}" if item else name, filled(own["cmd"]).split(), outs
+        suffix = "-".join(item[key] for key in stage.get("matrix", {}))
+        yield f"{name}@{suffix}" if suffix else name, filled(stage["cmd"]).split(), outs
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Harm:
 
     number: signal.Signals
     whom: str
-    """self (the stage's own process), group (all), or dvc."""
+    """self (the process of the stage), group (its process group), or dvc."""
     at: int = 0
     """Right before which change of the disk; 0 = after `delay`."""
     torn: bool = False
@@ -149,13 +149,13 @@ class Harm:
 
 @dataclass
 class Trial:
-    """One copy of the golden folder, and the harm done to one stage in it."""
+    """One copy of the reference run, and the signals sent to one stage in it."""
 
-    golden: ReferenceRun
-    nursery: ProcessGroup
+    reference: ReferenceRun
+    processes: ProcessGroup
     folder: Path
     stage: Stage
-    did: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     checkpoint: bool = False
     """Whether there was one to resume from."""
@@ -164,20 +164,20 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
-        self.clone = self.golden.clone.copy(self.folder / "clone")
+        self.clone = self.reference.clone.copy(self.folder / "clone")
         self.temporary = temporary()
 
     @property
     def log(self) -> Path:
-        return self.folder / f"log{len(self.did)}"
+        return self.folder / f"log{len(self.actions)}"
 
     @property
-    def said(self) -> Path:
-        return self.folder / f"said{len(self.did)}"
+    def output(self) -> Path:
+        return self.folder / f"output{len(self.actions)}"
 
     def env(self, *harm: Any) -> dict[str, str]:
-        """What to add to the environment; with arguments of `dying.asked`, but the log."""
-        return {"TMPDIR": str(self.temporary), **dying.asked(self.log, *harm)}
+        """Environment variables of a run; `harm` goes to `dying.fault_environment`."""
+        return {"TMPDIR": str(self.temporary), **dying.fault_environment(self.log, *harm)}
 
     def clear(self, stage: Stage | None = None) -> None:
         """Take away what the stage (or another) makes, as DVC does before it runs it."""
@@ -186,43 +186,43 @@ class Trial:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
 
     def restore(self, stage: Stage) -> None:
-        """Put back what a stage made when nothing was wrong: one that refuses may have begun."""
+        """Restore a stage's outputs of the reference run: a stage that refuses may have begun."""
         self.clear(stage)
         for out in stage.outs:
-            golden, path = self.golden.clone.path / out, self.clone.path / out
-            if golden.is_dir():
-                shutil.copytree(golden, path)
+            source, path = self.reference.clone.path / out, self.clone.path / out
+            if source.is_dir():
+                shutil.copytree(source, path)
             else:
-                shutil.copy2(golden, path)
+                shutil.copy2(source, path)
 
     def forget(self) -> None:
         """Have DVC run the stage again."""
-        lock = dict(self.golden.lock)
+        lock = dict(self.reference.lock)
         lock["stages"] = {k: v for k, v in lock["stages"].items() if k != self.stage.name}
         (self.clone.path / "dvc.lock").write_text(write_yaml(lock))
         shutil.rmtree(self.clone.path / ".dvc/cache/runs", ignore_errors=True)
 
-    def alone(self, harm: Harm) -> None:
-        """Start the stage, and do it harm."""
-        self.did.append(f"{self.stage.name}, {harm}")
+    def run_stage(self, harm: Harm) -> None:
+        """Start the stage, and send it the signal."""
+        self.actions.append(f"{self.stage.name}, {harm}")
         env = self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word)
-        started = self.nursery.start(self.clone.path, self.said, self.stage.command, env)
+        started = self.processes.start(self.clone.path, self.output, self.stage.command, env)
         process = psutil.Process(started)
         if not harm.at:
             until(lambda: ended(process), harm.delay)
             send(process, harm.number, harm.whom)
         self.watch(harm, process)
-        code = self.nursery.wait()
+        code = self.processes.wait()
         if code == 0:
-            self.did.append("which was too late")
-            if self.clone.hashes() != self.golden.hashes:
-                self.wrong.append(f"exit code 0 after {harm}, but not all is made")
+            self.actions.append("which was too late")
+            if self.clone.hashes() != self.reference.hashes:
+                self.wrong.append(f"exit code 0 after {harm}, but outputs are missing or differ")
         elif code == 2:
-            self.wrong.append(f"started again it refuses: {gist(self.said.read_text())}")
+            self.wrong.append(f"started again it refuses: {gist(self.output.read_text())}")
         self.look(harm.number, code)
 
     def watch(self, harm: Harm, process: psutil.Process) -> None:
-        """Wait until it has ended, which it must soon after it was told to."""
+        """Wait until the process has ended, which it must soon after the signal."""
         if harm.at:
             until(lambda: ended(process) or self.sent(), self.allowed())
         start = time.monotonic()
@@ -238,36 +238,36 @@ class Trial:
         return self.log.exists() and dying.SENT in self.log.read_text().splitlines()
 
     def look(self, number: signal.Signals, code: int) -> None:
-        """What a killed run leaves behind that matters later."""
+        """Record what a killed run leaves behind, and check how it ended."""
         self.checkpoint |= any((self.clone.path / "data/checkpoints").glob("*/last.ckpt"))
-        text = self.said.read_text() if self.said.exists() else ""
+        text = self.output.read_text() if self.output.exists() else ""
         if number == signal.SIGINT and code and "Traceback" in text:
             self.wrong.append("a traceback after Ctrl-C")
         if number == signal.SIGINT and code not in (0, 130, -signal.SIGINT):  # 130 to a shell
             self.wrong.append(f"exit code {code} after Ctrl-C")
 
     def reader(self, stage: Stage) -> None:
-        """Whoever reads what a killed run left must end well, or refuse in one sentence."""
-        self.did.append(f"then {stage.name}")
-        self.nursery.start(self.clone.path, self.said, stage.command, self.env())
-        code, text = self.nursery.wait(), self.said.read_text()
+        """Run a stage that reads what a killed run left: it must succeed, or refuse clearly."""
+        self.actions.append(f"then {stage.name}")
+        self.processes.start(self.clone.path, self.output, stage.command, self.env())
+        code, text = self.processes.wait(), self.output.read_text()
         if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
             self.wrong.append(f"{stage.name} after it: exit code {code}, {gist(text)}")
         if code:
             self.restore(stage)
 
-    def finish_alone(self) -> None:
-        """The same command again."""
-        self.did.append("again")
-        self.nursery.start(self.clone.path, self.said, self.stage.command, self.env())
-        code = self.nursery.wait()
-        self.finished(code, self.said.read_text())
+    def finish_stage(self) -> None:
+        """Run the same command again, undisturbed."""
+        self.actions.append("again")
+        self.processes.start(self.clone.path, self.output, self.stage.command, self.env())
+        code = self.processes.wait()
+        self.finished(code, self.output.read_text())
 
-    def under_dvc(self, harm: Harm) -> None:
-        """The same, of `dvc repro`."""
-        self.did.append(f"dvc repro of {self.stage.name}, {harm}")
+    def run_dvc(self, harm: Harm) -> None:
+        """Start `dvc repro`, and send the signal to it or to the stage."""
+        self.actions.append(f"dvc repro of {self.stage.name}, {harm}")
         env = self.site(self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word))
-        started = self.clone.start(self.said, "dvc", "repro", **env)
+        started = self.clone.start(self.output, "dvc", "repro", **env)
         process = psutil.Process(started.pid)
         if not harm.at:
             if harm.whom == "self":
@@ -278,7 +278,7 @@ class Trial:
                 send(target, harm.number, harm.whom)
         self.watch(harm, process)
         if started.wait() == 0:
-            self.did.append("which was too late")
+            self.actions.append("which was too late")
         self.look(harm.number, 0)
 
     def site(self, env: dict[str, str]) -> dict[str, str]:
@@ -288,30 +288,32 @@ class Trial:
     def stage_process(self) -> psutil.Process | None:
         words = self.stage.command[1:]
         return next(
-            (own for own in self.strays() if own.cmdline()[1 : 1 + len(words)] == words), None
+            (stray for stray in self.strays() if stray.cmdline()[1 : 1 + len(words)] == words), None
         )
 
     def finish_dvc(self) -> None:
         """`dvc repro` again."""
-        self.did.append("dvc repro")
+        self.actions.append("dvc repro")
         torn = self.clone.path / ".dvc/tmp/rwlock"  # which DVC writes in place
         if torn.exists() and not torn.read_bytes():
             counts["DVC's own lock file was cut short, and removed by hand"] += 1
             torn.unlink()
-        started = self.clone.start(self.said, "dvc", "repro", **self.site(self.env()))
+        started = self.clone.start(self.output, "dvc", "repro", **self.site(self.env()))
         process = psutil.Process(started.pid)
         if not until(lambda: ended(process), self.allowed()):
-            waits = [own.cmdline() for own in self.strays()]
+            waits = [stray.cmdline() for stray in self.strays()]
             self.wrong.append(f"dvc repro did not finish in {self.allowed():.0f} s: {waits}")
             send(process, signal.SIGKILL, "group")
         until(lambda: not self.strays(), self.allowed())  # orphans may write to the last
-        self.finished(started.wait(), self.said.read_text())
+        self.finished(started.wait(), self.output.read_text())
         lock = read_yaml((self.clone.path / "dvc.lock").read_text())
-        if not started.returncode and told_apart(lock) != told_apart(self.golden.lock):
+        if not started.returncode and comparable_stages(lock) != comparable_stages(
+            self.reference.lock
+        ):
             self.wrong.append("dvc.lock differs")
 
     def allowed(self) -> float:
-        return SLOWER * (self.stage.seconds + self.golden.repro) + 60
+        return SLOWER * (self.stage.seconds + self.reference.repro) + 60
 
     def finished(self, code: int, text: str) -> None:
         """What must hold once the last run has ended."""
@@ -320,34 +322,34 @@ class Trial:
             return
         self.resumed = "resuming" in text
         if self.checkpoint and self.stage.name.partition("@")[0] in RESUMING and not self.resumed:
-            self.wrong.append("there was a checkpoint, and it did not resume")
+            self.wrong.append("it did not resume from the checkpoint")
         hashes, names = self.clone.hashes(), {name for name, _ in self.clone.files()}
-        expected = self.golden.hashes
+        expected = self.reference.hashes
         differ = sorted(n for n in {*hashes, *expected} if hashes.get(n) != expected.get(n))
         self.identical = not differ
         if differ:
             self.wrong.append(f"differ: {', '.join(differ)}")
-        more = sorted(n for n in names - self.golden.names if not n.endswith(".lock"))
+        more = sorted(n for n in names - self.reference.names if not n.endswith(".lock"))
         for top in ("data", "results"):
-            found = (self.clone.path / top).rglob("*.part")
-            more += [path.relative_to(self.clone.path).as_posix() for path in found]
+            parts = (self.clone.path / top).rglob("*.part")
+            more += [path.relative_to(self.clone.path).as_posix() for path in parts]
         more += [str(path) for path in self.temporary.rglob("*") if path.is_file()]
         if more:
             self.wrong.append(f"left behind: {', '.join(dict.fromkeys(more))}")
         if not until(lambda: not self.strays(), 10):
-            found_ = [f"{own.pid} {' '.join(own.cmdline())[:200]}" for own in self.strays()]
-            self.wrong.append(f"still running: {'; '.join(found_)}")
+            strays = [f"{stray.pid} {' '.join(stray.cmdline())[:200]}" for stray in self.strays()]
+            self.wrong.append(f"still running: {'; '.join(strays)}")
 
     def strays(self) -> list[psutil.Process]:
         """Processes that work in the clone."""
-        found = []
+        strays = []
         for process in psutil.process_iter():
             try:
                 if Path(process.cwd()).is_relative_to(self.clone.path) and not ended(process):
-                    found.append(process)
+                    strays.append(process)
             except (psutil.Error, OSError):
                 continue
-        return found
+        return strays
 
     def close(self) -> None:
         """End what still runs, and remove the folder of a trial that was survived."""
@@ -364,23 +366,23 @@ def temporary() -> Path:
     return Path(tempfile.mkdtemp(prefix="rapipe-kill-", dir=memory if memory.is_dir() else None))
 
 
-def told_apart(lock: dict[str, Any]) -> Any:
-    """dvc.lock without what is never the same twice: the store's random names."""
+def comparable_stages(lock: dict[str, Any]) -> Any:
+    """The stages of dvc.lock, without the store, whose file names are random."""
     text = json.dumps(lock, sort_keys=True)
-    known = json.loads(text)
-    for stage in known["stages"].values():
+    lock_copy = json.loads(text)
+    for stage in lock_copy["stages"].values():
         for group in ("deps", "outs"):
             stage[group] = sorted(
-                (own for own in stage.get(group, []) if own["path"] != "data/store"),
-                key=lambda own: own["path"],
+                (entry for entry in stage.get(group, []) if entry["path"] != "data/store"),
+                key=lambda entry: entry["path"],
             )
-    return known["stages"]
+    return lock_copy["stages"]
 
 
 def gist(text: str) -> str:
-    """The line of what a command said that tells what went wrong, else the last ones."""
-    told = [line for line in text.splitlines() if "rror" in line and line[:1].strip()]
-    return told[-1][:300] if told else text.strip()[-300:]
+    """The last error line of a command's output, else the end of it."""
+    errors = [line for line in text.splitlines() if "rror" in line and line[:1].strip()]
+    return errors[-1][:300] if errors else text.strip()[-300:]
 
 
 def ended(process: psutil.Process) -> bool:
@@ -414,14 +416,14 @@ NUMBERS = {signal.SIGKILL: 0.7, signal.SIGINT: 0.2, signal.SIGTERM: 0.1}
 
 
 def attempt(
-    known: ReferenceRun, nursery: ProcessGroup, folder: Path, seed: int, number: int
+    reference: ReferenceRun, processes: ProcessGroup, folder: Path, seed: int, number: int
 ) -> Outcome:
     """One trial, all of which is drawn from its seed and number."""
     rng = random.Random(f"{seed} {number}")
-    stage = known.stages[rng.choice(list(known.stages))]
-    trial = Trial(known, nursery, folder / f"trial-{seed}-{number}", stage)
-    own: signal.Signals = rng.choices(list(NUMBERS), list(NUMBERS.values()))[0]
-    dvc = bool(known.lock) and rng.random() < 0.25
+    stage = reference.stages[rng.choice(list(reference.stages))]
+    trial = Trial(reference, processes, folder / f"trial-{seed}-{number}", stage)
+    signum: signal.Signals = rng.choices(list(NUMBERS), list(NUMBERS.values()))[0]
+    dvc = bool(reference.lock) and rng.random() < 0.25
     times = rng.choice((1, 1, 1, 2, 3))
     if dvc:
         trial.forget()
@@ -430,29 +432,29 @@ def attempt(
     if rng.random() < 0.4:  # it may go at any time
         shutil.rmtree(trial.clone.path / "data/cache", ignore_errors=True)
     whom = rng.choice(("group", "self", "dvc") if dvc else ("group", "self"))
-    if own == signal.SIGINT:
+    if signum == signal.SIGINT:
         whom = "group"  # as a terminal does
     for _ in range(times):
         at = rng.randint(1, len(stage.changes)) if rng.random() < 0.6 else 0
-        delay = rng.uniform(0, 1.05) * (stage.seconds + (known.repro if dvc else 0))
-        harm = Harm(own, whom, at, own == signal.SIGKILL and rng.random() < 0.5, delay)
-        (trial.under_dvc if dvc else trial.alone)(harm)
+        delay = rng.uniform(0, 1.05) * (stage.seconds + (reference.repro if dvc else 0))
+        harm = Harm(signum, whom, at, signum == signal.SIGKILL and rng.random() < 0.5, delay)
+        (trial.run_dvc if dvc else trial.run_stage)(harm)
     if not dvc and rng.random() < 0.3:
-        later = [name for name in known.stages if name != stage.name]
-        reader = known.stages[rng.choice(later)]
+        later = [name for name in reference.stages if name != stage.name]
+        reader = reference.stages[rng.choice(later)]
         if reader.name != "embed":
             trial.reader(reader)
-    (trial.finish_dvc if dvc else trial.finish_alone)()
+    (trial.finish_dvc if dvc else trial.finish_stage)()
     trial.close()
-    say(f"{number}: {', '.join(trial.did)}{', resumed' * trial.resumed}")
-    fault = f"{own.name} to {whom} {'under dvc repro' if dvc else 'of a stage alone'}"
-    told = f"{stage.name}: {', '.join(trial.did)}: {'; '.join(trial.wrong)}"
+    say(f"{number}: {', '.join(trial.actions)}{', resumed' * trial.resumed}")
+    fault = f"{signum.name} to {whom} {'under dvc repro' if dvc else 'of a stage alone'}"
+    summary = f"{stage.name}: {', '.join(trial.actions)}: {'; '.join(trial.wrong)}"
     where = f"(python -m tests.faults.kill --seed {seed} --trial {number}; {trial.folder})"
     counts["resumed" if trial.resumed else "checkpoints not resumed"] += int(
         trial.checkpoint and stage.name.partition("@")[0] in RESUMING
     )
-    said = f"{told} {where}" if trial.wrong else ""
-    return Outcome(fault, not trial.wrong, trial.identical, said)
+    message = f"{summary} {where}" if trial.wrong else ""
+    return Outcome(fault, not trial.wrong, trial.identical, message)
 
 
 counts: Counter[str] = Counter()
@@ -465,35 +467,35 @@ def run(seconds: float, seed: int, first: int = 0, last: int = sys.maxsize) -> I
     stop = time.monotonic() + seconds
     folder = Path(tempfile.mkdtemp(prefix="rapipe-kill-"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    nursery = ProcessGroup()
+    processes = ProcessGroup()
     try:
-        known = reference_run(folder / "golden" / "clone", nursery)
+        reference = reference_run(folder / "reference" / "clone", processes)
         number = first
         while number <= last and time.monotonic() < stop:
-            yield attempt(known, nursery, folder, seed, number)
+            yield attempt(reference, processes, folder, seed, number)
             number += 1
     finally:
-        nursery.close()
-        shutil.rmtree(folder / "golden", ignore_errors=True)
+        processes.close()
+        shutil.rmtree(folder / "reference", ignore_errors=True)
         if not any(folder.iterdir()):
             folder.rmdir()
 
 
 def main() -> None:
-    """Print what came of each trial."""
+    """Print the outcome of each trial."""
     parser = argparse.ArgumentParser(
         description="Kills stages; see the top of tests/faults/kill.py."
     )
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trial", type=int, default=-1)
-    given = parser.parse_args()
-    chosen = (given.trial, given.trial) if given.trial >= 0 else (0, sys.maxsize)
-    seen: Counter[str] = Counter()
-    for outcome in run(given.seconds, given.seed, *chosen):
-        seen["survived" if outcome.survived else "not survived"] += 1
-        print(outcome.fault, "survived" if outcome.survived else outcome.said, flush=True)
-    print(dict(seen), dict(counts))
+    arguments = parser.parse_args()
+    chosen = (arguments.trial, arguments.trial) if arguments.trial >= 0 else (0, sys.maxsize)
+    verdicts: Counter[str] = Counter()
+    for outcome in run(arguments.seconds, arguments.seed, *chosen):
+        verdicts["survived" if outcome.survived else "not survived"] += 1
+        print(outcome.fault, "survived" if outcome.survived else outcome.message, flush=True)
+    print(dict(verdicts), dict(counts))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Large corpora, and small memories: what a stage takes, inside a limit that the system holds.
+"""Large corpora in little memory: time and peak of each stage, within an enforced limit.
 
     python -m tests.faults.load --rows 10000 100000 1000000 --gigabytes 4  corpus to prefetch
     python -m tests.faults.load --repro --gigabytes 2                      `dvc repro` as it is
 
-A process that needs more than the limit is killed by the system, so that to finish is to
-have stayed within. Needs Linux and root; elsewhere peaks are measured, and nothing holds them.
+The system kills a process that needs more than the limit: one that finishes stayed
+within. Needs Linux and root; elsewhere peaks are measured, and no limit is enforced.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def images(rows: int, path: Path) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, BATCH):
             count = min(BATCH, rows - start)
-            own = rng.integers(0, PROTOTYPES, count)
+            prototype_rows = rng.integers(0, PROTOTYPES, count)
             noise = rng.integers(0, 56, (count, SIDE, SIDE, 3), dtype=np.uint8)
-            encoded = [_png(image) for image in prototypes[own] + noise]
+            encoded = [_png(image) for image in prototypes[prototype_rows] + noise]
             cells = pa.StructArray.from_arrays([pa.array(encoded, pa.binary())], ["bytes"])
-            labels = pa.array((own % CLASSES).astype(np.int64))
+            labels = pa.array((prototype_rows % CLASSES).astype(np.int64))
             writer.write_table(pa.table([cells, labels], schema=schema))
 
 
@@ -72,7 +72,7 @@ def _png(image: np.ndarray) -> bytes:
 
 @contextmanager
 def limited(gigabytes: float) -> Iterator[Path | None]:
-    """A control group with so much memory; None where there is none to be had."""
+    """A control group with so much memory; None where none can be created."""
     for top in GROUPS:
         group, (limit, _) = top / f"rapipe-{os.getpid()}", NAMES[top]
         try:
@@ -108,12 +108,12 @@ def run(command: list[str], folder: Path, gigabytes: float) -> dict[str, Any]:
 
         start = time.monotonic()
         done = subprocess.run(command, cwd=folder, env=env, preexec_fn=enter, check=False)
-        found: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
-        found["exit"] = done.returncode
+        usage: dict[str, Any] = {"seconds": round(time.monotonic() - start, 1)}
+        usage["exit"] = done.returncode
         if group:
             peak = int((group / NAMES[group.parent][1]).read_text())
-            found["peak_gb"] = round(peak / 1e9, 2)
-    return found
+            usage["peak_gb"] = round(peak / 1e9, 2)
+    return usage
 
 
 def corpus_of(rows: int, folder: Path, gigabytes: float) -> dict[str, Any]:
@@ -126,24 +126,26 @@ def corpus_of(rows: int, folder: Path, gigabytes: float) -> dict[str, Any]:
     )
     params["retrieval"].update(strategies=["knn"], backend="auto", k=8)
     atomic_write(folder / "params.yaml", write_yaml(params).encode())
-    found: dict[str, Any] = {"rows": rows}
+    costs: dict[str, Any] = {"rows": rows}
     for stage in STAGES:
         if stage == "embed":
             _encoder(folder, params)
-        found[stage] = run([sys.executable, "-m", f"stages.{stage}"], folder, gigabytes)
-        if found[stage]["exit"]:
-            raise RuntimeError(f"{stage} of {rows:,} images ended with {found[stage]['exit']}")
+        costs[stage] = run([sys.executable, "-m", f"stages.{stage}"], folder, gigabytes)
+        if costs[stage]["exit"]:
+            raise RuntimeError(f"{stage} of {rows:,} images ended with {costs[stage]['exit']}")
         cost = json.loads((folder / f"data/costs/{stage}.json").read_text())
-        found[stage]["own_peak_gb"] = cost["peak_gb"]
-        found[stage]["microseconds_an_image"] = round(1e6 * cost["seconds"] / rows, 1)
-    return found
+        costs[stage]["own_peak_gb"] = cost["peak_gb"]
+        costs[stage]["microseconds_an_image"] = round(1e6 * cost["seconds"] / rows, 1)
+    return costs
 
 
 def _encoder(folder: Path, params: dict[str, Any]) -> None:
     """An encoder that has learned nothing: what it costs to embed does not depend on that."""
     card = json.loads((folder / "data/corpus/card.json").read_text())
-    own = params["pretrain"]
-    spec = EncoderSpec("resnet18", 16, own["stem"], SIDE, tuple(card["mean"]), tuple(card["std"]))
+    pretraining = params["pretrain"]
+    spec = EncoderSpec(
+        "resnet18", 16, pretraining["stem"], SIDE, tuple(card["mean"]), tuple(card["std"])
+    )
     torch.manual_seed(0)
     with atomic_folder(folder / "data/encoder") as part:
         Encoder(spec).write(part, {})
@@ -156,21 +158,21 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--repro", action="store_true")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    with limited(given.gigabytes) as group:
-        held = group is not None
-    found: dict[str, Any] = {"gigabytes": given.gigabytes, "limit_held": held}
-    if given.repro:
-        found["repro"] = run(["dvc", "repro"], Path.cwd(), given.gigabytes)
+    arguments = parser.parse_args()
+    with limited(arguments.gigabytes) as group:
+        is_limited = group is not None
+    report: dict[str, Any] = {"gigabytes": arguments.gigabytes, "limit_held": is_limited}
+    if arguments.repro:
+        report["repro"] = run(["dvc", "repro"], Path.cwd(), arguments.gigabytes)
     else:
-        found["corpora"] = []
-        for rows in given.rows:
+        report["corpora"] = []
+        for rows in arguments.rows:
             with tempfile.TemporaryDirectory() as folder:
-                found["corpora"].append(corpus_of(rows, Path(folder), given.gigabytes))
-    text = json.dumps(found, indent=2) + "\n"
+                report["corpora"].append(corpus_of(rows, Path(folder), arguments.gigabytes))
+    text = json.dumps(report, indent=2) + "\n"
     print(text)
-    if given.json:
-        atomic_write(given.json, text.encode())
+    if arguments.json:
+        atomic_write(arguments.json, text.encode())
 
 
 if __name__ == "__main__":

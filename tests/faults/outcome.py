@@ -1,7 +1,7 @@
-"""What came of one fault.
+"""The outcome of one fault.
 
-Modules of this folder that inject faults have a `Run`: it injects some, one after the other,
-until the time is over, and yields what came of each.
+Modules of this folder that inject faults have a `Run`. It injects them one after the other,
+until the time is over, and yields the outcome of each.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Outcome:
-    """One fault, and what came of it."""
+    """One fault and its outcome."""
 
     fault: str
-    """What was done, in few words: all faults of one kind have the same."""
+    """The kind of fault: all faults of one kind have the same text."""
     survived: bool
     """It went on to a correct result, or was refused in one clear sentence with exit code 2."""
     identical: bool | None = None
     """Whether the results are those of an undisturbed run; None where there is none to compare."""
-    said: str = ""
-    """What was wrong, with all that is needed to see it again; empty if it was survived."""
+    message: str = ""
+    """What was wrong, with all that is needed to reproduce it; empty if it was survived."""
 
 
 Run = Callable[[float, int], Iterator[Outcome]]

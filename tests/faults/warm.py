@@ -1,6 +1,6 @@
-"""A process that has imported all that stages need, and becomes one in no time.
+"""A process that has imported all that stages need, and forks to run one at once.
 
-Most of a stage's time is imports. Here they are made once: `Nursery.start` copies the process
+Most of a stage's time is imports. They are done once: `ProcessGroup.start` copies the process
 (`fork`), and the copy goes on as `python -m stages.NAME` would.
 """
 
@@ -21,8 +21,8 @@ from tests.faults import dying
 from tests.faults.clone import BIN, ROOT
 
 IMPORTED = (
-    *("check", "checks", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
-    *("train", "evaluate", "report", "entry"),
+    *("check", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
+    *("train", "evaluate", "report", "running.check_names", "running.stage"),
 )
 
 
@@ -39,18 +39,18 @@ class ProcessGroup:
             env=env,
             cwd=ROOT,
         )
-        self._hear()
+        self._read_line()
 
-    def start(self, home: Path, said: Path, command: list[str], env: dict[str, str]) -> int:
-        """Start `python -m stages.NAME ARGUMENTS...` in a group of its own; returns its id."""
-        facts = {"home": str(home), "said": str(said), "command": command, "env": env}
+    def start(self, home: Path, output: Path, command: list[str], env: dict[str, str]) -> int:
+        """Start `python -m stages.NAME ARGUMENTS...` in a new process group; returns its id."""
+        facts = {"home": str(home), "output": str(output), "command": command, "env": env}
         assert self.process.stdin
         print(json.dumps(facts), file=self.process.stdin, flush=True)
-        return int(self._hear())
+        return int(self._read_line())
 
     def wait(self) -> int:
         """The exit code of what was started last; minus the signal that ended it."""
-        return int(self._hear())
+        return int(self._read_line())
 
     def close(self) -> None:
         """End it."""
@@ -60,7 +60,7 @@ class ProcessGroup:
         self.process.wait()
         self.process.stdout.close()
 
-    def _hear(self) -> str:
+    def _read_line(self) -> str:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
@@ -75,25 +75,25 @@ def main() -> None:
     gc.freeze()  # else each copy would touch, and so copy, all of the memory
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if not child:
-            become(**asked)
+            become(**request)
             return
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     os._exit(0)  # nothing to tidy up, and some libraries grumble when they are
 
 
-def become(home: str, said: str, command: list[str], env: dict[str, str]) -> None:
+def become(home: str, output: str, command: list[str], env: dict[str, str]) -> None:
     """Go on as a stage."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     os.chdir(home)
-    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for mine, own in enumerate((nothing, out, out)):
-        os.dup2(own, mine)
+    for target, source in enumerate((nothing, out, out)):
+        os.dup2(source, target)
     os.environ.update(env, PYTHONPATH=home)
     tempfile.tempdir = None  # it was chosen for another environment
     sys.path[0] = home
