@@ -89,6 +89,7 @@ def make(count: int, width: int, stem: str) -> None:
     from rapipe import paths
     from rapipe.config import presets
     from rapipe.encoder.encoder import Encoder, EncoderSpec
+    from rapipe.io.checksums import write_checksums
     from rapipe.records import SPLITS, Images
 
     rng = np.random.default_rng(0)
@@ -102,6 +103,8 @@ def make(count: int, width: int, stem: str) -> None:
     paths.CORPUS_CARD.write_text(json.dumps({"classes": list("0123456789")}))
     spec = EncoderSpec("resnet18", width, stem, SIDE, (0.5,) * 3, (0.3,) * 3)
     Encoder(spec).write(paths.ENCODER, {})
+    for folder in (paths.CORPUS, paths.ENCODER):
+        write_checksums(folder)
 
 
 def embed() -> float:

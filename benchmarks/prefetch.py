@@ -281,7 +281,7 @@ class Setting:
 
         index = faiss.IndexFlatIP(self.dimension)
         index.add(self.bank.vectors)
-        return lambda queries: torch.from_numpy(index.search(queries.cpu().numpy(), k)[1])
+        return lambda queries: torch.from_numpy(index.search(queries.float().cpu().numpy(), k)[1])
 
     def lance(self, k: int, folder: Path) -> Callable[[Any], Any]:
         """A LanceDB table, searched for all of a batch in one query."""
@@ -296,7 +296,7 @@ class Setting:
         )
 
         def search(queries: Any) -> Any:
-            vectors = list(queries.cpu().numpy())
+            vectors = list(queries.float().cpu().numpy())
             query = table.search(vectors).distance_type("dot").select(["row", "_distance"]).limit(k)
             hits = query.to_arrow()
             order = np.argsort(hits["query_index"].to_numpy(), kind="stable")
