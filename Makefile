@@ -17,7 +17,7 @@ test: $(VENV)/installed
 	python -m pytest
 
 test-slow: $(VENV)/installed
-	python -m pytest -m "(ci or slow) and not huge"
+	python -m pytest -m "not huge"
 
 # MINUTES=5 make soak is shorter; the million images take half an hour more.
 MINUTES ?= 30

@@ -328,7 +328,7 @@ def pretraining(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
-    from test_training import Stop
+    from trainings import Stop
 
     uninterrupted, killed, resumed = (pretraining(name) for _ in range(3))
     fit(uninterrupted, [], tmp_path / "uninterrupted")

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_embeddings
-from pytorch_lightning.callbacks import Callback
-from trainings import pretraining, training
+from trainings import Stop, pretraining, training
 
 from rapipe.batches.loader import CPU, ArrayField, BatchLoader
 from rapipe.classifier.module import ClassifierModule
@@ -26,8 +25,6 @@ from rapipe.training.callbacks import BestEpoch, History
 from rapipe.training.checkpoint import ChecksummedIO
 from rapipe.training.loop import fit
 from rapipe.training.module import EpochBatches, epoch_rows
-
-MEAN, STD = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
 
 
 def averaged() -> ClassifierModule:
@@ -43,17 +40,6 @@ def swa() -> ClassifierModule:
 
 def measure(module: Any) -> dict[str, float]:
     return {"score": float(sum(p.detach().double().abs().sum() for p in module.parameters()))}
-
-
-class Stop(Callback):
-    """Ends the process's training after the checkpoint of an epoch, as a kill would."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise RuntimeError("killed")
 
 
 def run(module: Any, folder: Path, stop: int | None = None) -> tuple[History, BestEpoch]:

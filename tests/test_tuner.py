@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_images
-from torch import nn
 from trainings import Killed, equal, plain_training, state
 
 from rapipe.errors import UserError
@@ -19,17 +18,6 @@ from rapipe.specs import TrainingRecipe
 from rapipe.training import tuner
 from rapipe.training.callbacks import History
 from rapipe.training.loop import fit
-from rapipe.training.schedules import scheduler
-
-
-def rates(recipe: TrainingRecipe, steps: int) -> list[float]:
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 2.0)
-    schedule, seen = scheduler(optimiser, steps, recipe), []
-    for _ in range(steps):
-        seen.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
-    return seen
 
 
 def test_a_falling_loss_is_steepest_where_it_is_placed() -> None:

@@ -83,13 +83,19 @@ class Each(Callback):
         self.note(module)
 
 
-class Killed(Callback):
+class Stop(Callback):
+    """Ends the process's training after the checkpoint of an epoch, as a kill would."""
+
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         if trainer.current_epoch == self.epoch:
             raise RuntimeError("killed")
+
+
+class Killed(Stop):
+    """The same, or when the training has ended and has not said so yet."""
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         raise RuntimeError("killed")
