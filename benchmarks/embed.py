@@ -87,9 +87,11 @@ def make(count: int, width: int, stem: str) -> None:
     import torch
 
     from rapipe import paths
-    from rapipe.config import presets
+    from rapipe.config import deciding, presets
+    from rapipe.config.loading import load
     from rapipe.encoder.encoder import Encoder, EncoderSpec
     from rapipe.io.checksums import write_checksums
+    from rapipe.pipeline.inputs import PARAMS
     from rapipe.records import SPLITS, Images
 
     rng = np.random.default_rng(0)
@@ -100,9 +102,12 @@ def make(count: int, width: int, stem: str) -> None:
         pixels = rng.integers(0, 256, (len(ids), SIDE, SIDE, 3), dtype=np.uint8)
         names = np.array(["made"] * len(ids))
         Images(ids, pixels, ids % 10, names, tuple("0123456789")).write(paths.split(split))
-    paths.CORPUS_CARD.write_text(json.dumps({"classes": list("0123456789")}))
+    params = load(paths.PARAMS)
+    card = {"classes": list("0123456789"), "hash": "random", PARAMS: deciding.of_corpus(params)}
+    paths.CORPUS_CARD.write_text(json.dumps(card))
     spec = EncoderSpec("resnet18", width, stem, SIDE, (0.5,) * 3, (0.3,) * 3)
-    Encoder(spec).write(paths.ENCODER, {})
+    made_with = {"corpus": card["hash"], **deciding.of_encoder(params, "fp32")}
+    Encoder(spec).write(paths.ENCODER, {PARAMS: made_with})
     for folder in (paths.CORPUS, paths.ENCODER):
         write_checksums(folder)
 

@@ -63,7 +63,7 @@ def content_of(overrides: Overrides) -> Content:
     """The default's parameters, with some of them changed."""
     from rapipe.config import presets
 
-    return override(preset_content(presets.DEFAULT, WORK / "preset.yaml"), overrides)
+    return override(preset_content(presets.DEFAULT), overrides)
 
 
 def pretrained(case: Case, photographs: str) -> None:

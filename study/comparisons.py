@@ -8,11 +8,18 @@ from itertools import groupby
 import numpy as np
 
 from rapipe.config.names import NOISY
-from rapipe.evaluation.comparisons import Comparison, Pair, compare_all
+from rapipe.evaluation.comparisons import NEIGHBOURS, Comparison, Pair, Side, compare_all
 from rapipe.evaluation.results import Condition
 from study.results import ENCODER, MAIN, NOISE, ROBUST, SCRATCH, StudyResults
 
 VOTE = "the best vote of its neighbours, of "
+ABOUT = {
+    "baselines": ("backbone",),
+    "noise": ("backbone",),
+    "robust": ("backbone",),
+    "wider": ("corpus",),
+}
+"""What the comparisons of an experiment are about besides neighbours."""
 Pairing = tuple[str, Condition, Condition, bool]
 """Experiment, what is compared with what, and whether the second is the vote of its neighbours."""
 
@@ -55,8 +62,12 @@ def _pair(
     if not len(rows):
         return None
     name = (VOTE if of_vote else "") + words(second)
-    correct = results.stacks[first].correct[rows]
-    return Pair(experiment, words(first), name, correct, answers[second_rows])
+    return Pair(
+        experiment,
+        Side(words(first), results.stacks[first].correct[rows], results.setting_of(first)),
+        Side(name, answers[second_rows], results.setting_of(second)),
+        NEIGHBOURS + ABOUT.get(experiment, ()),
+    )
 
 
 def pairings(results: StudyResults) -> Iterator[Pairing]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import platform
+from dataclasses import fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import __version__, paths
+from rapipe.config import presets
+from rapipe.config.schema import SourceParams
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
 from rapipe.io.tables import parse_checksummed, read_json, read_numbers
 from rapipe.pipeline.inputs import bank_card, checked, corpus_card, read_card, read_result
 from rapipe.progress import say
+from study.work import preset_content
 
 PACKAGES = ("torch", "lightly", "timm", "perceiver-pytorch", "faiss-cpu", "lancedb", "numpy")
 Record = dict[str, Any]
+GRID = ("backbones", "seeds")
+"""Parameters of `classifiers` that only say which classifiers there are."""
 
 
 def pack_bits(bits: npt.NDArray[np.bool_]) -> str:
@@ -39,13 +46,29 @@ def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
 
 
 def read_record(path: Path) -> Record:
-    """What a file holds; `UserError` if it is damaged."""
+    """What a file holds; `UserError` if it is damaged.
+
+    A parameter that is younger than the file has its default, which is what was done before.
+    """
     try:
-        return parse_checksummed(path.read_text(encoding="utf-8"))
+        record = parse_checksummed(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}): delete it, and run its experiment again"
         ) from None
+    for group, values in _defaults().items():
+        recorded = record["parameters"].get(group)
+        if isinstance(values, dict) and recorded is not None:
+            record["parameters"][group] = {**values, **recorded}
+    plain = {field.name: field.default for field in fields(SourceParams)}
+    corpus = record["parameters"]["corpus"]
+    corpus["sources"] = [{**plain, **source} for source in corpus["sources"]]
+    return record
+
+
+@cache
+def _defaults() -> Record:
+    return preset_content(presets.DEFAULT)
 
 
 def has_record(path: Path, parameters: Record) -> bool:
@@ -65,8 +88,7 @@ def has_record(path: Path, parameters: Record) -> bool:
 
 def _decisive(content: Record) -> Record:
     """Parameters without those that only say which other classifiers there are."""
-    grid = ("backbones", "seeds")
-    classifiers = {name: x for name, x in content["classifiers"].items() if name not in grid}
+    classifiers = {name: x for name, x in content["classifiers"].items() if name not in GRID}
     return {**content, "classifiers": classifiers}
 
 

@@ -18,7 +18,8 @@ from rapipe.errors import UserError
 from rapipe.evaluation.evidence import Evidence, Stack
 from rapipe.evaluation.learning_curves import area
 from rapipe.evaluation.results import Condition, Run
-from study.records import Record, read_record, unpack_bits
+from rapipe.io.provenance import differences, listed
+from study.records import GRID, Record, read_record, unpack_bits
 
 MAIN, ENCODER, SCRATCH = "main", "encoder", "scratch"
 """Settings that others are compared with: the preset, and classifiers of the encoder's size."""
@@ -75,6 +76,10 @@ class StudyResults(Evidence):
             seed=BOOTSTRAP,
             encoders=encoders,
         )
+
+    def setting_of(self, condition: Condition) -> dict[str, Any]:
+        """What decided the classifiers of a condition, which is the same for all its seeds."""
+        return setting_facts(self.runs[condition][0])
 
     def every_run(self) -> Iterator[Run]:
         """All runs."""
@@ -148,6 +153,32 @@ class StudyResults(Evidence):
         return [run["rows"][level]["top1"] for run in self.runs[condition]]
 
 
+def setting_facts(run: Run) -> dict[str, Any]:
+    """What decided a classifier but its seed: parameters by key, and hashes of artefacts.
+
+    Not the parameters that only say which other classifiers there are, or how neighbours are
+    examined after the training.
+    """
+    groups = dict(run["parameters"])
+    groups["classifiers"] = {
+        key: value for key, value in groups["classifiers"].items() if key not in GRID
+    }
+    groups["evaluate"] = {"noise_std": groups["evaluate"]["noise_std"]}
+    plain = run["variant"]["retrieval"] == "none"
+    if plain:
+        del groups["retrieval"], groups["pretrain"]
+    facts = {
+        f"{group}.{key}": value
+        for group, values in groups.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
+    neighbours = {} if plain else {"store": run["store"], "encoder": run["encoder"]["kind"]}
+    names = {"backbone": run["variant"]["backbone"], "corpus": run["corpus"]}
+    shared = {"seed": groups["seed"], "precision": run["precision"]}
+    return {**facts, **names, **neighbours, **shared}
+
+
 def _check(runs: Mapping[Condition, list[Run]], encoders: Mapping[str, Record]) -> None:
     """Raise `UserError` if runs are of other test images, which nothing may be compared on."""
     counts = set()
@@ -158,6 +189,11 @@ def _check(runs: Mapping[Condition, list[Run]], encoders: Mapping[str, Record]) 
                 raise UserError(
                     f"{condition.setting}/{condition.backbone}-{condition.retrieval} is of "
                     "another corpus than its encoder's results: run its experiment again"
+                )
+            if others := differences(setting_facts(seeds[0]), setting_facts(run)):
+                raise UserError(
+                    f"seeds of {condition.setting}/{condition.backbone}-{condition.retrieval} were "
+                    f"made with {listed(others)}: run its experiment again"
                 )
             counts |= {row["n_test"] for row in run["rows"]}
     if len(counts) > 1:

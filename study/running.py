@@ -59,7 +59,7 @@ class Study:
 
     def content(self, overrides: Overrides | None = None) -> Content:
         """The preset's parameters, with some of them changed."""
-        content = preset_content(self.preset, self.work / self.preset / "preset.yaml")
+        content = preset_content(self.preset)
         sources = {source["name"]: source for source in content["corpus"]["sources"]}
         for name, path in self.sources.items():
             if name not in sources:
@@ -219,14 +219,14 @@ def untrained(params: Params) -> None:
     from rapipe.device import device
     from rapipe.encoder.encoder import Encoder
     from rapipe.pipeline import pretrain
-    from rapipe.pipeline.inputs import labelled
+    from rapipe.pipeline.inputs import PARAMS, labelled
     from rapipe.pretraining.pretrain import score
 
     network = params.pretrain
     spec = pretrain.spec_of(params, network.encoder, network.width, network.stem)
     torch.manual_seed(params.seed)
     encoder = Encoder(spec).to(device())
-    facts = {**pretrain.facts_of(params, spec), "trained": False}
+    facts = {PARAMS: pretrain.facts_of(params, spec), "trained": False}
     scores = score(encoder, labelled("train"), labelled("validation"))
     with atomic_folder(paths.ENCODER) as folder:
         encoder.write(folder, {**facts, "scores": scores})

@@ -13,10 +13,9 @@ from typing import Any
 
 from rapipe import paths
 from rapipe.config import presets
-from rapipe.config.loading import load
+from rapipe.config.loading import parse
 from rapipe.config.yaml_text import write_yaml
 from rapipe.io.atomic import atomic_write
-from rapipe.io.locks import file_lock
 
 ROOT = Path(__file__).parent.parent
 Content = dict[str, Any]
@@ -25,13 +24,9 @@ Overrides = dict[str, Any]
 """Parameters by their full names, and the values they get."""
 
 
-def preset_content(preset: str, path: Path) -> Content:
-    """The parameters of a preset; `path` is a file to write it to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path.with_suffix(".lock"), "reads the preset"):
-        path.unlink(missing_ok=True)
-        presets.write(preset, path)
-        content: Content = json.loads(json.dumps(asdict(load(path))))
+def preset_content(preset: str) -> Content:
+    """The parameters of a preset."""
+    content: Content = json.loads(json.dumps(asdict(parse(presets.content(preset)))))
     return content
 
 

@@ -311,6 +311,17 @@ def test_tables_hold_what_the_files_hold(rehearsed: Study) -> None:
 # Comparing, on results made by hand
 
 
+PARAMETERS: dict[str, Any] = {
+    "seed": 0,
+    "corpus": {"image_size": 16, "sources": []},
+    "pretrain": {"epochs": 1},
+    "retrieval": {"k": 5},
+    "classifiers": {"backbones": ["resnet18"], "seeds": [0], "noise_std": 0.1},
+    "train": {"epochs": 1},
+    "evaluate": {"noise_std": [0.1]},
+}
+
+
 def result(
     folder: Path,
     retrieval: str,
@@ -332,6 +343,9 @@ def result(
         "variant": variant,
         "corpus": corpus,
         "encoder": {"kind": "own"},
+        "store": "of the memory",
+        "precision": "fp32",
+        "parameters": PARAMETERS,
         "rows": rows,
         "correct": [pack_bits(own) for own in correct],
         "voted": [pack_bits(own) for own in correct],
@@ -352,7 +366,7 @@ def by_hand(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         result(folder, "none", seed, plain[seed])
         result(folder, "knn", seed, near[seed])
     alike = np.arange(400) < 10
-    home = {"corpus": {"hash": "c"}, "lookalikes": pack_bits(alike)}
+    home = {"parameters": PARAMETERS, "corpus": {"hash": "c"}, "lookalikes": pack_bits(alike)}
     (folder / "encoder-own.json").write_text(checksummed_json(home))
     return near, plain
 

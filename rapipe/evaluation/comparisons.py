@@ -5,16 +5,18 @@ Letters: S seeds, L noise levels, N test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rapipe.errors import UserError
 from rapipe.evaluation import statistics
 from rapipe.evaluation.evidence import Correct, Evidence
 from rapipe.evaluation.results import CONTROL
 from rapipe.evaluation.statistics import Verdict
+from rapipe.io.provenance import differences
 
 VOTE = "the best vote"
 NOISE = "none, noise in training"
@@ -27,15 +29,43 @@ COLUMNS = (
 """Of the CSV, before words."""
 
 
+NEIGHBOURS = ("retrieval.", "pretrain.", "encoder", "store")
+"""Facts in which classifiers with and without neighbours differ, or the beginnings of their keys:
+what is looked up, and how."""
+NOISE_FACTS = ("classifiers.noise_std", "initial")
+"""Facts in which classifiers with noise in training differ from those without."""
+
+
+class Side(NamedTuple):
+    """One of two that are compared."""
+
+    name: str
+    correct: Correct  # (S, L, N)
+    setting: Mapping[str, Any]
+    """All that decides it, by key of params.yaml or name of an artefact."""
+
+
 class Pair(NamedTuple):
     """Two classifiers to compare, or a classifier and a vote; paired by seed and image."""
 
     group: str
     """What the comparison is about: a backbone, or an experiment of the study."""
-    first: str
-    second: str
-    first_correct: Correct  # (S, L, N)
-    second_correct: Correct  # (S, L, N)
+    first: Side
+    second: Side
+    about: Sequence[str]
+    """Facts in which their settings may differ, or the beginnings of their keys."""
+
+    def check(self) -> None:
+        """Raise `UserError` if the settings differ in more than what the comparison is about."""
+        settings = self.first.setting, self.second.setting
+        differing = [*differences(*settings), *differences(*reversed(settings))]
+        keys = sorted({difference.key for difference in differing})
+        if others := [key for key in keys if not key.startswith(tuple(self.about))]:
+            raise UserError(
+                f"{self.group}: {self.first.name} cannot be compared with {self.second.name}, "
+                f"since they differ in {', '.join(others)}: train and evaluate them anew, or "
+                "dvc repro"
+            )
 
 
 class Comparison(NamedTuple):
@@ -73,15 +103,20 @@ def compare_all(
 
     Args:
         levels: positions in `evidence.levels`.
+
+    Raises:
+        UserError: two sides differ in more than what their comparison is about.
     """
     comparisons = []
-    for group, first, second, *correct in pairs:
+    for pair in pairs:
+        pair.check()
         for level in levels:
-            a, b = (answers[:, level] for answers in correct)
+            a, b = pair.first.correct[:, level], pair.second.correct[:, level]
             verdict = statistics.compare(a, b, evidence.seed)
             without = evidence.without_near_duplicates(a) - evidence.without_near_duplicates(b)
             std = evidence.levels[level]
-            comparisons.append(Comparison(group, first, second, std, verdict, without))
+            names = pair.first.name, pair.second.name
+            comparisons.append(Comparison(pair.group, *names, std, verdict, without))
     by_image = statistics.holm([comparison.verdict.mcnemar for comparison in comparisons])
     by_seed = statistics.holm([comparison.verdict.p for comparison in comparisons])
     return [
@@ -98,22 +133,28 @@ def compare_strategies(evidence: Evidence) -> list[Comparison]:
     """
     pairs = []
     for backbone in evidence.backbones:
-        answers = _answers(evidence, backbone)
-        for first, second in _pairs(list(answers)):
-            pairs.append(Pair(backbone, first, second, answers[first], answers[second]))
+        sides = _sides(evidence, backbone)
+        for first, second in _pairs(list(sides)):
+            about = NEIGHBOURS + (NOISE_FACTS if NOISE in (first, second) else ())
+            pairs.append(Pair(backbone, sides[first], sides[second], about))
     return compare_all(evidence, pairs, evidence.clean_and_noisiest)
 
 
-def _answers(evidence: Evidence, backbone: str) -> dict[str, Correct]:
-    """By the name of what is compared, whether it is right (S, L, N)."""
-    conditions = evidence.conditions(backbone)
-    answers = {name: evidence.stacks[condition].correct for name, condition in conditions.items()}
-    for name, condition in conditions.items():
-        votes = evidence.stacks[condition].vote_correct
-        if votes is not None and name != CONTROL:
-            answers[f"{VOTE} of {name}"] = votes
+def _sides(evidence: Evidence, backbone: str) -> dict[str, Side]:
+    """What is compared, by name."""
+    sides = {}
+    for name, condition in evidence.conditions(backbone).items():
+        stack, setting = evidence.stacks[condition], evidence.setting_of(condition)
+        sides[name] = Side(name, stack.correct, setting)
+        if stack.vote_correct is not None and name != CONTROL:
+            vote = f"{VOTE} of {name}"
+            sides[vote] = Side(vote, stack.vote_correct, setting)
     twin = evidence.conditions(evidence.noise_augmented.get(backbone, ""))
-    return {**answers, NOISE: evidence.stacks[twin["none"]].correct} if twin else answers
+    if twin:
+        plain = twin["none"]
+        correct = evidence.stacks[plain].correct
+        sides[NOISE] = Side(NOISE, correct, evidence.setting_of(plain))
+    return sides
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:

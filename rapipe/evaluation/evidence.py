@@ -107,6 +107,11 @@ class Evidence:
         """Positions in `levels` of clean images and of the strongest noise; one if both are."""
         return sorted({0, len(self.levels) - 1})
 
+    def setting_of(self, condition: Condition) -> dict[str, Any]:
+        """What decided the classifiers of a condition, which is the same for all its seeds."""
+        facts: dict[str, Any] = self.runs[condition][0]["setting"]
+        return facts
+
     def conditions(self, backbone: str) -> dict[str, Condition]:
         """The conditions of a backbone by strategy, the one without neighbours first."""
         return {

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 Run = dict[str, Any]
 """What `rapipe eval` wrote of one classifier."""
+LISTED = 5
+"""Evaluations that are left out, of which the words name so many."""
 CONTROL = "sampled"
 """The strategy that searches nothing: random neighbours."""
 KEYS = (
@@ -64,11 +66,13 @@ class Results:
     Args:
         runs: by name; of other k, banks and seeds too, and of memories edited after the training.
         backbones, strategies: the order of rows.
+        left_out: evaluations that are not among the runs, by name, and why.
     """
 
     runs: Mapping[str, Run]
     backbones: Sequence[str]
     strategies: Sequence[str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, edited: bool = False) -> list[dict[str, Any]]:
         """One row a (backbone, retrieval, k, bank size, seed, noise level, memory).
@@ -94,6 +98,12 @@ class Results:
                 row["noise_std"],
             ),
         )
+
+    def left_out_words(self) -> list[str]:
+        """A line for each of the first evaluations that were left out, and one for the rest."""
+        lines = [f"left out: {name} {reason}" for name, reason in self.left_out.items()]
+        more = len(lines) - LISTED
+        return [*lines[:LISTED], *([f"and {more} more are left out"] if more > 0 else [])]
 
     def by_class(self) -> list[dict[str, Any]]:
         """One row a (backbone, retrieval, k, bank size, seed, memory): clean accuracy by class."""

@@ -10,8 +10,8 @@ from rapipe import paths
 from rapipe.config.schema import Params
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
-from rapipe.io import memory_map
-from rapipe.pipeline.inputs import checked, corpus_card, encoder_fingerprint, images_of
+from rapipe.io import memory_map, weights
+from rapipe.pipeline.inputs import images_of, present_corpus, present_encoder
 from rapipe.progress import track
 from rapipe.records import SPLITS, Embeddings
 from rapipe.retrieval import store
@@ -25,9 +25,10 @@ BLOCK = 8192
 
 def run(params: Params) -> None:
     """Write `data/store` and `data/store.json`."""
-    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
-    classes = tuple(corpus_card()["classes"])
-    spec = store.StoreSpec(encoder.features, classes, encoder_fingerprint())
+    card = present_encoder(params)
+    encoder = Encoder.read(paths.ENCODER).to(device())
+    classes = tuple(present_corpus(params)["classes"])
+    spec = store.StoreSpec(encoder.features, classes, weights.fingerprint(card))
     store.write(blocks(encoder), spec, paths.STORE, paths.STORE_MANIFEST)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
+from rapipe.config import deciding
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.config.variants import Variant
 from rapipe.device import device
@@ -18,7 +19,14 @@ from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_leve
 from rapipe.io.checksums import sha256
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import write_checksummed, write_csv
-from rapipe.pipeline.inputs import bank_card, check_encoder, checked, labelled, neighbours_of
+from rapipe.pipeline.inputs import (
+    bank_card,
+    checked,
+    classifier_card,
+    labelled,
+    neighbours_of,
+    present_bank,
+)
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.records import Embeddings, Images
@@ -35,16 +43,17 @@ def run(params: Params, variant: Variant) -> None:
     If the memory has been edited since the classifier was trained, there is only
     `<variant>@<memory>.json`, so that both can be compared.
     """
-    classifier, card = Classifier.read(checked(paths.MODELS / variant.name))
+    card = classifier_card(params, variant)
+    classifier, _ = Classifier.read(paths.MODELS / variant.name)
     classifier.to(device())
     images = labelled("test")
     retriever, analysis, memory, store = None, None, "", ""
     if variant.retrieval != "none":
-        bank = bank_card()
+        bank = present_bank(params)
         memory, store = bank["memory"], bank["store"]
-        retriever = retriever_of(params, variant, classifier, card, bank, images)
+        retriever = retriever_of(params, variant, classifier, bank, images)
         analysis = analysis_of(params, variant, classifier, retriever, images)
-    edited = bool(retriever) and store != card.get("memory")
+    edited = store != card["memory"]
     levels = (0.0, *sorted(params.evaluate.noise_std))
     evaluation = evaluate_levels(classifier, images, levels, retriever, analysis, params.seed)
     predictions_sha256 = ""
@@ -60,6 +69,7 @@ def run(params: Params, variant: Variant) -> None:
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
             "setting": card["setting"],
+            "evaluation": deciding.of_evaluation(params, variant),
             "parameters": card["parameters"],
             "best_epoch": card["best_epoch"],
             "edited": edited,
@@ -89,7 +99,8 @@ def analysis_of(
         prune=params.retrieval.prune,
     )
     validation = labelled("validation")
-    analysis.choose(validation, neighbours_of(validation, variant, "validation"))
+    neighbours = neighbours_of(validation, params, variant.retrieval, "validation")
+    analysis.choose(validation, neighbours)
     return analysis
 
 
@@ -97,28 +108,11 @@ def retriever_of(
     params: Params,
     variant: Variant,
     classifier: Classifier,
-    card: dict[str, Any],
     bank_facts: dict[str, Any],
     images: Images,
 ) -> Retriever:
     """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
-    check_encoder(bank_facts["encoder"], paths.BANK, "prefetch")
     bank = Embeddings.read(checked(paths.BANK))
-    d = classifier.spec.dimension
-    if bank.vectors.shape[1] != d:
-        raise UserError(
-            f"{variant.name} was trained with vectors of {d} dimensions, but {paths.BANK} holds "
-            f"vectors of {bank.vectors.shape[1]}: run rapipe train, or dvc repro"
-        )
-    of_bank, of_classifier = (
-        bank_facts.get("labels_known", [1.0])[0],
-        card.get("label_fraction", 1.0),
-    )
-    if of_bank != of_classifier:
-        raise UserError(
-            f"{variant.name} was trained with a train.label_fraction of {of_classifier:g}, but "
-            f"{paths.BANK} was made for {of_bank:g}: run rapipe prefetch and train, or dvc repro"
-        )
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
     return Retriever(

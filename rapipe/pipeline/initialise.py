@@ -23,10 +23,12 @@ from rapipe.io.atomic import atomic_write
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, read_json, write_csv, write_json
+from rapipe.io.text import expand_home
 from rapipe.pipeline import pretrain
-from rapipe.pipeline.inputs import checked
+from rapipe.pipeline.inputs import PARAMS, checked, initial_facts
 from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import say
+from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS, paths.ENCODER)
 WRITES = (paths.INITIAL,)
@@ -38,22 +40,21 @@ WRITES = (paths.INITIAL,)
 def run(params: Params) -> None:
     """Write `data/initial/`."""
     with atomic_folder(paths.INITIAL) as folder:
-        for path, name in _folders(params):
-            initialise(params, name, folder / path)
+        for path, text in _folders(params):
+            initialise(params, text, folder / path)
 
 
-def _folders(params: Params) -> Iterator[tuple[str, ClassifierName]]:
-    """Each folder with the classifier that it is for; a teacher's lies in its student's."""
+def _folders(params: Params) -> Iterator[tuple[str, str]]:
+    """Each folder with the name of its classifier; a teacher's lies in its student's."""
     for text in params.classifiers.backbones:
-        name = ClassifierName.parse(text)
-        yield text, name
-        if name.distilled:
-            yield f"{text}/{paths.TEACHER}", ClassifierName.parse(params.classifiers.distill)
+        yield text, text
+        if ClassifierName.parse(text).distilled:
+            yield f"{text}/{paths.TEACHER}", params.classifiers.distill
 
 
-def initialise(params: Params, name: ClassifierName, folder: Path) -> None:
+def initialise(params: Params, text: str, folder: Path) -> None:
     """Write what this classifier starts from, and what it alone needs to know."""
-    grid, card = params.classifiers, {}
+    name, grid, card = ClassifierName.parse(text), params.classifiers, {}
     if name.initial != SCRATCH:
         cached = weights_of(params, name)
         for file in (weights.WEIGHTS, weights.CARD):
@@ -71,7 +72,8 @@ def initialise(params: Params, name: ClassifierName, folder: Path) -> None:
         teacher = facts_of(params, its_name)
         teacher_noise = its_name.noisy and grid.noise_std
     key = fingerprint([card.get("spec"), card.get("hash"), facts, teacher, teacher_noise])
-    write_json(folder / weights.CARD, {**card, **facts, "key": key})
+    made_with = initial_facts(params, text, precision_of(params.train.precision, paths.PRECISION))
+    write_json(folder / weights.CARD, {**card, **facts, "key": key, PARAMS: made_with})
 
 
 def facts_of(params: Params, name: ClassifierName) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def facts_of(params: Params, name: ClassifierName) -> dict[str, Any]:
     spec = spec_of(params, name)
     if name.initial == PRETRAINED:
         return {"spec": asdict(spec), **pretrain.facts_of(params, spec)}
-    source = Path(params.classifiers.init)
+    source = expand_home(params.classifiers.init)
     file = source / weights.CARD if source.is_dir() else source  # a card has its weights' hash
     content = file.read_bytes() if file.is_file() else b""
     digest = hashlib.sha256(content).hexdigest()
@@ -107,9 +109,7 @@ def write_pretrained(params: Params, spec: EncoderSpec, folder: Path) -> None:
     """Write this backbone pretrained on the corpus: the encoder, if that is the same."""
     facts = pretrain.facts_of(params, spec)
     card = weights.read_card(checked(paths.ENCODER), "pretrain")
-    if fingerprint([card["spec"], {name: card.get(name) for name in facts}]) == fingerprint(
-        [asdict(spec), facts]
-    ):
+    if fingerprint([card["spec"], card.get(PARAMS)]) == fingerprint([asdict(spec), facts]):
         Encoder.read(paths.ENCODER).write(folder, {})
         return
     say(f"pretraining {spec.backbone} to start from")

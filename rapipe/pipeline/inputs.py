@@ -1,4 +1,8 @@
-"""What several stages read, and how they write."""
+"""What several stages read: artefacts that are what the present parameters make.
+
+A card records what its artefact was made with. Whatever reads the artefact compares that with
+params.yaml and with the artefacts before it, and refuses in one sentence what is out of date.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,18 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.config import deciding
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
-from rapipe.io import weights
+from rapipe.io import provenance, weights
 from rapipe.io.checksums import verify_checksums
+from rapipe.io.provenance import Facts
 from rapipe.io.tables import parse_checksummed, read_json
 from rapipe.records import Images, Neighbours
+
+PARAMS = "params"
+"""Key of a card: the parameters that its artefact was made with, and the artefacts."""
 
 
 def labelled(split: str) -> Images:
@@ -43,23 +52,122 @@ def query_images(split: str, unlabelled: bool) -> Images:
     return images if mask.all() else images.take(np.flatnonzero(mask))
 
 
-def neighbours_of(images: Images, variant: Variant, split: str) -> Neighbours:
+def neighbours_of(images: Images, params: Params, strategy: str, split: str) -> Neighbours:
     """The prefetched table of the query images of a split.
 
     Raises:
-        UserError: it belongs to other images or another k.
+        UserError: it belongs to other images, or was made with other parameters.
     """
-    table = Neighbours.read(checked(paths.table(variant.retrieval, split)))
+    path = paths.table(strategy, split)
+    recorded = read_card(paths.table_card(strategy)).get(PARAMS)
+    provenance.check(path.parent, recorded, deciding.of_table(params, strategy), "prefetch")
+    table = Neighbours.read(checked(path))
     if split == "train" and len(table.query_ids) > len(images):
         queries = query_images(split, unlabelled=True)
         if np.array_equal(queries.ids, table.query_ids):
             table = table.take(np.flatnonzero(queries.labels >= 0))
-    if not np.array_equal(table.query_ids, images.ids) or table.indices.shape[1] != variant.k:
-        raise UserError(
-            f"{paths.table(variant.retrieval, split)} belongs to another corpus or another "
-            "retrieval.k: run rapipe prefetch, or dvc repro"
-        )
+    if not np.array_equal(table.query_ids, images.ids):
+        raise UserError(f"{path} belongs to other images: run rapipe prefetch, or dvc repro")
     return table
+
+
+def setting(params: Params, variant: Variant, precision: str | None) -> Facts:
+    """All that two results must share to be compared across k, bank and seeds.
+
+    It holds for what the present parameters make of the present artefacts.
+
+    Args:
+        precision: of the training; None if it is not known.
+
+    Raises:
+        UserError: an artefact that the variant needs is missing or out of date.
+    """
+    facts = {"corpus": present_corpus(params)["hash"]}
+    facts |= present_initial(params, variant.backbone)
+    facts |= deciding.of_training(params, variant, precision)
+    if variant.retrieval != "none":
+        bank, table = present_bank(params), deciding.of_table(params, variant.retrieval)
+        table.pop("retrieval.k")
+        facts |= {**table, "encoder": bank["encoder"], "store": bank["store"]}
+    return facts
+
+
+def present_corpus(params: Params) -> dict[str, Any]:
+    """The card of the corpus; `UserError` unless the present parameters made it."""
+    card = corpus_card()
+    provenance.check(paths.CORPUS, card.get(PARAMS), deciding.of_corpus(params), "corpus")
+    return card
+
+
+def present_encoder(params: Params) -> dict[str, Any]:
+    """The card of the encoder; `UserError` unless present parameters and corpus made it."""
+    card = weights.read_card(checked(paths.ENCODER), "pretrain")
+    provenance.check(paths.ENCODER, card.get(PARAMS), _of_encoder(params), "pretrain")
+    return card
+
+
+def _of_encoder(params: Params) -> Facts:
+    facts = deciding.of_encoder(params, deciding.explicit_precision(params))
+    return {"corpus": present_corpus(params)["hash"], **facts}
+
+
+def present_bank(params: Params) -> dict[str, Any]:
+    """The card of the bank; `UserError` unless the present parameters and artefacts made it.
+
+    An edit of the store since then puts it out of date too.
+    """
+    card = bank_card()
+    facts = {**_of_encoder(params), **deciding.of_bank(params)}
+    if paths.ENCODER.exists():
+        facts["encoder"] = weights.fingerprint(present_encoder(params))
+    if paths.STORE_MANIFEST.exists():
+        facts["store"] = read_json(paths.STORE_MANIFEST, "embed", parse_checksummed)["sha256"]
+    provenance.check(paths.BANK, card.get(PARAMS), facts, "prefetch")
+    return card
+
+
+def present_initial(params: Params, backbone: str) -> Facts:
+    """What a classifier starts from: the parameters that decided it, and a fingerprint.
+
+    Raises:
+        UserError: it is missing, or other parameters made it.
+    """
+    folder = paths.INITIAL / backbone
+    card = read_card(folder / weights.CARD)
+    facts = initial_facts(params, backbone, deciding.explicit_precision(params))
+    provenance.check(folder, card.get(PARAMS), facts, "initialise")
+    return {**facts, "initial": card["key"]}
+
+
+def initial_facts(params: Params, text: str, precision: str | None) -> Facts:
+    """All that decides what a classifier starts from; nothing of the corpus for those from scratch.
+
+    Args:
+        text: its name in `classifiers.backbones`.
+    """
+    facts = deciding.of_initial(params, text, precision)
+    return {"corpus": present_corpus(params)["hash"], **facts} if "train.width" in facts else facts
+
+
+def classifier_card(params: Params, variant: Variant) -> dict[str, Any]:
+    """The card of a classifier; `UserError` unless it is what present parameters train.
+
+    The memory may have been edited since: then the classifier looks up in another.
+    """
+    folder = paths.MODELS / variant.name
+    card = read_card(folder / weights.CARD)
+    present = setting(params, variant, deciding.explicit_precision(params))
+    recorded = card.get("setting")
+    if not isinstance(recorded, dict):  # a fingerprint, of 0.10.0 and before
+        recorded = None
+    provenance.check(folder, recorded, present, "train", ignored=("store",))
+    return card
+
+
+def audit_facts(params: Params) -> Facts:
+    """What an audit is of: the bank, and which tables."""
+    strategies = {"retrieval.strategies": list(params.retrieval.strategies)}
+    return {**present_bank(params)[PARAMS], **strategies}
 
 
 def bank_card() -> dict[str, Any]:
@@ -83,16 +191,6 @@ def check_encoder(fingerprint: str, artefact: object, stage: str) -> None:
         raise UserError(
             f"{artefact} was embedded by encoder {fingerprint[:12]}, but {paths.ENCODER} is "
             f"{present[:12]}: run rapipe {stage}, or dvc repro"
-        )
-
-
-def check_labels(params: Params) -> None:
-    """Raise `UserError` unless the bank knows the labels that are known now, and no others."""
-    setting = bank_card().get("labels_known")
-    if setting != [params.train.label_fraction, params.seed]:
-        raise UserError(
-            f"{paths.BANK} was made for another train.label_fraction than "
-            f"{params.train.label_fraction:g}, or another seed: run rapipe prefetch, or dvc repro"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
+from rapipe.config import deciding
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.device import device
@@ -18,8 +19,16 @@ from rapipe.errors import UserError
 from rapipe.io import memory_map
 from rapipe.io.atomic import part_path
 from rapipe.io.folders import atomic_folder
+from rapipe.io.provenance import Facts
 from rapipe.io.tables import write_json
-from rapipe.pipeline.inputs import check_encoder, checked, images_of, query_images
+from rapipe.pipeline.inputs import (
+    PARAMS,
+    check_encoder,
+    checked,
+    images_of,
+    present_encoder,
+    query_images,
+)
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
@@ -42,6 +51,7 @@ STORE_VECTORS, QUERY_VECTORS = "store.npy", "queries.npy"
 @argument_keys(**keys_of("retrieval", RetrievalParams))
 def run(params: Params) -> None:
     """Write `data/neighbours/`."""
+    encoder = present_encoder(params)
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
     splits = {name: images_of(name) for name in SPLITS}
@@ -52,17 +62,21 @@ def run(params: Params) -> None:
             "run rapipe embed, or dvc repro"
         )
     with atomic_folder(paths.NEIGHBOURS):
-        write(store, splits, params)
+        write(store, splits, params, encoder[PARAMS])
 
 
-def write(store: Store, splits: dict[str, Images], params: Params) -> None:
-    """Write the bank and the tables into `PART`."""
+def write(store: Store, splits: dict[str, Images], params: Params, of_encoder: Facts) -> None:
+    """Write the bank and the tables into `PART`.
+
+    Args:
+        of_encoder: what the encoder was made with.
+    """
     vectors, rows = store.vectors(PART / STORE_VECTORS), store.rows
     order = rows.in_id_order()
     held_out = np.concatenate([splits[name].ids for name in ("validation", "test")])
     train, fraction = splits["train"], params.train.label_fraction
     hidden_labels = hidden_label_ids(train.ids, train.labels, fraction, params.seed)
-    write_bank(store, order, vectors, held_out, hidden_labels, params)
+    write_bank(store, order, vectors, held_out, hidden_labels, params, of_encoder)
     bank = Embeddings.read(partial(paths.BANK))
     request, teacher = request_of(params), bool(params.classifiers.distill)
     cards: dict[str, dict[str, Any]] = {name: {} for name in params.retrieval.strategies}
@@ -76,7 +90,8 @@ def write(store: Store, splits: dict[str, Images], params: Params) -> None:
             if table.found_by:
                 say(f"{strategy} of {split}: {describe_search(table.found_by, request.k)}")
     for strategy, card in cards.items():
-        write_json(partial(paths.table_card(strategy)), {"k": request.k, **card})
+        facts = {"k": request.k, PARAMS: deciding.of_table(params, strategy), **card}
+        write_json(partial(paths.table_card(strategy)), facts)
     for scratch in (STORE_VECTORS, QUERY_VECTORS):
         (PART / scratch).unlink(missing_ok=True)
 
@@ -93,12 +108,14 @@ def write_bank(
     held_out: Ids,
     hidden_labels: Ids,
     params: Params,
+    of_encoder: Facts,
 ) -> None:
     """Write `data/neighbours/bank/`, and a card that says which version of the store it is.
 
     Args:
         held_out: ids of images that are left out.
         hidden_labels: ids of images that are in it without their labels.
+        of_encoder: what the encoder was made with.
     """
     rows, limit = store.rows.take(order), params.retrieval.bank
     selected = select_bank(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
@@ -117,7 +134,12 @@ def write_bank(
             "encoder": manifest.encoder,
             "classes": manifest.classes,
             "rows": len(bank),
-            "labels_known": [params.train.label_fraction, params.seed],
+            PARAMS: {
+                **of_encoder,
+                **deciding.of_bank(params),
+                "encoder": manifest.encoder,
+                "store": manifest.sha256,
+            },
         },
     )
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rapipe import paths
+from rapipe.config import deciding
 from rapipe.config.schema import Params
 from rapipe.encoder.encoder import EncoderSpec
+from rapipe.io import weights
 from rapipe.io.folders import atomic_folder
+from rapipe.io.provenance import Facts
 from rapipe.io.tables import fingerprint, write_csv, write_json
-from rapipe.pipeline.inputs import corpus_card, images_of, labelled
+from rapipe.pipeline.inputs import PARAMS, images_of, labelled, present_corpus
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import check_memory
 from rapipe.pretraining.pretrain import PretrainedEncoder, pretrain
@@ -39,30 +41,32 @@ KEYS = {
 @argument_keys(**KEYS)
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
-    check_memory(params)
     network = params.pretrain
     spec = spec_of(params, network.encoder, network.width, network.stem)
-    facts, checkpoints = facts_of(params, spec), checkpoints_of(params, spec)
+    check_memory(params)
     result = pretrained(params, spec)
     with atomic_folder(paths.ENCODER) as folder:
-        result.encoder.write(folder, {**facts, "scores": result.scores})
+        result.encoder.write(folder, {PARAMS: facts_of(params, spec), "scores": result.scores})
+        encoder = weights.fingerprint(weights.read_card(folder, "pretrain"))
     with atomic_folder(paths.PRETRAINING) as folder:
         write_csv(folder / "history.csv", result.history)
-        write_json(folder / "scores.json", {**result.history[-1], **result.scores})
-    shutil.rmtree(checkpoints)
+        scores = {**result.history[-1], **result.scores, "encoder": encoder}
+        write_json(folder / "scores.json", scores)
+    shutil.rmtree(checkpoints_of(params, spec))
 
 
 def pretrained(params: Params, spec: EncoderSpec) -> PretrainedEncoder:
     """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
-    images, facts = images_of("train"), facts_of(params, spec)
+    images = images_of("train")
+    weight_of = {source.name: source.weight for source in params.corpus.sources}
     return pretrain(
         images,
         labelled("validation"),
         spec,
         params.pretrain.recipe,
-        weights=np.array([facts["weights"][name] for name in images.sources.tolist()]),
+        weights=np.array([weight_of[name] for name in images.sources.tolist()]),
         seed=params.seed,
-        precision=facts["precision"],
+        precision=precision_of(params.train.precision, paths.PRECISION),
         compile=params.train.compile,
         checkpoints=checkpoints_of(params, spec),
     )
@@ -70,20 +74,20 @@ def pretrained(params: Params, spec: EncoderSpec) -> PretrainedEncoder:
 
 def spec_of(params: Params, backbone: str, width: int, stem: str) -> EncoderSpec:
     """A network for images of the present corpus."""
-    card = corpus_card()
+    card = present_corpus(params)
     mean, std = tuple(card["mean"]), tuple(card["std"])
     return EncoderSpec(backbone, width, stem, params.corpus.image_size, mean, std)
 
 
-def facts_of(params: Params, spec: EncoderSpec) -> dict[str, Any]:
-    """All that decides what pretraining makes, but the spec."""
-    network = {"encoder": spec.backbone, "width": spec.width, "stem": spec.stem}
+def facts_of(params: Params, spec: EncoderSpec) -> Facts:
+    """All that decides what pretraining makes."""
+    precision = precision_of(params.train.precision, paths.PRECISION)
     return {
-        "recipe": {**asdict(params.pretrain), **network},
-        "corpus": corpus_card()["hash"],
-        "weights": {source.name: source.weight for source in params.corpus.sources},
-        "seed": params.seed,
-        "precision": precision_of(params.train.precision, paths.PRECISION),
+        "corpus": present_corpus(params)["hash"],
+        **deciding.of_encoder(params, precision),
+        "pretrain.encoder": spec.backbone,
+        "pretrain.width": spec.width,
+        "pretrain.stem": spec.stem,
     }
 
 

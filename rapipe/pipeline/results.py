@@ -1,65 +1,180 @@
-"""What has been measured: the evaluations that belong to the present setting, and the evidence."""
+"""What has been measured: the evaluations that belong to the present setting, and the evidence.
+
+Whatever differs is left out, and listed with what differs.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rapipe import paths
+from rapipe.config import deciding
 from rapipe.config.names import NOISY
 from rapipe.config.schema import Params
-from rapipe.config.variants import variants
+from rapipe.config.variants import Variant, variants
 from rapipe.errors import UserError
 from rapipe.evaluation.evidence import Evidence, History, Stack, stack_counterfactuals
 from rapipe.evaluation.results import Condition, Results, Run
+from rapipe.io import provenance
 from rapipe.io.checksums import sha256
+from rapipe.io.provenance import Facts, differences, listed
 from rapipe.io.tables import NoChecksum, read_numbers
-from rapipe.pipeline.inputs import checked, labelled, read_card, read_result
+from rapipe.pipeline.inputs import (
+    PARAMS,
+    audit_facts,
+    checked,
+    classifier_card,
+    labelled,
+    present_bank,
+    read_result,
+    setting,
+)
 from rapipe.records import Ids, Predictions
+
+PRECISION = "train.precision"
 
 
 def read_results(params: Params) -> Results:
     """Every evaluation that belongs to the present setting.
 
-    Runs of other k, bank or seeds than the present ones belong to it where they
-    share their setting (corpus, memory and training recipe) with the present
-    run of the same backbone and strategy; others are stale and left out.
+    An evaluation belongs to it if its backbone, strategy and seed are among the present ones,
+    and its setting is the one that present parameters and artefacts make. It may be of
+    another k or bank. Where the memory was edited after the training, the classifier must
+    have been evaluated with the present memory too.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; says what differs.
     """
     written = {path.stem: _read_run(path) for path in sorted(paths.RUNS.glob("*.json"))}
-    settings = {(v.backbone, v.retrieval): _setting(v.name, written) for v in variants(params)}
-    runs = {
-        name: run
-        for name, run in written.items()
-        if run and run["setting"] == settings.get(_strategy(run))
+    expected = {
+        (variant.backbone, variant.retrieval): _expected(params, variant)
+        for variant in variants(params)
     }
+    left_out: dict[str, str] = {}
+    runs: dict[str, Run] = {}
+    for name, run in written.items():
+        reason = _difference(params, run, expected) if run else "is of an older version"
+        if run and not reason:
+            runs[name] = run
+        else:
+            left_out[name] = reason
+    for compare in (_other_memories, _other_precisions, _other_seeds):
+        reasons = compare(params, runs)
+        left_out |= reasons
+        runs = {name: run for name, run in runs.items() if name not in reasons}
     _distinguish_memories(runs.values())
     if not runs:
-        old = " but some of an older version" if None in written.values() else ""
-        raise UserError(f"{paths.RUNS} holds no results of these parameters{old}: run dvc repro")
-    return Results(runs, params.classifiers.backbones, params.retrieval.strategies)
+        raise UserError(
+            f"{paths.RUNS} holds no results of these parameters: run dvc repro"
+            + "".join(f" ({name} {reason})" for name, reason in list(left_out.items())[:1])
+        )
+    grid = params.classifiers.backbones, params.retrieval.strategies
+    return Results(runs, *grid, dict(sorted(left_out.items())))
 
 
 def _read_run(path: Path) -> Run | None:
-    """One evaluation; None if it is of an older version, which wrote no checksum."""
+    """One evaluation; None if it is of an older version, which recorded no setting."""
     try:
-        return read_result(path)
+        run = read_result(path)
     except UserError as error:
         if isinstance(error.__cause__, NoChecksum):
             return None
         raise
+    return run if isinstance(run["setting"], dict) else None
 
 
 def _strategy(run: Run) -> tuple[str, str]:
     return run["rows"][0]["backbone"], run["rows"][0]["retrieval"]
+
+
+def _expected(params: Params, variant: Variant) -> Facts | str:
+    """The setting that results of a variant must have; or why there can be none."""
+    try:
+        return setting(params, variant, deciding.explicit_precision(params))
+    except UserError as error:
+        return str(error)
+
+
+def _difference(params: Params, run: Run, expected: Mapping[tuple[str, str], Facts | str]) -> str:
+    """Why an evaluation does not belong to the present setting; "" if it may."""
+    present, seed = expected.get(_strategy(run)), run["rows"][0]["seed"]
+    if present is None:
+        backbone, strategy = _strategy(run)
+        return f"is of {backbone} with {strategy}, which params.yaml does not name"
+    if seed not in params.classifiers.seeds:
+        return f"is of seed {seed}, which is not in classifiers.seeds"
+    if isinstance(present, str):
+        return f"cannot be compared: {present}"
+    stale = differences(run["setting"], present, ignored=("store",))
+    return f"was made with {listed(stale)}" if stale else ""
+
+
+def _other_memories(params: Params, runs: Mapping[str, Run]) -> dict[str, str]:
+    """Evaluations whose classifier was trained with another memory, and why they are left out.
+
+    Not those of classifiers that have been evaluated with the present memory since.
+    """
+    retrieving = {name: run for name, run in runs.items() if run["setting"].get("store")}
+    if not retrieving:
+        return {}
+    store = present_bank(params)["store"]
+    names = {variant.name for variant in variants(params)}
+    trained = {
+        run["setting"]["store"]
+        for name, run in retrieving.items()
+        if name.partition("@")[0] in names and run["store"] == store
+    }
+    memory = store if store in trained or len(trained) != 1 else trained.pop()
+    return {
+        name: f"is of another memory than {paths.NEIGHBOURS}: run rapipe eval"
+        for name, run in retrieving.items()
+        if run["setting"]["store"] != memory
+    }
+
+
+def _other_precisions(params: Params, runs: Mapping[str, Run]) -> dict[str, str]:
+    """Evaluations of another precision than most, where it is measured and so may change."""
+    names: dict[Any, list[str]] = defaultdict(list)
+    for name, run in runs.items():
+        names[run["setting"][PRECISION]].append(name)
+    most = max(names, key=lambda precision: len(names[precision]), default=None)
+    return {
+        name: f"was made with {PRECISION} {precision}, most others with {most}"
+        for precision, group in names.items()
+        if precision != most
+        for name in group
+    }
+
+
+def _other_seeds(params: Params, runs: Mapping[str, Run]) -> dict[str, str]:
+    """Evaluations of another k or bank that do not have every present seed: no mean is of others.
+
+    Of the present k and bank, the report refuses to be without one.
+    """
+    names = {variant.name for variant in variants(params)}
+    groups: dict[Condition, dict[str, int]] = defaultdict(dict)
+    for name, run in runs.items():
+        if name.partition("@")[0] not in names:
+            groups[Condition.of(run["rows"][0])][name] = run["rows"][0]["seed"]
+    present = sorted(params.classifiers.seeds)
+    return {
+        name: f"has the seeds {_numbers(group.values())} alone, not {_numbers(present)}"
+        for group in groups.values()
+        if sorted(set(group.values())) != present
+        for name in group
+    }
+
+
+def _numbers(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def _distinguish_memories(runs: Collection[Run]) -> None:
@@ -73,18 +188,12 @@ def _distinguish_memories(runs: Collection[Run]) -> None:
                 row["memory"] += f"#{run['store'][:6]}"
 
 
-def _setting(name: str, written: Mapping[str, Run | None]) -> str | None:
-    """What a variant's present results share: from its results, else from the classifier."""
-    card = paths.MODELS / name / "card.json"
-    facts = written.get(name) or (read_card(card) if card.exists() else {})
-    return facts.get("setting")
-
-
 def read_evidence(params: Params, results: Results) -> Evidence:
     """What `rapipe eval` and `rapipe audit` wrote of the present classifiers.
 
     Raises:
-        UserError: a classifier was evaluated on other images, or with other `evaluate.*`.
+        UserError: a classifier has no results of the present setting, or was evaluated on
+            other images, or with other `evaluate.*`.
     """
     ids = labelled("test").ids
     levels = (0.0, *sorted(params.evaluate.noise_std))
@@ -93,13 +202,21 @@ def read_evidence(params: Params, results: Results) -> Evidence:
     histories: dict[Condition, list[History]] = {}
     for variant in variants(params):
         name = variant.name
-        run = results.runs.get(name) or read_result(paths.RUNS / f"{name}.json")
+        if name not in results.runs:
+            reason = results.left_out.get(name, "is missing")
+            raise UserError(
+                f"{paths.RUNS / name}.json {reason}: run rapipe train and eval, or dvc repro"
+            )
+        run = results.runs[name]
+        present = deciding.of_evaluation(params, variant)
+        provenance.check(paths.RUNS / f"{name}.json", run["evaluation"], present, "eval")
         condition = Condition.of(run["rows"][0])
-        seeds.setdefault(condition, []).append(_read_predictions(params, name, run, levels, ids))
+        seeds.setdefault(condition, []).append(_read_predictions(name, run, levels, ids))
         runs.setdefault(condition, []).append(run)
+        classifier_card(params, variant)  # else its history would be of another training
         history = read_numbers(checked(paths.MODELS / name / "history.csv"))
         histories.setdefault(condition, []).append(history)
-    duplicates = read_duplicates(read_result(paths.LEAKAGE))
+    duplicates = read_duplicates(read_audit(params, results))
     backbones = params.classifiers.backbones
     return Evidence(
         levels=levels,
@@ -116,30 +233,48 @@ def read_evidence(params: Params, results: Results) -> Evidence:
     )
 
 
-def _read_predictions(
-    params: Params, name: str, run: Run, levels: tuple[float, ...], ids: Ids
-) -> Predictions:
+def _read_predictions(name: str, run: Run, levels: tuple[float, ...], ids: Ids) -> Predictions:
     """What a classifier predicted for every image, in the evaluation that the run is of."""
     file = checked(paths.EVIDENCE / name / paths.PREDICTIONS)
     predictions = Predictions.read(file)
     if run["predictions_sha256"] != sha256(file):
         raise UserError(f"{file} is of another evaluation than the results: run rapipe eval")
-    swapped = {row["noise_std"] for row in run.get("swaps", ())}
-    other_swaps = run["rows"][0]["k"] and swapped != set(params.evaluate.swap_std)
-    if predictions.levels != levels or other_swaps or not np.array_equal(predictions.ids, ids):
-        raise UserError(
-            f"{name} was evaluated with other evaluate.noise_std or evaluate.swap_std than "
-            "params.yaml has now, or on another test split: run rapipe eval, or dvc repro"
-        )
+    if predictions.levels != levels or not np.array_equal(predictions.ids, ids):
+        raise UserError(f"{file} is of another test split: run rapipe eval, or dvc repro")
     return predictions
 
 
+def read_audit(params: Params, results: Results) -> dict[str, Any]:
+    """What the audit found in the present bank, or in the one that the classifiers learned with.
+
+    Raises:
+        UserError: it is of another bank.
+    """
+    audit, present = read_result(paths.LEAKAGE), audit_facts(params)
+    recorded = audit.get(PARAMS)
+    if recorded and recorded["store"] in {
+        run["setting"].get("store") for run in results.runs.values()
+    }:
+        present["store"] = recorded["store"]
+    provenance.check(paths.LEAKAGE, recorded, present, "audit")
+    return audit
+
+
 def read_duplicates(leakage: dict[str, Any]) -> list[dict[str, str]]:
+    """The near duplicates that the audit listed."""
+    return _read_listed(paths.DUPLICATES, leakage["duplicates_sha256"])
+
+
+def read_label_errors(leakage: dict[str, Any]) -> list[dict[str, str]]:
+    """The possible label errors that the audit listed."""
+    return _read_listed(paths.LABEL_ERRORS, leakage["label_errors_sha256"])
+
+
+def _read_listed(path: Path, digest: str) -> list[dict[str, str]]:
     """The rows that the audit listed; `UserError` unless they are those that it speaks of."""
-    text = paths.DUPLICATES.read_bytes() if paths.DUPLICATES.is_file() else b""
-    if hashlib.sha256(text).hexdigest() != leakage["duplicates_sha256"]:
+    text = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(text).hexdigest() != digest:
         raise UserError(
-            f"{paths.DUPLICATES} is not what {paths.LEAKAGE} was written with: run rapipe audit, "
-            "or dvc repro"
+            f"{path} is not what {paths.LEAKAGE} was written with: run rapipe audit, or dvc repro"
         )
     return list(csv.DictReader(io.StringIO(text.decode(), newline="")))

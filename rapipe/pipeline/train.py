@@ -26,18 +26,18 @@ from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, write_csv
 from rapipe.pipeline.inputs import (
-    bank_card,
-    check_labels,
     checked,
-    corpus_card,
     labelled,
     neighbours_of,
+    present_bank,
+    present_corpus,
     query_images,
+    setting,
 )
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
-from rapipe.specs import FusionSpec, TrainingRecipe, deciding
+from rapipe.specs import FusionSpec, TrainingRecipe
 from rapipe.training.callbacks import Row
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
@@ -89,10 +89,11 @@ class TrainingData:
         images |= {split: labelled(split) for split in ("validation", "test")}
         neighbours, bank = None, None
         if variant.retrieval != "none":
-            check_labels(params)
+            present_bank(params)
             bank = Embeddings.read(checked(paths.BANK))
             neighbours = {
-                split: neighbours_of(queries, variant, split) for split, queries in images.items()
+                split: neighbours_of(queries, params, variant.retrieval, split)
+                for split, queries in images.items()
             }
         train = images["train"]
         visible = visible_label_mask(
@@ -116,7 +117,7 @@ def _train(
     Args:
         name: the variant's own, or its teacher's.
     """
-    card, recipe = corpus_card(), params.train.recipe
+    card, recipe = present_corpus(params), params.train.recipe
     mean, std = tuple(card["mean"]), tuple(card["std"])
     width, stem, size = params.train.width, params.train.stem, params.corpus.image_size
     network = EncoderSpec(name.backbone, width, stem, size, mean, std)
@@ -193,37 +194,14 @@ def facts_of(
     params: Params, variant: Variant, data: TrainingData, initial: InitialWeights
 ) -> dict[str, Any]:
     """All that decides the weights."""
-    bank = bank_card() if data.bank else None
     precision = precision_of(params.train.precision, paths.PRECISION)
+    facts = setting(params, variant, precision)
     return {
         "variant": asdict(variant),
         "bank_size": len(data.bank) if data.bank else 0,
-        "memory": bank["store"] if bank else "",
+        "memory": facts.get("store", ""),
         "labels": data.visible_labels,
-        "label_fraction": params.train.label_fraction,
         "teacher": initial.teacher,
-        "setting": setting(params, variant, initial, bank, precision),
+        "setting": facts,
         "precision": precision,
     }
-
-
-def setting(
-    params: Params,
-    variant: Variant,
-    initial: InitialWeights,
-    bank: dict[str, Any] | None,
-    precision: str,
-) -> str:
-    """Fingerprint of all that two results must share to be compared across k, bank and seeds."""
-    recipe = {**deciding(params.train), "precision": precision}  # what was done, not `auto`
-    facts = {"corpus": corpus_card()["hash"], "train": recipe, "initial": initial.key}
-    if params.train.label_fraction < 1 or bank:
-        facts["seed"] = params.seed
-    if bank:
-        retrieval = params.retrieval
-        facts["store"] = bank["store"]
-        facts["fusion"] = asdict(retrieval.fusion_spec)
-        facts["strategy"] = {"diverse": retrieval.diversity, "replay": retrieval.replay}.get(
-            variant.retrieval
-        )
-    return fingerprint(facts)

@@ -31,7 +31,7 @@ def accuracy(material: Material) -> Table:
     of test images and, where there are several, of seeds.
     """
     baselines = material.vote_baselines()
-    return accuracy_table(material.present_rows(), clean_intervals(material), baselines)
+    return accuracy_table(material.results.rows(), clean_intervals(material), baselines)
 
 
 def clean_intervals(evidence: Evidence) -> dict[Condition, Interval]:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from rapipe.evaluation.results import over_seeds
 from rapipe.report.material import Material
-from rapipe.report.tables import level_words
+
+SHIFTS = ("clean", "noise")
+"""Clean images, and the strongest noise."""
 
 
 def metrics(material: Material) -> dict[str, Any]:
-    """Means over seeds, nested for `dvc metrics`: backbone, condition, noise level; baselines."""
-    nested: dict[str, Any] = {"pretraining": material.pretraining[-1]}
-    for baseline in material.vote_baselines():
-        votes = nested.setdefault(f"votes of {baseline.retrieval}", {})
-        votes[f"{baseline.vote}-k{baseline.k}"] = {
-            level_words(level): top1 for level, top1 in baseline.top1.items()
-        }
-    for condition, levels in over_seeds(material.results.rows(), "top1").items():
-        name = condition.retrieval
-        if name != "none":
-            name += f"-k{condition.k}-bank{condition.bank_size}"
-        nested.setdefault(condition.backbone, {})[name] = {
-            level_words(level): round(float(np.mean(values)), 6) for level, values in levels.items()
-        }
-    return nested
+    """The headline for `dvc metrics`: top-1 accuracy by classifier, strategy and shift.
+
+    Means over seeds, of the present classifiers alone, on clean images and at the strongest
+    noise; random neighbours only where nothing is searched. Keys name no value of a parameter
+    that an experiment changes, so that experiments share their columns.
+    """
+    searched = material.searching() or material.with_neighbours()
+    headline: dict[str, Any] = {"encoder": {"knn_top1": material.pretraining[-1]["knn_top1"]}}
+    for condition, stack in material.stacks.items():
+        if condition.retrieval == "none" or condition in searched:
+            correct = stack.correct.mean(axis=(0, 2))
+            headline.setdefault(condition.backbone, {})[condition.retrieval] = {
+                shift: {"top1": round(float(correct[level]), 6)}
+                for level, shift in zip(material.clean_and_noisiest, SHIFTS, strict=False)
+            }
+    return headline
 
 
 def curves(material: Material) -> list[dict[str, Any]]:

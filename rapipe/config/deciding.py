@@ -1,0 +1,134 @@
+"""Which parameters decide each artefact: its card records them, and they are compared with it.
+
+dvc.yaml lists the same keys for the stage that makes it (tests/test_provenance.py). Values are
+those of JSON, by the full key.
+
+    >>> of_table(params, "knn")
+    {'seed': 0, 'retrieval.k': 32}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rapipe.config.names import CHECKPOINT, PRETRAINED, SCRATCH, ClassifierName
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant
+from rapipe.io.provenance import Facts
+from rapipe.specs import deciding
+
+STRATEGY_KEYS = {"diverse": ("diversity",), "replay": ("replay",)}
+"""Parameters of `retrieval` that only one strategy has."""
+EXACT = "exact"
+
+
+def of_corpus(params: Params) -> Facts:
+    """Of the images, their labels and splits; not whether missing ones may be fetched."""
+    corpus = asdict(params.corpus)
+    del corpus["download"]
+    sources = {
+        f"sources[{i}].{name}": value
+        for i, source in enumerate(corpus.pop("sources"))
+        for name, value in source.items()
+        if name != "weight"  # of the encoder
+    }
+    count = {"sources": len(params.corpus.sources)}
+    return {"seed": params.seed, **_keys("corpus", {**corpus, **count, **sources})}
+
+
+def of_encoder(params: Params, precision: str | None) -> Facts:
+    """Of an encoder's weights, besides the corpus.
+
+    Args:
+        precision: of its training; None if that is `auto`, and not measured.
+    """
+    weights = {source.name: source.weight for source in params.corpus.sources}
+    return {
+        "seed": params.seed,
+        **_keys("pretrain", asdict(params.pretrain)),
+        **{f"corpus.sources weight of {name}": weight for name, weight in weights.items()},
+        **({"train.precision": precision} if precision else {}),
+    }
+
+
+def explicit_precision(params: Params) -> str | None:
+    """The precision that the parameters name; None where it is measured."""
+    return None if params.train.precision == "auto" else params.train.precision
+
+
+def of_bank(params: Params) -> Facts:
+    """Of the rows of the bank, besides the store."""
+    return {
+        "seed": params.seed,
+        "retrieval.bank": params.retrieval.bank,
+        "train.label_fraction": params.train.label_fraction,
+    }
+
+
+def of_table(params: Params, strategy: str) -> Facts:
+    """Of a neighbour table, besides the bank; exact search is the same by every backend."""
+    names = ["k", *STRATEGY_KEYS.get(strategy, ())]
+    if params.retrieval.index != EXACT or params.retrieval.backend == "auto":
+        names += ["backend", "index", "min_recall"]
+    return {"seed": params.seed, **_chosen("retrieval", asdict(params.retrieval), names)}
+
+
+def of_initial(params: Params, text: str, precision: str | None) -> Facts:
+    """Of what a classifier starts from and learns from besides labels, besides the corpus.
+
+    Args:
+        text: its name in `classifiers.backbones`.
+    """
+    names = [ClassifierName.parse(text)]
+    grid, facts = asdict(params.classifiers), Facts()
+    if names[0].distilled:
+        names.append(ClassifierName.parse(params.classifiers.distill))
+        facts |= _chosen("classifiers", grid, ("distill", "distill_temperature"))
+    if any(name.noisy for name in names):
+        facts |= _chosen("classifiers", grid, ("noise_std",))
+    initial = {name.initial for name in names}
+    if CHECKPOINT in initial:
+        facts |= _chosen("classifiers", grid, ("init",))
+    if PRETRAINED in initial:
+        network = ("pretrain.encoder", "pretrain.width", "pretrain.stem")
+        encoder = of_encoder(params, precision)
+        facts |= {key: value for key, value in encoder.items() if key not in network}
+    if initial != {SCRATCH}:
+        facts |= _chosen("train", asdict(params.train), ("width", "stem"))
+    return facts
+
+
+def of_training(params: Params, variant: Variant, precision: str | None) -> Facts:
+    """Of a classifier's weights, besides the corpus, what it starts from, and its neighbours.
+
+    What two results must share to be compared across k, bank and seeds.
+    """
+    facts = {"seed": params.seed, **_keys("train", deciding(params.train))}
+    facts.pop("train.precision")
+    if precision:  # what was done, not `auto`
+        facts["train.precision"] = precision
+    if variant.retrieval != "none":
+        facts |= _keys("retrieval", asdict(params.retrieval.fusion_spec))
+    return facts
+
+
+def of_evaluation(params: Params, variant: Variant) -> Facts:
+    """Of what is measured of a classifier."""
+    evaluation = asdict(params.evaluate)
+    if variant.retrieval == "none":
+        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std",))}
+    retrieval = _chosen("retrieval", asdict(params.retrieval), ("prune", "strategies"))
+    return {"seed": params.seed, **_keys("evaluate", evaluation), **retrieval}
+
+
+def _keys(group: str, values: Mapping[str, Any]) -> Facts:
+    """Values by their full keys, as JSON has them."""
+    facts: Facts = json.loads(json.dumps({f"{group}.{name}": v for name, v in values.items()}))
+    return facts
+
+
+def _chosen(group: str, values: Mapping[str, Any], names: Iterable[str]) -> Facts:
+    return _keys(group, {name: values[name] for name in names})
