@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from rapipe.classifier.classifier import Classifier
 from rapipe.encoder.backbones import Backbone, Fuse, build, no_fusion
-from rapipe.encoder.checkpoints import fill, read
+from rapipe.encoder.checkpoints import check, fill, read
 from rapipe.encoder.encoder import Encoder, EncoderSpec
-from rapipe.errors import ArgumentError
+from rapipe.errors import ArgumentError, UserError
 from rapipe.io import weights
 
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -323,10 +323,39 @@ def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
     path, state = tmp_path / name, {"a": torch.ones(1000)}
     torch.save(state, path) if name == "a.pth" else save_file(state, path)
     intact = path.read_bytes()
-    for bad in (b"", b"hello, this is nothing at all", intact[: len(intact) // 2]):
+    for bad in (b"hello, this is nothing at all", intact[: len(intact) // 2]):
         path.write_bytes(bad)
         with pytest.raises(ArgumentError, match=r"`init` is .*does not load.*is it whole"):
             read(str(path))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"\n <!DOCTYPE html>\n<html><body>404", "is an HTML page"),
+        (b"\xef\xbb\xbf<!-- a -->\n<HTML>", "is an HTML page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "is an XML document"),
+        (b'{"error": "Repository not found"}', "is JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_what_servers_send_in_place_of_weights(
+    name: str, content: bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for judge in (check, read):
+        with pytest.raises(ArgumentError, match=rf"`init` is .*{name}', but the file {sentence}"):
+            judge(str(tmp_path / name))
+
+
+def test_a_checkpoint_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
+    assert list(read("~/a.pt")) == ["a"]
+    with pytest.raises(UserError, match="there is no such home folder"):
+        read("~nobody-of-this-name/a.pt")
 
 
 def test_other_mistakes_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rapipe.corpus import conflicts as conflicts_room
 from rapipe.corpus import decode_cache
 from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash
 from rapipe.corpus.contact_sheet import contact_sheet
@@ -24,6 +25,7 @@ RULES = Rules(
     Decoding(8),
     skip=False,
     merge_classes=False,
+    on_conflict="keep",
     validation_fraction=0.1,
     test_fraction=0.2,
     seed=0,
@@ -180,7 +182,7 @@ def test_missing_splits_are_reported(composed: Corpus) -> None:
     with pytest.raises(UserError, match="the train split of s holds no images"):
         composed(s=source(train=0, test=5))
     with pytest.raises(UserError, match="the validation split holds no labelled image"):
-        composed(s=source(train=4, test=5))
+        composed(s=source(train=2, test=5))
 
 
 def test_unlabelled_images_all_stay_in_train(composed: Corpus) -> None:
@@ -271,6 +273,111 @@ def test_classes_without_training_images(composed: Corpus) -> None:
     one = Source(("a",), {"train": labelled(*[0] * 20), "test": labelled(0)}, ())
     with pytest.raises(UserError, match="nothing to tell apart with 1 class; at least two"):
         composed(s=one)
+
+
+def labelled_shades(*pairs: tuple[int, int]) -> Split:
+    """Grey images of these values, with these labels."""
+
+    def items() -> Iterator[Item]:
+        for row, (value, label) in enumerate(pairs):
+            yield Item(np.full((8, 8), value, np.uint8), label, f"row {row}")
+
+    return Split(len(pairs), items)
+
+
+def contradicting(composed: Corpus) -> dict[str, Source | Part]:
+    """Shade 0 has two classes in train, 1 has three over splits and sources; 2 is no conflict."""
+    filler = [(value, value % 2) for value in range(100, 140)]
+    one = {
+        "train": labelled_shades((0, 0), (0, 1), (0, 0), (1, 0), (2, 1), (2, 1), (0, -1), *filler),
+        "validation": labelled_shades((1, 1), (50, 0), (51, 1)),
+        "test": labelled_shades((60, 0), (61, 1)),
+    }
+    two = {
+        "train": labelled_shades((200, 0), (201, 1)),
+        "validation": labelled_shades((202, 0)),
+        "test": labelled_shades((1, 0), (2, -1)),
+    }
+    memory = composed.part(Source(("z",), {"train": labelled_shades((2, 0), (0, 0))}, ()), "memory")
+    return {"one": Source(("a", "b"), one, ()), "two": Source(("c", "d"), two, ()), "m": memory}
+
+
+def shade_counts(splits: dict[str, Images]) -> dict[str, list[int]]:
+    """How often the shades 0, 1 and 2 are in each split."""
+    values = {split: images.pixels[:, 0, 0, 0] for split, images in splits.items()}
+    return {split: np.bincount(of, minlength=3)[:3].tolist() for split, of in values.items()}
+
+
+def test_pixels_in_several_classes_are_counted_and_kept(composed: Corpus) -> None:
+    splits = composed(**contradicting(composed))
+    conflicts = composed.report.conflicts
+    assert (conflicts.ids, conflicts.images, conflicts.left_out) == (2, 6, 0)
+    assert [list(map(str, conflict.copies)) for conflict in conflicts.first] == [
+        ["row 0 (a, train)", "row 1 (b, train)"],
+        ["row 3 (a, train)", "row 0 (b, validation)", "row 0 (c, test)"],
+    ]
+    assert [copy.source for copy in conflicts.first[1].copies] == ["one", "one", "two"]
+    assert [conflict.image_id for conflict in conflicts.first] == [
+        pixel_hash(np.full((8, 8, 3), value, np.uint8)) for value in (0, 1)
+    ]
+    assert str(conflicts).startswith("6 images have the pixels of another class's image: row 0 (a")
+    # Nothing but repeats left: 0 of the memory stays, 2 of train gives way to test.
+    assert shade_counts(splits) == {"train": [5, 0, 0], "validation": [0, 0, 0], "test": [0, 1, 1]}
+
+
+def test_pixels_in_several_classes_are_dropped_everywhere(composed: Corpus) -> None:
+    splits = composed(replace(RULES, on_conflict="drop"), **contradicting(composed))
+    assert shade_counts(splits) == {"train": [0, 0, 0], "validation": [0, 0, 0], "test": [0, 0, 1]}
+    conflicts = composed.report.conflicts
+    assert (conflicts.ids, conflicts.images, conflicts.left_out) == (2, 6, 8)
+    assert len(splits["train"]) == 40 + 2
+    assert composed.report.repeated == 3  # the two of train and one of the memory that are 2
+
+
+def test_pixels_in_several_classes_stop(composed: Corpus) -> None:
+    message = (
+        r"^the same pixels are in several classes: row 0 \(a, train\) = row 1 \(b, train\), and 1 "
+        r"more; correct the labels, or set `on_conflict` to keep, or to drop, which leaves out"
+    )
+    with pytest.raises(UserError, match=message):
+        composed(replace(RULES, on_conflict="stop"), **contradicting(composed))
+    copies = {"train": labelled_shades(*[(value, value % 2) for value in (*range(40), 1, 1)])}
+    splits = composed(replace(RULES, on_conflict="stop"), s=Source(("a", "b"), copies, ()))
+    assert sum(map(len, splits.values())) == 42
+
+
+def test_a_class_that_conflicts_empty_says_so(composed: Corpus) -> None:
+    pairs = [(value, value % 3) for value in range(60)]
+    pairs += [(value, 0) for value in range(60) if value % 3 == 2]
+    conflicting = Source(("a", "b", "c"), {"all": labelled_shades(*pairs)}, ())
+    message = r"class 'c' of s has no training image .*\(`on_conflict`: drop left 40 images out\)"
+    with pytest.raises(UserError, match=message):
+        composed(replace(RULES, on_conflict="drop"), s=conflicting)
+    splits = composed(replace(RULES, on_conflict="drop", skip=True), s=conflicting)
+    assert splits["train"].classes == ("a", "b")
+    merged = replace(conflicting, classes=("a", "b", "a"))
+    composed(replace(RULES, merge_classes=True), s=merged)
+    assert composed.report.conflicts.ids == 0  # they mean the same
+
+
+def test_equal_pixels_of_two_classes_stay_in_one_split(composed: Corpus) -> None:
+    pairs = [(value, label) for value in range(100) for label in (0, 1)]
+    splits = composed(s=Source(("a", "b"), {"all": labelled_shades(*pairs)}, ()))
+    assert composed.report.repeated == 0
+    assert composed.report.conflicts.images == sum(map(len, splits.values())) == 200
+
+
+def test_conflicts_beyond_those_listed_are_counted(
+    composed: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflicts_room, "LISTED", 4)
+    monkeypatch.setattr(conflicts_room, "CLASSES", 2)
+    pairs = [(value, label) for value in range(30) for label in (0, 1, 2)]
+    composed(s=Source(("a", "b", "c"), {"all": labelled_shades(*pairs)}, ()))
+    conflicts = composed.report.conflicts
+    assert (conflicts.ids, conflicts.images, len(conflicts.first)) == (30, 90, 4)
+    assert {len(conflict.copies) for conflict in conflicts.first} == {2}
+    assert str(conflicts).endswith("; and 27 more")
 
 
 def broken(n: int) -> Source:

@@ -166,7 +166,7 @@ def test_large_jpegs_look_as_if_decoded_whole(resize: str) -> None:
 
 
 BROKEN = {
-    "nothing": (b"", "it is none of JPEG, PNG"),
+    "nothing": (b"", "it is empty"),
     "text": (b"no image at all", "it is none of JPEG, PNG"),
     "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", "none of"),
 }
@@ -201,6 +201,26 @@ def test_values_outside_the_range_of_the_mode_are_refused() -> None:
         real = Image.fromarray(np.full((8, 8), value, np.float32))
         with pytest.raises(UserError, match=r"mode F must hold 0 to 1$"):
             decode(encoded(real, "TIFF"), "x", EIGHT)
+
+
+@pytest.mark.parametrize("mode", ["PNG", "TIFF"])
+def test_greyscale_of_twelve_bits(mode: str) -> None:
+    deep = encoded(Image.fromarray((GRADIENT / 255 * 4095).astype(np.uint16)), mode)
+    expected = np.rint((GRADIENT / 255 * 4095).astype(np.uint16) * np.float32(255 / 4095))
+    assert np.array_equal(square(deep, Decoding(8, depth=12))[..., 0], expected)
+    assert square(deep).max() <= 16
+    with pytest.raises(UserError, match=r"must hold 0 to 1023 \(`depth` is 10\)$"):
+        decode(deep, "x", Decoding(8, depth=10))
+    shallow = encoded(Image.fromarray(GRADIENT))
+    assert np.array_equal(square(shallow, Decoding(8, depth=10))[..., 0], GRADIENT)
+
+
+def test_the_range_of_values_is_told() -> None:
+    deep = encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 10))
+    real = encoded(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF")
+    _, result = decode_many([encoded(Image.fromarray(GRADIENT)), deep, b"", real, deep], EIGHT)
+    assert result.peaks.tolist() == [-1, 630, -1, -1, 630]
+    assert result.extremes.tolist() == [[0, 252], [0, 2], [0, 0], [128, 128], [0, 2]]
 
 
 def test_too_many_pixels_are_not_decoded() -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
+from rapipe.corpus import decode_cache
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import (
+    LOCATIONS,
     PIXELS,
     ROWS,
     SKIPPED,
@@ -75,6 +77,7 @@ def check(folder: Path, n: int) -> None:
     pixels = np.concatenate(list(decoded.pixels(np.arange(n))))
     assert np.array_equal(pixels[:, 0, 0, 0], np.arange(n) % 256)
     assert np.array_equal(decoded.labels, np.arange(n) % 2)
+    assert list(decoded.locations()) == [f"row {row}" for row in range(n)]
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
@@ -105,7 +108,7 @@ def test_two_processes_that_decode_the_same(tmp_path: Path) -> None:
     assert [process.returncode for process in pair] == [0, 0], errors
     check(folder, 200)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        (PIXELS, ROWS, SKIPPED, CHECKSUMS)
+        (PIXELS, ROWS, SKIPPED, LOCATIONS, CHECKSUMS)
     )
 
 
@@ -120,7 +123,7 @@ def test_a_folder_in_use_is_locked(tmp_path: Path) -> None:
         assert third
 
 
-@pytest.mark.parametrize("name", [PIXELS, ROWS, SKIPPED])
+@pytest.mark.parametrize("name", [PIXELS, ROWS, SKIPPED, LOCATIONS])
 def test_any_damage_to_the_cache_is_found(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "key" / "train"
 
@@ -157,3 +160,18 @@ def test_labels_beyond_64_bits(tmp_path: Path) -> None:
         decoded = decode_split(Split(2, items), "s", Decoding(8), True, tmp_path / "k/all", workers)
     assert decoded.labels.tolist() == [0]
     assert [image.location for image in decoded.skipped] == ["row 1"]
+
+
+def test_without_locks_between_processes_one_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")  # as without /dev/shm
+
+    monkeypatch.setattr(decode_cache, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(decode_cache, "CHUNK_IMAGES", 4)
+    with Workers(3) as workers:
+        decoded = decode_split(greys(30), "train", Decoding(8), False, tmp_path / "split", workers)
+    assert decoded.positions.tolist() == list(range(30))
+    said = capsys.readouterr().err
+    assert said.count("one process decodes images, since processes cannot share locks") == 1

@@ -157,7 +157,8 @@ def test_a_part_that_is_complete_or_wrong(server: Server, tmp_path: Path) -> Non
 
 def test_a_lie_is_found_by_the_checksum(server: Server, tmp_path: Path) -> None:
     server.behave = lambda handler, start, n: handler.answer(b"<html>quota exceeded</html>")
-    with pytest.raises(UserError, match=rf"gave a file with the md5 \w+, not {MD5}: get the file"):
+    told = rf"with the md5 \w+, not {MD5} \(it is an HTML page.*\): get the file"
+    with pytest.raises(UserError, match=told):
         fetch(archive(server), tmp_path / "a.bin")
     assert len(server.starts) == download.TRIES
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rapipe.corpus.labels import held_out_mask, hidden_label_ids, limit_mask, visible_label_mask
+from rapipe.corpus.labels import (
+    absence_words,
+    absent_classes,
+    conflicting_ids,
+    held_out_mask,
+    hidden_label_ids,
+    limit_mask,
+    visible_label_mask,
+)
 
 IDS = np.random.default_rng(0).permutation(10_000)[:600]
 LABELS = np.repeat([0, 1, 2, -1], [400, 100, 7, 93])
@@ -44,6 +52,16 @@ def test_equal_images_are_treated_alike() -> None:
     assert visible[0].sum() == 10
 
 
+def test_an_image_of_two_classes_is_visible_in_both_or_hidden_in_both() -> None:
+    ids = np.concatenate([np.arange(40), np.arange(40)])
+    labels = np.repeat([0, 1], 40)
+    visible = visible_label_mask(ids, labels, 0.1, 0).reshape(2, 40)
+    assert np.array_equal(visible[0], visible[1])
+    assert 4 <= visible[0].sum() <= 8  # what either class drew
+    hidden = hidden_label_ids(ids, labels, 0.1, 0)
+    assert sorted(set(hidden.tolist())) == np.flatnonzero(~visible[0]).tolist()
+
+
 def test_hidden_labels_are_those_that_are_not_visible() -> None:
     hidden = hidden_label_ids(IDS, LABELS, 0.1, 0)
     visible = IDS[visible_label_mask(IDS, LABELS, 0.1, 0)]
@@ -64,3 +82,32 @@ def test_held_out_shares() -> None:
     ids, labels = np.arange(100), np.repeat([0, 1], [80, 20])
     mask = held_out_mask(ids, labels, 0.25, np.random.default_rng(0))
     assert np.bincount(labels[mask]).tolist() == [20, 5]
+
+
+@pytest.mark.parametrize(
+    ("images", "fraction", "held_out"),
+    [(1, 0.1, 0), (2, 0.1, 1), (3, 0.1, 1), (5, 0.1, 1), (3, 0.99, 2), (3, 0.0, 0), (24, 0.1, 2)],
+)
+def test_of_a_small_class_one_is_held_out_and_one_is_left(
+    images: int, fraction: float, held_out: int
+) -> None:
+    ids, labels = np.arange(2 * images), np.repeat([0, 1], images)
+    mask = held_out_mask(ids, labels, fraction, np.random.default_rng(0))
+    assert np.bincount(labels[mask], minlength=2).tolist() == [held_out] * 2
+
+
+def test_conflicting_ids_are_those_with_several_labels() -> None:
+    rng = np.random.default_rng(0)
+    ids, labels = rng.integers(-50, 50, 400), rng.integers(-1, 3, 400)
+    slow = sorted(i for i in set(ids.tolist()) if len({*labels[ids == i].tolist()} - {-1}) > 1)
+    assert conflicting_ids(ids, labels).tolist() == slow
+    assert not len(conflicting_ids(ids[:0], labels[:0]))
+    assert not len(conflicting_ids(ids, np.full(400, -1)))
+
+
+def test_absent_classes_are_named_up_to_a_bound() -> None:
+    assert absent_classes(np.array([1, -1, 1]), ("a", "b", "c")) == ["a", "c"]
+    assert absent_classes(np.array([], np.int64), ()) == []
+    assert absence_words("test", ["a", "c"], 3) == "no test image of 2 of 3 classes: a, c"
+    many = absence_words("test", [f"c{i}" for i in range(1022)], 2000)
+    assert many.endswith("c18, c19 and 1,002 more")

@@ -15,14 +15,17 @@ from typer.testing import CliRunner
 
 from rapipe import paths
 from rapipe.cli import app
-from rapipe.config import presets
+from rapipe.config import deciding, presets
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
 from rapipe.corpus.decode import pixel_hash
+from rapipe.corpus.labels import hidden_label_ids
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.evaluation import leakage
 from rapipe.io.checksums import write_checksums
+from rapipe.io.locations import write_locations
 from rapipe.pipeline import audit, embed, prefetch
+from rapipe.pipeline.inputs import PARAMS
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.retrieval.search import VectorsWithIds, search
 from rapipe.retrieval.store import Store
@@ -50,15 +53,21 @@ def prefetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for split, images in splits.items():
             hashed(images).write(paths.split(split))
-        paths.CORPUS_CARD.write_text(json.dumps({"classes": splits["train"].classes}))
+        presets.write("tiny", paths.PARAMS)
+        params = load(paths.PARAMS)
+        facts = {"hash": "of the images", PARAMS: deciding.of_corpus(params)}
+        card = {"classes": splits["train"].classes, **facts}
+        paths.CORPUS_CARD.write_text(json.dumps(card))
+        locations = {split: [f"{split}/{i}.png" for i in range(n)] for split, n in counts.items()}
+        write_locations(paths.LOCATIONS, locations)
         write_checksums(paths.CORPUS)
         torch.manual_seed(0)
         spec = EncoderSpec("resnet18", 16, "half", 16, (0.5,) * 3, (0.3,) * 3)
-        Encoder(spec).write(paths.ENCODER, {})
+        made_with = {"corpus": facts["hash"], **deciding.of_encoder(params, "fp32")}
+        Encoder(spec).write(paths.ENCODER, {PARAMS: made_with})
         write_checksums(paths.ENCODER)
-        presets.write("tiny", paths.PARAMS)
         for stage in (embed, prefetch):
-            stage.run(load(paths.PARAMS))
+            stage.run(params)
     return folder
 
 
@@ -102,9 +111,62 @@ def test_a_changed_pixel_is_listed(project: Params) -> None:
     assert similarities[-1] > card["threshold"]
     assert {check["found"] for check in card["checks"].values()} == {0}
     assert card["checks"]["self_hits"]["checked"] == 2 * (60 + 20 + 19)
-    before = [path.read_bytes() for path in (paths.LEAKAGE, paths.DUPLICATES)]
+    before = [path.read_bytes() for path in audit.WRITES]
     audit.run(project)
-    assert [path.read_bytes() for path in (paths.LEAKAGE, paths.DUPLICATES)] == before
+    assert [path.read_bytes() for path in audit.WRITES] == before
+
+
+def errors_written() -> list[dict[str, str]]:
+    with paths.LABEL_ERRORS.open() as file:
+        return list(csv.DictReader(file))
+
+
+def relabel(split: str, row: int, label: int) -> None:
+    images = Images.read(paths.split(split))
+    labels = images.labels.copy()
+    labels[row] = label
+    replace(images, pixels=images.pixels.copy(), labels=labels).write(paths.split(split))
+    write_checksums(paths.CORPUS)
+
+
+def test_label_errors_are_listed(project: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    relabel("test", COPIED, 2)
+    audit.run(project)
+    card = json.loads(paths.LEAKAGE.read_text())["label_errors"]
+    rows = errors_written()
+    assert len(rows) == card["listed"] == card["found"] > 0
+    assert card["judged"] == 60 + 20
+    assert 0 <= card["validation_top1"] <= 1
+    assert card["validation_commonest"] == pytest.approx(7 / 20)
+    assert len(card["neighbours"]) == min(len(rows), 20)
+    by_votes = [row for row in rows if "votes" in row["reason"]]
+    assert len(by_votes) == card["by_votes"] > 0
+    assert {row["split"] for row in by_votes} <= {"train", "validation"}
+    margins = [float(row["confidence"]) - float(row["suggested_confidence"]) for row in by_votes]
+    assert margins == sorted(margins)
+    for row in rows:
+        images = Images.read(paths.split(row["split"]))
+        assert images.ids[int(row["row"])] == int(row["id"])
+        assert images.classes[images.labels[int(row["row"])]] == row["class"] != row["suggested"]
+        assert row["location"] == f"{row['split']}/{row['row']}.png"
+    [copied] = [row for row in rows if row["split"] == "test" and row["row"] == str(COPIED)]
+    assert (copied["reason"], copied["suggested"]) == ("near duplicate", "class 1")
+    assert copied["confidence"] == ""
+    assert copied["neighbour_id"] == str(Images.read(paths.split("train")).ids[COPY])
+    said = capsys.readouterr().err
+    assert f"possible label errors: {len(rows)} ({len(by_votes)} of 80 by votes, which are" in said
+    assert said.endswith("listed in results/label_errors.csv\n")
+
+
+def test_withheld_labels_neither_vote_nor_are_judged(project: Params) -> None:
+    few = replace(project, train=replace(project.train, label_fraction=0.5))
+    prefetch.run(few)
+    train = Images.read(paths.split("train"))
+    hidden = hidden_label_ids(train.ids, train.labels, 0.5, few.seed)
+    assert len(hidden) == 30
+    audit.run(few)
+    assert json.loads(paths.LEAKAGE.read_text())["label_errors"]["judged"] == 30 + 20
+    assert not {row["id"] for row in errors_written()} & set(map(str, hidden.tolist()))
 
 
 def test_the_threshold_is_that_of_validation(project: Params) -> None:
@@ -125,7 +187,7 @@ def test_what_the_memory_lacks_is_embedded(project: Params) -> None:
     assert empty.vectors.shape == (0, stored.vectors.shape[1])
     for vectors in (stored, third, empty):
         assert np.allclose(
-            audit.vectors_of(test, vectors),
+            audit.vectors_of(test, np.arange(20), vectors),
             Encoder.read(paths.ENCODER).embed(test.pixels),
             atol=1e-5,
         )
@@ -220,6 +282,7 @@ def test_a_planted_leak_is_refused(project: Params, plant: Callable[[], int], me
     assert f"the first is {image_id}; run " in result.stderr
     assert not paths.LEAKAGE.exists()
     assert not paths.DUPLICATES.exists()
+    assert not paths.LABEL_ERRORS.exists()
 
 
 def test_a_negative_row_is_refused(project: Params) -> None:

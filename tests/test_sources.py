@@ -57,9 +57,11 @@ def test_digits_take_no_path() -> None:
 
 
 def write_folder(root: Path, names: list[str]) -> None:
+    """Images, and texts where the suffix says so."""
     for i, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded(i))
+        text = name.endswith((".txt", ".md", ".csv"))
+        (root / name).write_bytes(b"some words\n" if text else encoded(i))
 
 
 def test_folder_with_splits(tmp_path: Path) -> None:
@@ -135,8 +137,9 @@ def test_folder_follows_links_but_not_in_circles(tmp_path: Path) -> None:
     write_folder(tmp_path / "own", ["a/2.png"])
     (tmp_path / "own/b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "own/a/again").symlink_to(tmp_path / "own")
-    (tmp_path / "own/a/gone.png").symlink_to(tmp_path / "nothing.png")
-    assert labels(SOURCES["folder"](SourceRequest(str(tmp_path / "own"))), "all") == [0, 1]
+    source = SOURCES["folder"](SourceRequest(str(tmp_path / "own")))
+    assert labels(source, "all") == [0, 1]
+    assert source.passed_over == {"links in a circle": 1}
 
 
 def test_folder_mistakes(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ Every image becomes a square of three channels; its id is a hash of those
 pixels, so exact duplicates share one id. No id is in two splits: what is held
 out is held out by id, and where the splits of sources overlap, training images
 give way to validation and test images, and validation images to test images. No
-image leaves a test split.
+image leaves a test split, unless it is dropped because its pixels are in several
+classes.
 
 A source has a role. `task`: classifiers learn its labels, and are tested on its
 test split. `memory`: its training images, without labels, are for the encoder
@@ -20,29 +21,30 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rapipe.corpus.conflicts import Conflicts, settle
 from rapipe.corpus.decode import Decoding
-from rapipe.corpus.decode_cache import DecodedSplit, SkippedImage, Workers, decode_split
+from rapipe.corpus.decode_cache import SkippedImage, Workers, decode_split
 from rapipe.corpus.labels import held_out_mask, limit_mask
 from rapipe.corpus.sources.base import UNDIVIDED, Source
+from rapipe.corpus.split_rows import SplitRows
+from rapipe.corpus.values import ValueCounts
 from rapipe.errors import ArgumentError, UserError, unreadable
+from rapipe.io.locations import write_locations
 from rapipe.records import (
     SPLITS,
     UNLABELLED,
-    Ids,
     ImageRows,
     Images,
-    Labels,
     Pixels,
     channel_moments,
 )
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Rules:
     Args:
         skip: leave out images and classes that cannot be used, instead of raising.
         merge_classes: equal class names of several task sources are one class.
+        on_conflict: at the same pixels in several classes: keep, drop (leave out every image
+            with these pixels) or stop.
         validation_fraction: share held out of train where a source has no such split.
         test_fraction: share held out of train first, where a source has no test split.
     """
@@ -76,6 +80,7 @@ class Rules:
     decoding: Decoding
     skip: bool
     merge_classes: bool
+    on_conflict: str
     validation_fraction: float
     test_fraction: float
     seed: int
@@ -89,32 +94,19 @@ class Report:
     """By source."""
     sizes: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
     """By source, width and height of each image before resizing, (N, 2) for each split."""
+    values: dict[str, ValueCounts] = field(default_factory=dict)
+    """By source."""
     repeated: int = 0
     """Images removed from train or validation because they repeat one that is held out."""
+    conflicts: Conflicts = field(default_factory=Conflicts)
+    """The same pixels in several classes, before repeats were removed."""
     mean: list[float] = field(default_factory=list)
     """Of each channel over train, on [0, 1]."""
     std: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _SplitRows:
-    """Rows of one decoded split of a source, with their labels in the corpus."""
-
-    name: str
-    decoded: DecodedSplit
-    rows: Rows
-    labels: Labels
-
-    @property
-    def ids(self) -> Ids:
-        return self.decoded.ids[self.rows]
-
-    def select(self, mask: npt.NDArray[np.bool_]) -> _SplitRows:
-        return replace(self, rows=self.rows[mask], labels=self.labels[mask])
-
-
 def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Workers) -> Report:
-    """Write `train.arrow`, `validation.arrow` and `test.arrow` into `out`.
+    """Write `train.arrow`, `validation.arrow`, `test.arrow` and `locations.csv` into `out`.
 
     Args:
         sources: by name.
@@ -123,15 +115,17 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
     Raises:
         ArgumentError: a source lacks a split, class names clash, or a class has no training
             image or a split no labelled one, so that `sources` or a field of `rules` has to
-            change; or an image cannot be used, and `skip` is off.
+            change; or an image cannot be used, and `skip` is off; or the same pixels are in
+            several classes, and `on_conflict` is stop.
         UserError: fewer than two classes are left.
     """
     classes = join_classes(sources, rules.merge_classes)
     report = Report()
-    pieces: dict[str, list[_SplitRows]] = {split: [] for split in SPLITS}
+    pieces: dict[str, list[SplitRows]] = {split: [] for split in SPLITS}
     for name, part in sources.items():
         for split, piece in _read_splits(name, part, rules, classes, report, workers).items():
             pieces[split].append(piece)
+    report.conflicts = settle(pieces, classes, rules.on_conflict)
     report.repeated = _remove_repeats(pieces)
     tasks = {name: part.source for name, part in sources.items() if part.role == "task"}
     source_of = {class_name: name for name, task in tasks.items() for class_name in task.classes}
@@ -142,8 +136,9 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
             removed = f" ({report.repeated:,} left train or validation: they repeat one held out)"
             raise ArgumentError(
                 f"corpus: the {split} split holds no labelled image"
-                f"{removed if report.repeated else ''}; "
-                "add images or change `validation_fraction` or `test_fraction`"
+                f"{removed if report.repeated else ''}{_words_on_dropped(report)}; "
+                "add images (a class is divided from three different ones on), or change "
+                "`validation_fraction` or `test_fraction`"
             )
     side = rules.decoding.size
     counts = np.zeros((3, 256), np.int64)
@@ -158,6 +153,11 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
         )
         blocks = _pixel_blocks(filled, counts if split == "train" else None)
         rows.write(out / f"{split}.arrow", _prefetch(blocks))
+    locations = {
+        split: chain.from_iterable(piece.locations() for piece in split_pieces)
+        for split, split_pieces in pieces.items()
+    }
+    write_locations(out / "locations.csv", locations)
     report.mean, report.std = channel_moments(counts)
     return report
 
@@ -224,7 +224,7 @@ def _read_splits(
     classes: tuple[str, ...],
     report: Report,
     workers: Workers,
-) -> dict[str, _SplitRows]:
+) -> dict[str, SplitRows]:
     """The splits of one source; missing ones are held out of train."""
     memory = part.role == "memory"
     number = {class_name: label for label, class_name in enumerate(classes)}
@@ -233,7 +233,7 @@ def _read_splits(
         + [UNLABELLED],  # the last, which is index -1
         np.int64,
     )
-    splits: dict[str, _SplitRows] = {}
+    splits: dict[str, SplitRows] = {}
     report.skipped[name], report.sizes[name] = [], []
     for split, data in part.source.splits.items():
         if memory and split not in ("train", UNDIVIDED):
@@ -245,7 +245,12 @@ def _read_splits(
         report.sizes[name].append(decoded.sizes)
         if not len(decoded.ids):
             raise ArgumentError(f"`sources`: the {split} split of {name} holds no images")
-        splits[split] = _SplitRows(name, decoded, np.arange(len(decoded.ids)), decoded.labels)
+        splits[split] = SplitRows(name, decoded, np.arange(len(decoded.ids)), decoded.labels)
+    parts = [piece.decoded for piece in splits.values()]
+    report.values[name] = ValueCounts.count(
+        np.concatenate([decoded.peaks for decoded in parts]),
+        np.concatenate([decoded.extremes for decoded in parts]),
+    )
     rng = np.random.default_rng([rules.seed, *name.encode()])
     divided = _divide(name, splits, memory, part.limit, rules, rng)
     return {
@@ -255,12 +260,12 @@ def _read_splits(
 
 def _divide(
     name: str,
-    splits: dict[str, _SplitRows],
+    splits: dict[str, SplitRows],
     memory: bool,
     limit: int | float,
     rules: Rules,
     rng: np.random.Generator,
-) -> dict[str, _SplitRows]:
+) -> dict[str, SplitRows]:
     """Hold test images out of train, then limit train, then hold validation images out of it."""
     if UNDIVIDED in splits:
         splits["train"] = splits.pop(UNDIVIDED)
@@ -278,13 +283,18 @@ def _divide(
 
 
 def _hold_out(
-    piece: _SplitRows, fraction: float, rng: np.random.Generator
-) -> tuple[_SplitRows, _SplitRows]:
+    piece: SplitRows, fraction: float, rng: np.random.Generator
+) -> tuple[SplitRows, SplitRows]:
     mask = held_out_mask(piece.ids, piece.labels, fraction, rng)
     return piece.select(~mask), piece.select(mask)
 
 
-def _remove_repeats(pieces: dict[str, list[_SplitRows]]) -> int:
+def _words_on_dropped(report: Report) -> str:
+    count = report.conflicts.left_out
+    return f" (`on_conflict`: drop left {count:,} images out)" if count else ""
+
+
+def _remove_repeats(pieces: dict[str, list[SplitRows]]) -> int:
     """Remove test images from validation, and both from train; the number of removed rows.
 
     The splits of a source may overlap, and so may those of different sources.
@@ -300,7 +310,7 @@ def _remove_repeats(pieces: dict[str, list[_SplitRows]]) -> int:
 
 
 def _keep_learnable(
-    pieces: dict[str, list[_SplitRows]],
+    pieces: dict[str, list[SplitRows]],
     classes: Sequence[tuple[str, str]],
     skip: bool,
     report: Report,
@@ -327,6 +337,7 @@ def _keep_learnable(
         name, source = classes[label]
         others = ", ".join(f"{n[label]} in {split}" for split, n in counts.items() if n[label])
         reason = f"has no training image ({others or 'none elsewhere either'})"
+        reason += _words_on_dropped(report)
         if not skip:
             raise ArgumentError(
                 f"`sources`: the class {name!r} of {source} {reason}: add some, remove the "
@@ -348,7 +359,7 @@ def _keep_learnable(
 
 
 def _pixel_blocks(
-    pieces: Sequence[_SplitRows], counts: npt.NDArray[np.int64] | None
+    pieces: Sequence[SplitRows], counts: npt.NDArray[np.int64] | None
 ) -> Iterator[Pixels]:
     """Pixels of all pieces, block by block; the histogram of each channel is added to `counts`."""
     for piece in pieces:

@@ -29,15 +29,16 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import PIL
+import simplejpeg
 
-from rapipe.corpus import decode, sources
+from rapipe.corpus import decode, encoded, formats, loading, sources
 from rapipe.corpus.decode import Data, DecodeResult, Decoding, decode_into, prepare_worker
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
-from rapipe.progress import track
+from rapipe.progress import say, track
 from rapipe.records import Ids, Labels, Pixels
 
 CHUNK_IMAGES = 1024
@@ -49,7 +50,7 @@ CHUNKS_IN_FLIGHT = 3
 """For each worker."""
 BLOCK_BYTES = 1 << 21
 """Bytes of pixels read at once."""
-PIXELS, ROWS, SKIPPED = "pixels", "rows.npz", "skipped.json"
+PIXELS, ROWS, SKIPPED, LOCATIONS = "pixels", "rows.npz", "skipped.json", "locations.jsonl"
 Rows = npt.NDArray[np.int64]
 
 
@@ -75,6 +76,8 @@ class DecodedSplit:
     labels: Labels
     """As the source numbers its classes."""
     sizes: npt.NDArray[np.int32]  # (N, 2), width and height before resizing
+    peaks: npt.NDArray[np.int32]  # (N,), highest value of greyscale of more than 8 bits, else -1
+    extremes: npt.NDArray[np.uint8]  # (N, 2), lowest and highest value of the square
     skipped: tuple[SkippedImage, ...]
 
     def pixels(self, rows: npt.NDArray[np.int64]) -> Iterator[Pixels]:
@@ -90,6 +93,11 @@ class DecodedSplit:
                     raw = np.fromfile(file, np.uint8, int(block[-1] - block[0] + 1) * image_bytes)
                     yield raw.reshape(-1, self.size, self.size, 3)[block - block[0]]
 
+    def locations(self) -> Iterator[str]:
+        """The file or row of each image (N,), read line by line."""
+        with (self.folder / LOCATIONS).open() as file:
+            yield from map(json.loads, file)
+
     @classmethod
     def read(cls, folder: Path, size: int) -> DecodedSplit | None:
         """What `decode_split` wrote; None if there is none, or it is damaged."""
@@ -99,13 +107,15 @@ class DecodedSplit:
             with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
                 positions, ids = rows["positions"], rows["ids"]
                 labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
+                peaks, extremes = rows["peaks"], rows["extremes"]
             skipped = tuple(
                 SkippedImage(*pair) for pair in json.loads((folder / SKIPPED).read_text())
             )
             complete = (folder / PIXELS).stat().st_size == 3 * size * size * count
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return None
-        return cls(folder, size, positions, ids, labels, sizes, skipped) if complete else None
+        columns = (positions, ids, labels, sizes, peaks, extremes)
+        return cls(folder, size, *columns, skipped) if complete else None
 
 
 def lock_path(cache: Path) -> Path:
@@ -116,13 +126,16 @@ def lock_path(cache: Path) -> Path:
 def cache_key(kind: str, request: SourceRequest, source: Source, decoding: Decoding) -> str:
     """Name of the cache folder of a source: a hash of all that its decoded images depend on."""
     digest = hashlib.sha256()
-    arguments = [kind, request.path, request.label, request.labelled, asdict(decoding)]
-    digest.update(json.dumps([arguments, list(source.classes), PIL.__version__]).encode())
+    columns = [request.label, request.image, request.split]
+    arguments = [kind, request.path, columns, request.labelled, asdict(decoding)]
+    versions = [PIL.__version__, simplejpeg.__version__]
+    digest.update(json.dumps([arguments, list(source.classes), versions]).encode())
     code = Path(sources.__file__).parent.glob("*.py")
-    for file in sorted((Path(decode.__file__), Path(__file__), *code)):
+    decoder = (decode.__file__, encoded.__file__, formats.__file__, loading.__file__, __file__)
+    for file in sorted((*map(Path, decoder), *code)):
         digest.update(file.read_bytes())
     for file in source.files:
-        status = file.stat()
+        status = file.stat() if file.exists() else file.lstat()  # of a link to nothing, itself
         digest.update(json.dumps([str(file), status.st_size, status.st_mtime_ns]).encode())
     return digest.hexdigest()[:16]
 
@@ -158,7 +171,7 @@ def _write(
 ) -> None:
     """Decode into an empty folder."""
     (folder / PIXELS).touch()
-    columns: list[tuple[Rows, Ids, Labels, npt.NDArray[np.int32]]] = []
+    columns: list[tuple[npt.NDArray[Any], ...]] = []
     skipped: list[SkippedImage] = []
     count = 0
     tracked = track(split.items(), name, split.size)
@@ -170,13 +183,17 @@ def _write(
             raise _unusable(skipped[0])
         usable = np.array([row for row in range(len(items)) if row not in errors], np.int64)
         labels = np.array([items[row].label for row in usable], np.int64)
-        columns.append((usable + count, result.ids[usable], labels, result.sizes[usable]))
+        facts = (result.ids, result.sizes, result.peaks, result.extremes)
+        columns.append((usable + count, labels, *(values[usable] for values in facts)))
+        with (folder / LOCATIONS).open("a") as file:
+            file.writelines(f"{json.dumps(items[row].location)}\n" for row in usable)
         count += len(items)
-    empty = (np.empty(0, np.int64),) * 3 + (np.empty((0, 2), np.int32),)
-    positions, ids, labels, sizes = (
-        np.concatenate(blocks) for blocks in zip(empty, *columns, strict=True)
-    )
-    rows = {"positions": positions, "ids": ids, "labels": labels, "sizes": sizes}
+    none = np.empty(0, np.int64)
+    pair = np.empty((0, 2), np.int32)
+    empty = (none, none, none, pair, none.astype(np.int32), pair.astype(np.uint8))
+    names = ("positions", "labels", "ids", "sizes", "peaks", "extremes")
+    blocks = map(np.concatenate, zip(empty, *columns, strict=True))
+    rows = dict(zip(names, blocks, strict=True))
     np.savez(folder / ROWS, allow_pickle=False, count=np.int64(count), **rows)
     pairs = [(image.location, image.reason) for image in skipped]
     (folder / SKIPPED).write_text(json.dumps(pairs))
@@ -208,9 +225,17 @@ class Workers:
 
     def submit(self, *arguments: Any) -> Future[DecodeResult]:
         """Start `decode_into` with these arguments in a process."""
-        if not self._pool:
-            self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), prepare_worker)
-        return self._pool.submit(decode_into, *arguments)
+        if not self._pool and self.count > 1:
+            try:
+                self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), prepare_worker)
+            except (OSError, ImportError) as error:  # no /dev/shm, or no right to write there
+                say(f"one process decodes images, since processes cannot share locks ({error})")
+                self.count = 1
+        if self._pool:
+            return self._pool.submit(decode_into, *arguments)
+        result: Future[DecodeResult] = Future()
+        result.set_result(decode_into(*arguments))
+        return result
 
 
 def _decode_chunks(

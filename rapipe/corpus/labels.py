@@ -1,4 +1,6 @@
-"""Draws by label: what is held out, what a limit leaves, and whose labels are hidden.
+"""What labels decide: what is held out, what a limit leaves, whose labels are hidden.
+
+Besides, what labels lack, and where they contradict each other.
 
 Letters: N images.
 """
@@ -6,6 +8,7 @@ Letters: N images.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +17,23 @@ from rapipe.records import Ids, Labels
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]  # (N,)
+NAMED = 20
+"""Classes that a sentence names."""
 
 
 def held_out_mask(ids: Ids, labels: Labels, fraction: float, rng: np.random.Generator) -> Mask:
-    """Mask (N,) of a share of the labelled images of each class; equal ids stay together."""
+    """Mask (N,) of a share of the labelled images of each class; equal ids stay together.
+
+    Of a class with several at least one is held out, unless the share is 0, and one is left.
+    """
     unique, first = np.unique(ids, return_index=True)
     label_of = labels[first]
     drawn = [unique[:0]]
     for rows in _rows_by_label(label_of):
         if label_of[rows[0]] >= 0:
             order = rng.permutation(unique[rows])
-            drawn.append(order[: round(fraction * len(order))])
+            share = max(round(fraction * len(order)), 1 if fraction else 0)
+            drawn.append(order[: min(share, len(order) - 1)])
     return np.asarray(np.isin(ids, np.concatenate(drawn)))
 
 
@@ -52,21 +61,46 @@ def hidden_label_ids(ids: Ids, labels: Labels, fraction: float, seed: int) -> Id
 def visible_label_mask(ids: Ids, labels: Labels, fraction: float, seed: int) -> Mask:
     """Mask (N,) of the images whose labels are visible: a share of each class, at least one.
 
-    Equal images are treated alike, and a smaller share is part of a larger one. The images
-    whose labels are hidden stay in the corpus, and may be retrieved.
+    Equal images are treated alike, and a smaller share is part of a larger one. Those that are
+    in several classes are drawn in each, so a few more may be visible. The images whose labels
+    are hidden stay in the corpus, and may be retrieved.
 
     Args:
         ids: (N,), in any order.
         labels: (N,), -1 = none, which is never visible.
         fraction: more than 0, up to 1.
     """
-    visible = np.zeros(len(ids), bool)
+    drawn = [ids[:0]]
     for label in np.unique(labels[labels >= 0]).tolist():
-        of_class = labels == label
-        unique = np.unique(ids[of_class])
+        unique = np.unique(ids[labels == label])
         order = np.random.default_rng([seed, label]).permutation(unique)
-        visible |= of_class & np.isin(ids, order[: math.ceil(fraction * len(unique))])
-    return visible
+        drawn.append(order[: math.ceil(fraction * len(unique))])
+    return np.asarray((labels >= 0) & np.isin(ids, np.concatenate(drawn)))
+
+
+def conflicting_ids(ids: Ids, labels: Labels) -> Ids:
+    """The ids (N,) that have several labels, ascending; label -1 = none."""
+    ids, labels = ids[labels >= 0], labels[labels >= 0]
+    order = np.lexsort((labels, ids))
+    same_id, same_label = (np.diff(values[order]) == 0 for values in (ids, labels))
+    return np.unique(ids[order][1:][same_id & ~same_label])
+
+
+def absent_classes(labels: Labels, classes: Sequence[str]) -> list[str]:
+    """Names of the classes that no label (N,) is of; label -1 = none."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    return [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]
+
+
+def absence_words(split: str, absent: Sequence[str], classes: int) -> str:
+    """What a split lacks, as a clause.
+
+    >>> absence_words("test", ["heron"], 3)
+    'no test image of 1 of 3 classes: heron'
+    """
+    more = f" and {len(absent) - NAMED:,} more" if len(absent) > NAMED else ""
+    names = ", ".join(absent[:NAMED])
+    return f"no {split} image of {len(absent):,} of {classes:,} classes: {names}{more}"
 
 
 def _rows_by_label(labels: Labels) -> list[Rows]:

@@ -1,4 +1,4 @@
-"""Stage audit: refuse held-out images in train or bank, and list near duplicates in the bank."""
+"""Stage audit: refuse what leaks; list near duplicates in the bank, and possible label errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config.schema import Params, RetrievalParams
@@ -15,24 +16,36 @@ from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation import leakage
+from rapipe.io import memory_map
 from rapipe.io.checksums import sha256
 from rapipe.io.tables import write_checksummed, write_csv
 from rapipe.pipeline.inputs import (
+    PARAMS,
+    audit_facts,
     bank_card,
     check_encoder,
     checked,
     images_of,
-    labelled,
+    present_bank,
     query_images,
 )
+from rapipe.pipeline.label_errors import Queries, list_label_errors
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
-from rapipe.records import SPLITS, Embeddings, Ids, Images, Neighbours, RecordError, Vectors
+from rapipe.records import (
+    SPLITS,
+    Embeddings,
+    Ids,
+    Images,
+    Neighbours,
+    RecordError,
+    Vectors,
+)
 from rapipe.retrieval.search import VectorsWithIds, search
 from rapipe.retrieval.store import Store
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS)
-WRITES = (paths.LEAKAGE, paths.DUPLICATES)
+WRITES = (paths.LEAKAGE, paths.DUPLICATES, paths.LABEL_ERRORS)
 
 COLUMNS = ("test_id", "test_row", "bank_id", "similarity", "same_class")
 REBUILD = "run rapipe prefetch, or dvc repro"
@@ -40,13 +53,14 @@ REBUILD = "run rapipe prefetch, or dvc repro"
 
 @argument_keys(**keys_of("retrieval", RetrievalParams))
 def run(params: Params) -> None:
-    """Write `results/leakage.json` and `results/duplicates.csv`.
+    """Write `results/leakage.json`, `results/duplicates.csv` and `results/label_errors.csv`.
 
     Raises:
         UserError: there is a leak; names what, how many, and the first id.
     """
-    for stale in (paths.LEAKAGE, paths.DUPLICATES):  # else a stale one would say that all is well
+    for stale in WRITES:  # else a stale one would say that all is well
         stale.unlink(missing_ok=True)
+    present_bank(params)
     splits = {name: images_of(name) for name in SPLITS}
     bank = Embeddings.read(checked(paths.BANK))
     train, fraction = splits["train"], params.train.label_fraction
@@ -57,13 +71,19 @@ def run(params: Params) -> None:
         "withheld_labels": check_labels(bank, hidden_labels),
         **check_tables(params, bank.ids),
     }
-    duplicates = list_duplicates(bank, np.flatnonzero(splits["test"].labels >= 0))
+    queries = queries_of(splits, hidden_labels, bank)
+    duplicates = list_duplicates(queries, bank)
+    errors = list_label_errors(queries, bank, duplicates.pop("nearest"), duplicates["threshold"])
+    _summarise(duplicates, errors)
     write_checksummed(
         paths.LEAKAGE,
         {
             "checks": {name: {"checked": n, "found": 0} for name, n in checks.items()},
             **duplicates,
+            PARAMS: audit_facts(params),
             "duplicates_sha256": sha256(paths.DUPLICATES),
+            "label_errors": errors,
+            "label_errors_sha256": sha256(paths.LABEL_ERRORS),
         },
     )
 
@@ -115,37 +135,56 @@ def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
     return {"strangers": n, "outside_bank": n, "self_hits": n}
 
 
-def list_duplicates(bank: Embeddings, test_rows: np.ndarray) -> dict[str, Any]:
-    """Write the near duplicates between test and bank; return their counts and threshold.
-
-    Args:
-        test_rows: rows of the labelled images in the test split.
-    """
+def queries_of(
+    splits: dict[str, Images], hidden_labels: Ids, bank: Embeddings
+) -> dict[str, Queries]:
+    """The labelled images of each split; those whose labels are withheld are left out."""
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
     check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
-    test, validation = labelled("test"), labelled("validation")
-    stored = stored_vectors(store, np.concatenate([test.ids, validation.ids]))
+    rows = {
+        name: np.flatnonzero((images.labels >= 0) & ~np.isin(images.ids, hidden_labels))
+        for name, images in splits.items()
+    }
+    ids = {name: images.ids[rows[name]] for name, images in splits.items()}
+    outside = {name: ids[name] for name in splits if not np.isin(ids[name], bank.ids).all()}
+    stored = stored_vectors(store, np.concatenate([*outside.values()]))
+    order = np.argsort(bank.ids, kind="stable")
+    queries = {}
+    for name, images in splits.items():
+        if name in outside:
+            vectors = vectors_of(images, rows[name], stored)
+        else:
+            at = np.searchsorted(bank.ids, ids[name], sorter=order)
+            vectors = memory_map.lazy_rows(bank.vectors, order[at])
+        queries[name] = Queries(images, rows[name], vectors)
+    return queries
+
+
+def list_duplicates(queries: dict[str, Queries], bank: Embeddings) -> dict[str, Any]:
+    """Write the near duplicates between test and bank; return counts, threshold and `nearest`."""
+    test, validation = queries["test"], queries["validation"]
     others = leakage.other_class_similarity(
-        vectors_of(validation, stored), validation.labels, bank.vectors, bank.labels
+        validation.vectors, validation.labels, bank.vectors, bank.labels
     )
     threshold = leakage.threshold(others)
     if threshold is None:
         say("the bank has no two classes with labels, so nothing says what a near duplicate is")
-    nearest = search(vectors_of(test, stored), bank, 1, test.ids)  # exact, whatever the tables are
+    nearest = search(test.vectors, bank, 1, test.ids)  # exact, whatever the tables are
     duplicates = leakage.near_duplicates(nearest, test.labels, bank.labels, threshold)
-    _write(duplicates, test.ids, test_rows, bank.ids)
+    _write(duplicates, test.ids, test.rows, bank.ids)
     judged = threshold is not None
     return {
         "quantile": leakage.QUANTILE,
         "threshold": threshold,
         "validation_images": int((~np.isnan(others)).sum()),
-        "test_images": len(test),
+        "test_images": len(test.rows),
         "bank_rows": len(bank),
         "near_duplicates": len(duplicates.queries) if judged else None,
-        "near_duplicates_share": len(duplicates.queries) / len(test) if judged else None,
+        "near_duplicates_share": len(duplicates.queries) / len(test.rows) if judged else None,
         "near_duplicates_of_same_class": int(duplicates.same_class.sum()) if judged else None,
         "histogram": leakage.histograms(test=nearest.similarities[:, 0], validation=others),
+        "nearest": nearest,
     }
 
 
@@ -164,16 +203,37 @@ def stored_vectors(store: Store, ids: Ids) -> VectorsWithIds:
     return VectorsWithIds(unique, vectors[first])
 
 
-def vectors_of(images: Images, stored: VectorsWithIds) -> Vectors:
-    """Unit vectors (N, D) of images; those that are not stored are embedded now."""
-    is_stored = np.isin(images.ids, stored.ids)
-    vectors = np.empty((len(images), stored.vectors.shape[1]), np.float32)
-    vectors[is_stored] = stored.vectors[np.searchsorted(stored.ids, images.ids[is_stored])]
+def vectors_of(images: Images, rows: npt.NDArray[np.int64], stored: VectorsWithIds) -> Vectors:
+    """Unit vectors (Q, D) of images by row; those that are not stored are embedded now."""
+    ids = images.ids[rows]
+    is_stored = np.isin(ids, stored.ids)
+    vectors = np.empty((len(rows), stored.vectors.shape[1]), np.float32)
+    vectors[is_stored] = stored.vectors[np.searchsorted(stored.ids, ids[is_stored])]
     if not is_stored.all():
         encoder = Encoder.read(checked(paths.ENCODER)).to(device())
-        missing = images.pixels[~is_stored]
+        missing = images.pixels[rows[~is_stored]]
         vectors[~is_stored] = encoder.embed(missing, "embedding what the store lacks")
     return vectors
+
+
+def _summarise(duplicates: dict[str, Any], errors: dict[str, Any]) -> None:
+    """Print what was found, and where it is listed."""
+    count = duplicates["near_duplicates"]
+    if count is not None:
+        of = f"of {duplicates['test_images']:,} test images"
+        say(f"near duplicates: {count:,} {of}, listed in {paths.DUPLICATES}")
+    if errors["validation_top1"] is None:
+        votes = "no neighbour has a label that could vote"
+    else:
+        votes = (
+            f"{errors['by_votes']:,} of {errors['judged']:,} by votes, which are right for "
+            f"{errors['validation_top1']:.0%} of the validation images"
+        )
+    say(
+        f"possible label errors: {errors['found']:,} ({votes}; "
+        f"{errors['by_near_duplicate']:,} by near duplicates, {errors['by_same_pixels']:,} by the "
+        f"same pixels in another class), listed in {paths.LABEL_ERRORS}"
+    )
 
 
 def _refuse(ids: Ids, path: Path, leak: str, remedy: str) -> None:

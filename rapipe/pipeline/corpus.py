@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
+from rapipe.config import deciding
 from rapipe.config.schema import CorpusParams, Params
 from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash
+from rapipe.corpus.conflicts import Conflicts
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import Workers, cache_key, lock_path
+from rapipe.corpus.labels import absence_words, absent_classes
 from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.errors import printable, rename_arguments
 from rapipe.io.folders import atomic_folder
@@ -36,12 +39,15 @@ COMMON = 5
 def run(params: Params) -> None:
     """Write `data/corpus/`; sources that have not changed are not decoded again."""
     corpus = params.corpus
-    decoding = Decoding(corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels)
+    decoding = Decoding(
+        corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels, corpus.depth
+    )
     sources = _sources(corpus, decoding)
     rules = Rules(
         decoding,
         corpus.on_error == "skip",
         corpus.merge_classes,
+        corpus.on_conflict,
         corpus.validation_fraction,
         corpus.test_fraction,
         params.seed,
@@ -51,12 +57,23 @@ def run(params: Params) -> None:
             report = compose(sources, rules, folder, workers)
         splits = {split: Images.read(folder / paths.split(split).name) for split in SPLITS}
         contact_sheet(splits["train"], folder / paths.CONTACT_SHEET.name, params.seed)
-        write_json(folder / paths.CORPUS_CARD.name, card(splits, sources, report, decoding))
+        facts = {**card(splits, sources, report, decoding), "params": deciding.of_corpus(params)}
+        write_json(folder / paths.CORPUS_CARD.name, facts)
     caches = {part.cache.name for part in sources.values()}
     _prune(caches | {paths.INDEX.name, paths.INITIAL_CACHE.name})
     for name, skipped in report.skipped.items():
         if skipped:
             say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
+    for name, values in report.values.items():
+        for hint in values.hints(decoding.depth):
+            say(f"warning: {name}: {rename_arguments(hint, CORPUS_KEYS)}")
+    if report.conflicts.ids:
+        what = f"corpus.on_conflict: {corpus.on_conflict}, listed in {paths.CORPUS_CARD}"
+        say(f"warning: {report.conflicts} ({what})")
+    for split, absent in facts["absent_classes"].items():
+        if absent:
+            words = absence_words(split, absent, len(facts["classes"]))
+            say(f"warning: {words}; nothing is measured of them there")
 
 
 def card(
@@ -66,8 +83,13 @@ def card(
     return {
         "classes": list(splits["train"].classes),
         "splits": {name: _counts(images) for name, images in splits.items()},
-        "sources": {name: _source(name, part, report) for name, part in sources.items()},
+        "sources": {name: _source(name, part, report, decoding) for name, part in sources.items()},
         "duplicates": {**_duplicates(splits), "removed": report.repeated},
+        "conflicts": _conflicts(report.conflicts),
+        "absent_classes": {
+            name: absent_classes(splits[name].labels, splits[name].classes)
+            for name in ("validation", "test")
+        },
         "decoding": asdict(decoding),
         "mean": report.mean,
         "std": report.std,
@@ -80,8 +102,18 @@ def _sources(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
     sources = {}
     for params in corpus.sources:
         labelled = params.role == "task"
-        request = SourceRequest(params.path, params.label, corpus.download, paths.RAW, labelled)
+        request = SourceRequest(
+            params.path,
+            params.label,
+            corpus.download,
+            paths.RAW,
+            labelled,
+            params.image,
+            params.split,
+        )
         source = SOURCES[params.kind](request)
+        for remark in source.remarks(params.name):
+            say(remark)
         cache = paths.CACHE / cache_key(params.kind, request, source, decoding)
         sources[params.name] = Part(source, params.role, params.limit, cache)
     return sources
@@ -108,8 +140,10 @@ def _counts(images: Images) -> dict[str, object]:
     }
 
 
-def _source(name: str, part: Part, report: Report) -> dict[str, object]:
-    """Role, sizes before resizing and before the limit, and what was skipped."""
+def _source(name: str, part: Part, report: Report, decoding: Decoding) -> dict[str, object]:
+    """Role, sizes before resizing and before the limit, values, and what was skipped."""
+    values = report.values[name]
+    hints = [rename_arguments(hint, CORPUS_KEYS) for hint in values.hints(decoding.depth)]
     sizes = np.concatenate(report.sizes[name]).astype(np.int64)
     skipped = report.skipped[name]
     words = (rename_arguments(str(image), CORPUS_KEYS) for image in skipped[:LISTED])
@@ -124,8 +158,30 @@ def _source(name: str, part: Part, report: Report) -> dict[str, object]:
         "common_sizes": {
             f"{pairs[i] >> 32}x{pairs[i] % 2**32}": int(counts[i]) for i in common.tolist()
         },
+        "passed_over": dict(part.source.passed_over),
+        "values": asdict(values),
+        "hints": [*map(printable, part.source.hints), *hints],
         "skipped": len(skipped),
         "skipped_list": list(map(printable, words)),
+    }
+
+
+def _conflicts(conflicts: Conflicts) -> dict[str, object]:
+    """The same pixels in several classes: how many, and the first of them."""
+    return {
+        "ids": conflicts.ids,
+        "images": conflicts.images,
+        "left_out": conflicts.left_out,
+        "list": [
+            {
+                "id": conflict.image_id,
+                "images": [
+                    {name: printable(text) for name, text in copy._asdict().items()}
+                    for copy in conflict.copies
+                ],
+            }
+            for conflict in conflicts.first
+        ],
     }
 
 

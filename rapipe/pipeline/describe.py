@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from rapipe import paths
+from rapipe.corpus.conflicts import Conflict, LabelledCopy
+from rapipe.corpus.labels import absence_words
+from rapipe.corpus.sources.base import remarks
+from rapipe.errors import UserError, printable
 from rapipe.pipeline.inputs import corpus_card
+from rapipe.progress import console, print_line
 
 CLASSES = 30
 SKIPPED = 10
+CONFLICTS = 10
 """Most lines of each that are printed; the card has all."""
 
 
 def run() -> None:
     """Print images by split, source and class, sizes, duplicates, pixels, and skipped images."""
     card = corpus_card()
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    if "conflicts" not in card:
+        raise UserError(f"{paths.CORPUS_CARD} is of an older version: run rapipe corpus")
+    tables = console()
     for table in (_splits(card), _sources(card), _classes(card)):
-        console.print(table)
-        console.print()
+        tables.print(table)
+        tables.print()
     pairs = ", ".join(f"{name} {count:,}" for name, count in card["duplicates"].items())
-    console.print(f"exact duplicates: {pairs}")
+    print_line(f"exact duplicates: {pairs}")
+    _print_conflicts(card["conflicts"])
+    for split, absent in card["absent_classes"].items():
+        if absent:
+            words = absence_words(split, absent, len(card["classes"]))
+            print_line(words)
     for name in ("mean", "std"):
-        console.print(f"{name} of train: {', '.join(f'{value:.4f}' for value in card[name])}")
-    console.print(f"hash: {card['hash']}")
-    console.print(f"contact sheet: {paths.CONTACT_SHEET}")
+        print_line(f"{name} of train: {', '.join(f'{value:.4f}' for value in card[name])}")
+    print_line(f"hash: {card['hash']}")
+    print_line(f"contact sheet: {paths.CONTACT_SHEET}")
     for name, source in card["sources"].items():
+        for remark in remarks(source["passed_over"], source["hints"]):
+            print_line(f"{name}: {remark}")
         for line in source["skipped_list"][:SKIPPED]:
-            console.print(f"skipped from {name}: {line}", markup=False, soft_wrap=True)
+            print_line(f"skipped from {name}: {line}")
         if source["skipped"] > SKIPPED:
             more = f"{source['skipped'] - SKIPPED:,} more"
-            console.print(f"skipped from {name}: {more} (see {paths.CORPUS_CARD})", markup=False)
+            print_line(f"skipped from {name}: {more} (see {paths.CORPUS_CARD})")
+
+
+def _print_conflicts(conflicts: dict[str, Any]) -> None:
+    """The same pixels in several classes: how many, and some of them."""
+    if not conflicts["ids"]:
+        return
+    left_out = f", {conflicts['left_out']:,} left out" if conflicts["left_out"] else ""
+    count = f"{conflicts['ids']:,}, in {conflicts['images']:,} images{left_out}"
+    print_line(f"the same pixels in several classes: {count}")
+    for conflict in conflicts["list"][:CONFLICTS]:
+        copies = [LabelledCopy(**copy) for copy in conflict["images"]]
+        print_line(f"  {Conflict(conflict['id'], copies)}")
+    if conflicts["ids"] > CONFLICTS:
+        more = f"{conflicts['ids'] - CONFLICTS:,} more"
+        print_line(f"  {more} (see {paths.CORPUS_CARD})")
 
 
 def _splits(card: dict[str, Any]) -> Table:
@@ -70,11 +97,11 @@ def _classes(card: dict[str, Any]) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None)  # names are `Text`, so that they are no markup
+    table = Table(first, box=None)
     for name in others:
-        table.add_column(Text(name), justify="right")
+        table.add_column(printable(name), justify="right")
     return table
 
 
 def _row(table: Table, *cells: object) -> None:
-    table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in cells))
+    table.add_row(*(f"{c:,}" if isinstance(c, int) else printable(str(c)) for c in cells))

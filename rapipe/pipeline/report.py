@@ -9,19 +9,25 @@ from rapipe.config.schema import Params
 from rapipe.evaluation.comparisons import compare_strategies
 from rapipe.evaluation.evidence import History
 from rapipe.evaluation.results import CONTROL
+from rapipe.io import provenance
 from rapipe.io.atomic import atomic_write
 from rapipe.io.folders import atomic_folder
-from rapipe.io.tables import read_numbers, write_csv, write_json
+from rapipe.io.tables import read_json, read_numbers, write_csv, write_json
 from rapipe.pipeline.inputs import (
     bank_card,
     checked,
-    corpus_card,
     images_of,
     labelled,
+    present_corpus,
     read_card,
-    read_result,
 )
-from rapipe.pipeline.results import read_duplicates, read_evidence, read_results
+from rapipe.pipeline.results import (
+    read_audit,
+    read_duplicates,
+    read_evidence,
+    read_label_errors,
+    read_results,
+)
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.report import style, summary
 from rapipe.report.counterfactuals import counterfactual_rows
@@ -37,6 +43,7 @@ READS = (
     paths.CORPUS,
     paths.DUPLICATES,
     paths.EVIDENCE,
+    paths.LABEL_ERRORS,
     paths.LEAKAGE,
     paths.MODELS,
     paths.NEIGHBOURS,
@@ -73,9 +80,8 @@ def read_material(params: Params) -> Material:
     """All that the page shows."""
     results = read_results(params)
     evidence = read_evidence(params, results)
-    pretraining = read_numbers(checked(paths.PRETRAINING / "history.csv"))
-    leakage = read_result(paths.LEAKAGE)
-    train, test = images_of("train"), images_of("test")
+    pretraining, leakage = read_pretraining(), read_audit(params, results)
+    train = images_of("train")
     return Material(
         **vars(evidence),
         results=results,
@@ -83,13 +89,25 @@ def read_material(params: Params) -> Material:
         counterfactual_rows=counterfactual_rows(evidence),
         leakage=leakage,
         duplicates=read_duplicates(leakage),
+        label_errors=read_label_errors(leakage),
         pretraining=pretraining,
+        corpus=present_corpus(params),
         train=train,
-        test=test,
+        validation=images_of("validation"),
+        test=images_of("test"),
         neighbourhoods=neighbourhoods(params, train),
         contact_sheet=checked(paths.CONTACT_SHEET).read_bytes(),
         setting=setting(params, pretraining),
     )
+
+
+def read_pretraining() -> History:
+    """The history of the encoder that embedded the bank."""
+    folder = checked(paths.PRETRAINING)
+    encoder = read_json(folder / "scores.json", "pretrain").get("encoder")
+    present = {"encoder": bank_card()["encoder"]}
+    provenance.check(folder, {"encoder": encoder}, present, "pretrain")
+    return read_numbers(folder / "history.csv")
 
 
 def neighbourhoods(params: Params, train: Images) -> list[Neighbourhood]:
@@ -112,7 +130,7 @@ def setting(params: Params, pretraining: History) -> str:
     cards = [read_card(paths.table_card(name))["test"] for name in retrieval.strategies]
     searches = [describe_search(card, retrieval.k) for card in cards if "recall" in card]
     return setting_words(
-        corpus_card(),
+        present_corpus(params),
         params.corpus.image_size,
         f"{encoder.encoder} of width {encoder.width} by {encoder.objective}, "
         f"{encoder.epochs} epochs",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rapipe.evaluation.comparisons import Comparison
 from rapipe.evaluation.evidence import Evidence, History
-from rapipe.evaluation.results import Condition, Results, Row
+from rapipe.evaluation.results import Results, Row
 from rapipe.records import Images
 from rapipe.report.pictures import Neighbourhood
 
@@ -26,26 +26,16 @@ class Material(Evidence):
     """What the audit found."""
     duplicates: Sequence[dict[str, str]]
     """The near duplicates, and the images of the memory that they are like."""
+    label_errors: Sequence[dict[str, str]]
+    """Images whose label is possibly wrong, the most suspicious first."""
     pretraining: History
+    corpus: dict[str, Any]
+    """Its card."""
     train: Images
+    validation: Images
     test: Images
     neighbourhoods: Sequence[Neighbourhood]
     contact_sheet: bytes
     """PNG of images of the corpus."""
     setting: str
     """What was run on what: a paragraph of HTML."""
-
-    def present_rows(self) -> list[dict[str, Any]]:
-        """The rows of the results, of present conditions only those of present seeds.
-
-        So that a mean and its interval are of the same trainings.
-        """
-        seeds = {
-            condition: {run["rows"][0]["seed"] for run in runs}
-            for condition, runs in self.runs.items()
-        }
-        return [
-            row
-            for row in self.results.rows()
-            if row["seed"] in seeds.get(Condition.of(row), {row["seed"]})
-        ]

@@ -20,6 +20,7 @@ from rapipe.report import (
     counterfactuals,
     drift,
     influence,
+    label_errors,
     leakage,
     learning_curves,
     pictures,
@@ -51,6 +52,16 @@ class Section(NamedTuple):
 def setting(material: Material) -> str:
     """What was run on what."""
     return material.setting
+
+
+def left_out(material: Material) -> Table:
+    """Results that are not on this page.
+
+    Found in results/runs, but not comparable with the others: made with other parameters, of other
+    images, or of another memory.
+    """
+    rows = [[name, reason] for name, reason in material.results.left_out.items()]
+    return Table(["results", "why"], rows)
 
 
 def contact_sheet(material: Material) -> bytes:
@@ -97,10 +108,14 @@ SECTIONS = (
     Section("edits", "After edits of the memory", accuracy.edits),
     Section("k", "Number of neighbours", ablations.accuracy_by_k),
     Section("bank", "Size of the memory", ablations.accuracy_by_bank),
+    Section("labels", "Are the labels right?", label_errors.findings),
+    Section("label-errors", "The most suspicious labels", label_errors.pictures),
+    Section("label-error-table", "The most suspicious labels in numbers", label_errors.table),
     Section("leakage", "Leakage audit", leakage.findings),
     Section("similarity", "How like the memory is the test?", leakage.similarity),
     Section("near-duplicates", "The test images most like the memory", leakage.near_duplicates),
     Section("without", "Test accuracy without them", leakage.accuracy_without),
     Section("pretraining", "The encoder", pretraining.curves),
     Section("gallery", "What is looked up", gallery),
+    Section("left-out", "Results that are left out", left_out),
 )

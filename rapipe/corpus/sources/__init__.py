@@ -8,6 +8,7 @@ about a file.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
 from rapipe.corpus.sources.celeba import celeba
@@ -16,7 +17,7 @@ from rapipe.corpus.sources.digits import digits
 from rapipe.corpus.sources.folder import folder
 from rapipe.corpus.sources.idx import idx
 from rapipe.corpus.sources.mnist import fashion_mnist, mnist
-from rapipe.corpus.sources.parquet import parquet
+from rapipe.corpus.sources.parquet import SUFFIX, parquet
 from rapipe.corpus.sources.stl10 import stl10
 from rapipe.corpus.sources.svhn import svhn
 from rapipe.corpus.sources.tiny_imagenet import tiny_imagenet
@@ -36,4 +37,11 @@ SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "celeba": celeba,
 }
 
-__all__ = ["SOURCES", "Item", "Source", "SourceRequest", "Split"]
+
+def kind_of(path: Path) -> str:
+    """The kind that reads a file or folder: parquet where there is a Parquet file, else folder."""
+    files = (file for pattern in ("*", "*/*") for file in path.glob(f"{pattern}{SUFFIX}"))
+    return "parquet" if path.suffix == SUFFIX or any(files) else "folder"
+
+
+__all__ = ["SOURCES", "Item", "Source", "SourceRequest", "Split", "kind_of"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rapipe.corpus.sources.archives import FileTree, file_tree
 from rapipe.corpus.sources.base import UNDIVIDED, Source, SourceRequest
 from rapipe.corpus.sources.download import Archive, obtain
+from rapipe.corpus.sources.trees import FileTree, file_tree
 from rapipe.errors import UserError
 from rapipe.records import UNLABELLED
 
@@ -50,12 +50,13 @@ def celeba(request: SourceRequest) -> Source:
         ArgumentError: there is no such attribute, or a file is missing.
         UserError: a file is damaged.
     """
+    request.refuse_columns("celeba")
     root = request.folder("celeba")
     if (root / "celeba").is_dir():  # as torchvision lays it out
         root = root / "celeba"
     images = _images(root, request.download)
     partition = _text(root, PARTITION, request.download)
-    files = [root / PARTITION.name, *images.files]
+    files = [root / PARTITION.name, *images.files(images.names)]
     split_of = {name: SPLIT_OF.get(rest, "") for name, rest in _rows(partition)}
     classes: tuple[str, ...] = ()
     label_of = dict.fromkeys(split_of, UNLABELLED)
@@ -80,8 +81,7 @@ def celeba(request: SourceRequest) -> Source:
         if name not in path_of or not split:
             raise UserError(f"{root / PARTITION.name} lists {name}, which {root} lacks")
         labels.setdefault(split, []).append((path_of[name], label_of[name]))
-    prefix = f"{images.files[0].parent}: "
-    splits = {split: images.split(pairs, prefix) for split, pairs in labels.items()}
+    splits = {split: images.split(pairs) for split, pairs in labels.items()}
     return Source(classes, splits, tuple(files))
 
 

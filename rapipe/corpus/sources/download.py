@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from rapipe.errors import DISK_ERRORS, ArgumentError, UserError
+from rapipe.io.placeholders import placeholder
 from rapipe.progress import say, transfer
 
 BLOCK = 1 << 18
@@ -60,6 +61,8 @@ def obtain(archive: Archive, folder: Path, download: bool) -> Path:
     elif not path.is_file():
         raise UserError(f"{path} is no file: move it away, or put the archive there")
     elif (md5 := md5_of(path)) != archive.md5:
+        if clause := placeholder(path):
+            raise UserError(f"{path} {clause}: delete it and get it again")
         raise UserError(
             f"{path} has the md5 {md5}, but the published file has {archive.md5}: it is damaged "
             "or another file; delete it and get it again"
@@ -97,8 +100,11 @@ def fetch(archive: Archive, path: Path) -> None:
         if md5 == archive.md5:
             part.replace(path)
             return
+        clause = placeholder(part)
         part.unlink()
         reason = f"{archive.url} gave a file with the md5 {md5}, not {archive.md5}"
+        if clause:
+            reason += f" (it {clause})"
     page = archive.page or archive.url
     raise UserError(f"{reason}: get the file from {page} by hand and put it at {path}")
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from rapipe.corpus.decode import MAX_PIXELS
+from rapipe.corpus.loading import MAX_PIXELS
 from rapipe.corpus.sources.base import (
     ALIASES,
     UNDIVIDED,
@@ -28,6 +28,7 @@ from rapipe.corpus.sources.base import (
     Split,
     out_of_range,
 )
+from rapipe.corpus.sources.files import Listing, walk_files
 from rapipe.errors import ArgumentError, UserError
 from rapipe.records import SPLITS
 
@@ -47,10 +48,12 @@ def idx(request: SourceRequest) -> Source:
         UserError: a file is damaged.
     """
     request.choose_label("idx")
-    pairs = find_pairs(Path(request.path)) if request.path else {}
+    root = request.location
+    pairs = find_pairs(root) if request.path else {}
     if not pairs:
+        wrong = "is a file; it must be a" if root.is_file() else "is no"
         raise ArgumentError(
-            f"`path`: {request.path!r} is no folder with files NAME{IMAGES[0]} and "
+            f"`path`: {request.path!r} {wrong} folder with files NAME{IMAGES[0]} and "
             f"NAME{LABELS[0]} (or .gz)"
         )
     return pairs_source(pairs)
@@ -63,14 +66,13 @@ def find_pairs(root: Path, packed: bool = True) -> dict[str, Pair]:
         packed: include files packed by gzip.
 
     Raises:
-        UserError: labels are missing, or the names do not say which pair is which split.
+        UserError: labels are missing, a link leads to nothing, or the names do not say which pair
+            is which split.
     """
     endings = ("", ".gz") if packed else ("",)
-    images = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name.endswith(tuple(i + e for i in IMAGES for e in endings))
-    ]
+    suffixes = tuple(i + e for i in IMAGES for e in endings)
+    entries = walk_files(root, Listing()) if root.is_dir() else ()
+    images = [root / entry.name for entry in entries if entry.name.endswith(suffixes)]
     pairs: dict[str, Pair] = {}
     for path in images:
         prefix = path.name.removesuffix(".gz").rsplit("-images", 1)[0]

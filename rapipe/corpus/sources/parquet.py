@@ -1,41 +1,51 @@
 """Parquet in the layout of Hugging Face datasets.
 
-An image column (`image` or `img`: a struct with `bytes`, or plain bytes) and a
-label column (the requested one, else `label`, `labels`, `fine_label` or
-`coarse_label`). Class names come from the schema metadata, under `huggingface`,
-else from the labels that occur. Where labels are not used, no column is needed.
+An image column (the requested one, else `image` or `img`: a struct with `bytes`, or plain
+bytes) and a label column (the requested one, else `label`, `labels`, `fine_label` or
+`coarse_label`). Names of classes come from the schema metadata, under `huggingface`, else
+from the labels that occur: numbers, texts or truth values. Where labels are not used, no
+column is needed. Splits are those of a requested column, else of the names of files.
 """
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from rapipe.corpus.sources.archives import walk_files
+from rapipe.corpus.formats import suffix_of
 from rapipe.corpus.sources.base import (
-    ALIASES,
     UNDIVIDED,
     Item,
     Source,
     SourceRequest,
     Split,
     out_of_range,
+    split_called,
+    split_in,
 )
+from rapipe.corpus.sources.columns import (
+    Columns,
+    choose_columns,
+    open_table,
+    split_like,
+    translate_errors,
+)
+from rapipe.corpus.sources.files import NO_SUFFIX, Listing, walk_files
 from rapipe.errors import ArgumentError, UserError
 from rapipe.records import SPLITS, UNLABELLED
 
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
+SUFFIX = ".parquet"
 BATCH_ROWS = 64
 """Rows read at once: few, since each may be a large photograph."""
+SCAN_ROWS = 1 << 16
+"""Rows of a column of labels or splits read at once."""
 MAX_CLASSES = 100_000
 """A column with more distinct values is not one of class labels."""
 
@@ -47,162 +57,190 @@ def parquet(request: SourceRequest) -> Source:
         ArgumentError: there is no Parquet file.
         UserError: a file is damaged or has no rows, or a column is missing; names the file.
     """
-    by_split = _find_files(request.path)
-    labels = (request.label,) if request.label else LABEL_COLUMNS
-    files = tuple(file for split_files in by_split.values() for file in split_files)
-    layout = _layout(files[0], labels, request.labelled)
+    files, listing = _find_files(request)
+    by_name = {} if request.split else _by_name(request, files)
+    columns = choose_columns(files[0], request)
     for file in files[1:]:
-        if _layout(file, labels, request.labelled) != layout:
+        if choose_columns(file, request) != columns:
             raise UserError(f"{file} has other columns or class names than {files[0]}")
-    image, label, classes = layout
-    if label is None:
-        numbers: dict[int, int] = {}
-    elif classes is None:
-        numbers = {number: i for i, number in enumerate(_distinct_labels(files, label))}
-    else:
-        numbers = {number: number for number in range(len(classes))}
-    return Source(
-        classes or tuple(map(str, numbers)),
-        {
-            split: _split(split_files, image, label, numbers, request.labelled)
-            for split, split_files in by_split.items()
-        },
-        files,
-    )
+    numbers = _numbers(files, columns, request.labelled)
+    table = _Table(columns, numbers, request.labelled)
+    splits = {split: _split(split_files, table) for split, split_files in by_name.items()}
+    if columns.split:
+        splits = _splits_of_column(files, table)
+    hints = () if UNDIVIDED not in splits else tuple(_split_hints(files[0]))
+    classes = columns.classes or tuple(map(str, numbers))
+    return Source(classes, splits, files, dict(sorted(listing.passed_over.items())), hints)
 
 
-def _find_files(path: str) -> dict[str, list[Path]]:
-    """Files by split, in the order of `SPLITS`."""
-    root = Path(path)
-    if path and root.is_file():
-        return {UNDIVIDED: [root]}
-    inside = walk_files(root) if path and root.is_dir() else iter(())
-    files = sorted(file for file in inside if file.suffix == ".parquet")
+@dataclass(frozen=True)
+class _Table:
+    """How rows become items."""
+
+    columns: Columns
+    numbers: dict[Any, int]
+    """Class by label."""
+    labelled: bool
+
+    def error(self, value: Any) -> str:
+        """Why a label cannot be used, as a clause; "" if it can."""
+        if value in self.numbers or not self.labelled or value == UNLABELLED:
+            return ""
+        if value is None and self.columns.label_type != "integer":
+            return f"has no label: {self.columns.label!r} is null"
+        return out_of_range(value, len(self.numbers))
+
+
+def _find_files(request: SourceRequest) -> tuple[tuple[Path, ...], Listing]:
+    """The Parquet files, sorted, and what lies beside them."""
+    root, listing = request.location, Listing()
+    if not request.path or not root.exists():
+        raise ArgumentError(
+            f"`path`: {request.path!r} is no Parquet file and no folder that holds any: it does "
+            "not exist"
+        )
+    if root.is_file():
+        return (root,), listing
+    files = []
+    for entry in walk_files(root, listing) if root.is_dir() else ():
+        suffix = suffix_of(entry.name)
+        if suffix == SUFFIX:
+            if entry.error:
+                raise UserError(f"{root / entry.name} {entry.error}")
+            files.append(root / entry.name)
+        elif not entry.name.endswith("/"):
+            listing.passed_over[suffix or NO_SUFFIX] += 1
     if not files:
-        raise ArgumentError(f"`path`: {path!r} is no Parquet file and no folder that holds any")
+        raise ArgumentError(
+            f"`path`: {request.path!r} is no Parquet file and no folder that holds any"
+        )
+    return tuple(sorted(files)), listing
+
+
+def _by_name(request: SourceRequest, files: tuple[Path, ...]) -> dict[str, list[Path]]:
+    """Files by split, in the order of `SPLITS`: a word of a file's name or of a folder around it.
+
+    Raises:
+        UserError: there is none in the name of a file.
+    """
+    root = request.location
+    if root.is_file():
+        return {UNDIVIDED: [root]}
     by_split: dict[str, list[Path]] = {}
     for file in files:
-        word = file.stem.split("-")[0].split(".")[0]
-        split = ALIASES.get(word, word)
-        if split not in SPLITS:
+        names = [file.stem.split("-")[0].split(".")[0], *file.relative_to(root).parts[::-1]]
+        split = split_called(names[0]) or next(filter(None, map(split_in, names)), "")
+        if not split:
+            columns = " or ".join(f"`split`: {name}" for name in split_like(file))
+            hint = f"; write {columns} to take them from the file" if columns else ""
             raise UserError(
                 f"{file} does not begin with the name of a split; splits are {', '.join(SPLITS)}"
+                f"{hint}"
             )
         by_split.setdefault(split, []).append(file)
     return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
-def _layout(
-    file: Path, labels: tuple[str, ...], labelled: bool
-) -> tuple[str, str | None, tuple[str, ...] | None]:
-    """Names of the image and label columns, and the class names if the file has them."""
-    with _translate_errors(file):
-        table = _open(file)
-        schema, rows = table.schema_arrow, table.metadata.num_rows
-        names = schema.names
-    if not rows:
-        raise UserError(f"{file} has no rows")
-    image = _choose_column(file, names, IMAGE_COLUMNS)
-    type_ = schema.field(image).type
-    nested = pa.types.is_struct(type_) and type_.get_field_index("bytes") >= 0
-    content = type_.field("bytes").type if nested else type_
-    if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
-        raise UserError(f"{file}: the column {image!r} is {type_}, not encoded images")
-    if not labelled and not any(
-        name in names and pa.types.is_integer(schema.field(name).type) for name in labels
-    ):
-        return image, None, None
-    label = _choose_column(file, names, labels)
-    if not pa.types.is_integer(schema.field(label).type):
-        raise UserError(f"{file}: the column {label!r} is {schema.field(label).type}, not integers")
-    return image, label, _class_names(schema, label)
+def _split_hints(file: Path) -> Iterator[str]:
+    for name in split_like(file):
+        yield (
+            f"the column {name!r} looks like splits, but is not used: write `split`: {name} to "
+            "use it"
+        )
 
 
-def _choose_column(file: Path, names: list[str], choices: tuple[str, ...]) -> str:
-    for name in choices:
-        if names.count(name) > 1:
-            raise UserError(f"{file} has the column {name!r} more than once")
-        if name in names:
-            return name
-    raise UserError(f"{file} has the columns {', '.join(names)}, but none of {', '.join(choices)}")
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """The class names of the schema's metadata; None if it has none that are names."""
-    try:
-        metadata: Any = json.loads((schema.metadata or {})[b"huggingface"])
-        names: Any = metadata["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) or None if is_list else None
-
-
-def _distinct_labels(files: tuple[Path, ...], label: str) -> list[int]:
-    """The labels that occur, in ascending order; -1 and null are none."""
-    labels: set[int] = set()
-    for file in files:
-        for batch in _batches(file, [label], 1 << 16):
+def _numbers(files: tuple[Path, ...], columns: Columns, labelled: bool) -> dict[Any, int]:
+    """The class of each label; labels that no class names are in ascending order."""
+    if columns.classes:
+        return {number: number for number in range(len(columns.classes))}
+    labels: set[Any] = set()
+    for file in files if columns.label else ():
+        for batch in _batches(file, [columns.label], SCAN_ROWS):
             values = pc.unique(batch.column(0)).to_pylist()
-            labels |= {value for value in values if value is not None and value >= 0}
-            if len(labels) > MAX_CLASSES:
+            labels |= {value for value in values if value is not None}
+            if len(labels) > MAX_CLASSES and labelled:
                 raise UserError(
-                    f"{file}: the column {label!r} has more than {MAX_CLASSES:,} different values;"
-                    " these are no classes: name another column as `label`"
+                    f"{file}: the column {columns.label!r} has more than {MAX_CLASSES:,} different "
+                    "values; these are no classes: name another column as `label`"
                 )
-    return sorted(labels)
+            if len(labels) > MAX_CLASSES:
+                return {}
+    if columns.label_type == "integer":
+        labels = {label for label in labels if label >= 0}
+    return {label: number for number, label in enumerate(sorted(labels))}
+
+
+def _splits_of_column(files: tuple[Path, ...], table: _Table) -> dict[str, Split]:
+    """Splits by the values of a column, each read from all files that have rows of it."""
+    column, names = table.columns.split, table.columns.split_names
+    sizes: Counter[tuple[str, Path]] = Counter()
+    split_of: dict[Any, str] = {}
+    for file in files:
+        for batch in _batches(file, [column], SCAN_ROWS):
+            for pair in pc.value_counts(batch.column(0)).to_pylist():
+                value = pair["values"]
+                name = names[value] if names and value in range(len(names)) else value
+                split = split_called(name) if isinstance(name, str) else ""
+                if not split:
+                    raise UserError(
+                        f"{file}: the column {column!r} has the value {name!r}; splits are "
+                        f"{', '.join(SPLITS)}"
+                    )
+                split_of[value] = split
+                sizes[split, file] += pair["counts"]
+    splits = {}
+    for split in SPLITS:
+        if split_files := [file for file in files if sizes[split, file]]:
+            values = frozenset(value for value in split_of if split_of[value] == split)
+            size = sum(sizes[split, file] for file in split_files)
+            splits[split] = _split(split_files, table, values, size)
+    return splits
 
 
 def _split(
-    files: list[Path], image: str, label: str | None, numbers: dict[int, int], labelled: bool
+    files: list[Path], table: _Table, values: frozenset[Any] | None = None, size: int = 0
 ) -> Split:
-    rows = {file: _open(file).metadata.num_rows for file in files}
+    """The rows of files; only those whose split has one of some values, which are `size` rows."""
+    rows = {file: open_table(file).metadata.num_rows for file in files}
 
     def items() -> Iterator[Item]:
         for file in files:
             row = -1
-            for row, (data, value) in enumerate(_cells(file, image, label)):
+            for row, (data, value, split) in enumerate(_cells(file, table.columns)):
+                if values is not None and split not in values:
+                    continue
                 location = f"{file} row {row}"
                 if data is None:
                     yield Item(b"", UNLABELLED, location, "holds no image: its bytes are null")
-                elif value == UNLABELLED or value in numbers or not labelled:
-                    yield Item(data, numbers.get(value, UNLABELLED), location)
                 else:
-                    yield Item(data, UNLABELLED, location, out_of_range(value, len(numbers)))
+                    label = table.numbers.get(value, UNLABELLED)
+                    yield Item(data, label, location, table.error(value))
             if row + 1 != rows[file]:
                 raise UserError(f"{file} is damaged: it has {row + 1} rows, not {rows[file]}")
 
-    return Split(sum(rows.values()), items)
+    return Split(sum(rows.values()) if values is None else size, items)
 
 
-def _cells(file: Path, image: str, label: str | None) -> Iterator[tuple[bytes | None, Any]]:
-    """Encoded image and label of each row."""
-    for batch in _batches(file, [image, label] if label else [image], BATCH_ROWS):
-        cells = batch.column(image)
+def _cells(file: Path, columns: Columns) -> Iterator[tuple[bytes | None, Any, Any]]:
+    """Encoded image, label and split of each row."""
+    names = [columns.image, columns.label, columns.split]
+    for batch in _batches(file, [name for name in names if name], BATCH_ROWS):
+        cells = batch.column(columns.image)
         if pa.types.is_struct(cells.type):
             cells = pc.struct_field(cells, "bytes")  # null where the struct is
-        labels = batch.column(label).to_pylist() if label else repeat(UNLABELLED, len(cells))
-        yield from zip(cells.to_pylist(), labels, strict=True)
+        others = [
+            batch.column(name).to_pylist() if name else repeat(UNLABELLED, len(cells))
+            for name in names[1:]
+        ]
+        yield from zip(cells.to_pylist(), *others, strict=True)
 
 
 def _batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    with _translate_errors(file):
-        batches = _open(file).iter_batches(rows, columns=columns)
+    with translate_errors(file):
+        batches = open_table(file).iter_batches(rows, columns=list(dict.fromkeys(columns)))
     while True:
-        with _translate_errors(file):
+        with translate_errors(file):
             batch = next(batches, None)
         if batch is None:
             return
         yield batch
-
-
-def _open(file: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(file, page_checksum_verification=True)
-
-
-@contextmanager
-def _translate_errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # damaged files make pyarrow raise anything
-        raise UserError(f"{file} is no readable Parquet file: {error}") from None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from rapipe.corpus.sources.archives import decode_text, file_tree
+from rapipe.corpus.sources.archives import decode_text
 from rapipe.corpus.sources.base import Source, SourceRequest
 from rapipe.corpus.sources.download import Archive, obtain
+from rapipe.corpus.sources.trees import file_tree
 from rapipe.errors import UserError
 
 TOP = "tiny-imagenet-200"
@@ -38,10 +39,9 @@ def tiny_imagenet(request: SourceRequest) -> Source:
     present = set(files.names)
     for name in LISTS:
         if base + name not in present:
-            raise UserError(f"{files.files[0]} holds no {base}{name}: get the archive again")
+            raise UserError(f"{files.root} holds no {base}{name}: get the archive again")
     wnids, annotations = (
-        decode_text(files.read(base + name), f"{files.files[0].parent}: {base}{name}")
-        for name in LISTS
+        decode_text(files.read(base + name), files.location(base + name)) for name in LISTS
     )
     classes = tuple(sorted(wnids.split()))
     label_of = {name: label for label, name in enumerate(classes)}
@@ -60,5 +60,6 @@ def tiny_imagenet(request: SourceRequest) -> Source:
     ]
     for name, _ in test:
         if name not in present:
-            raise UserError(f"{files.files[0]} lacks {name}, which val_annotations.txt lists")
-    return Source(classes, {"train": files.split(train), "test": files.split(test)}, files.files)
+            raise UserError(f"{files.root} lacks {name}, which val_annotations.txt lists")
+    splits = {"train": files.split(train), "test": files.split(test)}
+    return Source(classes, splits, files.files(files.names))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from rapipe.errors import ArgumentError, UserError, first_line
 from rapipe.io import weights
+from rapipe.io.placeholders import placeholder
+from rapipe.io.text import expand_home
 
 HUB = "hub:"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -44,9 +46,9 @@ def read(init: str) -> State:
             hub does not give it.
     """
     check(init)
-    path = Path(init)
     if init.startswith(HUB):
         return _read_hub(init)
+    path = expand_home(init)
     if path.is_dir():
         return _read_folder(path, init)
     tree = _read_safetensors(path) if path.suffix == SAFETENSORS else _read_pickle(path)
@@ -70,13 +72,17 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def check(init: str) -> None:
     """Raise `ArgumentError` if there is no such file or folder, or one of another kind."""
-    path = Path(init)
-    if init.startswith(HUB) or path.is_dir():
+    if init.startswith(HUB):
+        return
+    path = expand_home(init)
+    if path.is_dir():
         return
     if not path.is_file():
         raise ArgumentError(f"`init` is {init!r}, which does not exist: {CHOICES}")
     if path.suffix not in (*PICKLES, SAFETENSORS):
         raise ArgumentError(f"`init` is {init!r}, a file of another kind: {CHOICES}")
+    if clause := placeholder(path):
+        raise ArgumentError(f"`init` is {init!r}, but the file {clause}")
 
 
 def _read_hub(init: str) -> State:
