@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,7 @@ from rapipe.errors import UserError
 from rapipe.io.checksums import CHECKSUMS, write_checksums
 from rapipe.io.tables import read_json
 from rapipe.pipeline import audit, evaluate, initialise, prefetch, pretrain, train
+from rapipe.pipeline.inputs import setting
 from rapipe.records import Embeddings, Images, Neighbours
 
 
@@ -30,9 +32,7 @@ def own(tiny: tuple[Path, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The folder of `tiny` to write to, up to its neighbours."""
     for name in ("corpus", "encoder", "store", "neighbours"):
         shutil.copytree(tiny[0] / "data" / name, tmp_path / "data" / name)
-    for name in ("store.json", "precision.json"):
-        if (tiny[0] / "data" / name).exists():
-            shutil.copy(tiny[0] / "data" / name, tmp_path / "data" / name)
+    shutil.copy(tiny[0] / "data/store.json", tmp_path / "data/store.json")
     monkeypatch.chdir(tmp_path)
     return tiny[1]
 
@@ -133,7 +133,7 @@ def test_a_start_of_another_network_is_refused(own: Params) -> None:
     params = changed(own, backbones=("resnet18+pretrained",))
     initialise.run(params)
     wider = changed(params, width=8)
-    with pytest.raises(UserError, match=r"train\.width or train\.stem: run rapipe initialise"):
+    with pytest.raises(UserError, match=r"made with train\.width 4, not 8: run rapipe initialise"):
         train.run(wider, variants(wider)[0])
     shutil.rmtree(paths.INITIAL)
     with pytest.raises(UserError, match="is missing: run rapipe initialise"):
@@ -142,11 +142,9 @@ def test_a_start_of_another_network_is_refused(own: Params) -> None:
 
 def test_withheld_labels_are_known_to_nobody(own: Params) -> None:
     params = changed(own, backbones=("alexnet",), label_fraction=0.1)
-    with pytest.raises(
-        UserError, match=r"another train\.label_fraction than 0\.1.*rapipe prefetch"
-    ):
-        train.check_labels(params)
     initialise.run(params)
+    with pytest.raises(UserError, match=r"with train\.label_fraction 1\.0, not 0\.1: run"):
+        train.run(params, variants(params)[-1])
     prefetch.run(params)
     bank, images = Embeddings.read(paths.BANK), Images.read(paths.split("train"))
     assert len(bank) == len(images), "the images stay in the memory"
@@ -232,7 +230,7 @@ def test_a_teacher_is_not_trained_twice(own: Params, monkeypatch: pytest.MonkeyP
 
 def test_results_of_other_starts_have_another_setting(own: Params) -> None:
     """What a classifier starts from, and its teacher's noise, keep results apart."""
-    settings = set()
+    settings: set[tuple[str, str]] = set()
     recipes = [own.pretrain, dataclasses.replace(own.pretrain, learning_rate=0.1)]
     entries = ("resnet18+pretrained", "alexnet+distilled", "alexnet+noise", "alexnet")
     for number, recipe in enumerate(recipes):
@@ -245,9 +243,8 @@ def test_results_of_other_starts_have_another_setting(own: Params) -> None:
         initialise.run(params)
         for variant in variants(params):
             if variant.retrieval == "none":
-                initial = InitialWeights.read(paths.INITIAL / variant.backbone)
-                setting = train.setting(params, variant, initial, None, "fp32")
-                settings.add((variant.backbone, setting))
+                facts = setting(params, variant, "fp32")
+                settings.add((variant.backbone, json.dumps(facts)))
     assert Counter(name for name, _ in settings) == dict.fromkeys(entries[:3], 2) | {"alexnet": 1}
 
 

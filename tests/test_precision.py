@@ -14,13 +14,13 @@ from rapipe.batches.loader import CPU
 from rapipe.device import Precision, autocast
 from rapipe.encoder.backbones import BACKBONES
 from rapipe.errors import UserError
-from rapipe.io.tables import parse_checksummed
+from rapipe.io.tables import parse_checksummed, write_checksummed
 from rapipe.training import precision
 from rapipe.training.callbacks import History
 from rapipe.training.compilation import compile_network, preserving_state
 from rapipe.training.loop import fit
 from rapipe.training.module import TrainingModule
-from rapipe.training.precision import precision_of
+from rapipe.training.precision import known_precision, precision_of
 
 BF16 = 2.0**-8
 """Relative rounding of bfloat16."""
@@ -84,34 +84,103 @@ def test_rehearsals_leave_no_trace(make: Any, tmp_path: Path) -> None:
         assert torch.equal(value, trained[1][0][name]), name
 
 
+@pytest.fixture
+def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache file that does not exist yet, on a machine whose speed is not known."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision, "native_bf16", lambda: None)
+    monkeypatch.setattr(precision, "_speedups", {})
+    return tmp_path / "cache/rapipe/precision.json"
+
+
+def clock(fp32: float, bf16: float, undisturbed: tuple[int, ...] = ()) -> Any:
+    """A probe that says so many seconds, and nine times as many in rounds that are disturbed."""
+    rounds = {"fp32": 0, "bf16": 0}
+
+    def step(precision: Precision) -> float:
+        rounds[precision] += 1
+        slower = 9 if undisturbed and rounds[precision] not in undisturbed else 1
+        return slower * {"fp32": fp32, "bf16": bf16}[precision]
+
+    step.rounds = rounds  # type: ignore[attr-defined]
+    return step
+
+
 @pytest.mark.parametrize(
     ("fp32", "bf16", "chosen"), [(2.0, 1.0, "bf16"), (1.4, 1.0, "fp32"), (1.0, 2.0, "fp32")]
 )
-def test_what_is_not_known_is_measured_once(
-    fp32: float, bf16: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_is_measured_once_for_all_projects(
+    fp32: float,
+    bf16: float,
+    chosen: str,
+    unmeasured: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[Precision] = []
-
-    def clock(precision: Precision) -> float:
-        """Disturbed but once."""
-        asked.append(precision)
-        return {"fp32": fp32, "bf16": bf16}[precision] * (1 if len(asked) in (5, 8) else 9)
-
-    monkeypatch.setattr(precision, "_probe", lambda: clock)
-    monkeypatch.setattr(precision, "native_bf16", lambda: None)
-    file = tmp_path / "cache/precision.json"
-    assert precision_of("auto", file) == chosen
-    times = len(asked)
-    assert asked.count("fp32") == asked.count("bf16") == times / 2
+    assert known_precision("auto") is None
+    assert not unmeasured.exists(), "to ask what is known measures nothing"
+    monkeypatch.setattr(precision, "_probe", lambda: clock(fp32, bf16, undisturbed=(3,)))
+    assert precision_of("auto", tmp_path / "project.json") == chosen
     monkeypatch.setattr(precision, "_probe", None)
-    assert precision_of("auto", file) == chosen, "a machine decides once, for all networks"
+    monkeypatch.setattr(precision, "_speedups", {})  # as in another process
+    for project in (None, tmp_path / "another.json"):
+        assert precision_of("auto", project) == known_precision("auto", project) == chosen
+    assert not (tmp_path / "project.json").exists()
     monkeypatch.setattr(precision, "processor", lambda: "another")
-    monkeypatch.setattr(precision, "_probe", lambda: lambda precision: 1.0)
-    assert precision_of("auto", file) == "fp32"
-    assert len(parse_checksummed(file.read_text())) == 2
+    assert known_precision("auto") is None
+    monkeypatch.setattr(precision, "_probe", lambda: clock(1.0, 1.0))
+    assert precision_of("auto") == "fp32"
+    assert len(parse_checksummed(unmeasured.read_text())) == 2
     for damaged in ("{", "[]", '{"a": "b"}'):
-        file.write_text(damaged)
-        assert precision_of("auto", file) == "fp32"
+        unmeasured.write_text(damaged)
+        assert precision_of("auto") == "fp32"
+
+
+def test_rounds_end_when_it_is_clear_or_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounds(fp32: float, bf16: float, hours: float = 0.0) -> int:
+        step, now = clock(fp32, bf16), iter(hours * 3600 * n for n in range(99))
+        monkeypatch.setattr(precision, "_probe", lambda: step)
+        monkeypatch.setattr("time.perf_counter", lambda: next(now))
+        assert precision._measure() == pytest.approx(fp32 / bf16)
+        return int(step.rounds["fp32"])
+
+    assert rounds(2.0, 1.0) == rounds(1.0, 1.0) == 1 + precision.LEAST_ROUNDS
+    assert rounds(1.5, 1.0) == 1 + precision.ROUNDS
+    assert rounds(1.5, 1.0, hours=1.0) == 1
+
+
+@pytest.mark.parametrize("home", ["a file", "not set"])
+def test_where_there_is_no_home_the_project_remembers_or_the_process(
+    home: str, unmeasured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if home == "a file":
+        unmeasured.parent.parent.write_text("no folder")
+    else:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+    project, nowhere = tmp_path / "data/precision.json", tmp_path / "file/precision.json"
+    nowhere.parent.write_text("no folder")
+    monkeypatch.setattr(precision, "_probe", lambda: clock(2.0, 1.0))
+    assert precision_of("auto", project) == "bf16"
+    monkeypatch.setattr(precision, "_probe", None)
+    for kept in (project, nowhere, None):
+        assert precision_of("auto", kept) == known_precision("auto", kept) == "bf16"
+    monkeypatch.setattr(precision, "_speedups", {})
+    assert precision_of("auto", project) == "bf16"
+    assert known_precision("auto", nowhere) is None
+
+
+def test_a_project_stays_with_the_precision_that_it_holds(
+    unmeasured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checksummed(tmp_path / "precision.json", {precision._machine(): 2.0})
+    monkeypatch.setattr(precision, "_probe", lambda: clock(1.0, 1.0))
+    assert precision_of("auto") == "fp32"
+    assert precision_of("auto", tmp_path / "precision.json") == "bf16"
 
 
 def test_the_probe_trains_a_network_in_the_precision_asked_for() -> None:
@@ -128,9 +197,10 @@ def test_what_is_known_or_asked_for_is_not_measured(
     monkeypatch.setattr(precision, "_probe", None)
     for native in (True, False):
         monkeypatch.setattr(precision, "native_bf16", lambda native=native: native)
-        assert precision_of("auto", tmp_path / "p") == ("bf16" if native else "fp32")
-        for ask in ("bf16", "fp32"):
-            assert precision_of(ask, tmp_path / "p") == ask
+        for choose in (precision_of, known_precision):
+            assert choose("auto", tmp_path / "p") == ("bf16" if native else "fp32")
+            for ask in ("bf16", "fp32"):
+                assert choose(ask, tmp_path / "p") == ask
     assert not (tmp_path / "p").exists()
 
 

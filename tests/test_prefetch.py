@@ -22,6 +22,7 @@ from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import corpus, embed, prefetch, pretrain
+from rapipe.pipeline.inputs import PARAMS
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.check_names import check, check_memory
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
@@ -60,7 +61,9 @@ def make(folder: Path) -> Params:
         params = load(Path("params.yaml"))
         corpus.run(params)
         torch.manual_seed(0)
-        Encoder(pretrain.spec_of(params, "alexnet", 4, "half")).write(paths.ENCODER, {})
+        network = params.pretrain
+        spec = pretrain.spec_of(params, network.encoder, network.width, network.stem)
+        Encoder(spec).write(paths.ENCODER, {PARAMS: pretrain.facts_of(params, spec)})
         write_checksums(paths.ENCODER)
         embed.run(params)
     return params
@@ -165,12 +168,12 @@ def test_hard_up_to_all_of_other_classes(project: Params, bank: str, k: int) -> 
     ("bank", "k", "message"),
     [
         ("all", ALL, f"retrieval.k is {ALL}, but the bank offers a query at most {ALL - 1}"),
-        ("all", ALL + 1, f"choose from 1 to {ALL - 1}, or a larger retrieval.bank"),
+        ("all", ALL + 1, f"choose from 1 to {ALL - 1}, raise retrieval.bank"),
         ("pets", TRAIN, f"the bank offers a query at most {TRAIN - 1} neighbours"),
         ("more", MORE + 1, f"the bank offers a query at most {MORE} neighbours"),
         ("lone", 2, "the bank offers a query at most 1 neighbours; choose from 1 to 1"),
         (2, 2, "the bank offers a query at most 1 neighbours"),
-        (1, 1, "the bank holds no other image than the query itself: choose a larger"),
+        (1, 1, "the bank holds no other image than the query itself: raise retrieval.bank"),
         (ALL + 1, 1, f"retrieval.bank is {ALL + 1}, but there are {ALL} training images"),
     ],
 )

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_embeddings
-from trainings import Stop, pretraining, training
+from trainings import Stop, plain_training, pretraining, training
 
 from rapipe.batches.loader import CPU, ArrayField, BatchLoader
 from rapipe.classifier.module import ClassifierModule
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
 from rapipe.errors import UserError
-from rapipe.pretraining.pretrain import refuse_collapse
 from rapipe.training.callbacks import BestEpoch, History
 from rapipe.training.checkpoint import ChecksummedIO
 from rapipe.training.loop import fit
@@ -173,12 +172,17 @@ def test_divergence_is_told(tmp_path: Path) -> None:
         fit(module, [History(lambda m: {})], tmp_path / "c")
 
 
-def test_collapse_is_told() -> None:
-    healthy = {"feature_std": 0.5, "effective_rank": 30.0}
-    refuse_collapse(healthy, 1)
-    for sick in ({"feature_std": 0.01}, {"effective_rank": 1.1}):
-        with pytest.raises(UserError, match="collapsed in epoch 3: feature_std"):
-            refuse_collapse({**healthy, **sick}, 3)
+def test_one_value_of_a_feature_is_a_sentence(tmp_path: Path) -> None:
+    """A ResNet ends with a map of one pixel here, which BatchNorm cannot normalise alone."""
+    message = "training: an epoch has 1 image, but two are needed, since BatchNorm"
+    with pytest.raises(UserError, match=message):
+        fit(plain_training(n=1), [History(lambda m: {})], tmp_path / "c")
+    fit(plain_training(n=1, backbone="perceiver"), [History(lambda m: {})], tmp_path / "d")
+
+
+def test_a_tiny_batch_is_named_where_a_training_diverges() -> None:
+    with pytest.raises(UserError, match="or add images: BatchNorm of 3 is unstable"):
+        training(n=3).refuse_divergence("the loss became nan")
 
 
 def seen(weights: np.ndarray, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -214,8 +218,11 @@ def test_weights_say_how_often_an_epoch_sees_an_image() -> None:
 def test_pretraining_steps_follow_the_weights() -> None:
     assert pretraining(weight=2.5).steps_an_epoch == 100 // 16
     assert pretraining(weight=0.25).batch_size == 10
-    with pytest.raises(UserError, match="`weights` are so low that an epoch has no image"):
+    few = r"an epoch has 0 images, of 40 \(made: 40 of weight 0.001\)"
+    with pytest.raises(UserError, match=f"pretraining: {few}: raise `weights`"):
         pretraining(weight=0.001)
+    with pytest.raises(UserError, match=r"an epoch has 1 image, .*BYOL compares images: raise"):
+        pretraining(weight=0.025)
 
 
 def test_a_batch_larger_than_the_set_is_the_whole_set() -> None:

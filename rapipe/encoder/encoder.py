@@ -25,7 +25,7 @@ from rapipe.records import Images, Pixels, Vectors, channel_moments
 CHUNK = 512
 """Images at once; a multiple of `loader.ROW_MULTIPLE`."""
 SHORTEST = 1e-12
-"""Features below it torch does not bring to unit length."""
+"""Features below it have no direction; torch does not bring them to unit length."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class EncoderSpec:
         return cls(backbone, width, stem, images.pixels.shape[1], tuple(mean), tuple(std))
 
 
+class NotFinite(UserError):
+    """An encoder's features are no numbers."""
+
+
 class Encoder(nn.Module):
     """Frozen: always in evaluation mode, in float32, without gradients."""
 
@@ -83,10 +87,11 @@ class Encoder(nn.Module):
     def embed(self, pixels: Pixels, progress: str = "") -> Vectors:
         """Unit vectors (N, D) of images (N, H, W, 3); a bar of this name if `progress` is one.
 
-        That of an image does not depend on which others there are, nor on how many.
+        That of an image does not depend on which others there are, nor on how many. An image
+        without features, all of which a ReLU has cut off, has the same as other such images.
 
         Raises:
-            UserError: a feature or its length is not finite, or an image has no features at all.
+            NotFinite: a feature or its length is not finite.
         """
         device = self.normalise.scale.device
         loader = BatchLoader(device, ArrayField(pixels, device, resident=False))
@@ -97,12 +102,11 @@ class Encoder(nn.Module):
         features = torch.cat(chunks)[: len(pixels)].cpu()
         lengths = features.norm(dim=1)
         if not torch.isfinite(lengths).all():  # of huge features the length alone is not
-            raise UserError(
+            raise NotFinite(
                 "the encoder gave features that are not finite: pretrain it again (rapipe "
                 "pretrain), with a lower learning rate"
             )
-        if (lengths < SHORTEST).any():
-            raise UserError("the encoder gave an image no features at all: it has collapsed")
+        features[lengths < SHORTEST] = 1.0
         return np.asarray(F.normalize(features, dim=1).numpy())
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:

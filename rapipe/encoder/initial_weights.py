@@ -14,6 +14,7 @@ from rapipe.encoder.backbones import Backbone, build
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io import weights
+from rapipe.io.tables import read_json
 
 STAGE = "initialise"
 """The command that makes it."""
@@ -36,16 +37,13 @@ class InitialWeights:
     @classmethod
     def read(cls, folder: Path) -> InitialWeights:
         """Read the card; `UserError` if it is missing or damaged."""
+        card = read_json(folder / weights.CARD, STAGE)
         try:
-            card = json.loads((folder / weights.CARD).read_text())
             return cls(folder, **{name: card[name] for name in FACTS})
-        except FileNotFoundError:
+        except KeyError as error:
             raise UserError(
-                f"{folder / weights.CARD} is missing: run rapipe {STAGE}, or dvc repro"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / weights.CARD} is damaged ({error}): run rapipe {STAGE}"
+                f"{folder / weights.CARD} is damaged (it has no {error}): run rapipe {STAGE}, or "
+                "dvc repro"
             ) from None
 
     def backbone(self, network: EncoderSpec) -> Backbone | None:

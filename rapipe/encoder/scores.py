@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from rapipe import metrics
-from rapipe.records import Images, Vectors
+from rapipe.records import Images, Pixels, Vectors
 from rapipe.retrieval import votes
 from rapipe.retrieval.search import VectorsWithIds, search
 
@@ -28,9 +28,11 @@ def knn_accuracy(
 ) -> float:
     """Top-1 accuracy (0 to 1) of a vote of the K nearest training images.
 
-    Training images with the pixels of a query are left out.
+    Training images with the pixels of a query are left out; where none is left, none is right.
     """
     k = min(K, len(train) - int(np.unique(train.ids, return_counts=True)[1].max()))
+    if not k:
+        return 0.0
     neighbours = search(query_vectors, VectorsWithIds(train.ids, train_vectors), k, queries.ids)
     weights = votes.softmax(neighbours.similarities, TEMPERATURE)
     counts = votes.count_votes(train.labels[neighbours.indices], weights, len(train.classes))
@@ -60,6 +62,7 @@ def linear_accuracy(
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step counts
+        warnings.filterwarnings("ignore", "The number of unique classes")  # few images of each
         model.fit(train_vectors[rows], train.labels[rows])
     return float(model.score(query_vectors, queries.labels))
 
@@ -75,8 +78,8 @@ def describe(
     }
 
 
-def raw_pixels(images: Images) -> Vectors:
-    """The pixels themselves as unit vectors (N, H * W * 3); black counts as almost black."""
-    flat = images.pixels.reshape(len(images), -1).astype(np.float32) + np.float32(1e-3)
+def raw_pixels(pixels: Pixels) -> Vectors:
+    """Pixels (N, H, W, 3) themselves as unit vectors (N, H * W * 3); black is almost black."""
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32) + np.float32(1e-3)
     norms = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.asarray(flat / norms)

@@ -85,6 +85,14 @@ def write_checksummed(path: Path, content: Mapping[str, Any]) -> None:
     atomic_write(path, checksummed_json(content).encode())
 
 
+def read_checksummed(path: Path) -> dict[str, Any]:
+    """What `write_checksummed` wrote, for what can be made again: empty if missing or damaged."""
+    try:
+        return parse_checksummed(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:

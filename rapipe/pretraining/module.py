@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rapipe.batches.loader import ArrayField, BatchLoader
 from rapipe.batches.transforms import VIEWS, Normalise, to_float
 from rapipe.device import device
+from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives import Objective
 from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.records import Images
@@ -42,9 +44,23 @@ class PretrainingModule(TrainingModule):
     ) -> None:
         on = device()
         loader = BatchLoader(on, ArrayField(images.pixels, on), ArrayField(images.labels, on))
+        self.sources = images.sources
         super().__init__(objective, loader, recipe, seed, weights)
+        if self.batch_size < 2 <= objective.views:
+            raise ArgumentError(
+                f"{self.activity}: {self.describe_epoch()}, but two are needed, since "
+                f"{type(objective).__name__} compares images: raise `weights`, or add images"
+            )
         self.views: nn.Module = VIEWS[recipe.views](images.pixels.shape[1])
         self.normalise = normalise
+
+    def describe_epoch(self) -> str:
+        """With the mean weight of the images of each source."""
+        names, source = np.unique(self.sources, return_inverse=True)
+        counts, sums = np.bincount(source), np.bincount(source, self.weights)
+        sources = zip(names.tolist(), counts.tolist(), (sums / counts).tolist(), strict=True)
+        words = ", ".join(f"{name}: {n:,} of weight {weight:g}" for name, n, weight in sources)
+        return f"{super().describe_epoch()}, of {len(self.sources):,} ({words})"
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.network.before_step(self.global_step, self.steps)

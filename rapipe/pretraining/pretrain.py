@@ -14,9 +14,9 @@ import torch
 
 from rapipe.device import device
 from rapipe.encoder.backbones import build
-from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.encoder.encoder import Encoder, EncoderSpec, NotFinite
 from rapipe.encoder.scores import describe, knn_accuracy, linear_accuracy, raw_pixels
-from rapipe.errors import ArgumentError
+from rapipe.pretraining.collapse import CollapseCheck
 from rapipe.pretraining.module import PretrainingModule
 from rapipe.pretraining.objectives import OBJECTIVES, Objective, ObjectiveSpec
 from rapipe.progress import say
@@ -27,9 +27,6 @@ from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
 from rapipe.training.module import Weights
 from rapipe.training.precision import precision_of
-
-COLLAPSED_STD = 0.05
-COLLAPSED_RANK = 1.5
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,19 @@ def pretrain(
     train = images if len(labelled) == len(images) else images.take(labelled)
     torch.manual_seed(seed)
     encoder = Encoder(spec).to(device())
-    raw = raw_pixels(train), raw_pixels(validation)
+    raw = raw_pixels(train.pixels), raw_pixels(validation.pixels)
     baselines = {
         "random_init_knn_top1": score(encoder, train, validation)["knn_top1"],
         "raw_pixels_knn_top1": knn_accuracy(train, raw[0], validation, raw[1]),
     }
+    collapse = CollapseCheck(images, encoder)
     objective = _objective(encoder, recipe, len(images.classes))
     weights = np.ones(len(images)) if weights is None else weights
     module = PretrainingModule(objective, images, encoder.normalise, recipe, seed, weights)
     if compile:
         compile_network(module, precision_of(precision))
-    history = History(partial(_measure, spec=spec, train=train, validation=validation))
+    measure = partial(_measure, check=collapse, spec=spec, train=train, validation=validation)
+    history = History(measure)
     fit(module, [history], checkpoints, precision_of(precision), keep=True)
     encoder = Encoder(spec, objective.encoder).to(device())
     vectors = encoder.embed(train.pixels), encoder.embed(validation.pixels)
@@ -117,14 +116,19 @@ def _objective(encoder: Encoder, recipe: PretrainingRecipe, classes: int) -> Obj
 
 
 def _measure(
-    module: PretrainingModule, spec: EncoderSpec, train: Images, validation: Images
+    module: PretrainingModule,
+    check: CollapseCheck,
+    spec: EncoderSpec,
+    train: Images,
+    validation: Images,
 ) -> Row:
-    online = Encoder(spec)
+    online = Encoder(spec).to(device())
     online.backbone.load_state_dict(module.network.encoder.state_dict())
-    row = score(online.to(device()), train, validation)
-    if module.network.may_collapse:
-        refuse_collapse(row, module.current_epoch + 1)
-    return row
+    try:
+        check.refuse(online, module)
+        return score(online, train, validation)
+    except NotFinite:
+        module.refuse_divergence("the features of an image became nan or infinite")
 
 
 def score(encoder: Encoder, train: Images, validation: Images) -> Row:
@@ -132,13 +136,3 @@ def score(encoder: Encoder, train: Images, validation: Images) -> Row:
     return describe(
         train, encoder.embed(train.pixels), validation, encoder.embed(validation.pixels)
     )
-
-
-def refuse_collapse(row: Row, epoch: int) -> None:
-    """Raise `ArgumentError` if all images have (nearly) the same features."""
-    if row["feature_std"] < COLLAPSED_STD or row["effective_rank"] < COLLAPSED_RANK:
-        raise ArgumentError(
-            f"pretraining collapsed in epoch {epoch}: feature_std {row['feature_std']:.3f} "
-            f"(at least {COLLAPSED_STD}), effective rank {row['effective_rank']:.2f} (at least "
-            f"{COLLAPSED_RANK}); lower `learning_rate`, raise `batch_size`, or choose other `views`"
-        )

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from rapipe.device import Precision, device
-from rapipe.errors import Interrupted
+from rapipe.errors import ArgumentError, Interrupted
 from rapipe.progress import is_interactive, say
 from rapipe.training.averaging import AVERAGES
 from rapipe.training.callbacks import BestEpoch, EarlyStop, History
@@ -75,7 +75,7 @@ def fit(
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
-        with _announce_interruption(last, module, every):
+        with _announce_interruption(last, module, every), _refuse_single_values(module):
             tuned = _tune(module, checkpoints / "tuned.json", precision)
         bars = (
             [RichProgressBar(REFRESH, console_kwargs={"stderr": True})] if is_interactive() else []
@@ -93,7 +93,7 @@ def fit(
             enable_progress_bar=is_interactive(),
         )
         try:
-            with _announce_interruption(last, module, every):
+            with _announce_interruption(last, module, every), _refuse_single_values(module):
                 trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
         finally:
             close(loggers)
@@ -153,6 +153,20 @@ def _announce_interruption(last: Path, module: TrainingModule, every: int) -> It
             else "no epoch was measured, so the same command starts from the first"
         )
         raise Interrupted(resumption, 143 if isinstance(end, SIGTERMException) else 130) from None
+
+
+@contextmanager
+def _refuse_single_values(module: TrainingModule) -> Iterator[None]:
+    """Raise `ArgumentError` where BatchNorm has one value of a feature: of one small image."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ArgumentError(
+            f"{module.activity}: {module.describe_epoch()}, but two are needed, since BatchNorm "
+            "normalises over a batch: add images, or choose a network without it"
+        ) from error
 
 
 def _trainer(module: TrainingModule, precision: Precision, **options: Any) -> pl.Trainer:

@@ -31,6 +31,8 @@ from rapipe.errors import ArgumentError
 from rapipe.io.weights import not_finite
 from rapipe.specs import PretrainingRecipe, TrainingRecipe
 
+STABLE_BATCH = 8
+"""Images of a batch below which its mean and variance may be far from those of others."""
 Rows = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
 
@@ -106,7 +108,7 @@ class TrainingModule(pl.LightningModule):
         self.weights = weights
         self.epoch_size = len(epoch_rows(weights, _rng(seed, 0)))
         if not self.epoch_size:
-            raise ArgumentError("`weights` are so low that an epoch has no image")
+            raise ArgumentError(f"{self.activity}: {self.describe_epoch()}: raise `weights`")
         self.step_metrics: dict[str, list[Tensor]] = defaultdict(list)
         """What each step measured since `pop_mean` was called, by name."""
         self.measured_step = -1
@@ -137,6 +139,10 @@ class TrainingModule(pl.LightningModule):
     def __getstate__(self) -> dict[str, Any]:
         """A copy, as of averaged weights, has no data of its own."""
         return {**super().__getstate__(), "loader": None}
+
+    def describe_epoch(self) -> str:
+        """How many images an epoch has, for a message."""
+        return f"an epoch has {self.epoch_size} image{'' if self.epoch_size == 1 else 's'}"
 
     @property
     def batch_size(self) -> int:
@@ -188,18 +194,21 @@ class TrainingModule(pl.LightningModule):
         """
         loss = self.pop_mean("loss")
         if not math.isfinite(loss):
-            self._refuse_divergence(f"the loss became {loss}")
+            self.refuse_divergence(f"the loss became {loss}")
         return loss
 
     def check_weights(self) -> None:
         """Raise `ArgumentError` if a weight is not finite: no loss tells of the last step."""
         if name := not_finite(self.network):
-            self._refuse_divergence(f"the weight {name} became nan or infinite")
+            self.refuse_divergence(f"the weight {name} became nan or infinite")
 
-    def _refuse_divergence(self, symptom: str) -> NoReturn:
+    def refuse_divergence(self, symptom: str) -> NoReturn:
+        """Raise `ArgumentError`: what became no number, where, and what helps."""
+        size = self.batch_size
+        few = f", or add images: BatchNorm of {size} is unstable" if size < STABLE_BATCH else ""
         raise ArgumentError(
             f"{self.activity} diverged: {symptom} in epoch {self.current_epoch + 1} (step "
-            f"{self.global_step}): lower `learning_rate`, now {self.recipe.learning_rate:g}"
+            f"{self.global_step}): lower `learning_rate`, now {self.recipe.learning_rate:g}{few}"
         )
 
 

@@ -6,8 +6,9 @@ Precision and compilation change results by rounding only
 
 from __future__ import annotations
 
+import os
 import time
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +16,142 @@ import torch
 
 from rapipe.device import Precision, autocast, device, native_bf16, processor
 from rapipe.encoder.backbones import build
-from rapipe.io.atomic import atomic_write
 from rapipe.io.locks import file_lock
-from rapipe.io.tables import checksummed_json, parse_checksummed
+from rapipe.io.tables import read_checksummed, write_checksummed
 from rapipe.progress import say
 
 WORTH = 1.5
 """How many times faster bfloat16 must be to be worth its rounding."""
-PROBES = 6
+CLEAR = 1.1
+"""A speedup this many times above or below `WORTH` needs no further rounds."""
+ROUNDS = 6
 """Times that each precision is measured; the fastest counts, since others were disturbed."""
-PROBED = ("resnet18", 32, "half", 32)
-PROBED_BATCH = 128
+LEAST_ROUNDS = 2
+SECONDS = 3.0
+"""After which no round is begun."""
+PROBED = ("resnet18", "perceiver")
+"""Convolutions; linear layers and attention."""
+PROBED_SIZE = (32, "half", 32)
+"""Width, stem and image size."""
+PROBED_BATCH = 64
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+_speedups: dict[str, float] = {}
+"""What this process measured, by machine: for where no file can be written."""
 
 
-def precision_of(precision: str, measurements: Path | None = None) -> Precision:
+def precision_of(precision: str, project_file: Path | None = None) -> Precision:
     """The precision to train in.
 
-    `auto` is decided once for a machine, not for each network: classifiers that are
-    compared must not differ in it.
+    `auto` is decided once for a machine, not for each network: classifiers that are compared
+    must not differ in it. What was measured once is kept in the user's cache folder, and holds
+    for all projects.
 
     Args:
         precision: `bf16`, `fp32`, or `auto`: what `native_bf16` knows, else what is measured.
-        measurements: file that remembers them, so that a machine always decides alike; without
-            one it is measured anew in each process.
+        project_file: keeps what was measured if the user's cache cannot. What it holds counts
+            first, so that a project stays with its precision.
     """
-    if precision == "auto":
-        is_native = native_bf16()
-        is_faster = _speedup(measurements) >= WORTH if is_native is None else is_native
-        return "bf16" if is_faster else "fp32"
-    return "bf16" if precision == "bf16" else "fp32"
+    known = known_precision(precision, project_file)
+    return known or _choose(_measure_and_keep(project_file))
 
 
-def _speedup(measurements: Path | None) -> float:
-    """How many times faster bfloat16 is here, measured once for a machine."""
-    if measurements is None:
-        return _measure_once()
-    machine = f"{processor()}, torch {torch.__version__}"
-    with file_lock(measurements.with_suffix(".lock"), "measures how fast bfloat16 is here"):
-        speedups = _stored(measurements)
-        if machine not in speedups:
-            speedups[machine] = _measure()
-            atomic_write(measurements, checksummed_json(speedups).encode())
-            say(
-                f"a ResNet-18 trains {speedups[machine]} times as fast in bf16 as in fp32 on "
-                f"{machine}"
-            )
-        return speedups[machine]
+def known_precision(precision: str, project_file: Path | None = None) -> Precision | None:
+    """The same if it is known without measuring; None if it is not."""
+    if precision != "auto":
+        return "bf16" if precision == "bf16" else "fp32"
+    if (is_native := native_bf16()) is not None:
+        return "bf16" if is_native else "fp32"
+    speedup = _kept_speedup(project_file)
+    return None if speedup is None else _choose(speedup)
 
 
-@cache
-def _measure_once() -> float:
-    return _measure()
+def cache_file() -> Path | None:
+    """Where a user keeps what was measured; None where there is no home."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not folder.is_absolute():  # such a one is to be ignored, says its specification
+        try:
+            folder = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return folder / "rapipe" / "precision.json"
+
+
+def _choose(speedup: float) -> Precision:
+    return "bf16" if speedup >= WORTH else "fp32"
+
+
+def _machine() -> str:
+    return f"{processor()}, torch {torch.__version__}"
+
+
+def _kept_speedup(project_file: Path | None) -> float | None:
+    for file in filter(None, (project_file, cache_file())):
+        with suppress(OSError):  # such as a home of somebody else
+            if speedup := read_checksummed(file).get(_machine()):
+                return float(speedup)
+    return _speedups.get(_machine())
+
+
+def _measure_and_keep(project_file: Path | None) -> float:
+    """How many times faster bfloat16 is here; kept in the first file that can be written."""
+    for file in filter(None, (cache_file(), project_file)):
+        with (
+            suppress(OSError, NotImplementedError),  # cannot be written, or not locked
+            file_lock(file.with_suffix(".lock"), "measures how fast bfloat16 is here"),
+        ):
+            kept = read_checksummed(file)
+            if _machine() not in kept:
+                kept[_machine()] = _speedup()
+                write_checksummed(file, kept)
+            return float(kept[_machine()])
+    return _speedup()
+
+
+def _speedup() -> float:
+    """How many times faster bfloat16 is here, measured once by a process."""
+    if _machine() not in _speedups:
+        _speedups[_machine()] = _measure()
+        say(
+            f"networks train {_speedups[_machine()]:.2f} times as fast in bf16 as in fp32 on "
+            f"{_machine()}"
+        )
+    return _speedups[_machine()]
 
 
 def _measure() -> float:
-    seconds: dict[Precision, float] = {"fp32": float("inf"), "bf16": float("inf")}
+    """Rounds of a step in each precision, until it is clear or time is up.
+
+    The first round warms up; it counts only if there is no time for a second.
+    """
+    start = time.perf_counter()
     step = _probe()
-    for _ in range(1 + PROBES):
-        for precision in seconds:
-            seconds[precision] = min(seconds[precision], step(precision))
+    seconds: dict[Precision, float] = {precision: step(precision) for precision in PRECISIONS}
+    for number in range(1, 1 + ROUNDS):
+        speedup = seconds["fp32"] / seconds["bf16"]
+        is_clear = number > LEAST_ROUNDS and not WORTH / CLEAR < speedup < WORTH * CLEAR
+        if is_clear or time.perf_counter() - start > SECONDS:
+            break
+        for precision in PRECISIONS:
+            before = seconds[precision] if number > 1 else float("inf")
+            seconds[precision] = min(before, step(precision))
     return round(seconds["fp32"] / seconds["bf16"], 3)
 
 
 def _probe() -> Any:
-    """A function of a precision: seconds of a forward and backward pass of a small ResNet-18."""
+    """A function of a precision: seconds of forward and backward passes of small networks."""
     with torch.random.fork_rng([]):
-        network = build(*PROBED).to(device())
-        images = torch.rand(PROBED_BATCH, 3, PROBED[3], PROBED[3], device=device())
+        networks = [build(name, *PROBED_SIZE).to(device()) for name in PROBED]
+        side = PROBED_SIZE[-1]
+        images = torch.rand(PROBED_BATCH, 3, side, side, device=device())
     images = images.contiguous(memory_format=torch.channels_last)
 
     def step(precision: Precision) -> float:
         start = time.perf_counter()
-        with autocast(device(), precision):
-            features = network(images)
-        features.float().sum().backward()
+        for network in networks:
+            with autocast(device(), precision):
+                features = network(images)
+            features.float().sum().backward()
         return time.perf_counter() - start
 
     return step
-
-
-def _stored(measurements: Path) -> dict[str, float]:
-    try:
-        return parse_checksummed(measurements.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,8 +21,7 @@ from torch import Tensor
 
 from rapipe.device import device
 from rapipe.errors import ArgumentError
-from rapipe.io.atomic import atomic_write
-from rapipe.io.tables import checksummed_json, parse_checksummed
+from rapipe.io.tables import read_checksummed, write_checksummed
 from rapipe.progress import is_interactive, say
 from rapipe.training.module import TrainingModule, preserving_state
 
@@ -130,7 +128,7 @@ def tune(module: TrainingModule, trainer: MakeTrainer, stored: Path) -> dict[str
     Returns:
         What was found, by its name.
     """
-    values = _stored(stored)
+    values = read_checksummed(stored)
     names = module.recipe.tune
     for name, tuner in TUNERS.items():
         if name not in names:
@@ -141,13 +139,5 @@ def tune(module: TrainingModule, trainer: MakeTrainer, stored: Path) -> dict[str
             say(f"found {name} {values[name]:g}")
         module.recipe = replace(module.recipe, **{name: values[name]})
     if names:
-        atomic_write(stored, checksummed_json(values).encode())
+        write_checksummed(stored, values)
     return values
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """What was found before, unless it was damaged."""
-    try:
-        return parse_checksummed(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
