@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `rapipe --help` is instant.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from rapipe import __version__
+from rapipe.pipeline.running.exit_codes import exit_on_user_error
+from rapipe.progress import print_line, print_table, say
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a mistake is a sentence, not a box, and a name in it no markup
     help="Does an image classifier that can look things up learn faster and stand noise better?",
 )
 
@@ -31,7 +35,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Entry point."""
-    app()
+    with exit_on_user_error():
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here what cannot be written is an error, and later noise
 
 
 @app.callback(invoke_without_command=True)
@@ -52,7 +60,6 @@ def corpus(
     """Compose the sources into one Arrow file a split."""
     if describe:
         from rapipe.pipeline import describe as described
-        from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
         with exit_on_user_error():
             described.run()
@@ -146,21 +153,29 @@ def results(
     from rapipe import paths
     from rapipe.config.loading import load
     from rapipe.pipeline.results import read_results
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         results = read_results(load(paths.PARAMS))
         show(results.by_class() if by_class else results.rows(edited=True), as_json)
+        for line in results.left_out_words():
+            say(line)
 
 
 @app.command()
 def costs(as_json: AsJson = False) -> None:
     """Print what each stage took when it last ran here: seconds, and peak memory in gigabytes."""
     from rapipe.pipeline.running import costs
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         show(costs.read_costs(), as_json)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what of this machine and project keeps commands from running; changes nothing."""
+    from rapipe.pipeline.doctor import run
+
+    raise typer.Exit(0 if run() else 2)
 
 
 @app.command()
@@ -170,31 +185,22 @@ def methods(
 ) -> None:
     """List every method that params.yaml can name, with a line of explanation and its source."""
     from rapipe import methods
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         rows = methods.rows(kind)
     if as_json:
         show(rows, as_json)
-        return
-    for row in rows:
-        print(f"{row['parameter']}: {row['name']}\n    {row['about']}\n    {row['source']}")
+    else:
+        for row in rows:
+            print(f"{row['parameter']}: {row['name']}\n    {row['about']}\n    {row['source']}")
 
 
 def show(rows: Any, as_json: bool) -> None:
-    """Print rows with the same keys as JSON, or as a table."""
+    """Print rows with the same keys as JSON, or as a table, where None is an empty cell."""
     if as_json:
-        import json
-
         print(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*(rows[0] if rows else ()), box=None)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    else:
+        print_table(rows)
 
 
 @app.command()
@@ -211,7 +217,6 @@ def neighbors(
     from rapipe import paths
     from rapipe.pipeline.memory.look_up import run
     from rapipe.pipeline.running.check_names import load_checked
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         run(load_checked(paths.PARAMS), image, k, classifier, picture, as_json)
@@ -224,7 +229,6 @@ def preset(
     """Write a preset over params.yaml, keeping its comments, or list the presets."""
     from rapipe import paths
     from rapipe.config import presets
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         if name is None:
@@ -235,7 +239,9 @@ def preset(
             print(f"{paths.PARAMS} holds the preset {name}")
 
 
-store = typer.Typer(no_args_is_help=True, help="Look at the store, and edit it: docs/memory.md.")
+store = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Show and edit the store: docs/memory.md."
+)
 app.add_typer(store, name="store")
 
 Ids = Annotated[list[int] | None, typer.Option("--id", help="Images with this id; repeat it.")]
@@ -249,7 +255,6 @@ Limit = Annotated[int, typer.Option(help="Show at most so many rows.", min=0)]
 def store_info(as_json: AsJson = False) -> None:
     """What the current version holds, and which versions there are."""
     from rapipe.pipeline.memory.edit import info
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         facts = info()
@@ -260,7 +265,7 @@ def store_info(as_json: AsJson = False) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v:,}" for k, v in value.items())
-        print(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
+        print_line(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
     print()
     show([{**version, "tags": ", ".join(version["tags"])} for version in versions], as_json)
 
@@ -276,8 +281,6 @@ def store_list(
 ) -> None:
     """Rows of the store, by id; those that meet every condition."""
     from rapipe.pipeline.memory.edit import list_rows
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
-    from rapipe.progress import say
     from rapipe.retrieval.store.selection import Selection
 
     with exit_on_user_error():
@@ -302,7 +305,7 @@ def store_add(
     from rapipe.pipeline.running.stage import run_stage
 
     def run(params: Any) -> None:
-        print(add.run(params, source, classes or (), limit, name, unlabelled))
+        print_line(add.run(params, source, classes or (), limit, name, unlabelled))
 
     run_stage(run, "store add", add)
 
@@ -350,7 +353,6 @@ def store_diff(
 ) -> None:
     """What each of two versions has that the other lacks."""
     from rapipe.pipeline.memory.edit import diff
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
         difference = diff(one, other, limit)
@@ -361,7 +363,7 @@ def store_diff(
         counts = [
             f"{k} {v:,}" for group in ("class", "source") for k, v in facts[f"by {group}"].items()
         ]
-        print(f"{side}: {facts['rows']:,} rows{': ' if counts else ''}{', '.join(counts)}")
+        print_line(f"{side}: {facts['rows']:,} rows{': ' if counts else ''}{', '.join(counts)}")
         if facts["first"]:
             show(facts["first"], as_json)
 
@@ -392,7 +394,6 @@ def store_export(path: Annotated[Path, typer.Argument(help="NAME.parquet, NAME.n
 
 def _print_message(edit: Callable[[], str]) -> None:
     """Print the message of an edit, or of what went wrong."""
-    from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
     with exit_on_user_error():
-        print(edit())
+        print_line(edit())

@@ -1,25 +1,60 @@
-"""Progress bars for long steps, on stderr, and only if stderr is a terminal."""
+"""What commands print. Bars for long steps are on stderr, and only if stderr is a terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rapipe.errors import printable
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
 T = TypeVar("T")
+WIDE = 10_000
+"""Columns."""
 
 
 def is_interactive() -> bool:
     """Whether stderr is a terminal."""
-    return sys.stderr.isatty()
+    return bool(sys.stderr and not sys.stderr.closed and sys.stderr.isatty())
 
 
 def say(message: str) -> None:
-    """Print one line on stderr."""
-    print(printable(message), file=sys.stderr, flush=True)
+    """Print one line on stderr, if there is one."""
+    if sys.stderr and not sys.stderr.closed:
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout, whatever the names in it are."""
+    print(printable(text))
+
+
+def console(stderr: bool = False) -> Console:
+    """A console of rich that prints text as it is: a name such as [red] or :cat: is no markup.
+
+    Where stdout is no terminal, its tables are as wide as they need, so that no name is cut.
+    """
+    from rich.console import Console
+
+    width = None if stderr or sys.stdout.isatty() else WIDE
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows with the same keys on stdout: floats to 4 digits, None as an empty cell."""
+    from rich.table import Table
+
+    table = Table(*map(printable, rows[0] if rows else ()), box=None)
+    for row in rows:
+        values = ("" if v is None else v for v in row.values())
+        cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+        table.add_row(*map(printable, cells))
+    console().print(table)
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
@@ -27,12 +62,10 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     if not is_interactive() or total < 3:
         yield from items
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import track as bar
+    from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
 
-    description = escape(printable(label))
-    yield from bar(items, description=description, total=total, console=Console(stderr=True))
+    with _bars(BarColumn(), TaskProgressColumn(), TimeRemainingColumn()) as bars:
+        yield from bars.track(items, total=total, description=printable(label))
 
 
 @contextmanager
@@ -41,10 +74,16 @@ def transfer(label: str, done: int, total: int | None) -> Iterator[Callable[[int
     if not is_interactive():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task(label, total=total, completed=done)
+    with _bars(BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bars:
+        task = bars.add_task(printable(label), total=total, completed=done)
         yield lambda count: bars.advance(task, count)
+
+
+def _bars(*columns: ProgressColumn) -> Progress:
+    """Bars behind their labels, on stderr."""
+    from rich.progress import Progress, TextColumn
+
+    label = TextColumn("{task.description}", markup=False)
+    return Progress(label, *columns, console=console(stderr=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from rapipe.cli import show
 from rapipe.config import presets
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
@@ -59,6 +60,7 @@ def test_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.ci
 def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "stages.train", "vgg", "none", "0"],
@@ -80,3 +82,11 @@ def test_what_the_disk_refuses_is_told(capsys: pytest.CaptureFixture[str]) -> No
     )
     with pytest.raises(OSError, match="odd"), exit_on_user_error():
         raise OSError(errno.EBADF, "odd")
+
+
+def test_what_there_is_not_is_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    """The accuracy of a class without test images."""
+    show([{"seed": 0, "heron": None, "gull": 0.25}], as_json=False)
+    head, row = capsys.readouterr().out.splitlines()
+    assert [head.split(), row.split()] == [["seed", "heron", "gull"], ["0", "0.25"]]
+    assert row.index("0.25") == head.index("gull")

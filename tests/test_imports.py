@@ -19,6 +19,7 @@ ROWS = (
     ("api", "methods", "report"),
     ("pipeline",),
     ("cli", "stages"),
+    ("__main__",),
 )
 """From the ground up. A room may import from its own folder and from rows below."""
 
@@ -30,7 +31,7 @@ STRANGERS = {
 }
 """Rooms that must not know each other although a row would allow it."""
 
-OF_PARAMS = ("pipeline", "config", "cli", "stages")
+OF_PARAMS = ("pipeline", "config", "cli", "__main__", "stages")
 """The rooms that may see params.yaml and where artefacts lie; the others take plain values."""
 
 

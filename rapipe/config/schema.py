@@ -66,7 +66,11 @@ class SourceParams:
     name: str = ""
     """what retrieval.bank calls it; its kind unless given"""
     label: str = ""
-    """which of several labels: an attribute of CelebA, coarse for CIFAR-100, a column"""
+    """which of several labels: an attribute of CelebA, coarse for CIFAR-100, a column of Parquet"""
+    image: str = ""
+    """column of Parquet with the images; image or img unless given"""
+    split: str = ""
+    """column of Parquet that says train, validation or test; names of files unless given"""
     role: Literal["task", "memory"] = "task"
     """task (learned and tested) | memory (unlabelled, looked up, never a query)"""
     limit: int | float = 1.0
@@ -97,7 +101,8 @@ class CorpusParams:
     """The images."""
 
     sources: Annotated[tuple[SourceParams, ...], Several]
-    """each: kind, and if need be path, name, label, role, limit, weight (docs/sources.md)"""
+    """each: kind, and if need be path, name, label, image, split, role, limit, weight
+    (docs/sources.md)"""
     image_size: Annotated[int, Field(ge=8, le=512)]
     """side of the square images in pixels, 8 to 512"""
     resize: Literal["crop", "squash", "pad"]
@@ -106,10 +111,14 @@ class CorpusParams:
     """behind transparent images and beside padded ones: white | grey | black"""
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)]
     """larger images (width times height) are not decoded"""
+    depth: Annotated[int, Field(ge=8, le=16)]
+    """bits of greyscale that is stored with more than 8: 16, or 10, 12, 14 as many cameras have"""
     on_error: Literal["stop", "skip"]
     """at an image that cannot be used: stop | skip (leave it out, list it in the card)"""
     merge_classes: bool
     """whether equal class names of several sources are one class, or a mistake"""
+    on_conflict: Literal["keep", "drop", "stop"]
+    """at equal images of two classes: keep (and say so) | drop (leave all copies out) | stop"""
     download: bool
     """whether to fetch public data sets that are not in data/raw"""
     validation_fraction: HeldOut

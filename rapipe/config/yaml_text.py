@@ -49,11 +49,26 @@ def read_yaml(text: str) -> Any:
     Raises:
         YAMLError: it is no YAML, is nested deeply, has a tag or a key twice.
     """
+    return _reader().load(text)
+
+
+def compose_yaml(text: str) -> tuple[Node, Any]:
+    """The node of the one document of a text, which knows where it stands in it, and its content.
+
+    Raises:
+        YAMLError: as `read_yaml`.
+    """
+    yaml = _reader()
+    node = yaml.compose(text)
+    return node, yaml.constructor.construct_document(node) if node else None
+
+
+def _reader() -> Any:
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = DEEPEST
     yaml.Resolver, yaml.Constructor = _Resolver, _Constructor
     yaml.composer.warn_double_anchors = False
-    return yaml.load(text)
+    return yaml
 
 
 def write_yaml(content: object) -> str:

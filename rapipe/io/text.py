@@ -1,4 +1,4 @@
-"""Text that a user wrote: small files, and their values in messages.
+"""Text that a user wrote: small files, paths, and their values in messages.
 
 >>> quoted("x" * 1000)
 "'xxxxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxxx'"
@@ -28,6 +28,21 @@ def quoted(value: object) -> str:
     """A value for a message: its `repr`, of bounded length."""
     text = _SHORT.repr(value)
     return text if len(text) <= 4 * WIDTH else f"{text[: 4 * WIDTH]}..."
+
+
+def expand_home(path: str | Path) -> Path:
+    """A path with the home folder in place of `~` or `~USER` at its beginning.
+
+    Raises:
+        UserError: there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{quoted(str(path))} begins with ~, but there is no such home folder: write "
+            "./~ for a name that begins so"
+        ) from None
 
 
 def read_text(path: Path) -> str:

@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from rapipe import paths
 from rapipe.config.schema import Params
+from rapipe.errors import UserError
 from rapipe.io.atomic import atomic_write
 
 
 def run(params: Params) -> None:
     """Write `data/checked`: whoever starts a stage has checked the parameters."""
+    refuse_link()
     atomic_write(paths.CHECKED, b"params.yaml holds what it may hold\n")
+
+
+def refuse_link() -> None:
+    """Raise `UserError` if the data folder is a link, behind which DVC keeps no outputs."""
+    if paths.DATA.is_symlink():
+        raise UserError(
+            f"{paths.DATA} is a link, and DVC keeps nothing behind one: make it a folder; to use a "
+            "larger disk, move the whole project there or mount the disk on it, or move only DVC's "
+            "cache (dvc cache dir FOLDER) and the images (corpus.sources may name any path)"
+        )

@@ -7,15 +7,18 @@ differs from it.
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib.resources import files
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import YAMLError
 
-from rapipe.config.yaml_text import DEEPEST
+from rapipe.config.loading import parse
+from rapipe.config.yaml_edit import replace_values
+from rapipe.config.yaml_text import read_yaml
 from rapipe.errors import UserError, sentence
 from rapipe.io import text
 from rapipe.io.atomic import atomic_write
@@ -32,53 +35,80 @@ def describe(name: str) -> str:
     return _file(name)[0].removeprefix("# ")
 
 
+def content(name: str) -> dict[str, Any]:
+    """The parameters of a preset; `UserError` if there is none of this name."""
+    values: dict[str, Any] = read_yaml(_values(name))
+    return values
+
+
 def write(name: str, path: Path) -> None:
     """Give every parameter in the file `path` the preset's value, keeping its comments.
 
-    The file is made if it is missing. Keys that the preset does not know stay
-    as they are, for validation to refuse.
+    The file is made if it is missing. It is replaced only by one that reads back as it should.
 
     Raises:
-        UserError: no preset has this name, or the file is no YAML mapping.
+        UserError: no preset has this name, or the file is no YAML mapping, or would not be valid,
+            such as one with keys that are no parameters; it stays as it is.
     """
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {text.quoted(name)}; choose from {', '.join(PRESETS)}")
-    yaml = YAML()
-    yaml.max_depth, yaml.width = DEEPEST, 1000
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    values = yaml.load(_text(DEFAULT))
-    written = StringIO()
+    values = _values(name)
     try:
-        present = yaml.load(text.read_text(path)) if path.exists() else values
-        if not isinstance(present, dict):
+        present = text.read_text(path) if path.exists() else values
+        previous = read_yaml(present)
+        if not isinstance(previous, dict | None):
             raise UserError(f"{path} holds no parameters: delete it, then run this again")
-        _assign(present, values)
-        _assign(present, yaml.load(_text(name)))
-        yaml.dump(present, written)
-        raw = written.getvalue().encode()
-    except UserError:
-        raise
+        written = replace_values(present.replace("\r\n", "\n"), values)
+        expected = _merged(previous or {}, read_yaml(values))
     except (MaxDepthExceededError, RecursionError):
         raise UserError(f"{path} is nested too deeply: delete it, then run this again") from None
-    except Exception as error:  # of any kind: odd tags make ruamel raise whatever there is
-        raise UserError(f"{path} is not valid YAML: {sentence(error)}") from None
-    atomic_write(path, raw)
+    except YAMLError as error:
+        raise UserError(
+            f"{path} is not valid YAML: {sentence(error)}; mend it, or delete it, then run this "
+            "again"
+        ) from None
+    try:
+        parse(expected)
+    except UserError as error:
+        raise UserError(
+            f"{path} is left as it is, since the preset {name} would not make it valid: {error}; "
+            "mend that, or delete the file, then run this again"
+        ) from None
+    if not _reads_as(written, expected):
+        raise UserError(
+            f"{path} is left as it is, since it is written in a way that no preset can be written "
+            "over, such as with anchors: delete it, then run this again"
+        )
+    ends = "\r\n" if "\r\n" in present else "\n"
+    atomic_write(path, written.replace("\n", ends).encode())
 
 
-def _text(name: str) -> str:
-    return _file(name)[1]
+@cache
+def _values(name: str) -> str:
+    """The text of a whole params file."""
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {text.quoted(name)}; choose from {', '.join(PRESETS)}")
+    return replace_values(_file(DEFAULT)[1], _file(name)[1])
 
 
 def _file(name: str) -> tuple[str, str]:
     """The first line of a preset's file, and the rest."""
-    first, _, rest = files(__name__).joinpath(f"{name}.yaml").read_text().partition("\n")
+    raw = files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    first, _, rest = raw.partition("\n")
     return first, rest
 
 
-def _assign(into: Any, values: Any) -> None:
-    """Copy values into the mapping, group by group, so that its comments stay."""
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _assign(into[key], value)
-        elif into.get(key) != value or type(into.get(key)) is not type(value):
-            into[key] = value
+def _merged(content: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The mapping with other values, group by group."""
+    groups = {
+        key: _merged(content[key], value)
+        for key, value in values.items()
+        if isinstance(value, dict) and isinstance(content.get(key), dict)
+    }
+    return {**content, **values, **groups}
+
+
+def _reads_as(written: str, content: dict[str, Any]) -> bool:
+    """Whether a text has this content, true and 1 told apart."""
+    try:
+        return json.dumps(read_yaml(written), sort_keys=True) == json.dumps(content, sort_keys=True)
+    except YAMLError:
+        return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rapipe import paths
 from rapipe.batches.transforms import VIEWS
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
@@ -29,7 +30,7 @@ from rapipe.config.schema import Params, PretrainParams, RetrievalParams, TrainP
 from rapipe.corpus.sources import SOURCES
 from rapipe.encoder import backbones, checkpoints
 from rapipe.errors import UserError
-from rapipe.io.text import quoted
+from rapipe.io.text import expand_home, quoted
 from rapipe.pipeline.inputs import images_of, query_images
 from rapipe.pipeline.requests import method_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
@@ -39,6 +40,8 @@ from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import check_k
 from rapipe.retrieval.strategies import STRATEGIES
 
+COPIES = "/.dvc/tmp/exps/"
+"""Where `dvc exp run` puts copies of a project."""
 WIDE = 8192
 """Of a projection head: most objectives have a square of its last width, in a layer or a loss."""
 WIDEST = {"dino": 65_536}
@@ -66,6 +69,7 @@ def check(params: Params) -> None:
     """Raise `UserError` if a name in the parameters is not known."""
     for i, source in enumerate(params.corpus.sources):
         _known(f"corpus.sources[{i}].kind", source.kind, SOURCES)
+    _copied(params)
     _known("pretrain.objective", params.pretrain.objective, OBJECTIVES)
     _encoder(params)
     _known("pretrain.views", params.pretrain.views, [name for name in VIEWS if name != "none"])
@@ -93,6 +97,19 @@ def check_memory(params: Params) -> None:
     none = train.ids[:0]  # the corpus has taken out of train what is held out
     rows = select_bank(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
     check_k(params.retrieval.k, query_images("train", asking_too).ids, train.ids[rows])
+
+
+def _copied(params: Params) -> None:
+    """Raise `UserError` in a copy of the project, as DVC makes some, that lacks the images."""
+    if COPIES not in Path.cwd().as_posix() or paths.CORPUS_CARD.exists():
+        return
+    for i, source in enumerate(params.corpus.sources):
+        if source.path and not expand_home(source.path).exists():
+            raise UserError(
+                f"corpus.sources[{i}].path is {quoted(source.path)}, which is not in this copy of "
+                "the project: dvc exp run --temp, and --queue, copy only what git tracks; write "
+                "an absolute path, or run it without --temp"
+            )
 
 
 def _tricks(train: TrainParams) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rapipe.errors import DISK_ERRORS, Interrupted, UserError, printable
+from rapipe.pipeline.running.streams import prepare_streams
+from rapipe.progress import say
 
 USER_ERROR, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -29,6 +31,7 @@ def exit_on_user_error() -> Iterator[None]:
     Ctrl-C (143 where a training got SIGTERM). Anything else is a bug and keeps its traceback.
     """
     try:
+        prepare_streams()
         yield
     except UserError as error:
         _exit(f"error: {error}", USER_ERROR)
@@ -41,6 +44,8 @@ def exit_on_user_error() -> Iterator[None]:
             _exit(OUT_OF_MEMORY, USER_ERROR)
         if error.errno == errno.ENOENT and error.filename:
             _exit(f"error: {printable(str(error.filename))} {FILE_REMOVED}", USER_ERROR)
+        if error.errno == errno.ENOENT:  # that names no file: there is no folder for those
+            _exit(f"error: {error.strerror}: let TMPDIR name one that can be written", USER_ERROR)
         if error.errno not in DISK_ERRORS:
             raise
         path = printable(str(error.filename or "a file"))
@@ -58,5 +63,5 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _exit(sentence: str, code: int) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence)
     sys.exit(code)
