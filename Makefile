@@ -7,9 +7,10 @@ BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/nu
 VERSION := $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow soak check bench schema
+.PHONY: repro test test-slow soak load check bench schema
 
 repro: $(VENV)/installed
+	@[ -e .git ] || dvc config --local core.no_scm true
 	dvc repro
 	@echo "open results/index.html"
 
@@ -19,10 +20,13 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	python -m pytest -m "not huge"
 
-# MINUTES=5 make soak is shorter; the million images take half an hour more.
-MINUTES ?= 30
+# Faults on two cores. MINUTES=5 make soak is shorter; SEED=7 make soak draws the same again.
+MINUTES ?= 60
 soak: $(VENV)/installed
-	python -m tests.faults --minutes $(MINUTES)
+	python -m tests.faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --json soak.json
+
+# A million images in little memory: half an hour.
+load: $(VENV)/installed
 	python -m pytest -m huge
 
 check: $(VENV)/installed

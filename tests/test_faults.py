@@ -29,7 +29,7 @@ from rapipe.pipeline import report
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 from rapipe.pipeline.running.locks import artefact_locks
 from rapipe.pipeline.running.stage import run_stage
-from tests.faults import damage, disk
+from tests.faults import damage, disk, reference
 from tests.faults.outcome import Outcome
 
 UNREAD = ("sheet.png", "rows.csv", "history.csv", "scores.json")
@@ -42,19 +42,19 @@ LONG = ("pretrain", "report")
 @pytest.fixture(scope="module")
 def project(
     tiny: tuple[Path, Params], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[damage.Stage]]:
+) -> tuple[Path, list[reference.Stage]]:
     """A copy of the tiny folder, with the stages of dvc.yaml for its parameters."""
     folder = tmp_path_factory.mktemp("faults") / "project"
     shutil.copytree(tiny[0], folder)
     shutil.copy(ROOT / "dvc.yaml", folder)
-    stages = damage.stages(folder)
+    stages = reference.stages(folder)
     shutil.rmtree(folder / ".dvc")
     return folder, stages
 
 
 @pytest.mark.ci
 def test_every_stage_refuses_what_was_damaged_before_it(
-    project: tuple[Path, list[damage.Stage]], monkeypatch: pytest.MonkeyPatch, undrawn: None
+    project: tuple[Path, list[reference.Stage]], monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
     """One way to damage each file that a stage depends on; another for each stage and file."""
     folder, stages = project
@@ -64,7 +64,7 @@ def test_every_stage_refuses_what_was_damaged_before_it(
     outcomes: list[Outcome] = []
     damaged: set[tuple[str, str]] = set()
     for stage, path in damage.trials(stages):
-        kind = stage.name.partition("@")[0]
+        kind = stage.kind
         if path.name in UNREAD or (kind, path.name) in damaged or paths.STORE in path.parents:
             continue
         if kind == "report" and path.name in UNREPORTED:
@@ -73,15 +73,13 @@ def test_every_stage_refuses_what_was_damaged_before_it(
         outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
     assert not [outcome.message for outcome in outcomes if not outcome.survived]
     assert len(outcomes) > 60
-    assert {name.partition("@")[0] for name, _ in damaged} == {
-        name.name.partition("@")[0] for name in stages
-    } - {"check", "corpus"}
+    assert {kind for kind, _ in damaged} == {stage.kind for stage in stages} - {"check", "corpus"}
 
 
 @pytest.fixture
 def small_disk(
-    project: tuple[Path, list[damage.Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Path, list[damage.Stage]]]:
+    project: tuple[Path, list[reference.Stage]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, list[reference.Stage]]]:
     """The project on a disk of its own."""
     try:
         with disk.mounted(tmp_path / "disk", 256) as mounted:
@@ -94,10 +92,10 @@ def small_disk(
 
 @pytest.mark.ci
 def test_every_stage_survives_a_full_and_a_read_only_disk(
-    small_disk: tuple[Path, list[damage.Stage]],
+    small_disk: tuple[Path, list[reference.Stage]],
 ) -> None:
     mounted, stages = small_disk
-    one_each = {stage.name.partition("@")[0]: stage for stage in stages}
+    one_each = {stage.kind: stage for stage in stages}
     outcomes = []
     for index, (name, stage) in enumerate(one_each.items()):
         if name in LONG:
@@ -155,7 +153,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 @pytest.mark.ci
 def test_inputs_that_change_under_a_stage_are_told(
-    project: tuple[Path, list[damage.Stage]],
+    project: tuple[Path, list[reference.Stage]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -210,7 +208,7 @@ def test_a_defect_keeps_its_traceback() -> None:
 
 @pytest.mark.ci
 def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
-    project: tuple[Path, list[damage.Stage]], tmp_path: Path, interruptible: None
+    project: tuple[Path, list[reference.Stage]], tmp_path: Path, interruptible: None
 ) -> None:
     folder = Path(shutil.copytree(project[0], tmp_path / "project"))
     text = (folder / "params.yaml").read_text()

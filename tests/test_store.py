@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -773,6 +774,28 @@ def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() ->
     for stop in (0, 1, 5):
         with pytest.raises(ValueError, match="the encoder stumbles"):
             store_rows.insert(pairs(9, stop), 8, takes(99), Path("store"))
+
+
+@pytest.mark.timeout(20)
+def test_an_interrupt_while_the_thread_of_lance_starts_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit, errors = ThreadPoolExecutor.submit, []
+
+    def into(reader: Any) -> None:
+        try:
+            list(reader)
+        except Exception as error:
+            errors.append(str(error))
+
+    def interrupted(pool: ThreadPoolExecutor, *args: Any) -> None:
+        submit(pool, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store_rows.insert(iter(()), 8, into, Path("store"))
+    assert "the rows ended early" in errors[0]
 
 
 def test_an_interrupt_while_lance_is_slow_ends_at_once(interruptible: None) -> None:

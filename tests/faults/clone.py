@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,15 @@ class Clone:
     def env(self) -> dict[str, str]:
         """This environment's programs come first, and the checkout's modules."""
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.path)}
+        site_cache = str(self.path / ".dvc/tmp/site")  # DVC's, else outside of the checkout
+        facts = {"PATH": path, "PYTHONPATH": str(self.path), "DVC_SITE_CACHE_DIR": site_cache}
+        return {**os.environ, **facts}
+
+    @property
+    def with_site(self) -> dict[str, str]:
+        """The same, and programs in it install `tests.faults.dying`."""
+        site = os.pathsep.join((str(self.path), str(self.path / "tests/faults/site")))
+        return {**self.env, "PYTHONPATH": site}
 
     def call(self, *command: str) -> str:
         """Run a command, which must succeed, and return its output."""
@@ -70,6 +77,8 @@ class Clone:
 
     def start(self, output: Path, *command: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a command in a new process group; its output goes to the file `output`.
+
+        It ignores Ctrl-C if this process does, as programs do that a shell starts with `&`.
 
         Args:
             variables: environment variables to add.
@@ -84,8 +93,13 @@ class Clone:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=restore_interrupt,
             )
+
+    def remove(self, artefacts: Iterable[Path]) -> None:
+        """Remove files and folders, as DVC does before it runs a stage that writes them."""
+        for artefact in artefacts:
+            path = self.path / artefact
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
 
     def shrink(self) -> None:
         """Write params.yaml: all stages with something to do, in as few seconds as possible."""
@@ -116,11 +130,6 @@ class Clone:
             for name, file in self.files()
             if any(within(name, folder) for folder in REPRODUCIBLE)
         }
-
-
-def restore_interrupt() -> None:
-    """Handle Ctrl-C again: programs that a shell starts with `&` ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def within(name: str, folder: str) -> bool:

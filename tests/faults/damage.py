@@ -12,49 +12,18 @@ import hashlib
 import io
 import random
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from rapipe import paths
 from rapipe.io.checksums import watch
 from rapipe.pipeline.running.stage import run_selected_variants, run_stage
-from tests.faults.clone import Clone
-from tests.faults.outcome import Outcome
+from tests.faults.outcome import Attempt, Outcome, Setting, dice
+from tests.faults.reference import Stage
 
 WAYS = ("deleted", "emptied", "cut short", "a flipped bit")
 MAKERS = {**paths.MADE_BY, paths.STORE_MANIFEST: "embed", paths.STORE: "embed"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage of dvc.yaml: what it runs, reads and writes."""
-
-    name: str
-    command: tuple[str, ...]
-    reads: tuple[Path, ...]
-    writes: tuple[Path, ...]
-
-
-def stages(root: Path) -> list[Stage]:
-    """The stages of a project, in an order in which they can run."""
-    from dvc.repo import Repo
-
-    if not (root / ".dvc").exists():
-        Repo.init(str(root), no_scm=True).close()
-    with contextlib.chdir(root), Repo(str(root)) as repo:
-        pipeline = []
-        for stage in repo.index.stages:
-            reads = {Path(dep.def_path) for dep in stage.deps}
-            if paths.STORE_MANIFEST in reads:
-                reads.add(paths.STORE)
-            inputs = [path for path in reads if path.parts[0] in ("data", "results")]
-            writes = tuple(Path(out.def_path) for out in stage.outs)
-            pipeline.append(
-                Stage(stage.addressing, tuple(stage.cmd.split()[2:]), tuple(sorted(inputs)), writes)
-            )
-    return pipeline
 
 
 def files_of(path: Path) -> list[Path]:
@@ -62,7 +31,7 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def damage(path: Path, way: str, dice: random.Random) -> None:
+def damage(path: Path, way: str, rng: random.Random) -> None:
     """Damage a file."""
     data = path.read_bytes()
     if way == "deleted":
@@ -70,23 +39,22 @@ def damage(path: Path, way: str, dice: random.Random) -> None:
     elif way == "emptied":
         path.write_bytes(b"")
     elif way == "cut short":
-        path.write_bytes(data[: dice.randrange(len(data))] if data else b"")
+        path.write_bytes(data[: rng.randrange(len(data))] if data else b"")
     else:
         changed = bytearray(data)
-        changed[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(changed)
 
 
-def run(command: tuple[str, ...]) -> tuple[int, str]:
+def run(stage: Stage) -> tuple[int, str]:
     """Run a stage in this process as dvc.yaml does; returns exit code and output."""
-    import importlib
-
-    module = importlib.import_module(command[0].replace("stages", "rapipe.pipeline"))
+    module_name, *arguments = stage.command[2:]
+    module = import_module(module_name.replace("stages", "rapipe.pipeline"))
     output = io.StringIO()
     with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
         try:
-            if len(command) > 1:
-                backbone, retrieval, seed = command[1:]
+            if arguments:
+                backbone, retrieval, seed = arguments
                 run_selected_variants(module.run, backbone, retrieval, int(seed))
             else:
                 run_stage(module.run)
@@ -104,14 +72,14 @@ def state(artefacts: tuple[Path, ...]) -> dict[str, str]:
     }
 
 
-def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
+def try_one(stage: Stage, path: Path, way: str, rng: random.Random) -> Outcome:
     """Damage one file of the finished project in the working directory, run the stage, restore."""
     fault = f"a file before a stage: {way}"
-    before, data, seed = state(stage.writes), path.read_bytes(), dice.random()
+    before, data, seed = state(stage.writes), path.read_bytes(), rng.random()
     old = {out: out.read_bytes() for out in stage.writes if out.is_file()}
     damage(path, way, random.Random(seed))
     try:
-        code, output = run(stage.command)
+        code, output = run(stage)
         errors = [line for line in output.splitlines() if line.startswith("error: ")]
         after = state(stage.writes)
     except Exception as error:
@@ -125,7 +93,8 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
         note = "" if after == before else f"{stage.name} writes others with {path} (seed {seed})"
         return Outcome(fault, not note, not note, note)
     artefact = next(output_path for output_path in MAKERS if path.is_relative_to(output_path))
-    remedies = (f"rapipe {MAKERS[artefact]}", "delete it")  # no stage makes the tags of the store
+    command = MAKERS[artefact]
+    remedies = (f"rapipe {command}", f"and {command}", "delete it")  # no stage makes a store's tags
     named = len(errors) == 1 and str(artefact) in errors[0]
     named = named and any(remedy in errors[0] for remedy in remedies)
     unchanged = after == before or stage.name == "audit"  # which first removes its old outputs
@@ -135,7 +104,7 @@ def try_one(stage: Stage, path: Path, way: str, dice: random.Random) -> Outcome:
     return Outcome(fault, False, None, f"{stage.name}, {path} (seed {seed}): {failure}")
 
 
-def trials(pipeline: list[Stage]) -> list[tuple[Stage, Path]]:
+def trials(pipeline: Sequence[Stage]) -> list[tuple[Stage, Path]]:
     """Every stage of the finished project in the working directory, with every file it may read."""
     return [
         (stage, path)
@@ -146,26 +115,17 @@ def trials(pipeline: list[Stage]) -> list[tuple[Stage, Path]]:
     ]
 
 
-def finished(folder: Path) -> list[Stage]:
-    """A small project in an empty folder in which every stage has run, and its stages."""
-    clone = Clone.make(folder)
-    clone.shrink()
-    pipeline = stages(folder)
-    with contextlib.chdir(folder):
-        for stage in pipeline:
-            code, output = run(stage.command)
-            if code:
-                raise RuntimeError(f"{stage.name} does not run undisturbed: {output}")
-    return pipeline
+@contextlib.contextmanager
+def part(setting: Setting) -> Iterator[Attempt]:
+    """Random damage, to one file a trial."""
+    with tempfile.TemporaryDirectory() as home:
+        project = setting.reference.clone.copy(Path(home, "project")).path
+        with contextlib.chdir(project):
+            every = trials(setting.reference.stages)
 
+            def attempt(number: int) -> Outcome:
+                rng = dice("damage", setting.seed, number)
+                stage, path = rng.choice(every)
+                return try_one(stage, path, rng.choice(WAYS), rng)
 
-def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
-    """Random damage, one file at a time, until the time is over."""
-    stop, dice = time.monotonic() + seconds, random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        pipeline = finished(Path(folder))
-        with contextlib.chdir(folder):
-            every = trials(pipeline)
-            while time.monotonic() < stop:
-                stage, path = dice.choice(every)
-                yield try_one(stage, path, dice.choice(WAYS), dice)
+            yield attempt

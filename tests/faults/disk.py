@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rapipe import paths
-from tests.faults.damage import Stage, files_of, finished, run, state
-from tests.faults.outcome import Outcome
+from tests.faults.damage import files_of, run, state
+from tests.faults.outcome import Attempt, Outcome, Setting, dice
+from tests.faults.reference import Stage
 
 ROOM = 64 << 20
 """Bytes that are enough for every stage of a small project."""
@@ -69,7 +69,7 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     before = state(stage.writes)
     remount(disk, f"size={used(disk) + room}")
     try:
-        code, output = run(stage.command)
+        code, output = run(stage)
     except Exception as error:
         return Outcome(fault, False, None, f"{stage.name}, {room} bytes free: {error!r}")
     finally:
@@ -80,7 +80,7 @@ def full(stage: Stage, disk: Path, room: int) -> Outcome:
     refused = code == 2 and len(errors) == 1 and "o space left" in errors[0]
     left = [path for path in files_of(paths.CORPUS.parent) if ".part" in str(path)]
     unchanged = stage.name == "audit" or state(stage.writes) == before
-    again, more = run(stage.command)
+    again, more = run(stage)
     same = again == 0 and state(stage.writes) == before
     survived = refused and unchanged and same and not left
     details = f"{code} {errors or output[-500:]} {left} {unchanged}; then {again} {more[-300:]}"
@@ -94,7 +94,7 @@ def unwritable(stage: Stage, disk: Path) -> Outcome:
     before = state(stage.writes)
     remount(disk, "ro")
     try:
-        code, output = run(stage.command)
+        code, output = run(stage)
     except Exception as error:
         return Outcome(fault, False, None, f"{stage.name}: {error!r}")
     finally:
@@ -115,20 +115,23 @@ def copy(project: Path, disk: Path) -> Path:
     return Path(shutil.copytree(project, disk / "project", symlinks=True))
 
 
-def run_all(seconds: float, seed: int) -> Iterator[Outcome]:
-    """Stages with random amounts of room, and with none allowed, until the time is over."""
-    stop, dice = time.monotonic() + seconds, random.Random(seed)
-    with tempfile.TemporaryDirectory() as home:
-        project = Path(home, "project")
-        pipeline = finished(project)
-        with mounted(Path(home, "disk"), 512) as disk, contextlib.chdir(copy(project, disk)):
-            while time.monotonic() < stop:
-                stage = dice.choice(pipeline)
-                if dice.random() < 0.3:
-                    with contextlib.suppress(BlockingIOError):
-                        yield unwritable(stage, disk)
-                    continue
-                size = sum(p.stat().st_size for out in stage.writes for p in files_of(out))
-                if dice.random() < 0.3:  # a cache may be deleted at any time
-                    shutil.rmtree(paths.CACHE, ignore_errors=True)
-                yield full(stage, disk, dice.randrange(0, max(8192, 2 * size)))
+@contextlib.contextmanager
+def part(setting: Setting) -> Iterator[Attempt]:
+    """Stages with random amounts of room, and with none allowed."""
+    with (
+        tempfile.TemporaryDirectory() as home,
+        mounted(Path(home, "disk"), 512) as disk,
+        contextlib.chdir(copy(setting.reference.clone.path, disk)),
+    ):
+
+        def attempt(number: int) -> Outcome:
+            rng = dice("disk", setting.seed, number)
+            stage = rng.choice(setting.reference.stages)
+            if rng.random() < 0.3:
+                return unwritable(stage, disk)
+            size = sum(p.stat().st_size for out in stage.writes for p in files_of(out))
+            if rng.random() < 0.3:  # a cache may be deleted at any time
+                shutil.rmtree(paths.CACHE, ignore_errors=True)
+            return full(stage, disk, rng.randrange(0, max(8192, 2 * size)))
+
+        yield attempt

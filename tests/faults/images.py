@@ -9,8 +9,10 @@ import html
 import io
 import json
 import os
+import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,7 +27,8 @@ from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
 from rapipe.corpus.compose import Part, join_classes
-from rapipe.corpus.decode import FORMATS, Decoding, decode
+from rapipe.corpus.decode import Decoding, decode
+from rapipe.corpus.loading import FORMATS
 from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.corpus.sources.base import Source
 from rapipe.errors import MAX_SENTENCE, UserError, unreadable
@@ -225,6 +228,103 @@ def check_cut(drawn: tuple[Picture, float]) -> None:
         ), picture
 
 
+Tail = tuple[Picture, float, bytes]
+TAILS: SearchStrategy[Tail] = st.tuples(
+    pictures(), st.floats(0, 1), st.sampled_from((b"", b"\xff\xd9", b"\0;"))
+)
+CHECKED = ("PNG", "ICO")
+"""Formats in which no damage to the end of the pixels can pass."""
+
+
+def check_tail(tail: Tail) -> None:
+    """A file that is cut, filled with zeros and closed again is refused, or the same picture."""
+    picture, cut, end = tail
+    if picture[2] not in (*CHECKED, "JPEG"):
+        return
+    decoding = Decoding(SIDE, picture[-1])
+    for _, data in files_of(picture):
+        kept = data[: int(cut * len(data))]
+        zeros = bytes(max(0, len(data) - len(kept) - len(end)))
+        closed = [kept + zeros + end] if picture[2] in CHECKED else []  # JPEG has no checksum
+        for damaged_data in (kept + end, kept + zeros, *closed):
+            check_same(attempt(damaged_data, decoding), attempt(data, decoding), picture)
+
+
+Flip = tuple[Picture, float, int]
+FLIPS: SearchStrategy[Flip] = st.tuples(
+    pictures(), st.floats(0, 1, exclude_max=True), st.integers(0, 7)
+)
+
+
+def check_flip(flip: Flip) -> None:
+    """No changed bit passes a checksum: those of PNG cover all its pixels."""
+    (mode, shape, _, seed, resize), position, bit = flip
+    picture = (mode, shape, "PNG", seed, resize)
+    for _, data in files_of(picture):
+        changed = bytearray(data)
+        changed[int(position * len(data))] ^= 1 << bit
+        decoding = Decoding(SIDE, resize)
+        check_same(attempt(bytes(changed), decoding), attempt(data, decoding), picture)
+
+
+def check_same(
+    square: npt.NDArray[np.uint8] | None, intact: npt.NDArray[np.uint8] | None, picture: Picture
+) -> None:
+    """Assert that it was refused, or is as intact."""
+    assert square is None or (intact is not None and np.array_equal(square, intact)), picture
+
+
+BEHIND = st.one_of(
+    st.binary(max_size=300),
+    st.sampled_from((bytes(999), b"\xff" * 99, b"\n", b"\xff\xda" * 200, b"PK\3\4" + bytes(99))),
+    st.sampled_from((b"\0\0\0\x18ftypmp42" + bytes(99), b"\xff\xd8\xff\xe0" + bytes(99))),
+)
+
+
+def check_behind(drawn: tuple[Picture, bytes]) -> None:
+    """What lies behind the end of an image does not matter."""
+    picture, behind = drawn
+    for _, data in files_of(picture):
+        decoding = Decoding(SIDE, picture[-1])
+        check_equal(attempt(data + behind, decoding), attempt(data, decoding), picture)
+
+
+Metadata = tuple[Picture, int, bytes, bytes, bool]
+TEXTS = st.sampled_from((b"zTXt", b"iTXt", b"tEXt", b"iCCP", b"eXIf", b"gAMA", b"pHYs", b"acTL"))
+CHUNKS = st.one_of(TEXTS, st.sampled_from((b"fcTL", b"fdAT", b"cHRM", b"sRGB", b"abCd", b"tIME")))
+HEADS = st.sampled_from(
+    (b"", b"Exif\0\0", b"ICC_PROFILE\0", b"MPF\0", b"JFXX\0", b"Photoshop 3.0\0", b"x\0\0")
+)
+METADATA_OF_IMAGES: SearchStrategy[Metadata] = st.tuples(
+    pictures(),
+    st.one_of(st.integers(0xE1, 0xED), st.sampled_from((0xE0, 0xEF, 0xFE))),
+    CHUNKS,
+    st.builds(bytes.__add__, HEADS, st.binary(max_size=99)),
+    st.booleans(),
+)
+
+
+def check_metadata(drawn: Metadata) -> None:
+    """Whatever stands in metadata of a PNG or JPEG, the pixels are the same."""
+    (mode, shape, _, seed, resize), marker, name, content, wrong = drawn
+    decoding = Decoding(SIDE, resize)
+    checksum = (zlib.crc32(name + content) + wrong) % 2**32
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+    segment = bytes([255, marker]) + struct.pack(">H", len(content) + 2) + content
+    for kind, start, extra in (("PNG", 33, chunk), ("JPEG", 2, segment)):
+        picture = (mode, shape, kind, seed, resize)
+        for _, data in files_of(picture):
+            odd = data[:start] + extra + data[start:]
+            check_equal(attempt(odd, decoding), attempt(data, decoding), picture)
+
+
+def check_equal(
+    square: npt.NDArray[np.uint8] | None, intact: npt.NDArray[np.uint8] | None, picture: Picture
+) -> None:
+    """Assert that it is as intact, where that can be decoded."""
+    assert intact is None or (square is not None and np.array_equal(square, intact)), picture
+
+
 def png(value: int) -> bytes:
     """A small image."""
     return encoded(Image.new("L", (4, 4), value % 256), "PNG", {}) or b""
@@ -317,8 +417,14 @@ def check_table(rows: Rows) -> None:
         contents = walked(file)
     if contents is None:
         return
-    assert pa.types.is_integer(kind) or pa.types.is_dictionary(kind)  # which is kept as integers
     classes, items = contents
+    if pa.types.is_string(kind) or pa.types.is_boolean(kind):
+        assert classes == tuple(sorted({str(label) for _, label in cells if label is not None}))
+        for (has_image, label), (item_label, usable) in zip(cells, items, strict=True):
+            assert usable == (has_image and label is not None)
+            assert not usable or classes[item_label] == str(label)
+        return
+    assert pa.types.is_integer(kind) or pa.types.is_dictionary(kind)  # which is kept as integers
     names = classes if all(name.isdecimal() for name in classes) else None
     present = sorted({label for _, label in cells if label is not None and label >= 0})
     for (has_image, label), (item_label, usable) in zip(cells, items, strict=True):
@@ -411,11 +517,10 @@ def check_folder(tree: Tree) -> None:
             check_sentence(str(error))
             return
         items = [item for split in source.splits.values() for item in split.items()]
-        real_paths = [os.path.realpath(str(item.data)) for item in items]
-        assert len(set(real_paths)) == len(real_paths)
+        assert len({item.location for item in items}) == len(items)
         for item in items:
-            assert isinstance(item.data, Path)
-            inside = item.data.relative_to(root).parts
+            assert isinstance(item.data, Path) or item.error
+            inside = Path(item.location).relative_to(root).parts
             assert item.label == -1 or source.classes[item.label] in inside
             assert not any(part.startswith(".") for part in inside)
 
@@ -461,6 +566,10 @@ PROPERTIES: dict[str, Property] = {
     "pictures": (pictures(), check_picture),
     "damage": (DAMAGE, check_damage),
     "cut": (st.tuples(pictures(), st.floats(0, 1)), check_cut),
+    "tails": (TAILS, check_tail),
+    "flips": (FLIPS, check_flip),
+    "behind": (st.tuples(pictures(), BEHIND), check_behind),
+    "metadata": (METADATA_OF_IMAGES, check_metadata),
     "tables": (TABLES, check_table),
     "damaged-tables": (st.tuples(st.integers(1, 9), BYTES, st.floats(0, 1)), check_damaged_table),
     "names": (
@@ -469,8 +578,5 @@ PROPERTIES: dict[str, Property] = {
     ),
     "folders": (TREES, check_folder),
     "page": (st.tuples(NAMES, NAMES, NAMES), check_page),
-    "sentences": (
-        st.text(st.characters(), min_size=1),
-        lambda t: check_sentence(str(UserError(t))),
-    ),
+    "sentences": (st.text(st.characters(), min_size=1), check_error),
 }

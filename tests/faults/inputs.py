@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from tests.faults import images, params
-from tests.faults.outcome import Outcome
+from tests.faults.outcome import Attempt, Outcome, Setting
 
-EXAMPLES = 100
-"""Of one property, before the next is checked."""
-
-
-def run_all(seconds: float, first_seed: int) -> Iterator[Outcome]:
-    """Every property in turn, until the time is over; an outcome an example."""
-    stop = time.monotonic() + seconds
-    properties = {**params.PROPERTIES, **images.PROPERTIES}
-    turn = first_seed
-    while time.monotonic() < stop:
-        for name, (strategy, holds) in properties.items():
-            if time.monotonic() > stop:
-                return
-            yield from _examples(name, strategy, holds, turn)
-        turn += 1
+EXAMPLES = 200
+"""Of one property, in one trial."""
+MODULES = {"params": params, "images": images}
+"""With a table `PROPERTIES` each: a property there is drawn here, too."""
 
 
-def _examples(
-    name: str, strategy: SearchStrategy[Any], holds: Callable[[Any], None], turn: int
-) -> Iterator[Outcome]:
+@contextmanager
+def part(setting: Setting) -> Iterator[Attempt]:
+    """A property a trial, one after the other."""
+    every = [entry for module in MODULES.values() for entry in module.PROPERTIES.items()]
+
+    def attempt(number: int) -> Outcome:
+        name, (strategy, holds) = every[number % len(every)]
+        return examples(name, strategy, holds, f"inputs {setting.seed} {number}")
+
+    yield attempt
+
+
+def examples(
+    name: str,
+    strategy: SearchStrategy[Any],
+    holds: Callable[[Any], None],
+    drawn_from: str,
+    most: int = EXAMPLES,
+) -> Outcome:
+    """The outcome of so many examples.
+
+    Args:
+        drawn_from: any text; the same text draws the same examples.
+    """
     count = 0
 
     def one(value: Any) -> None:
@@ -40,9 +51,9 @@ def _examples(
         holds(value)
 
     checked = given(strategy)(one)
-    checked = seed(turn)(
+    checked = seed(int.from_bytes(hashlib.sha256(drawn_from.encode()).digest()[:8]))(
         settings(
-            max_examples=EXAMPLES,
+            max_examples=most,
             deadline=None,
             database=None,
             derandomize=False,
@@ -54,8 +65,6 @@ def _examples(
     try:
         checked()
     except Exception as error:  # whatever breaks the promise
-        message = f"{name} (seed {turn}): {error!r:.2000}"
-    for _ in range(count - bool(message)):
-        yield Outcome(f"input: {name}", True)
-    if message:
-        yield Outcome(f"input: {name}", False, None, message)
+        notes = " ".join(getattr(error, "__notes__", ()))  # the example
+        message = f"{error!r:.1500} {notes:.1500}"
+    return Outcome(f"input: {name}", not message, None, message, count)

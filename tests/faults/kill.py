@@ -1,129 +1,49 @@
-"""Kills stages, and DVC, at any moment; the same command must then succeed.
+"""Kills stages and commands, at any moment; the same command must then succeed.
 
-    python -m tests.faults.kill --seconds 600 --seed 1          trials until the time is over
-    python -m tests.faults.kill --seed 1 --trial 17             repeat that trial
-
-A trial starts from a copy of the reference run, in which one stage is to run
-again: by itself, or by `dvc repro`. It gets a signal, at a random moment or right before a chosen
-write to the disk (see `tests.faults.dying`), perhaps another when it is started again, and then
-it may finish. Folders of trials that fail stay.
+A trial starts from a copy of the reference run, in which one stage runs again, or one command
+edits the store. Its process gets a signal: at a random moment, right before a chosen change of the
+disk, some time after that, or in the middle of a write (see `tests.faults.dying`). Perhaps it gets
+another when it is started again. Then it may finish.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
 import signal
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from rapipe.config.yaml_text import read_yaml, write_yaml
-from rapipe.progress import say
+from rapipe import paths
+from rapipe.errors import UserError
 from tests.faults import dying
-from tests.faults.clone import Clone
-from tests.faults.outcome import Outcome
+from tests.faults.clone import ROOT
+from tests.faults.outcome import Attempt, Outcome, Setting, dice
+from tests.faults.reference import Reference, Target, state, store_state, temporary_folder
 from tests.faults.warm import ProcessGroup
 
-STAGES = (
-    *("check", "corpus", "pretrain", "embed", "prefetch", "audit", "initialise"),
-    *("train-plain", "train-retrieval", "evaluate-plain", "evaluate-retrieval", "report"),
-)
 RESUMING = ("pretrain", "train-plain", "train-retrieval")
 PATIENCE = 10.0
 """Seconds within which a process must end after a signal."""
 SLOWER = 10.0
 """A run that must finish may take so many times its usual time, and a minute."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the small pipeline, with measurements of an undisturbed run."""
-
-    name: str
-    """As DVC calls it."""
-    command: list[str]
-    outs: list[str]
-    seconds: float
-    changes: list[str]
-    """What it changes on the disk, one after the other."""
-
-
-@dataclass
-class ReferenceRun:
-    """A folder where all stages have run undisturbed."""
-
-    clone: Clone
-    stages: dict[str, Stage]
-    hashes: dict[str, str]
-    names: set[str]
-    lock: dict[str, Any]
-    repro: float
-    """Seconds of `dvc repro` without any work."""
-
-
-def reference_run(
-    folder: Path, processes: ProcessGroup, with_dvc: bool = True, *only: str
-) -> ReferenceRun:
-    """Run all stages (or only some) once."""
-    clone = Clone.make(folder)
-    clone.shrink()
-    stages, scratch = {}, temporary()
-    for name, command, outs in commands(clone):
-        if only and name.partition("@")[0] not in only:
-            continue
-        log, output, start = folder.with_name("log"), folder.with_name("output"), time.time()
-        env = {"TMPDIR": str(scratch), **dying.fault_environment(log)}
-        processes.start(folder, output, command, env)
-        if processes.wait():
-            raise RuntimeError(f"{name} does not run undisturbed: {output.read_text()}")
-        changes = log.read_text().splitlines()
-        stages[name] = Stage(name, command, outs, time.time() - start, changes)
-    shutil.rmtree(scratch)
-    lock, repro = {}, 0.0
-    if with_dvc:
-        clone.call("dvc", "commit", "-f")
-        start = time.time()
-        printed = clone.call("dvc", "repro")
-        repro = time.time() - start
-        if "Running stage" in printed:
-            raise RuntimeError(f"stages depend on something that they do not name: {printed}")
-        lock = read_yaml((folder / "dvc.lock").read_text())
-    names = {name for name, _ in clone.files()}
-    return ReferenceRun(clone, stages, clone.hashes(), names, lock, repro)
-
-
-def commands(clone: Clone) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Name, command and outputs of each stage, as dvc.yaml has them for this params.yaml."""
-    params = read_yaml((clone.path / "params.yaml").read_text())
-    grid, retrieval = params["classifiers"], params["retrieval"]
-    backbone, strategy = grid["backbones"][0], retrieval["strategies"][0]
-    item = {"backbone": backbone, "retrieval": strategy, "seed": str(grid["seeds"][0])}
-    facts = {f"item.{key}": value for key, value in item.items()}
-    facts |= {f"retrieval.{key}": str(value) for key, value in retrieval.items()}
-
-    def filled(text: str) -> str:
-        for key, value in facts.items():
-            text = text.replace("${%s}" % key, value)  # noqa: UP031
-        return text
-
-    written = read_yaml((clone.path / "dvc.yaml").read_text())["stages"]
-    for name in STAGES:
-        stage = written[name]
-        listed = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
-        outs = [filled(next(iter(out)) if isinstance(out, dict) else out) for out in listed]
-        suffix = "-".join(item[key] for key in stage.get("matrix", {}))
-        yield f"{name}@{suffix}" if suffix else name, filled(stage["cmd"]).split(), outs
+NUMBERS = {signal.SIGKILL: 0.6, signal.SIGINT: 0.2, signal.SIGTERM: 0.2}
+"""How often each signal is sent."""
+MOMENTS = {"random": 0.3, "before": 0.3, "after": 0.2, "within": 0.2}
+"""How often it is sent at each kind of moment: at random, before, after or within a change."""
+LARGEST = 1 << 18
+"""Bytes of a file, after which a write is cut at most."""
+CUT = -signal.SIGXFSZ
+"""Exit code of what is killed within a write."""
+Env = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -132,40 +52,82 @@ class Harm:
 
     number: signal.Signals
     whom: str
-    """self (the process of the stage), group (its process group), or dvc."""
+    """self (the process), group (its process group), or dvc."""
     at: int = 0
     """Right before which change of the disk; 0 = after `delay`."""
     torn: bool = False
     """Right after it instead, if it is to open a file for writing."""
-    delay: float = 0.0
-    """Seconds from the start."""
     word: str = ""
     """Only changes that end with it are counted."""
+    later: float = 0.0
+    """Seconds after the change."""
+    size: int = 0
+    """After the change the system kills the process when a file gets larger, in bytes."""
+    process: str = "stage"
+    """Whose changes are counted: stage or dvc."""
+    delay: float = 0.0
+    """Seconds from the start."""
 
     def __str__(self) -> str:
-        when = f"at change {self.at}{' torn' * self.torn}" if self.at else f"in {self.delay:.2f} s"
-        return f"{self.number.name} to {self.whom} {when}"
+        if self.size:
+            return f"cut at byte {self.size} after change {self.at}"
+        signal_name = f"{self.number.name} to {self.whom}"
+        if not self.at:
+            return f"{signal_name} in {self.delay:.2f} s"
+        when = f"{self.later:.3f} s after" if self.later else "torn at" if self.torn else "before"
+        return f"{signal_name} {when} change {self.at} of {self.process}"
+
+    @property
+    def note(self) -> str:
+        """What is counted."""
+        if self.size:
+            return "SIGXFSZ within a write"
+        moment = "before" if not self.later else "after"
+        return f"{self.number.name} {f'{moment} a change' if self.at else 'at random'}"
+
+    def env(self, log: Path) -> Env:
+        """Environment variables that order it."""
+        return dying.fault_environment(
+            log, self.at, self.number, self.whom, self.torn, self.word, self.later, self.size,
+            self.process,
+        )  # fmt: skip
 
 
-@dataclass
+def draw(rng: random.Random, target: Target) -> Harm:
+    """A signal to a stage or a command alone."""
+    number: signal.Signals = rng.choices(list(NUMBERS), list(NUMBERS.values()))[0]
+    whom = rng.choice(("group", "self"))
+    moment = rng.choices(list(MOMENTS), list(MOMENTS.values()))[0]
+    if moment == "random":
+        return Harm(number, whom, delay=rng.random() * target.seconds)
+    at = rng.randint(1, len(target.changes))
+    if moment == "before":
+        return Harm(number, whom, at, number == signal.SIGKILL and rng.random() < 0.5)
+    if moment == "within":
+        return Harm(signal.SIGXFSZ, "self", at, size=int(LARGEST ** rng.random()))
+    ends = [seconds for seconds, _ in target.changes[at:]] or [target.seconds]
+    gap = max(0.001, ends[0] - target.changes[at - 1][0])
+    return Harm(number, whom, at, later=gap * rng.random())
+
+
 class Trial:
-    """One copy of the reference run, and the signals sent to one stage in it."""
+    """One copy of the reference run, and the signals sent to one target in it."""
 
-    reference: ReferenceRun
-    processes: ProcessGroup
-    folder: Path
-    stage: Stage
-    actions: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    checkpoint: bool = False
-    """Whether there was one to resume from."""
-    resumed: bool = False
-    identical: bool | None = None
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True)
-        self.clone = self.reference.clone.copy(self.folder / "clone")
-        self.temporary = temporary()
+    def __init__(self, reference: Reference, folder: Path, target: Target, scratch: Path) -> None:
+        folder.mkdir(parents=True)
+        self.reference, self.folder, self.target = reference, folder, target
+        self.scratch = scratch
+        self.clone = target.start.copy(folder / "clone")
+        self.names = {name for name, _ in self.clone.files()}
+        self.actions: list[str] = []
+        self.wrong: list[str] = []
+        self.notes: Counter[str] = Counter()
+        self.kills = 0
+        """How many signals ended something."""
+        self.checkpoint = False
+        """Whether there was one to resume from."""
+        self.resumed = False
+        self.identical: bool | None = None
 
     @property
     def log(self) -> Path:
@@ -175,58 +137,27 @@ class Trial:
     def output(self) -> Path:
         return self.folder / f"output{len(self.actions)}"
 
-    def env(self, *harm: Any) -> dict[str, str]:
-        """Environment variables of a run; `harm` goes to `dying.fault_environment`."""
-        return {"TMPDIR": str(self.temporary), **dying.fault_environment(self.log, *harm)}
+    @property
+    def text(self) -> str:
+        """What was printed last."""
+        return self.output.read_text() if self.output.exists() else ""
 
-    def clear(self, stage: Stage | None = None) -> None:
-        """Take away what the stage (or another) makes, as DVC does before it runs it."""
-        for out in (stage or self.stage).outs:
-            path = self.clone.path / out
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(True)
+    def env(self, harm: Harm | None = None) -> Env:
+        """Environment variables of a run."""
+        fault = harm.env(self.log) if harm else dying.fault_environment(self.log)
+        return {"TMPDIR": str(self.scratch), **fault}
 
-    def restore(self, stage: Stage) -> None:
-        """Restore a stage's outputs of the reference run: a stage that refuses may have begun."""
-        self.clear(stage)
-        for out in stage.outs:
-            source, path = self.reference.clone.path / out, self.clone.path / out
-            if source.is_dir():
-                shutil.copytree(source, path)
-            else:
-                shutil.copy2(source, path)
-
-    def forget(self) -> None:
-        """Have DVC run the stage again."""
-        lock = dict(self.reference.lock)
-        lock["stages"] = {k: v for k, v in lock["stages"].items() if k != self.stage.name}
-        (self.clone.path / "dvc.lock").write_text(write_yaml(lock))
-        shutil.rmtree(self.clone.path / ".dvc/cache/runs", ignore_errors=True)
-
-    def run_stage(self, harm: Harm) -> None:
-        """Start the stage, and send it the signal."""
-        self.actions.append(f"{self.stage.name}, {harm}")
-        env = self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word)
-        started = self.processes.start(self.clone.path, self.output, self.stage.command, env)
-        process = psutil.Process(started)
-        if not harm.at:
-            until(lambda: ended(process), harm.delay)
-            send(process, harm.number, harm.whom)
-        self.watch(harm, process)
-        code = self.processes.wait()
-        if code == 0:
-            self.actions.append("which was too late")
-            if self.clone.hashes() != self.reference.hashes:
-                self.wrong.append(f"exit code 0 after {harm}, but outputs are missing or differ")
-        elif code == 2:
-            self.wrong.append(f"started again it refuses: {gist(self.output.read_text())}")
-        self.look(harm.number, code)
+    @property
+    def allowed(self) -> float:
+        """Seconds that a run may take."""
+        return SLOWER * (self.target.seconds + self.reference.repro) + 60
 
     def watch(self, harm: Harm, process: psutil.Process) -> None:
         """Wait until the process has ended, which it must soon after the signal."""
         if harm.at:
-            until(lambda: ended(process) or self.sent(), self.allowed())
+            until(lambda: ended(process) or self.sent(), self.allowed)
         start = time.monotonic()
-        until(lambda: ended(process), self.allowed())
+        until(lambda: ended(process), self.allowed)
         took = time.monotonic() - start
         if took > PATIENCE and harm.whom == "group":
             self.wrong.append(f"ended {took:.0f} s after {harm.number.name}")
@@ -237,108 +168,47 @@ class Trial:
         """Whether the signal has been sent at its change of the disk."""
         return self.log.exists() and dying.SENT in self.log.read_text().splitlines()
 
-    def look(self, number: signal.Signals, code: int) -> None:
-        """Record what a killed run leaves behind, and check how it ended."""
-        self.checkpoint |= any((self.clone.path / "data/checkpoints").glob("*/last.ckpt"))
-        text = self.output.read_text() if self.output.exists() else ""
-        if number == signal.SIGINT and code and "Traceback" in text:
-            self.wrong.append("a traceback after Ctrl-C")
-        if number == signal.SIGINT and code not in (0, 130, -signal.SIGINT):  # 130 to a shell
-            self.wrong.append(f"exit code {code} after Ctrl-C")
-
-    def reader(self, stage: Stage) -> None:
-        """Run a stage that reads what a killed run left: it must succeed, or refuse clearly."""
-        self.actions.append(f"then {stage.name}")
-        self.processes.start(self.clone.path, self.output, stage.command, self.env())
-        code, text = self.processes.wait(), self.output.read_text()
-        if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
-            self.wrong.append(f"{stage.name} after it: exit code {code}, {gist(text)}")
-        if code:
-            self.restore(stage)
-
-    def finish_stage(self) -> None:
-        """Run the same command again, undisturbed."""
-        self.actions.append("again")
-        self.processes.start(self.clone.path, self.output, self.stage.command, self.env())
-        code = self.processes.wait()
-        self.finished(code, self.output.read_text())
-
-    def run_dvc(self, harm: Harm) -> None:
-        """Start `dvc repro`, and send the signal to it or to the stage."""
-        self.actions.append(f"dvc repro of {self.stage.name}, {harm}")
-        env = self.site(self.env(harm.at, harm.number, harm.whom, harm.torn, harm.word))
-        started = self.clone.start(self.output, "dvc", "repro", **env)
-        process = psutil.Process(started.pid)
-        if not harm.at:
-            if harm.whom == "self":
-                until(lambda: bool(self.stage_process()) or ended(process), self.allowed())
-            until(lambda: ended(process), harm.delay)
-            target = self.stage_process() if harm.whom == "self" else process
-            if target:
-                send(target, harm.number, harm.whom)
-        self.watch(harm, process)
-        if started.wait() == 0:
+    def count(self, harm: Harm, killed: bool) -> None:
+        """Count a signal, and see what it left."""
+        self.kills += killed
+        self.notes[harm.note if killed else "signals that came too late"] += 1
+        if not killed:
             self.actions.append("which was too late")
-        self.look(harm.number, 0)
+        checkpoints = (self.clone.path / "data/checkpoints").glob("*/last.ckpt")
+        self.checkpoint = killed and any(checkpoints)
 
-    def site(self, env: dict[str, str]) -> dict[str, str]:
-        path = os.pathsep.join((str(self.clone.path), str(self.clone.path / "tests/faults/site")))
-        return {**env, "PYTHONPATH": path}
-
-    def stage_process(self) -> psutil.Process | None:
-        words = self.stage.command[1:]
-        return next(
-            (stray for stray in self.strays() if stray.cmdline()[1 : 1 + len(words)] == words), None
-        )
-
-    def finish_dvc(self) -> None:
-        """`dvc repro` again."""
-        self.actions.append("dvc repro")
-        torn = self.clone.path / ".dvc/tmp/rwlock"  # which DVC writes in place
-        if torn.exists() and not torn.read_bytes():
-            counts["DVC's own lock file was cut short, and removed by hand"] += 1
-            torn.unlink()
-        started = self.clone.start(self.output, "dvc", "repro", **self.site(self.env()))
-        process = psutil.Process(started.pid)
-        if not until(lambda: ended(process), self.allowed()):
-            waits = [stray.cmdline() for stray in self.strays()]
-            self.wrong.append(f"dvc repro did not finish in {self.allowed():.0f} s: {waits}")
-            send(process, signal.SIGKILL, "group")
-        until(lambda: not self.strays(), self.allowed())  # orphans may write to the last
-        self.finished(started.wait(), self.output.read_text())
-        lock = read_yaml((self.clone.path / "dvc.lock").read_text())
-        if not started.returncode and comparable_stages(lock) != comparable_stages(
-            self.reference.lock
-        ):
-            self.wrong.append("dvc.lock differs")
-
-    def allowed(self) -> float:
-        return SLOWER * (self.stage.seconds + self.reference.repro) + 60
-
-    def finished(self, code: int, text: str) -> None:
+    def compare(self, expected: dict[str, str]) -> None:
         """What must hold once the last run has ended."""
-        if code:
-            self.wrong.append(f"exit code {code}: {gist(text)}")
+        try:
+            actual = state(self.clone, not self.target.is_stage, self.target.more)
+        except UserError as error:
+            self.wrong.append(f"the store is damaged: {error}")
+            self.identical = False
             return
-        self.resumed = "resuming" in text
-        if self.checkpoint and self.stage.name.partition("@")[0] in RESUMING and not self.resumed:
-            self.wrong.append("it did not resume from the checkpoint")
-        hashes, names = self.clone.hashes(), {name for name, _ in self.clone.files()}
-        expected = self.reference.hashes
-        differ = sorted(n for n in {*hashes, *expected} if hashes.get(n) != expected.get(n))
+        differ = sorted(n for n in {*actual, *expected} if actual.get(n) != expected.get(n))
         self.identical = not differ
         if differ:
             self.wrong.append(f"differ: {', '.join(differ)}")
-        more = sorted(n for n in names - self.reference.names if not n.endswith(".lock"))
+        names = {name for name, _ in self.clone.files()} - self.names - {*expected}
+        more = sorted(name for name in names if not name.endswith(".lock"))
         for top in ("data", "results"):
             parts = (self.clone.path / top).rglob("*.part")
             more += [path.relative_to(self.clone.path).as_posix() for path in parts]
-        more += [str(path) for path in self.temporary.rglob("*") if path.is_file()]
+        more += [str(path) for path in self.scratch.rglob("*") if path.is_file()]
         if more:
             self.wrong.append(f"left behind: {', '.join(dict.fromkeys(more))}")
         if not until(lambda: not self.strays(), 10):
             strays = [f"{stray.pid} {' '.join(stray.cmdline())[:200]}" for stray in self.strays()]
             self.wrong.append(f"still running: {'; '.join(strays)}")
+
+    def check_resumed(self) -> None:
+        """A training that has a checkpoint goes on from there."""
+        if not self.checkpoint or self.target.name.partition("@")[0] not in RESUMING:
+            return
+        self.resumed = "resuming" in self.text
+        self.notes["resumed" if self.resumed else "checkpoints not resumed"] += 1
+        if not self.resumed:
+            self.wrong.append("it did not resume from the checkpoint")
 
     def strays(self) -> list[psutil.Process]:
         """Processes that work in the clone."""
@@ -355,28 +225,150 @@ class Trial:
         """End what still runs, and remove the folder of a trial that was survived."""
         for process in self.strays():
             process.kill()
-        shutil.rmtree(self.temporary)
         if not self.wrong:
             shutil.rmtree(self.folder)
 
+    def outcome(self, fault: str) -> Outcome:
+        """The outcome; without a fault if every signal came too late."""
+        message = f"{', '.join(self.actions)}: {'; '.join(self.wrong)} ({self.folder})"
+        return Outcome(
+            fault,
+            not self.wrong,
+            self.identical,
+            message if self.wrong else "",
+            max(self.kills, bool(self.wrong)),
+            self.notes,
+        )
 
-def temporary() -> Path:
-    """An empty folder for temporary files, on another disk than the work if there is one."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="rapipe-kill-", dir=memory if memory.is_dir() else None))
+
+class Alone(Trial):
+    """A stage or a command that is killed in a process of its own."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        folder: Path,
+        target: Target,
+        scratch: Path,
+        processes: ProcessGroup,
+    ) -> None:
+        super().__init__(reference, folder, target, scratch)
+        self.processes = processes
+
+    def start(self, command: Iterable[str], harm: Harm | None = None) -> psutil.Process:
+        """Start a command, which is to be killed or not."""
+        env = self.env(harm)
+        pid = self.processes.start(self.clone.path, self.output, tuple(command), env)
+        return psutil.Process(pid)
+
+    def kill(self, harm: Harm) -> None:
+        """Start the target, and send it the signal."""
+        self.actions.append(f"{self.target.name}, {harm}")
+        process = self.start(self.target.command, harm)
+        if not harm.at:
+            until(lambda: ended(process), harm.delay)
+            send(process, harm.number, harm.whom)
+        self.watch(harm, process)
+        code = self.processes.wait()
+        done = code == 0 or self.refused_repetition(code)
+        refused = code == 2 and harm.size > 0 and "File too large" in self.text
+        self.count(harm, not done and not refused)
+        if code == 0:
+            self.compare(self.target.expected)
+        elif code == 2 and not done and not refused:
+            self.wrong.append(f"started again it refuses: {gist(self.text)}")
+        if harm.number == signal.SIGINT and not done:
+            self.check_interrupted(code)
+        if not self.target.is_stage:
+            self.check_store()
+
+    def check_interrupted(self, code: int) -> None:
+        """Ctrl-C ends in a sentence."""
+        if "Traceback" in self.text and f"{ROOT / 'rapipe'}/" in self.text:
+            self.wrong.append("a traceback after Ctrl-C")
+        if code not in (130, -signal.SIGINT):  # 130 to a shell
+            self.wrong.append(f"exit code {code} after Ctrl-C")
+
+    def check_store(self) -> None:
+        """A killed edit has happened, or has not."""
+        try:
+            current = store_state(self.clone)["store version current"]
+        except (UserError, KeyError) as error:
+            self.wrong.append(f"the store is damaged: {error}")
+            return
+        before = store_state(self.target.start)["store version current"]
+        if current not in (before, self.target.expected["store version current"]):
+            self.wrong.append("the store is neither what it was nor what it should become")
+
+    def refused_repetition(self, code: int) -> bool:
+        """Whether a command was refused since it has been done: its second run finds no rows."""
+        if code != 2 or self.target.is_stage or "error: " not in self.text:
+            return False
+        current = store_state(self.clone)["store version current"]
+        return current == self.target.expected["store version current"]
+
+    def reader(self, other: Target) -> None:
+        """Run a stage that reads what a killed run left: it must succeed, or refuse clearly."""
+        self.actions.append(f"then {other.name}")
+        self.start(other.command)
+        code, text = self.processes.wait(), self.text
+        if code not in (0, 2) or (code == 2 and "error: " not in text) or "Traceback" in text:
+            self.wrong.append(f"{other.name} after it: exit code {code}, {gist(text)}")
+        if code:
+            self.restore(other)
+
+    def restore(self, other: Target) -> None:
+        """Restore a stage's outputs of the reference run: a stage that refuses may have begun."""
+        self.clone.remove(other.writes)
+        for out in other.writes:
+            source, path = other.start.path / out, self.clone.path / out
+            shutil.copytree(source, path) if source.is_dir() else shutil.copy2(source, path)
+
+    def finish(self) -> None:
+        """Run the same command again, undisturbed."""
+        self.actions.append("again")
+        process = self.start(self.target.command)
+        if not until(lambda: ended(process), self.allowed):
+            self.wrong.append(f"it did not finish in {self.allowed:.0f} s: {gist(self.text)}")
+            send(process, signal.SIGKILL, "group")
+        code = self.processes.wait()
+        if "waiting for another" in self.text:
+            self.wrong.append("a lock outlived its process")
+        if code and not self.refused_repetition(code):
+            self.wrong.append(f"exit code {code}: {gist(self.text)}")
+            return
+        self.check_resumed()
+        self.compare(self.target.expected)
 
 
-def comparable_stages(lock: dict[str, Any]) -> Any:
-    """The stages of dvc.lock, without the store, whose file names are random."""
-    text = json.dumps(lock, sort_keys=True)
-    lock_copy = json.loads(text)
-    for stage in lock_copy["stages"].values():
-        for group in ("deps", "outs"):
-            stage[group] = sorted(
-                (entry for entry in stage.get(group, []) if entry["path"] != "data/store"),
-                key=lambda entry: entry["path"],
-            )
-    return lock_copy["stages"]
+def attempt(setting: Setting, processes: ProcessGroup, number: int) -> Outcome:
+    """One trial."""
+    rng, reference = dice("kill", setting.seed, number), setting.reference
+    target = reference.targets[rng.choice(list(reference.targets))]
+    folder = setting.folder / f"kill-{setting.seed}-{number}"
+    with temporary_folder() as scratch:
+        trial = Alone(reference, folder, target, scratch, processes)
+        if target.is_stage:
+            if rng.random() < 0.5:
+                trial.clone.remove(target.writes)
+            if rng.random() < 0.4:  # it may go at any time
+                trial.clone.remove([paths.CACHE])
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            trial.kill(draw(rng, target))
+        if target.is_stage and rng.random() < 0.3:
+            others = [t for t in reference.targets.values() if t.is_stage and t is not target]
+            trial.reader(rng.choice(others))
+        trial.finish()
+        trial.close()
+    return trial.outcome(f"{target.name.partition('@')[0]} is killed")
+
+
+@contextmanager
+def part(setting: Setting) -> Iterator[Attempt]:
+    """Trials of stages and commands alone."""
+    with closing(ProcessGroup()) as processes:
+        processes.learn(setting.reference.modules)
+        yield partial(attempt, setting, processes)
 
 
 def gist(text: str) -> str:
@@ -404,99 +396,9 @@ def send(process: psutil.Process, number: signal.Signals, whom: str) -> None:
 def until(true: Callable[[], bool], seconds: float) -> bool:
     """Wait until something is true, at most so long; whether it is."""
     stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
-        if true():
-            return True
-        time.sleep(0.02)
-    return true()
-
-
-NUMBERS = {signal.SIGKILL: 0.7, signal.SIGINT: 0.2, signal.SIGTERM: 0.1}
-"""How often each signal is sent."""
-
-
-def attempt(
-    reference: ReferenceRun, processes: ProcessGroup, folder: Path, seed: int, number: int
-) -> Outcome:
-    """One trial, all of which is drawn from its seed and number."""
-    rng = random.Random(f"{seed} {number}")
-    stage = reference.stages[rng.choice(list(reference.stages))]
-    trial = Trial(reference, processes, folder / f"trial-{seed}-{number}", stage)
-    signum: signal.Signals = rng.choices(list(NUMBERS), list(NUMBERS.values()))[0]
-    dvc = bool(reference.lock) and rng.random() < 0.25
-    times = rng.choice((1, 1, 1, 2, 3))
-    if dvc:
-        trial.forget()
-    elif stage.name == "embed" or rng.random() < 0.5:  # a second embedding is another version
-        trial.clear()
-    if rng.random() < 0.4:  # it may go at any time
-        shutil.rmtree(trial.clone.path / "data/cache", ignore_errors=True)
-    whom = rng.choice(("group", "self", "dvc") if dvc else ("group", "self"))
-    if signum == signal.SIGINT:
-        whom = "group"  # as a terminal does
-    for _ in range(times):
-        at = rng.randint(1, len(stage.changes)) if rng.random() < 0.6 else 0
-        delay = rng.uniform(0, 1.05) * (stage.seconds + (reference.repro if dvc else 0))
-        harm = Harm(signum, whom, at, signum == signal.SIGKILL and rng.random() < 0.5, delay)
-        (trial.run_dvc if dvc else trial.run_stage)(harm)
-    if not dvc and rng.random() < 0.3:
-        later = [name for name in reference.stages if name != stage.name]
-        reader = reference.stages[rng.choice(later)]
-        if reader.name != "embed":
-            trial.reader(reader)
-    (trial.finish_dvc if dvc else trial.finish_stage)()
-    trial.close()
-    say(f"{number}: {', '.join(trial.actions)}{', resumed' * trial.resumed}")
-    fault = f"{signum.name} to {whom} {'under dvc repro' if dvc else 'of a stage alone'}"
-    summary = f"{stage.name}: {', '.join(trial.actions)}: {'; '.join(trial.wrong)}"
-    where = f"(python -m tests.faults.kill --seed {seed} --trial {number}; {trial.folder})"
-    counts["resumed" if trial.resumed else "checkpoints not resumed"] += int(
-        trial.checkpoint and stage.name.partition("@")[0] in RESUMING
-    )
-    message = f"{summary} {where}" if trial.wrong else ""
-    return Outcome(fault, not trial.wrong, trial.identical, message)
-
-
-counts: Counter[str] = Counter()
-"""Of trials with a checkpoint: how many were resumed from it, and how many were not; and what was
-DVC's to survive."""
-
-
-def run(seconds: float, seed: int, first: int = 0, last: int = sys.maxsize) -> Iterator[Outcome]:
-    """Trials `first` to `last`, until the time is over."""
-    stop = time.monotonic() + seconds
-    folder = Path(tempfile.mkdtemp(prefix="rapipe-kill-"))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    processes = ProcessGroup()
-    try:
-        reference = reference_run(folder / "reference" / "clone", processes)
-        number = first
-        while number <= last and time.monotonic() < stop:
-            yield attempt(reference, processes, folder, seed, number)
-            number += 1
-    finally:
-        processes.close()
-        shutil.rmtree(folder / "reference", ignore_errors=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def main() -> None:
-    """Print the outcome of each trial."""
-    parser = argparse.ArgumentParser(
-        description="Kills stages; see the top of tests/faults/kill.py."
-    )
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trial", type=int, default=-1)
-    arguments = parser.parse_args()
-    chosen = (arguments.trial, arguments.trial) if arguments.trial >= 0 else (0, sys.maxsize)
-    verdicts: Counter[str] = Counter()
-    for outcome in run(arguments.seconds, arguments.seed, *chosen):
-        verdicts["survived" if outcome.survived else "not survived"] += 1
-        print(outcome.fault, "survived" if outcome.survived else outcome.message, flush=True)
-    print(dict(verdicts), dict(counts))
-
-
-if __name__ == "__main__":
-    main()
+    while not true():
+        left = stop - time.monotonic()
+        if left <= 0:
+            return true()
+        time.sleep(min(0.01, left))
+    return True

@@ -28,11 +28,13 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from rapipe.config import presets
+from rapipe.config import deciding, presets
+from rapipe.config.loading import parse
 from rapipe.config.yaml_text import read_yaml, write_yaml
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.io.atomic import atomic_write
 from rapipe.io.folders import atomic_folder
+from rapipe.pipeline.inputs import PARAMS
 from tests.faults.clone import ROOT, Clone
 
 STAGES = ("corpus", "embed", "prefetch")
@@ -148,7 +150,8 @@ def _encoder(folder: Path, params: dict[str, Any]) -> None:
     )
     torch.manual_seed(0)
     with atomic_folder(folder / "data/encoder") as part:
-        Encoder(spec).write(part, {})
+        made_with = {"corpus": card["hash"], **deciding.of_encoder(parse(params), "fp32")}
+        Encoder(spec).write(part, {PARAMS: made_with})
 
 
 def main() -> None:

@@ -106,12 +106,12 @@ def check_k(k: int, exclude: Ids, bank_ids: Ids) -> int:
     if most < 1:
         raise ArgumentError(
             f"`k` is {k}, but the bank holds no other image than the query itself: "
-            "choose a larger `bank`"
+            "raise `bank` if it is limited, or add images"
         )
     if not 1 <= k <= most:
         raise ArgumentError(
             f"`k` is {k}, but the bank offers a query at most {most} neighbours; "
-            f"choose from 1 to {most}, or a larger `bank`"
+            f"choose from 1 to {most}, raise `bank` if it is limited, or add images"
         )
     return most_excluded
 

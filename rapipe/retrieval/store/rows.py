@@ -178,8 +178,8 @@ def insert(
 
     with ThreadPoolExecutor(1) as pool:
         reader = pa.RecordBatchReader.from_batches(schema(dimension), batches())
-        writing = pool.submit(write, reader)
-        try:
+        try:  # Ctrl-C may come while the thread starts
+            writing = pool.submit(write, reader)
             for rows, vectors in pairs:
                 if writing.done():
                     break

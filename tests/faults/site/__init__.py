@@ -1,1 +1,1 @@
-"""TODO."""
+"""A folder for PYTHONPATH, with what Python imports by itself when it starts."""
