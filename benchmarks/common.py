@@ -7,11 +7,9 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
@@ -43,11 +41,10 @@ def machine(*packages: str) -> Result:
 
 
 def precision() -> Any:
-    """What `train.precision: auto` chooses, measured anew."""
+    """What `train.precision: auto` chooses here."""
     from rapipe.training.precision import precision_of
 
-    with tempfile.TemporaryDirectory() as folder:
-        return precision_of("auto", Path(folder) / "precision.json")
+    return precision_of("auto")
 
 
 def cores() -> int:

@@ -31,7 +31,7 @@ from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.corpus.compose import Part, Rules, compose
 from rapipe.corpus.decode import Decoding, decode, pixel_hash
 from rapipe.corpus.decode_cache import Workers
-from rapipe.corpus.sources import SOURCES, SourceRequest
+from rapipe.corpus.sources import SOURCES, SourceRequest, kind_of
 from rapipe.corpus.sources.base import UNDIVIDED, Item, Source, Split
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
@@ -39,6 +39,8 @@ from rapipe.encoder.retriever import Retriever
 from rapipe.errors import ArgumentError
 from rapipe.evaluation.measures.noise_levels import predict_levels, scores
 from rapipe.io.memory_map import in_memory
+from rapipe.io.text import expand_home
+from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Embeddings, Images, Labels, Pixels
 
 
@@ -55,8 +57,8 @@ def load_images(
     No two splits share an image, nor an exact copy of one.
 
     Args:
-        path: a folder of `class/file`, or of `split/class/file`; or one of Parquet files, as on
-            the Hugging Face hub.
+        path: a folder, zip or tar file of `class/file`, or of `split/class/file`; or a Parquet
+            file or a folder of them, as on the Hugging Face hub.
         size: S, the side of the squares; images that are not square lose their longer ends.
         validation_fraction, test_fraction: shares of train that are held out where the folder
             has no such split.
@@ -68,9 +70,10 @@ def load_images(
         ArgumentError: the folder holds no images as described.
         UserError: an image cannot be read; names the file.
     """
-    path = Path(path)
-    kind = "parquet" if any(path.glob("*.parquet")) else "folder"
-    source = SOURCES[kind](SourceRequest(str(path)))
+    path = expand_home(path)
+    source = SOURCES[kind_of(path)](SourceRequest(str(path)))
+    for remark in source.remarks(path.name):
+        say(remark)
     return _split(source, path.name, size, validation_fraction, test_fraction, seed, processes)
 
 
@@ -102,10 +105,13 @@ def _split(
     processes: int = 1,
 ) -> dict[str, Images]:
     """The images of one source, in memory."""
-    rules = Rules(Decoding(size), False, False, validation_fraction, test_fraction, seed)
+    decoding = Decoding(size)
+    rules = Rules(decoding, False, False, "keep", validation_fraction, test_fraction, seed)
     with TemporaryDirectory() as scratch, Workers(processes) as workers:
         part = Part(source, "task", 1.0, Path(scratch, "cache"))
-        compose({name: part}, rules, Path(scratch), workers)
+        report = compose({name: part}, rules, Path(scratch), workers)
+        if report.conflicts.ids:
+            say(f"warning: {report.conflicts}")
         splits = {split: Images.read(Path(scratch, f"{split}.arrow")) for split in SPLITS}
         return {
             split: replace(
@@ -139,7 +145,7 @@ def load_pixels(paths: Iterable[str | Path], size: int) -> Pixels:
         UserError: a file is no image; names it.
     """
     decoding = Decoding(size)
-    return np.stack([decode(Path(path).read_bytes(), str(path), decoding) for path in paths])
+    return np.stack([decode(expand_home(path).read_bytes(), str(path), decoding) for path in paths])
 
 
 def embed(encoder: Encoder, images: Images, split: str = "train") -> Embeddings:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+DVC = Path(".dvc")
+DATA = Path("data")
 CHECKED = Path("data/checked")
 """Says that params.yaml has been checked."""
 
@@ -17,6 +19,8 @@ INITIAL_CACHE = CACHE / "initial"
 """Weights to start from that have been made before, by what they were made from."""
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
+LOCATIONS = CORPUS / "locations.csv"
+"""Which file or row each image came from."""
 CONTACT_SHEET = CORPUS / "sheet.png"
 ENCODER = Path("data/encoder")
 STORE = Path("data/store")
@@ -36,7 +40,7 @@ EVIDENCE = Path("data/evidence")
 PREDICTIONS = "predictions.arrow"
 INFLUENCE = "rows.csv"
 PRECISION = Path("data/precision.json")
-"""How much faster bfloat16 was measured to be here. Not in the cache: a machine decides once."""
+"""How much faster bfloat16 was measured to be here, where the user's cache cannot keep it."""
 COSTS = Path("data/costs")
 """What each stage took when it last ran here; no output, since it is never the same twice."""
 LOCKS = Path("data/locks")
@@ -57,6 +61,8 @@ PAGE = RESULTS / "index.html"
 LEAKAGE = RESULTS / "leakage.json"
 DUPLICATES = RESULTS / "duplicates.csv"
 """Test images that are nearly copies of one in the memory."""
+LABEL_ERRORS = RESULTS / "label_errors.csv"
+"""Images whose label is possibly wrong."""
 
 MADE_BY = {
     CORPUS: "corpus",
@@ -65,6 +71,7 @@ MADE_BY = {
     NEIGHBOURS: "prefetch",
     LEAKAGE: "audit",
     DUPLICATES: "audit",
+    LABEL_ERRORS: "audit",
     INITIAL: "initialise",
     MODELS: "train",
     EVIDENCE: "eval",

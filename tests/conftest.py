@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ hypothesis.settings.register_profile(  # the same examples each time; `make soak
     "default", derandomize=True, deadline=None, max_examples=50, database=None
 )
 hypothesis.settings.load_profile("default")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share what the first process sets
+    home_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("MPLCONFIGDIR", str(home_cache / "matplotlib"))  # its list of fonts
+    user_cache = tempfile.TemporaryDirectory(prefix="rapipe-tests-")
+    os.environ["XDG_CACHE_HOME"] = user_cache.name  # no test writes into the user's own
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # every test is of the CPU, the same on every machine
 
 

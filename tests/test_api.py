@@ -32,6 +32,7 @@ def quickstart() -> str:
     return match[1]
 
 
+@pytest.mark.ci
 def test_the_quickstart_of_the_readme_runs_as_written(tmp_path: Path) -> None:
     """In a folder of its own, without a guard for processes, and leaves nothing there."""
     assert len([line for line in quickstart().splitlines() if line.strip()]) <= 15

@@ -179,7 +179,7 @@ def test_commands_refuse_with_code_2_and_run_nothing(
     Path("params.yaml").write_bytes(raw)
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert not Path("ran").exists()
-    if command[0] == "preset" and result.exit_code == 0:  # which keeps tags, and reads no value
+    if command[0] == "preset" and result.exit_code == 0:  # which replaces the list
         assert load_checked(Path("params.yaml"))
         return
     assert result.exit_code == 2

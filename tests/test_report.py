@@ -165,6 +165,7 @@ def evidence(knn: float, vote: float, seeds: int = 1, noisy: bool = False) -> Ev
         return Stack(correct(share), correct(vote), correct(share), scores, scores, scores)
 
     run = {
+        "setting": {},
         "rows": [{"ece": 0.1, "retrieval": "knn"}, {"ece": 0.2}],
         "votes": [
             {"noise_std": std, "vote": "rank", "k": 3, "validation_top1": 0.5, "top1": vote}

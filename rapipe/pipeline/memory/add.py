@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +12,13 @@ from rapipe import paths
 from rapipe.config.schema import Params, SourceParams
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import DecodedSplit, Workers, cache_key, decode_split
-from rapipe.corpus.labels import limit_mask
-from rapipe.corpus.sources import SOURCES, SourceRequest
+from rapipe.corpus.labels import conflicting_ids, limit_mask
+from rapipe.corpus.sources import SOURCES, SourceRequest, kind_of
 from rapipe.corpus.sources.base import UNDIVIDED
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError, rename_arguments
+from rapipe.io.text import expand_home
 from rapipe.pipeline.inputs import check_encoder, checked, corpus_card, images_of
 from rapipe.pipeline.memory.edit import after_edit, open_store
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
@@ -84,6 +84,12 @@ def run(
     blocks = _embed(decoded, rows, labels, source_params.name, encoder)
     edit = " ".join(["add", source, *(f"--class {class_name}" for class_name in classes)])
     manifest, count = add(blocks, store_classes, edit, store)
+    conflicting = conflicting_ids(
+        np.concatenate([store.rows.ids, decoded.ids[rows]]),
+        np.concatenate([store.rows.labels, labels[rows]]),
+    )
+    if both := int(np.isin(conflicting, decoded.ids[rows]).sum()):
+        say(f"warning: {both:,} of them are in the store, or were added, with another label too")
     return f"{after_edit(manifest)}: {count:,} rows of {source_params.name} added"
 
 
@@ -94,15 +100,13 @@ def _source_params(params: Params, source: str, name: str) -> SourceParams:
         return replace(sources[source], name=name or source, limit=1.0, weight=1.0)
     if source in SOURCES:
         return SourceParams(kind=source, name=name or source)
-    path = Path(source)
+    path = expand_home(source)
     if not path.exists():
         raise UserError(
             f"{source!r} is no file or folder, no source of corpus.sources "
             f"({', '.join(sources)}) and no kind of source ({', '.join(SOURCES)})"
         )
-    tabular = path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet")))
-    kind = "parquet" if tabular else "folder"
-    return SourceParams(kind=kind, path=source, name=name or path.stem)
+    return SourceParams(kind=kind_of(path), path=source, name=name or path.absolute().stem)
 
 
 def _decode(
@@ -111,10 +115,18 @@ def _decode(
     """The training images of a source as squares, and the names of its classes."""
     decoding = Decoding(**corpus_card()["decoding"])
     request = SourceRequest(
-        source_params.path, source_params.label, params.corpus.download, paths.RAW, labelled
+        source_params.path,
+        source_params.label,
+        params.corpus.download,
+        paths.RAW,
+        labelled,
+        source_params.image,
+        source_params.split,
     )
     kind, name = source_params.kind, source_params.name
     images = SOURCES[kind](request)
+    for remark in images.remarks(name):
+        say(remark)
     split = next((split for split in ("train", UNDIVIDED) if split in images.splits), None)
     if split is None:
         raise UserError(f"{name} has no train split, only {', '.join(images.splits)}")

@@ -16,6 +16,7 @@ import numpy as np
 from rapipe import paths
 from rapipe.errors import UserError
 from rapipe.io.atomic import part_path
+from rapipe.io.text import expand_home
 from rapipe.io.weights import CARD
 from rapipe.pipeline.inputs import encoder_fingerprint
 from rapipe.pipeline.running.locks import artefact_locks
@@ -106,7 +107,7 @@ def remove(selection: Selection, purge: bool) -> str:
 def tag(name: str) -> str:
     """Name the current version."""
     manifest = edits.tag(name, paths.STORE, paths.STORE_MANIFEST)
-    return f"version {manifest.version} is {name}"
+    return f"version {manifest.version} is {name}{dvc_note()}"
 
 
 def checkout(name: str) -> str:
@@ -118,7 +119,8 @@ def compact() -> str:
     """Drop what neither a tag nor the current version needs."""
     before = _megabytes()
     manifest = edits.compact(paths.STORE, paths.STORE_MANIFEST)
-    return f"version {manifest.version}: {before:.1f} MB before, {_megabytes():.1f} MB now"
+    sizes = f"{before:.1f} MB before, {_megabytes():.1f} MB now"
+    return f"version {manifest.version}: {sizes}{dvc_note()}"
 
 
 def verify() -> str:
@@ -152,13 +154,25 @@ def diff(one: str, other: str, limit: int) -> dict[str, Any]:
 def export(path: Path) -> str:
     """Write the current version as Parquet, or as .npy with its rows in Parquet beside it."""
     store = open_store()
-    files = edits.export(store, path)
+    files = edits.export(store, expand_home(path))
     return f"{store.manifest.rows:,} rows in {' and '.join(map(str, files))}"
 
 
 def after_edit(manifest: Manifest) -> str:
     """The new version, and what to run next."""
-    return f"version {manifest.version} holds {manifest.rows:,} rows; run rapipe prefetch"
+    return (
+        f"version {manifest.version} holds {manifest.rows:,} rows; run rapipe prefetch{dvc_note()}"
+    )
+
+
+def dvc_note() -> str:
+    """What an edit means to DVC, if the project uses it: the store is an output of a stage."""
+    if not paths.DVC.exists():
+        return ""
+    return (
+        f" (to dvc, {paths.STORE} is modified now: dvc commit -f embed keeps this version, and "
+        "dvc repro without that embeds the corpus anew)"
+    )
 
 
 def _tags_of(store: Store, manifest: Manifest) -> list[str]:

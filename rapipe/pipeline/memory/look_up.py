@@ -20,9 +20,17 @@ from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation.measures.attribution import Attribution, attribute
 from rapipe.io.atomic import atomic_write
-from rapipe.pipeline.inputs import bank_card, check_encoder, checked, corpus_card, images_of
+from rapipe.io.text import expand_home
+from rapipe.pipeline.inputs import (
+    bank_card,
+    checked,
+    classifier_card,
+    corpus_card,
+    images_of,
+    present_bank,
+)
 from rapipe.pipeline.running.argument_keys import argument_keys
-from rapipe.progress import say
+from rapipe.progress import print_line, say
 from rapipe.records import Embeddings, Indices, Pixels
 from rapipe.retrieval.search import search
 
@@ -61,14 +69,14 @@ def run(
         image: a file, or the row of a test image.
         classifier: name of a trained one; the first with neighbours by default.
     """
+    present_bank(params)
     bank = Embeddings.read(checked(paths.BANK))
-    check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     query = _read_image(image)
     query_id = np.array([pixel_hash(query.pixels)])
     neighbours = search(encoder.embed(query.pixels[None]), bank, k, query_id)
     variant = _choose_variant(params, classifier)
-    prediction = _predict(variant, query, bank, neighbours.indices) if variant else None
+    prediction = _predict(params, variant, query, bank, neighbours.indices) if variant else None
     indices, similarities = neighbours.indices[0], neighbours.similarities[0].tolist()
     rows, facts = _rows(bank, indices, similarities, prediction), _facts(query, prediction)
     if as_json:
@@ -84,7 +92,7 @@ def run(
         figure = pictures.query_and_neighbours(
             query.pixels, _title(facts), images, rows, label, same
         )
-        atomic_write(picture, style.png(figure))
+        atomic_write(expand_home(picture), style.png(figure))
 
 
 def _choose_variant(params: Params, name: str) -> Variant | None:
@@ -103,14 +111,12 @@ def _choose_variant(params: Params, name: str) -> Variant | None:
     return next((v for v in trained if v.retrieval == "knn"), trained[0])
 
 
-def _predict(variant: Variant, query: QueryImage, bank: Embeddings, indices: Indices) -> Prediction:
+def _predict(
+    params: Params, variant: Variant, query: QueryImage, bank: Embeddings, indices: Indices
+) -> Prediction:
     """Predict with all neighbours, with none, and without each."""
+    classifier_card(params, variant)
     classifier, _ = Classifier.read(checked(paths.MODELS / variant.name))
-    if classifier.spec.dimension != bank.vectors.shape[1]:
-        raise UserError(
-            f"{variant.name} was trained with vectors of {classifier.spec.dimension} dimensions, "
-            f"but {paths.BANK} holds vectors of {bank.vectors.shape[1]}: run rapipe train"
-        )
     classifier.to(device())
     device_bank, pixels = DeviceBank(bank, classifier.spec.classes, device()), query.pixels[None]
     probabilities = metrics.softmax(classifier.predict(pixels, device_bank, indices))[0]
@@ -165,12 +171,12 @@ def _title(facts: dict[str, Any]) -> str:
 
 def _print(facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     if "predicted" in facts:
-        print(_title(facts) + (f"; it is {facts['class']}" if facts["class"] != "?" else ""))
-        print("similarity  attention  effect   class            source           id")
+        print_line(_title(facts) + (f"; it is {facts['class']}" if facts["class"] != "?" else ""))
+        print_line("similarity  attention  effect   class            source           id")
     for row in rows:
         effect = f"{row['attention']:9.3f}  {row['effect']:+.4f}  " if "attention" in row else ""
         similarity = f"{row['similarity']:10.4f}"
-        print(f"{similarity}  {effect}{row['class']:16} {row['source']:16} {row['id']}")
+        print_line(f"{similarity}  {effect}{row['class']:16} {row['source']:16} {row['id']}")
 
 
 def _class_name(label: int) -> str:
@@ -185,7 +191,7 @@ def _read_image(image: str) -> QueryImage:
             raise UserError(f"there is no test image {image}; choose from 0 to {len(test) - 1}")
         return QueryImage(test.pixels[int(image)], int(test.labels[int(image)]))
     try:
-        data = Path(image).read_bytes()
+        data = expand_home(image).read_bytes()
     except OSError as error:
         raise UserError(
             f"{image!r} is no file that can be read ({error.strerror}), and no row of a test image"
