@@ -191,9 +191,10 @@ class Trial:
             self.wrong.append(f"differ: {', '.join(differ)}")
         names = {name for name, _ in self.clone.files()} - self.names - {*expected}
         more = sorted(name for name in names if not name.endswith(".lock"))
-        for top in ("data", "results"):
+        for top in ("data", "results"):  # what it cost is no artefact, and is written over
             parts = (self.clone.path / top).rglob("*.part")
-            more += [path.relative_to(self.clone.path).as_posix() for path in parts]
+            names = {path.relative_to(self.clone.path).as_posix() for path in parts}
+            more += sorted(name for name in names if not name.startswith(f"{paths.COSTS}/"))
         more += [str(path) for path in self.scratch.rglob("*") if path.is_file()]
         if more:
             self.wrong.append(f"left behind: {', '.join(dict.fromkeys(more))}")
