@@ -41,8 +41,8 @@ def damage(path: Path, way: str, rng: random.Random) -> None:
     elif way == "cut short":
         path.write_bytes(data[: rng.randrange(len(data))] if data else b"")
     else:
-        changed = bytearray(data)
-        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        changed = bytearray(data or b"\0")  # a bit of an empty file is one too many
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
         path.write_bytes(changed)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -43,6 +44,8 @@ LARGEST = 1 << 18
 """Bytes of a file, after which a write is cut at most."""
 CUT = -signal.SIGXFSZ
 """Exit code of what is killed within a write."""
+UNREAD = r"\.lock$|\.[\w-]{22}\.tmp$"
+"""Files that may stay, since nobody reads them: locks, and those that a killed DVC was copying."""
 Env = dict[str, str]
 
 
@@ -190,7 +193,7 @@ class Trial:
         if differ:
             self.wrong.append(f"differ: {', '.join(differ)}")
         names = {name for name, _ in self.clone.files()} - self.names - {*expected}
-        more = sorted(name for name in names if not name.endswith(".lock"))
+        more = sorted(name for name in names if not re.search(UNREAD, name))
         for top in ("data", "results"):  # what it cost is no artefact, and is written over
             parts = (self.clone.path / top).rglob("*.part")
             names = {path.relative_to(self.clone.path).as_posix() for path in parts}
