@@ -22,11 +22,9 @@ from rapipe.io.tables import write_checksummed, write_csv
 from rapipe.pipeline.inputs import (
     PARAMS,
     audit_facts,
-    bank_card,
     check_encoder,
     checked,
     images_of,
-    present_bank,
     query_images,
 )
 from rapipe.pipeline.label_errors import Queries, list_label_errors
@@ -60,7 +58,7 @@ def run(params: Params) -> None:
     """
     for stale in WRITES:  # else a stale one would say that all is well
         stale.unlink(missing_ok=True)
-    present_bank(params)
+    facts = audit_facts(params)
     splits = {name: images_of(name) for name in SPLITS}
     bank = Embeddings.read(checked(paths.BANK))
     train, fraction = splits["train"], params.train.label_fraction
@@ -80,7 +78,7 @@ def run(params: Params) -> None:
         {
             "checks": {name: {"checked": n, "found": 0} for name, n in checks.items()},
             **duplicates,
-            PARAMS: audit_facts(params),
+            PARAMS: facts,
             "duplicates_sha256": sha256(paths.DUPLICATES),
             "label_errors": errors,
             "label_errors_sha256": sha256(paths.LABEL_ERRORS),
@@ -140,7 +138,6 @@ def queries_of(
 ) -> dict[str, Queries]:
     """The labelled images of each split; those whose labels are withheld are left out."""
     store = Store.open(paths.STORE, paths.STORE_MANIFEST)
-    check_encoder(bank_card()["encoder"], paths.BANK, "prefetch")
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
     rows = {
         name: np.flatnonzero((images.labels >= 0) & ~np.isin(images.ids, hidden_labels))

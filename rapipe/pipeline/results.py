@@ -54,10 +54,8 @@ def read_results(params: Params) -> Results:
         UserError: there is none; says what differs.
     """
     written = {path.stem: _read_run(path) for path in sorted(paths.RUNS.glob("*.json"))}
-    expected = {
-        (variant.backbone, variant.retrieval): _expected(params, variant)
-        for variant in variants(params)
-    }
+    one_seed = {(variant.backbone, variant.retrieval): variant for variant in variants(params)}
+    expected = {strategy: _expected(params, variant) for strategy, variant in one_seed.items()}
     left_out: dict[str, str] = {}
     runs: dict[str, Run] = {}
     for name, run in written.items():
@@ -72,9 +70,9 @@ def read_results(params: Params) -> Results:
         runs = {name: run for name, run in runs.items() if name not in reasons}
     _distinguish_memories(runs.values())
     if not runs:
+        example = next((f" ({name} {reason})" for name, reason in left_out.items()), "")
         raise UserError(
-            f"{paths.RUNS} holds no results of these parameters: run dvc repro"
-            + "".join(f" ({name} {reason})" for name, reason in list(left_out.items())[:1])
+            f"{paths.RUNS} holds no results of these parameters: run dvc repro{example}"
         )
     grid = params.classifiers.backbones, params.retrieval.strategies
     return Results(runs, *grid, dict(sorted(left_out.items())))
