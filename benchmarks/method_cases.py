@@ -75,7 +75,9 @@ LARGE = ("timm:mixer_s32_224", "timm:swin_tiny_patch4_window7_224")
 """Of timm too; they come last, since each takes as long as ten others."""
 FROZEN = "resnet18+pretrained+frozen"
 FEW_LABELS: Overrides = {"label_fraction": 0.1, "epochs": 20}
-STRATEGIES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
+STRATEGIES = (
+    *("sampled", "knn", "class-balanced", "diverse", "hard", "replay", "self", "self+knn"),
+)
 PERCEIVER: Overrides = {"classifiers.backbones": ["perceiver"]}
 CASES = (
     encoder("objective", "byol", 0.2, objective="byol"),

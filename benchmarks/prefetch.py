@@ -188,7 +188,7 @@ class Setting:
         def retrieve_by(search: Callable[[Any], Any]) -> Callable[[Any], NeighbourBatch]:
             def find(images: Any) -> NeighbourBatch:
                 with torch.no_grad():
-                    features = self.encoder.backbone(self.encoder.normalise(images))
+                    features = self.encoder.backbone(self.encoder.preprocess(images))
                     indices = search(torch.nn.functional.normalize(features))
                 return bank.assemble(bank.fetch(indices.to(torch_device)))
 

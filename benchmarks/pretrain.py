@@ -151,7 +151,7 @@ class Peers:
         """BYOL as `rapipe pretrain` makes it."""
         import torch
 
-        from rapipe.batches.transforms import Normalise
+        from rapipe.batches.preprocess import Preprocess
         from rapipe.encoder.backbones import build
         from rapipe.pretraining.module import PretrainingModule
         from rapipe.pretraining.objectives import OBJECTIVES, ObjectiveSpec
@@ -169,7 +169,7 @@ class Peers:
             views="crop", epochs=1, batch_size=self.batch, learning_rate=0.06
         )
         return PretrainingModule(
-            objective, images, Normalise(MEAN, STD), recipe, seed=0, weights=np.ones(n)
+            objective, images, Preprocess(SIDE, MEAN, STD), recipe, seed=0, weights=np.ones(n)
         )
 
     def ours(self, precision: Any) -> float:

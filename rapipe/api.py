@@ -193,8 +193,10 @@ def predict(
         ArgumentError: as `evaluate` does.
     """
     bank = _bank(classifier, retriever)
-    indices = retriever.retrieve(images_of(pixels)).indices if retriever else None
-    return metrics.softmax(classifier.predict(pixels, bank, indices))
+    if retriever is None:
+        return metrics.softmax(classifier.predict(pixels))
+    shown = retriever.retrieve(images_of(pixels))
+    return metrics.softmax(classifier.predict(pixels, bank, shown.indices, shown.query_vectors))
 
 
 def _bank(classifier: Classifier, retriever: Retriever | None) -> DeviceBank | None:

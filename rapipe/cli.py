@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,13 @@ def version(
         raise typer.Exit
 
 
+def _run_stage(name: str) -> None:
+    """Run the stage in this module of `rapipe.pipeline`."""
+    from rapipe.pipeline.running.stage import run_stage
+
+    run_stage(import_module(f"rapipe.pipeline.{name}").run)
+
+
 @app.command()
 def corpus(
     describe: Annotated[
@@ -64,55 +71,43 @@ def corpus(
         with exit_on_user_error():
             described.run()
         return
-    from rapipe.pipeline import corpus
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(corpus.run)
+    _run_stage("corpus")
 
 
 @app.command()
 def pretrain() -> None:
     """Pretrain the encoder without labels; resumes where it was interrupted."""
-    from rapipe.pipeline import pretrain
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(pretrain.run)
+    _run_stage("pretrain")
 
 
 @app.command()
 def embed() -> None:
     """Embed every image into the store."""
-    from rapipe.pipeline import embed
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(embed.run)
+    _run_stage("embed")
 
 
 @app.command()
 def prefetch() -> None:
     """Find the neighbours of every image, once."""
-    from rapipe.pipeline import prefetch
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(prefetch.run)
+    _run_stage("prefetch")
 
 
 @app.command()
 def audit() -> None:
     """Refuse what leaks from the held-out splits, and list test images close to the bank."""
-    from rapipe.pipeline import audit
-    from rapipe.pipeline.running.stage import run_stage
+    _run_stage("audit")
 
-    run_stage(audit.run)
+
+@app.command()
+def baselines() -> None:
+    """Test what the memory's encoder knows by itself: a linear probe, and votes of neighbours."""
+    _run_stage("baselines")
 
 
 @app.command()
 def initialise() -> None:
     """Prepare the initial weights of classifiers: random, pretrained here, or a checkpoint's."""
-    from rapipe.pipeline import initialise
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(initialise.run)
+    _run_stage("initialise")
 
 
 @app.command()
@@ -136,10 +131,7 @@ def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed 
 @app.command()
 def report() -> None:
     """Draw the figures and write results/index.html."""
-    from rapipe.pipeline import report
-    from rapipe.pipeline.running.stage import run_stage
-
-    run_stage(report.run)
+    _run_stage("report")
 
 
 @app.command()
@@ -235,8 +227,11 @@ def preset(
             for preset_name in presets.PRESETS:
                 print(f"{preset_name:14} {presets.describe(preset_name)}")
         else:
-            presets.write(name, paths.PARAMS)
-            print(f"{paths.PARAMS} holds the preset {name}")
+            chosen = presets.choose(name)
+            presets.write(chosen, paths.PARAMS)
+            print(f"{paths.PARAMS} holds the preset {chosen}")
+            if chosen != name:
+                say(f"{name} needs pip install 'rapipe[pretrained]', which is not installed")
 
 
 store = typer.Typer(
@@ -247,7 +242,7 @@ app.add_typer(store, name="store")
 Ids = Annotated[list[int] | None, typer.Option("--id", help="Images with this id; repeat it.")]
 Classes = Annotated[list[str] | None, typer.Option("--class", help="Of this class; repeat it.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Of this source; repeat it.")]
-Where = Annotated[str, typer.Option(help="SQL on id, label, source and split.")]
+Where = Annotated[str, typer.Option(help="SQL on id, label, class, source, split and origin.")]
 Limit = Annotated[int, typer.Option(help="Show at most so many rows.", min=0)]
 
 
@@ -265,7 +260,7 @@ def store_info(as_json: AsJson = False) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v:,}" for k, v in value.items())
-        print_line(f"{name:24} {', '.join(value) if isinstance(value, list) else value}")
+        print_line(f"{name:24} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     print()
     show([{**version, "tags": ", ".join(version["tags"])} for version in versions], as_json)
 
@@ -301,13 +296,7 @@ def store_add(
     unlabelled: Annotated[bool, typer.Option(help="Leave its labels out.")] = False,
 ) -> None:
     """Embed the training images of a source into the store."""
-    from rapipe.pipeline.memory import add
-    from rapipe.pipeline.running.stage import run_stage
-
-    def run(params: Any) -> None:
-        print_line(add.run(params, source, classes or (), limit, name, unlabelled))
-
-    run_stage(run, "store add", add)
+    _run_with_params("add", "store add", source, classes or (), limit, name, unlabelled)
 
 
 @store.command(name="remove")
@@ -321,27 +310,21 @@ def store_remove(
     ] = False,
 ) -> None:
     """Take rows that meet every condition out of the store."""
-    from rapipe.pipeline.memory.edit import remove
     from rapipe.retrieval.store.selection import Selection
 
-    selection = Selection(ids or (), classes or (), sources or (), where)
-    _print_message(lambda: remove(selection, purge))
+    _edit("remove", Selection(ids or (), classes or (), sources or (), where), purge)
 
 
 @store.command(name="tag")
 def store_tag(name: Annotated[str, typer.Argument(help="A name; it moves if it exists.")]) -> None:
     """Name the current version, so that `compact` keeps it."""
-    from rapipe.pipeline.memory.edit import tag
-
-    _print_message(lambda: tag(name))
+    _edit("tag", name)
 
 
 @store.command(name="checkout")
 def store_checkout(name: Annotated[str, typer.Argument(help="A tag, or a number.")]) -> None:
     """Make another version the current one."""
-    from rapipe.pipeline.memory.edit import checkout
-
-    _print_message(lambda: checkout(name))
+    _edit("checkout", name)
 
 
 @store.command(name="diff")
@@ -371,29 +354,43 @@ def store_diff(
 @store.command(name="compact")
 def store_compact() -> None:
     """Drop versions without a tag, removed rows, and what killed edits left."""
-    from rapipe.pipeline.memory.edit import compact
-
-    _print_message(compact)
+    _edit("compact")
 
 
 @store.command(name="verify")
 def store_verify() -> None:
     """Compare every row with its digest, and all with the manifest and the encoder."""
-    from rapipe.pipeline.memory.edit import verify
-
-    _print_message(verify)
+    _edit("verify")
 
 
 @store.command(name="export")
 def store_export(path: Annotated[Path, typer.Argument(help="NAME.parquet, NAME.npy.")]) -> None:
     """Write the current version for other programs."""
-    from rapipe.pipeline.memory.edit import export
-
-    _print_message(lambda: export(path))
+    _edit("export", path)
 
 
-def _print_message(edit: Callable[[], str]) -> None:
-    """Print the message of an edit, or of what went wrong."""
+@store.command(name="import")
+def store_import(
+    file: Annotated[
+        Path, typer.Argument(help="NAME.npy, NAME.npz, NAME.parquet, NAME.lance, or DB/TABLE.")
+    ],
+    key: Annotated[
+        str, typer.Option(help="What joins a row to an image: id, path or row (its order).")
+    ] = "",
+) -> None:
+    """Take the vectors of the corpus's images from a file, in place of an encoder's."""
+    _run_with_params("import_vectors", "store import", file, key)
 
+
+def _edit(name: str, *args: Any) -> None:
+    """Print what a function of `rapipe.pipeline.memory.edit` says, or what went wrong."""
     with exit_on_user_error():
-        print_line(edit())
+        print_line(getattr(import_module("rapipe.pipeline.memory.edit"), name)(*args))
+
+
+def _run_with_params(name: str, verb: str, *args: Any) -> None:
+    """Run the module of `rapipe.pipeline.memory` as a stage, and print what it says."""
+    from rapipe.pipeline.running.stage import run_stage
+
+    module = import_module(f"rapipe.pipeline.memory.{name}")
+    run_stage(lambda params: print_line(module.run(params, *args)), verb, module)

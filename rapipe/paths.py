@@ -23,6 +23,9 @@ LOCATIONS = CORPUS / "locations.csv"
 """Which file or row each image came from."""
 CONTACT_SHEET = CORPUS / "sheet.png"
 ENCODER = Path("data/encoder")
+VECTORS = Path("data/vectors")
+"""Imported vectors of the images; DVC watches it."""
+VECTORS_CARD = VECTORS / "card.json"
 STORE = Path("data/store")
 STORE_MANIFEST = Path("data/store.json")
 NEIGHBOURS = Path("data/neighbours")
@@ -37,6 +40,8 @@ LOGS = Path("data/logs")
 MODELS = Path("data/models")
 EVIDENCE = Path("data/evidence")
 """For each classifier, what it made of every test image, and what each row of memory did."""
+BASELINE_ANSWERS = EVIDENCE / "baselines"
+"""What the encoder's baselines made of every test image."""
 PREDICTIONS = "predictions.arrow"
 INFLUENCE = "rows.csv"
 PRECISION = Path("data/precision.json")
@@ -58,6 +63,8 @@ COUNTERFACTUALS = RESULTS / "counterfactuals.csv"
 METRICS = RESULTS / "metrics.json"
 CURVES = RESULTS / "curves.csv"
 PAGE = RESULTS / "index.html"
+BASELINES = RESULTS / "baselines.json"
+"""What the memory's encoder knows by itself."""
 LEAKAGE = RESULTS / "leakage.json"
 DUPLICATES = RESULTS / "duplicates.csv"
 """Test images that are nearly copies of one in the memory."""
@@ -67,6 +74,7 @@ LABEL_ERRORS = RESULTS / "label_errors.csv"
 MADE_BY = {
     CORPUS: "corpus",
     ENCODER: "pretrain",
+    VECTORS: "store import",
     PRETRAINING: "pretrain",
     NEIGHBOURS: "prefetch",
     LEAKAGE: "audit",
@@ -74,6 +82,8 @@ MADE_BY = {
     LABEL_ERRORS: "audit",
     INITIAL: "initialise",
     MODELS: "train",
+    BASELINES: "baselines",
+    BASELINE_ANSWERS: "baselines",
     EVIDENCE: "eval",
     RUNS: "eval",
 }

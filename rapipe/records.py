@@ -8,10 +8,9 @@ and nothing in them can run code.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,8 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rapipe.errors import UserError
-from rapipe.io import memory_map
-from rapipe.io.atomic import name_file_in_errors, part_path
+from rapipe.io import arrow, memory_map
 
 Ids = npt.NDArray[np.int64]  # (N,)
 Labels = npt.NDArray[np.int64]  # (N,), -1 = none
@@ -33,8 +31,6 @@ Similarities = npt.NDArray[np.float32]  # (Q, K), cosine
 
 Facts = dict[str, Any]
 
-LARGE = pa.ipc.IpcWriteOptions(allow_64bit=True)
-"""Arrays of more than 2^31 - 1 values: many pixels make them."""
 VECTORS = "vectors.npy"
 BLOCK = 8192
 """Vectors checked or written at once."""
@@ -86,14 +82,14 @@ class Images:
     @classmethod
     def read(cls, path: Path) -> Images:
         """Map the file into memory; pixels are not copied."""
-        table, facts = _read_arrow(path)
+        table, facts = arrow.read_table(path)
         shape = table.schema.field("image").type.shape
-        pixels = _column(table, "image").storage.flatten().to_numpy().reshape(-1, *shape)
+        pixels = arrow.column(table, "image").storage.flatten().to_numpy().reshape(-1, *shape)
         return cls(
-            ids=_column(table, "id").to_numpy(),
+            ids=arrow.column(table, "id").to_numpy(),
             pixels=pixels,
-            labels=_column(table, "label").to_numpy(),
-            sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
+            labels=arrow.column(table, "label").to_numpy(),
+            sources=np.array(arrow.column(table, "source").to_pylist(), dtype=np.str_),
             classes=tuple(facts["classes"]),
         )
 
@@ -131,7 +127,7 @@ class ImageRows:
             "source": pa.array(self.sources.tolist(), pa.string()),
         }
         facts: Facts = {"classes": list(self.classes)}
-        _write_arrow(path, columns, facts, lambda file: _Sink(file, len(blank), blocks))
+        arrow.write_columns(path, columns, facts, lambda file: _Sink(file, len(blank), blocks))
 
 
 class _Sink:
@@ -203,48 +199,43 @@ class Embeddings:
     def write(self, folder: Path) -> None:
         """Write `vectors.npy` (for memory maps) and `rows.arrow` (everything else)."""
         folder.mkdir(parents=True, exist_ok=True)
-        blocks = (self.vectors[start : start + BLOCK] for start in range(0, len(self), BLOCK))
-        memory_map.write_array(folder / VECTORS, self.vectors.shape, blocks)
+        _write_vectors(folder / VECTORS, self.vectors)
         columns = {
             "id": pa.array(self.ids),
             "label": pa.array(self.labels),
             "source": pa.array(self.sources.tolist(), pa.string()),
             "split": pa.array(self.splits.tolist(), pa.string()),
         }
-        _write_arrow(folder / "rows.arrow", columns, {})
+        arrow.write_columns(folder / "rows.arrow", columns, {})
 
     @classmethod
     def read(cls, folder: Path) -> Embeddings:
         """Read what `write` wrote; vectors stay on disk, memory-mapped."""
-        table, _ = _read_arrow(folder / "rows.arrow")
-        try:
-            vectors = memory_map.map_array(folder / VECTORS)
-        except FileNotFoundError:
-            raise UserError(
-                f"{folder / VECTORS} is missing: run rapipe prefetch, or dvc repro"
-            ) from None
-        except ValueError as error:
-            raise UserError(
-                f"{folder / VECTORS} is damaged ({error}): run rapipe prefetch"
-            ) from None
+        table, _ = arrow.read_table(folder / "rows.arrow")
         return cls(
-            ids=_column(table, "id").to_numpy(),
-            vectors=vectors,
-            labels=_column(table, "label").to_numpy(),
-            sources=np.array(_column(table, "source").to_pylist(), dtype=np.str_),
-            splits=np.array(_column(table, "split").to_pylist(), dtype=np.str_),
+            ids=arrow.column(table, "id").to_numpy(),
+            vectors=_map_vectors(folder / VECTORS),
+            labels=arrow.column(table, "label").to_numpy(),
+            sources=np.array(arrow.column(table, "source").to_pylist(), dtype=np.str_),
+            splits=np.array(arrow.column(table, "split").to_pylist(), dtype=np.str_),
         )
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For each query the rows of the bank that a strategy found for it."""
+    """What a strategy shows of the bank for each query, and whether the query's vector too."""
 
     query_ids: Ids
     indices: Indices
     similarities: Similarities
     found_by: Facts = field(default_factory=dict)
     """Backend and index, their effort, and recall on a sample; empty if nothing was searched."""
+    query_vectors: Vectors | None = None
+    """(Q, D), shown to a classifier before the rows; None = not shown.
+
+    They are no rows of the bank: they have no label, do not vote, and no measure of neighbours
+    counts them.
+    """
 
     def __post_init__(self) -> None:
         _require(self.indices.ndim == 2, "indices are not (Q, K)")
@@ -254,11 +245,31 @@ class Neighbours:
         _require(len(self.query_ids) == len(self.indices), "lengths differ")
         _require((self.indices >= 0).all(), "an index is negative")
         _require(np.isfinite(self.similarities).all(), "a similarity is not finite")
+        _require(self.with_self or self.k > 0, "nothing is shown")
+        if self.query_vectors is not None:
+            _require(self.query_vectors.ndim == 2, "query vectors are not (Q, D)")
+            _require(self.query_vectors.dtype == np.float32, "query vectors are not float32")
+            _require(len(self.query_vectors) == len(self.query_ids), "lengths differ")
+
+    @property
+    def k(self) -> int:
+        """Rows of the bank that a query is shown; 0 where that is its own vector alone."""
+        return int(self.indices.shape[1])
+
+    @property
+    def with_self(self) -> bool:
+        """Whether a classifier is shown the query's own vector too."""
+        return self.query_vectors is not None
 
     def take(self, rows: npt.NDArray[np.int64]) -> Neighbours:
         """The neighbours of these queries, in their order."""
-        return Neighbours(
-            self.query_ids[rows], self.indices[rows], self.similarities[rows], self.found_by
+        vectors = self.query_vectors
+        return replace(
+            self,
+            query_ids=self.query_ids[rows],
+            indices=self.indices[rows],
+            similarities=self.similarities[rows],
+            query_vectors=None if vectors is None else memory_map.take_rows(vectors, rows),
         )
 
     def check_against(self, bank_ids: Ids) -> None:
@@ -268,27 +279,32 @@ class Neighbours:
         _require(not self_hits.any(), "a query retrieves itself")
 
     def write(self, path: Path) -> None:
-        """Write one Arrow IPC file: query id, indices and similarities (lists of length K)."""
-        _, k = self.indices.shape
+        """Write one Arrow IPC file: query id, indices and similarities (lists of length K).
+
+        Query vectors are in a file of the same name that ends in .npy.
+        """
         columns = {
             "query_id": pa.array(self.query_ids),
-            "indices": pa.FixedSizeListArray.from_arrays(pa.array(self.indices.reshape(-1)), k),
-            "similarities": pa.FixedSizeListArray.from_arrays(
-                pa.array(self.similarities.reshape(-1)), k
-            ),
+            "indices": arrow.lists(self.indices),
+            "similarities": arrow.lists(self.similarities),
         }
-        _write_arrow(path, columns, {"found_by": self.found_by})
+        shown = {"query_vectors": True} if self.with_self else {}
+        arrow.write_columns(path, columns, {"found_by": self.found_by, **shown})
+        if self.query_vectors is not None:
+            _write_vectors(path.with_suffix(".npy"), self.query_vectors)
 
     @classmethod
     def read(cls, path: Path) -> Neighbours:
         """Map the file into memory; nothing is copied."""
-        table, facts = _read_arrow(path)
-        k = table.schema.field("indices").type.list_size
+        table, facts = arrow.read_table(path)
+        shape = table.num_rows, table.schema.field("indices").type.list_size
+        shown = "query_vectors" in facts  # not in files of older versions
         return cls(
-            query_ids=_column(table, "query_id").to_numpy(),
-            indices=_column(table, "indices").flatten().to_numpy().reshape(-1, k),
-            similarities=_column(table, "similarities").flatten().to_numpy().reshape(-1, k),
+            query_ids=arrow.column(table, "query_id").to_numpy(),
+            indices=arrow.column(table, "indices").flatten().to_numpy().reshape(shape),
+            similarities=arrow.column(table, "similarities").flatten().to_numpy().reshape(shape),
             found_by=facts["found_by"],
+            query_vectors=_map_vectors(path.with_suffix(".npy")) if shown else None,
         )
 
 
@@ -320,29 +336,36 @@ class Predictions:
                 _require(column.shape == (rows, len(self.ids)), f"{name} has a wrong shape")
         _require(self.levels[0] == 0, "the first level is not clean")
 
+    def at_first_levels(self, count: int) -> Predictions:
+        """The same at fewer noise levels."""
+        cut: dict[str, Any] = {"levels": self.levels[:count]}
+        for name in PER_LEVEL:
+            column = getattr(self, name)
+            cut[name] = None if column is None else column[:count]
+        return replace(self, **cut)
+
     def write(self, path: Path) -> None:
         """Write one Arrow IPC file: a row an image, and in each column a list over its L or W."""
         columns = {"id": pa.array(self.ids)}
         for name in (*PER_LEVEL, *PER_COUNTERFACTUAL):
             column = getattr(self, name)
             if column is not None and len(column):
-                flat = pa.array(column.T.reshape(-1))
-                columns[name] = pa.FixedSizeListArray.from_arrays(flat, len(column))
-        _write_arrow(path, columns, {"levels": list(self.levels)})
+                columns[name] = arrow.lists(column.T)
+        arrow.write_columns(path, columns, {"levels": list(self.levels)})
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
         """Read what `write` wrote."""
-        table, facts = _read_arrow(path)
+        table, facts = arrow.read_table(path)
 
         def column(name: str) -> Any:
             if name not in table.column_names:
                 return None
-            flat = _column(table, name).flatten().to_numpy(zero_copy_only=False)
+            flat = arrow.column(table, name).flatten().to_numpy(zero_copy_only=False)
             return flat.reshape(table.num_rows, -1).T
 
         columns = {name: column(name) for name in (*PER_LEVEL, *PER_COUNTERFACTUAL)}
-        return cls(_column(table, "id").to_numpy(), tuple(facts["levels"]), **columns)
+        return cls(arrow.column(table, "id").to_numpy(), tuple(facts["levels"]), **columns)
 
 
 PER_LEVEL = (
@@ -354,38 +377,17 @@ OTHER_IMAGE = "another image's"
 """The counterfactual whose `total_variation` is the reliance on neighbours."""
 
 
-def _write_arrow(
-    path: Path,
-    columns: dict[str, pa.Array],
-    facts: Facts,
-    sink: Callable[[BinaryIO], object] = lambda file: file,
-) -> None:
-    """Write one record batch, through `sink`, beside the file; then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"rapipe": json.dumps(facts, sort_keys=True)}
-    table = pa.table(columns).replace_schema_metadata(metadata)
-    partial = part_path(path)
-    with (
-        name_file_in_errors(partial),
-        partial.open("wb") as file,
-        pa.PythonFile(sink(file), mode="w") as out,
-        pa.ipc.new_file(out, table.schema, options=LARGE) as writer,
-    ):
-        writer.write_table(table)
-    partial.replace(path)
+def _write_vectors(path: Path, vectors: Vectors) -> None:
+    """Write an .npy file, block by block."""
+    blocks = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
+    memory_map.write_array(path, vectors.shape, blocks)
 
 
-def _read_arrow(path: Path) -> tuple[pa.Table, Facts]:
+def _map_vectors(path: Path) -> Vectors:
+    """Map an .npy file into memory; `UserError` if it is missing or damaged."""
     try:
-        table = pa.ipc.open_file(pa.py_buffer(memory_map.map_file(path))).read_all()
-        return table, json.loads(table.schema.metadata[b"rapipe"])
+        return memory_map.map_array(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that makes it, or dvc repro") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run dvc repro") from None
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    """A column as one array: one record batch is mapped as it is, several are joined."""
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        raise UserError(f"{path} is missing: run rapipe prefetch, or dvc repro") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): run rapipe prefetch") from None

@@ -98,7 +98,8 @@ class PretrainingRecipe:
     """How an encoder is pretrained."""
 
     objective: str = "byol"
-    """byol | simclr | moco | simsiam | barlow-twins | vicreg | dino | mae | supervised"""
+    """byol | simclr | moco | simsiam | barlow-twins | vicreg | dino | mae | supervised | none
+    (as it is) | imported"""
     views: str = "affine"
     """augmentation of the two views: affine (glyphs) | crop (photographs) | noisy-crop | shift |
     flip"""

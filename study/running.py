@@ -222,11 +222,10 @@ def untrained(params: Params) -> None:
     from rapipe.pipeline.inputs import PARAMS, labelled
     from rapipe.pretraining.pretrain import score
 
-    network = params.pretrain
-    spec = pretrain.spec_of(params, network.encoder, network.width, network.stem)
+    source = pretrain.Source.of(params)
     torch.manual_seed(params.seed)
-    encoder = Encoder(spec).to(device())
-    facts = {PARAMS: pretrain.facts_of(params, spec), "trained": False}
+    encoder = Encoder(source.spec).to(device())
+    facts = {PARAMS: pretrain.facts_of(params, source), "trained": False}
     scores = score(encoder, labelled("train"), labelled("validation"))
     with atomic_folder(paths.ENCODER) as folder:
         encoder.write(folder, {**facts, "scores": scores})

@@ -123,6 +123,7 @@ def make_tiny(folder: Path) -> Params:
     """Run every stage on the preset `tiny` in a folder."""
     from rapipe.pipeline import (
         audit,
+        baselines,
         check,
         corpus,
         embed,
@@ -138,7 +139,7 @@ def make_tiny(folder: Path) -> Params:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (check, corpus, pretrain, embed, prefetch, audit, initialise):
+        for stage in (check, corpus, pretrain, embed, prefetch, audit, baselines, initialise):
             stage.run(params)
         for variant in variants(params):
             train.run(params, variant)

@@ -25,7 +25,11 @@ class Follower:
     device = CPU
 
     def predict(
-        self, pixels: np.ndarray, bank: DeviceBank | None = None, indices: np.ndarray | None = None
+        self,
+        pixels: np.ndarray,
+        bank: DeviceBank | None = None,
+        indices: np.ndarray | None = None,
+        query_vectors: np.ndarray | None = None,
     ) -> np.ndarray:
         if bank is None or indices is None:
             return np.eye(CLASSES)[np.zeros(len(pixels), int)]
@@ -33,7 +37,13 @@ class Follower:
         counted = [np.bincount(row[row >= 0], minlength=CLASSES) for row in labels]
         return np.stack(counted) + np.eye(CLASSES)[0] * 1e-3
 
-    def attention(self, pixels: np.ndarray, bank: DeviceBank, indices: np.ndarray) -> np.ndarray:
+    def attention(
+        self,
+        pixels: np.ndarray,
+        bank: DeviceBank,
+        indices: np.ndarray,
+        query_vectors: np.ndarray | None = None,
+    ) -> np.ndarray:
         return np.full(indices.shape, 1 / indices.shape[1], np.float32)
 
 

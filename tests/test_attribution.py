@@ -10,7 +10,6 @@ from follower import CLASSES, Follower, K
 
 from rapipe import metrics
 from rapipe.batches.loader import CPU
-from rapipe.classifier import classifier as classifier_module
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.evaluation.measures import attribution
@@ -54,7 +53,7 @@ def real(attend: str = "both", backbone: str = "alexnet") -> Classifier:
 def test_attention_and_effect_are_those_of_a_loop(
     backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_module, "CHUNK", 4)  # several chunks
+    monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", 4)  # several chunks
     network, images, bank = real(backbone=backbone), make_images(6), make_embeddings(20)
     there = DeviceBank(bank, CLASSES, CPU)
     indices = np.array([np.random.default_rng(i).permutation(20)[:K] for i in range(6)], np.int32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
 from functools import cache
 
 import pytest
@@ -12,8 +14,9 @@ from torch import Tensor
 
 from rapipe.encoder.backbones import BACKBONES, FAMILIES, Backbone, build, find, no_fusion
 from rapipe.encoder.backbones.base import fuse_map
-from rapipe.encoder.backbones.timm_plan import Stage, make_plan
-from rapipe.errors import UserError
+from rapipe.encoder.backbones.hooks import Stage
+from rapipe.encoder.backbones.timm_plan import make_plan
+from rapipe.errors import ArgumentError, UserError
 
 TRANSFORMERS = (
     "timm:vit_tiny_patch16_224",
@@ -113,6 +116,10 @@ def test_the_stem_says_how_finely_an_image_is_seen(
 def test_timms_take_the_usual_sizes(name: str) -> None:
     for stem, size in (("imagenet", 32), ("half", 96), ("cifar", 64)):
         assert len(make_plan(name.removeprefix("timm:"), stem, size).stages) == 4
+
+
+def test_its_own_size_is_taken_though_patches_leave_an_edge() -> None:
+    assert make_plan("vit_so400m_patch14_siglip_384", "imagenet", 384).features == 1152
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -264,6 +271,76 @@ def test_a_seed_makes_the_same_weights_again(name: str) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("vit_small_patch16_dinov3", {"model": "avg", "cls": "token"}),
+        ("test_vit", {"model": "token", "cls": "token", "mean": "avg"}),
+        ("test_vit2", {"model": "avg", "mean": "avg"}),
+    ],
+)
+def test_pools_are_timms(name: str, theirs: dict[str, str]) -> None:
+    """`model` is timm's default, which for DINOv3 is not what its authors use."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+    published = timm.create_model(name, num_classes=0, img_size=64).eval()
+    tokens = published.forward_features(images)
+    for pool, timms_pool in theirs.items():
+        backbone = build(f"timm:{name}", 8, "imagenet", 64, pool).eval()
+        backbone.net.load_state_dict(published.state_dict())
+        features = published.fc_norm(published.pool(tokens, timms_pool))
+        torch.testing.assert_close(backbone(images), features)
+        assert backbone.features == features.shape[1]
+
+
+@torch.no_grad()
+def test_cls_and_mean_are_concatenated_and_registers_left_out() -> None:
+    name = "timm:vit_small_patch16_dinov3"
+    backbone = build(name, 8, "imagenet", 64, "cls+mean").eval()
+    check_stages(backbone, 64)
+    images = torch.randn(2, 3, 64, 64)
+    tokens = backbone.net.forward_features(images)
+    assert tokens.shape[1] == 1 + 4 + 16, "CLS, registers, patches"
+    expected = torch.cat((tokens[:, 0], tokens[:, 5:].mean(dim=1)), dim=1)
+    torch.testing.assert_close(backbone(images), expected)
+    assert backbone.features == 2 * tokens.shape[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "choices"),
+    [
+        ("resnet18", "cls", "model or mean, which are the same"),
+        ("timm:resnet10t", "cls+mean", "model or mean, which are the same"),
+        ("timm:test_vit2", "cls", "model or mean"),
+        ("timm:test_vit2", "max", "model, cls, mean, cls+mean"),
+    ],
+)
+def test_pools_that_a_model_lacks_are_refused(name: str, pool: str, choices: str) -> None:
+    """A register is no CLS token."""
+    message = rf"^`pool` is '.*: choose (from )?{re.escape(choices)}$"
+    with pytest.raises(ArgumentError, match=message):
+        build(name, 8, "imagenet", 64, pool)
+
+
+def test_mean_of_a_convolutional_model_is_what_it_does() -> None:
+    for name in ("resnet18", "timm:resnet10t"):
+        images = torch.randn(2, 3, 64, 64)
+        mean, backbone = build(name, 8, "half", 64, "mean").eval(), shared_backbone(name)
+        mean.load_state_dict(backbone.state_dict())
+        torch.testing.assert_close(mean(images), backbone(images))
+
+
+def test_packages_of_encoders_are_imported_only_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("transformers", "open_clip"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name, module in (("hf:a/b", "transformers"), ("open_clip:ViT-B-32/openai", "open_clip")):
+        message = rf"'{name}' needs the package {module}, .* pip install 'rapipe\[pretrained\]'$"
+        with pytest.raises(UserError, match=message):
+            find(name)
+    build("timm:test_vit2", 8, "imagenet", 64)
+
+
 def test_a_models_own_features_come_out() -> None:
     """With timm's weights and without neighbours, features are timm's."""
     published = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, patch_size=8)
@@ -304,9 +381,9 @@ def test_a_model_that_hides_its_stages_is_fused_at_its_end() -> None:
     [
         (
             "resnet19",
-            r"'resnet19' is no backbone; choose from resnet18, .*, or timm:NAME \(did",
+            r"'resnet19' is no backbone; choose from resnet18, .*, or hf:NAME, .* \(did",
         ),
-        ("tim:vit", r"'tim:vit' is no backbone; choose from resnet18, .*, or timm:NAME$"),
+        ("tim:vit", r"'tim:vit' is no backbone; choose from resnet18, .*, or open_clip:NAME$"),
         ("timm:vit_tinny", "'timm:vit_tinny' is no model of timm; did you mean timm:vit_tiny"),
         ("timm:vit_tiny_patch16_224.augreg_in21k", "did you mean timm:vit_tiny_patch16_224 or"),
         ("timm:zzzzz", r"'timm:zzzzz' is no model of timm; timm\.list_models\(\) has the names"),
@@ -322,7 +399,13 @@ def test_an_unknown_name_is_refused_with_the_choices(name: str, message: str) ->
     [
         ("efficientformer_l1", "half", 32, "with this stem it takes images of 224 pixels"),
         ("volo_d1_224", "cifar", 32, "it takes them with the stem imagenet or half"),
-        ("vit_tiny_patch16_224", "imagenet", 40, "it takes them with the stem half or cifar"),
+        (
+            "vit_tiny_patch16_224",
+            "imagenet",
+            40,
+            "it takes them with the stem half or cifar, and with this stem it takes images of 32 "
+            "or 48 pixels$",
+        ),
         (
             "crossvit_tiny_240",
             "half",

@@ -81,6 +81,10 @@ def below(prefix: str, state: dict[str, Tensor], *without: str) -> dict[str, Ten
     return {prefix + n: t for n, t in state.items() if not n.startswith(without)}
 
 
+def without_net(network: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix("net."): t for n, t in network.items()}
+
+
 def features_of_torchvisions(net: Any, images: Tensor) -> Tensor:
     return nn.Sequential(*list(net.children())[:-1])(images).flatten(1)
 
@@ -155,25 +159,42 @@ def test_lightlys_own_resnet(form: str, lightlys: nn.Module) -> None:
     assert "lightly's" in summary
 
 
-@torch.no_grad()
 def test_nested_tables_and_what_lightning_adds(tmp_path: Path) -> None:
-    network, other = (settled(build("resnet18", 4, "half", 16)).state_dict() for _ in range(2))
-    inside = {n.removeprefix("net."): t for n, t in network.items()}
-    lightning, dino = tmp_path / "a.ckpt", tmp_path / "b.pth"
+    network = build("resnet18", 4, "half", 16).state_dict()
+    path = tmp_path / "a.ckpt"
     torch.save(
         {
             "epoch": 3,
-            "state_dict": below("student.backbone.", inside),
+            "state_dict": below("student.backbone.", without_net(network)),
             "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}}],
             "hyper_parameters": {"lr": 0.1},
         },
-        lightning,
+        path,
     )
-    torch.save({"teacher": below("module.", other), "student": below("module.", inside)}, dino)
-    for path in (lightning, dino):
+    backbone = build("resnet18", 4, "half", 16)
+    fill(backbone, read(str(path)), str(path))
+    assert all(torch.equal(t, network[n]) for n, t in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ("student.module.backbone.", "teacher.backbone."),
+        ("model.student.backbone.", "model.teacher.backbone."),
+        ("student_backbone.", "teacher_backbone."),
+    ],
+    ids=["dino", "dinov2", "lightly"],
+)
+def test_dinos_teacher_comes_before_its_student(student: str, teacher: str, tmp_path: Path) -> None:
+    """The teacher is what DINO's authors publish and evaluate."""
+    networks = [build("resnet18", 4, "half", 16).state_dict() for _ in range(2)]
+    learner, average = (without_net(network) for network in networks)
+    tensors = below(student, learner) | below(teacher, average)
+    for state in (tensors, dict(reversed(tensors.items()))):
         backbone = build("resnet18", 4, "half", 16)
-        fill(backbone, read(str(path)), str(path))
-        assert all(torch.equal(t, network[n]) for n, t in backbone.state_dict().items())
+        summary = fill(backbone, state, "a.pth")
+        assert all(torch.equal(t, networks[1][n]) for n, t in backbone.state_dict().items())
+        assert teacher in summary
 
 
 def test_what_rapipe_wrote(tmp_path: Path) -> None:

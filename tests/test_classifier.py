@@ -47,7 +47,7 @@ def test_predictions_do_not_depend_on_the_batch(name: str, monkeypatch: pytest.M
     )
     indices = np.random.default_rng(0).integers(0, 20, (13, 4)).astype(np.int32)
     whole = classifier.predict(images.pixels, bank, indices)
-    monkeypatch.setattr("rapipe.classifier.classifier.CHUNK", 3)
+    monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", 3)
     assert np.allclose(classifier.predict(images.pixels, bank, indices), whole, atol=1e-5)
     assert classifier.training
 

@@ -94,6 +94,7 @@ def test_stages_are_those_of_the_design() -> None:
         "embed",
         "prefetch",
         "audit",
+        "baselines",
         "initialise",
         "train-plain",
         "train-retrieval",
@@ -148,6 +149,8 @@ class Recorder:
         if name not in names and dataclasses.is_dataclass(value):  # a spec of some of its keys
             self._seen.update(self._prefix + field.name for field in dataclasses.fields(value))
             return value
+        if isinstance(derived := getattr(type(self._real), name, None), property):
+            return derived.__get__(self)  # of others, which are noted
         key = self._prefix + name
         if dataclasses.is_dataclass(value):
             return Recorder(value, self._seen, key + ".")
@@ -170,7 +173,7 @@ def unrecorded_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(deciding, name, compared)
 
 
-@pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "audit", "report"])
+@pytest.mark.parametrize("stage", ["corpus", "embed", "prefetch", "audit", "baselines", "report"])
 def test_params_read_are_declared(
     stage: str,
     tiny: tuple[Path, Params],

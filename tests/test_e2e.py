@@ -34,6 +34,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
         "embed",
         "prefetch",
         "audit",
+        "baselines",
         "initialise",
         "train-plain@alexnet-0",
         "train-retrieval@alexnet-knn-0",

@@ -29,7 +29,7 @@ def test_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not encoder.training, "a frozen encoder never trains its BatchNorm"
     assert (vectors.shape, vectors.dtype) == ((11, 64), np.float32)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    monkeypatch.setattr("rapipe.encoder.encoder.CHUNK", 4)
+    monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", 4)
     assert np.allclose(encoder.embed(images.pixels), vectors, atol=1e-5)
     encoder.write(tmp_path, {})
     assert np.allclose(Encoder.read(tmp_path).embed(images.pixels), vectors, atol=1e-5)

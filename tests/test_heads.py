@@ -157,7 +157,7 @@ def test_heads_read_tokens_without_retrieval_too(name: str) -> None:
     classifier = Classifier(spec("resnet18", name, "")).eval()
     classifier.head.layers = classifier.head.norm = classifier.head.out = nn.Identity()
     images = torch.rand(2, 3, 16, 16)
-    pooled = classifier.backbone(classifier.normalise(images))  # a ResNet's features are the mean
+    pooled = classifier.backbone(classifier.preprocess(images))  # a ResNet's features are the mean
     torch.testing.assert_close(classifier(images), pooled)
 
 

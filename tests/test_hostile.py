@@ -513,7 +513,7 @@ def test_a_report_on_classes_with_names_that_try(
         corpus=replace(params.corpus, sources=(source,)),
         classifiers=replace(params.classifiers, backbones=("alexnet",)),
     )
-    stages = ("corpus", "pretrain", "embed", "prefetch", "audit", "initialise")
+    stages = ("corpus", "pretrain", "embed", "prefetch", "audit", "baselines", "initialise")
     for name in stages:
         import_module(f"rapipe.pipeline.{name}").run(params)
     for variant in variants(params):

@@ -86,9 +86,9 @@ def test_another_backbone_is_pretrained_once_for_all_that_start_from_it(
     calls: list[str] = []
     real = pretrain.pretrained
 
-    def counted(params: Params, spec: Any) -> Any:
-        calls.append(spec.backbone)
-        return real(params, spec)
+    def counted(params: Params, source: Any) -> Any:
+        calls.append(source.spec.backbone)
+        return real(params, source)
 
     monkeypatch.setattr(pretrain, "pretrained", counted)
     initialise.run(changed(own, backbones=("alexnet+pretrained", "alexnet+pretrained+noise")))

@@ -26,6 +26,7 @@ from rapipe.io.checksums import write_checksums
 from rapipe.io.locations import write_locations
 from rapipe.pipeline import audit, embed, prefetch
 from rapipe.pipeline.inputs import PARAMS
+from rapipe.pipeline.stored_vectors import stored_vectors, vectors_of
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.retrieval.search import VectorsWithIds, search
 from rapipe.retrieval.store import Store
@@ -180,14 +181,14 @@ def test_the_threshold_is_that_of_validation(project: Params) -> None:
 
 def test_what_the_memory_lacks_is_embedded(project: Params) -> None:
     test, store = Images.read(paths.split("test")), Store.open(paths.STORE, paths.STORE_MANIFEST)
-    stored = audit.stored_vectors(store, test.ids)
+    stored = stored_vectors(store, test.ids)
     assert len(stored.ids) == 20
     third = VectorsWithIds(stored.ids[::3], stored.vectors[::3])
-    empty = audit.stored_vectors(store, np.array([5]))
+    empty = stored_vectors(store, np.array([5]))
     assert empty.vectors.shape == (0, stored.vectors.shape[1])
     for vectors in (stored, third, empty):
         assert np.allclose(
-            audit.vectors_of(test, np.arange(20), vectors),
+            vectors_of(test, np.arange(20), vectors),
             Encoder.read(paths.ENCODER).embed(test.pixels),
             atol=1e-5,
         )

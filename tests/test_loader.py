@@ -78,10 +78,10 @@ def test_neighbours_are_the_same_from_device_and_file(
     table.setflags(write=False)  # as tables are that are mapped
     set_budget(monkeypatch, 1 << 30 if bank_fits else 0)
     device_bank = DeviceBank(bank, 2, CPU)
+    assert device_bank.vectors.resident == bank_fits
     set_budget(monkeypatch, 1 << 30 if table_fits else 0)
     field = NeighbourField(table, device_bank)
     assert field.indices.resident == (table_fits and bank_fits)
-    assert device_bank.vectors.resident == bank_fits
     order = np.random.default_rng(1).permutation(50)
     labels = np.where(bank.labels < 2, bank.labels, -1)
     for start, (neighbours,) in enumerate(BatchLoader(CPU, field).batches(order, 16)):

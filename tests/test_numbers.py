@@ -161,7 +161,7 @@ def test_steps_without_a_label_leave_an_empty_value(own: Params) -> None:
     row = {"epoch": 1, "step": 3, "images_seen": 9, "loss": 0.1, "train_top1": math.nan}
     row |= {"validation_top1": 0.5, "test_top1_not_for_selection": 0.4}
     file = paths.MODELS / v.name / "history.csv"
-    write_csv(file, [train._without_nan(row), {**row, "step": 4, "train_top1": 0.5}])
+    write_csv(file, [train.without_nan(row, "train_top1"), {**row, "step": 4, "train_top1": 0.5}])
     assert file.read_text().splitlines()[1:] == ["1,3,9,0.1,,0.5,0.4", "1,4,9,0.1,0.5,0.5,0.4"]
     condition = Condition("alexnet", "none", 0, 0)
     runs, histories = {condition: [{"rows": [{"seed": 0}]}]}, {condition: [read_numbers(file)]}
@@ -368,7 +368,7 @@ def test_no_prediction_depends_on_other_images(
     for rows in (np.arange(1), np.arange(7), np.arange(65), np.array([3]), rng.permutation(n)):
         assert np.array_equal(predicted(rows), whole[rows]), len(rows)
     for chunk in (ROW_MULTIPLE, 2 * ROW_MULTIPLE, 5 * ROW_MULTIPLE):
-        monkeypatch.setattr("rapipe.classifier.classifier.CHUNK", chunk)
+        monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", chunk)
         assert np.array_equal(predicted(np.arange(n)), whole), chunk
 
 
@@ -379,7 +379,7 @@ def test_no_vector_depends_on_other_images(monkeypatch: pytest.MonkeyPatch) -> N
     for rows in (np.arange(1), np.arange(7), np.arange(65), order):
         assert np.array_equal(made.embed(images.pixels[rows]), whole[rows]), len(rows)
     for chunk in (ROW_MULTIPLE, 2 * ROW_MULTIPLE):
-        monkeypatch.setattr("rapipe.encoder.encoder.CHUNK", chunk)
+        monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", chunk)
         assert np.array_equal(made.embed(images.pixels), whole), chunk
 
 

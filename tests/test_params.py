@@ -146,9 +146,9 @@ def test_every_key_has_a_description_that_is_its_comment() -> None:
             "classifiers.backbones[1]: 'alex' is no backbone; choose from resnet",
         ),
         ("[resnet18, alexnet, perceiver, alexnet+noise]", "[]", "classifiers.backbones is empty"),
-        ("[sampled, knn]", "[none, knn]", "'none' is always run"),
-        ("[sampled, knn]", "[knn, knn]", "retrieval.strategies is ['knn', 'knn']: a value stands"),
-        ("[sampled, knn]", "[knn, near]", "retrieval.strategies[1] is 'near'; it must be one of s"),
+        ("[sampled, self, knn]", "[none, knn]", "'none' is always run"),
+        ("[sampled, self, knn]", "[knn, knn]", "strategies is ['knn', 'knn']: a value stands"),
+        ("[sampled, self, knn]", "[knn, near]", "strategies[1] is 'near'; it must be one of s"),
         ("augment: none", "augment: all", "train.augment is 'all'; it must be one of none"),
         ("seeds: [0]", "seeds: 0", "classifiers.seeds is 0; it must be a list"),
         ("seeds: [0]", "seeds: [0, x]", "classifiers.seeds[1] is 'x'; it must be a whole number"),
@@ -206,7 +206,7 @@ def test_sources_need_distinct_names(tmp_path: Path) -> None:
 def test_variants() -> None:
     params = load(ROOT / "params.yaml")
     names = [v.name for v in variants(params)]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 16
     assert names[0] == "resnet18-none-s0"
     assert "perceiver-knn-k32-all-s0" in names
 

@@ -38,8 +38,9 @@ from rapipe.pipeline import (
     report,
     train,
 )
-from rapipe.pipeline.inputs import encoder_fingerprint
+from rapipe.pipeline.inputs import encoder_fingerprint, labelled
 from rapipe.pipeline.results import read_results
+from rapipe.pipeline.running.check_names import load_checked
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
 from rapipe.report.ablations import ablation_curves
 from rapipe.report.sections import SECTIONS
@@ -228,7 +229,11 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
         table = list(csv.DictReader(file))
     assert len(table) == 18
     written = json.loads(paths.METRICS.read_text())
-    assert set(written) == {"encoder", "alexnet", "alexnet+noise", "perceiver"}
+    assert set(written) == {"encoder", "alexnet", "alexnet+noise", "perceiver", "baselines"}
+    encoder = json.loads(paths.BASELINES.read_text())
+    for name in ("probe", "vote"):
+        clean, noisy = (row["top1"] for row in encoder[name]["rows"])
+        assert written["baselines"][name] == {"clean": {"top1": clean}, "noise": {"top1": noisy}}
     for row in read_results(in_tiny).rows():
         of_strategies = written[row["backbone"]]
         assert set(of_strategies) == {"none", "knn"}  # the control is no headline
@@ -321,6 +326,63 @@ def test_evaluation_is_the_same_bytes_again(own: Params) -> None:
     before = [hashes(folder) for folder in folders]
     evaluate.run(own, v)
     assert [hashes(folder) for folder in folders] == before
+
+
+@pytest.mark.ci
+def test_an_images_own_vector_goes_through(own: Params, undrawn: None) -> None:
+    """And of the memory `self` knows nothing: an edit, another k and another bank leave it."""
+    text = Path("params.yaml").read_text()
+    text = re.sub("strategies: .*", "strategies: [self, self+knn]", text)
+    Path("params.yaml").write_text(re.sub("backbones: .*", "backbones: [alexnet]", text))
+    params = load_checked(Path("params.yaml"))
+    for stage in (prefetch, audit):
+        stage.run(params)
+    alone, beside = (Variant.of(params, "alexnet", name, 0) for name in params.retrieval.strategies)
+    for v in (alone, beside):
+        train.run(params, v)
+        evaluate.run(params, v)
+    report.run(params)
+    bank, test = Embeddings.read(paths.BANK), labelled("test")
+    vectors = Encoder.read(paths.ENCODER).embed(test.pixels)
+    tables = [Neighbours.read(paths.table(v.retrieval, "test")) for v in (alone, beside)]
+    assert [table.k for table in tables] == [0, params.retrieval.k]
+    for v, table in zip((alone, beside), tables, strict=True):
+        np.testing.assert_allclose(table.query_vectors, vectors, atol=1e-5)
+        run = json.loads((paths.RUNS / f"{v.name}.json").read_text())
+        row = (0, 0, "") if v is alone else (4, len(bank), "v1")
+        assert {(r["k"], r["bank_size"], r["memory"]) for r in run["rows"]} == {row}
+        classifier, _ = Classifier.read(paths.MODELS / v.name)
+        device_bank = DeviceBank(bank, classifier.spec.classes, CPU)
+        logits = classifier.predict(test.pixels, device_bank, table.indices, table.query_vectors)
+        assert metrics.top_k(logits, test.labels, 1) == run["rows"][0]["top1"]
+    page = paths.PAGE.read_text()
+    assert "Reliance on its own neighbours" in page
+    assert not re.search(r"\bnan\b", page)
+    asked = ["neighbors", "0", "-k", "3", "--json", "--classifier"]
+    answer = json.loads(CliRunner().invoke(app, [*asked, beside.name]).stdout)
+    assert sum(row["attention"] for row in answer["neighbours"]) == pytest.approx(1, abs=1e-5)
+    vector = table.query_vectors[:1]
+    without = metrics.softmax(classifier.predict(test.pixels[:1], query_vectors=vector))[0]
+    predicted = test.classes.index(answer["predicted"])
+    assert answer["without neighbours"] == pytest.approx(without[predicted], abs=1e-5)
+    refused = CliRunner().invoke(app, [*asked, alone.name])
+    assert refused.exit_code == 2
+    assert f"trained ones with neighbours are {beside.name}\n" in refused.stderr
+    before = hashes(paths.RUNS)[f"{alone.name}.json"]
+    memory = CliRunner().invoke(app, ["store", "remove", "--class", "7"])
+    assert memory.exit_code == 0
+    other = text.replace("bank: all", "bank: 300").replace("k: 4", "k: 2")
+    Path("params.yaml").write_text(re.sub("backbones: .*", "backbones: [alexnet]", other))
+    other_params = load_checked(Path("params.yaml"))
+    prefetch.run(other_params)
+    again = Variant.of(other_params, "alexnet", "self", 0)
+    assert again.name != alone.name
+    shutil.copytree(paths.MODELS / alone.name, paths.MODELS / again.name)
+    evaluate.run(other_params, again)
+    assert hashes(paths.RUNS)[f"{again.name}.json"] == before
+    results = read_results(other_params)
+    assert f"{again.name}" in results.runs
+    assert "which no k or bank makes another" in results.left_out[alone.name]
 
 
 def test_heavy_parts_can_be_left_out(own: Params, undrawn: None) -> None:
@@ -495,7 +557,7 @@ def test_own_images_and_a_memory_go_through(
         noise_image(tmp_path / f"more/some/where/{i}.webp", rng)
     (tmp_path / "mine/train/cat/broken.jpg").write_bytes(b"\xff\xd8 no")
     monkeypatch.chdir(tmp_path)
-    presets.write("own-images", Path("params.yaml"))
+    presets.write("own-images-scratch", Path("params.yaml"))
     text = Path("params.yaml").read_text()
     for old, new in (
         ("path: data/raw/images", "path: mine\n      name: pets"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,16 @@ from PIL import Image
 from test_strategies import balanced, misleading, orders, relevant, replayed, to_all
 
 from rapipe import paths
-from rapipe.config import presets
+from rapipe.config import deciding, presets
 from rapipe.config.loading import load, parse
 from rapipe.config.schema import Params
+from rapipe.config.variants import Variant
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.io import checksums
 from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import corpus, embed, prefetch, pretrain
-from rapipe.pipeline.inputs import PARAMS
+from rapipe.pipeline.inputs import PARAMS, labelled, neighbours_of
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.check_names import check, check_memory
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
@@ -61,9 +64,8 @@ def make(folder: Path) -> Params:
         params = load(Path("params.yaml"))
         corpus.run(params)
         torch.manual_seed(0)
-        network = params.pretrain
-        spec = pretrain.spec_of(params, network.encoder, network.width, network.stem)
-        Encoder(spec).write(paths.ENCODER, {PARAMS: pretrain.facts_of(params, spec)})
+        source = pretrain.Source.of(params)
+        Encoder(source.spec).write(paths.ENCODER, {PARAMS: pretrain.facts_of(params, source)})
         write_checksums(paths.ENCODER)
         embed.run(params)
     return params
@@ -118,6 +120,47 @@ def expected(params: Params, split: str, bank: Embeddings) -> list[list[int]] | 
                 for query, order in zip(queries.ids.tolist(), ranked, strict=True)
             ]
     return None
+
+
+def test_an_own_vector_needs_no_memory_of_k(project: Params) -> None:
+    """It is the encoder's, of every query image; and no parameter of the memory decides it."""
+    params = with_retrieval(project, strategies=("self",), k=1000, bank=1)
+    check_memory(params)
+    prefetch.run(params)
+    encoder = Encoder.read(paths.ENCODER)
+    for split in SPLITS:
+        images = labelled(split)
+        table = neighbours_of(images, params, "self", split)
+        assert (table.k, table.query_ids.tolist()) == (0, images.ids.tolist())
+        np.testing.assert_allclose(table.query_vectors, encoder.embed(images.pixels), atol=1e-5)
+    assert json.loads(paths.table_card("self").read_text())["k"] == 0
+    neighbours_of(labelled("test"), with_retrieval(params, k=2, backend="auto"), "self", "test")
+    vectors = paths.table("self", "test").with_suffix(".npy")
+    raw = bytearray(vectors.read_bytes())
+    raw[-1] ^= 1
+    vectors.write_bytes(raw)
+    checksums.watch()  # forget what was verified
+    with pytest.raises(UserError, match=r"test\.npy is not what was written there"):
+        neighbours_of(labelled("test"), params, "self", "test")
+    for more in ("knn", "self+knn"):
+        with pytest.raises(UserError, match=r"retrieval\.k is 1000"):
+            with_retrieval(project, strategies=("self", more), k=1000, bank=1)
+        with pytest.raises(UserError, match=r"`k` is 1000, but the bank offers"):
+            check_memory(with_retrieval(project, strategies=("self", more), k=1000))
+
+
+def test_what_decides_an_own_vector_is_no_parameter_of_the_memory(project: Params) -> None:
+    other = with_retrieval(project, k=2, bank=5, backend="auto", strategies=("knn",), prune=0.3)
+    other = replace(other, evaluate=replace(other.evaluate, poisoned=(0.5,), attributed=3))
+    for name, same in (("self", True), ("self+knn", False)):
+        facts = [
+            [deciding.of_table(params, name), deciding.of_evaluation(params, variant)]
+            for params in (project, other)
+            for variant in [Variant.of(params, "alexnet", name, 0)]
+        ]
+        assert (facts[0] == facts[1]) == same, name
+    with pytest.raises(UserError, match=r"\[0\] is 'self\+knn', which shows .* no vector"):
+        with_retrieval(project, strategies=("self+knn",), attend="label")
 
 
 def check_prefetch(params: Params) -> None:

@@ -30,6 +30,7 @@ from rapipe.io.provenance import differences
 from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.pipeline import (
     audit,
+    baselines,
     corpus,
     embed,
     evaluate,
@@ -59,6 +60,10 @@ OTHERS: dict[str, Any] = {
     "corpus.test_fraction": 0.3,
     "pretrain.objective": "simclr",
     "pretrain.encoder": "alexnet",
+    "pretrain.init": "data/encoder",
+    "pretrain.image_size": 24,
+    "pretrain.pool": "mean",
+    "pretrain.precision": "bf16",
     "pretrain.width": 8,
     "pretrain.stem": "cifar",
     "pretrain.views": "crop",
@@ -90,6 +95,7 @@ OTHERS: dict[str, Any] = {
     "train.label_fraction": 0.5,
     "train.width": 8,
     "train.stem": "cifar",
+    "train.image_size": 12,
     "train.augment": "shift",
     "train.mixup": 0.2,
     "train.label_smoothing": 0.1,
@@ -134,7 +140,7 @@ UNCHANGED = {
 """Parameters after whose change DVC runs stages again, but classifiers come out the same."""
 RUNS: dict[str, Callable[[Params], None]] = {
     stage.__name__.rpartition(".")[2]: stage.run
-    for stage in (corpus, pretrain, embed, prefetch, audit, initialise)
+    for stage in (corpus, pretrain, embed, prefetch, audit, baselines, initialise)
 }
 
 
@@ -302,6 +308,7 @@ DECIDED: dict[str, Callable[[Params], dict[str, Any]]] = {
     "corpus": deciding.of_corpus,
     "pretrain": lambda params: deciding.of_encoder(params, "fp32"),
     "prefetch": lambda params: {**deciding.of_bank(params), **tables(params)},
+    "baselines": deciding.of_baselines,
     "train-plain": lambda params: deciding.of_training(params, plain(params), "fp32"),
     "train-retrieval": lambda params: deciding.of_training(params, retrieving(params), "fp32"),
     "evaluate-plain": lambda params: deciding.of_evaluation(params, plain(params)),

@@ -11,6 +11,7 @@ from conftest import make_embeddings, make_images
 
 from rapipe import records
 from rapipe.errors import UserError
+from rapipe.io import arrow, memory_map
 from rapipe.records import Embeddings, ImageRows, Images, Neighbours, Predictions, RecordError
 
 
@@ -101,6 +102,43 @@ def test_embeddings_and_neighbours_round_trip(tmp_path: Path) -> None:
     assert np.array_equal(table.similarities, neighbours().similarities)
 
 
+@pytest.mark.parametrize("k", [0, 2])
+def test_the_vectors_of_queries_are_a_file_beside_the_table(k: int, tmp_path: Path) -> None:
+    rows, vectors = neighbours(), make_embeddings(2).vectors
+    table = replace(
+        rows,
+        indices=rows.indices[:, :k],
+        similarities=rows.similarities[:, :k],
+        query_vectors=memory_map.lazy_rows(vectors[::-1].copy(), np.array([1, 0])),
+    )
+    assert (table.k, table.with_self) == (k, True)
+    table.write(tmp_path / "n.arrow")
+    read = Neighbours.read(tmp_path / "n.arrow")
+    assert np.array_equal(read.indices, table.indices)
+    assert read.indices.shape == read.similarities.shape == (2, k)
+    assert np.array_equal(read.query_vectors, vectors)
+    assert not read.query_vectors.flags.owndata  # type: ignore[union-attr]
+    swapped = read.take(np.array([1, 0, 1]))
+    assert np.array_equal(swapped.query_vectors, vectors[[1, 0, 1]])
+    assert (swapped.k, swapped.query_ids.tolist()) == (k, [7, 5, 7])
+    (tmp_path / "n.npy").unlink()
+    with pytest.raises(UserError, match=r"n\.npy is missing: run rapipe prefetch"):
+        Neighbours.read(tmp_path / "n.arrow")
+
+
+def test_a_table_without_them_is_what_it_always_was(tmp_path: Path) -> None:
+    """The layout of 0.10.0, spelled out: neither a key nor a file more."""
+    table = neighbours()
+    table.write(tmp_path / "now.arrow")
+    flat = [pa.array(column.reshape(-1)) for column in (table.indices, table.similarities)]
+    lists = [pa.FixedSizeListArray.from_arrays(column, 2) for column in flat]
+    columns = {"query_id": pa.array(table.query_ids), "indices": lists[0], "similarities": lists[1]}
+    arrow.write_columns(tmp_path / "then.arrow", columns, {"found_by": {}})
+    assert (tmp_path / "now.arrow").read_bytes() == (tmp_path / "then.arrow").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"now.arrow", "then.arrow"}
+    assert not Neighbours.read(tmp_path / "then.arrow").with_self
+
+
 def test_same_record_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_images(5).write(tmp_path / f"{name}.images")
@@ -134,6 +172,10 @@ def test_contradictions_are_refused() -> None:
         {"indices": np.array([[0, 1], [1, 0]], np.int64)},
         {"similarities": np.array([[0, np.inf], [1, 0]], np.float32)},
         {"query_ids": np.array([1])},
+        {"indices": np.empty((2, 0), np.int32), "similarities": np.empty((2, 0), np.float32)},
+        {"query_vectors": make_embeddings(3).vectors},
+        {"query_vectors": make_embeddings(2).vectors.astype(np.float64)},
+        {"query_vectors": make_embeddings(2).vectors[0]},
     ):
         with pytest.raises(RecordError):
             replace(neighbours(), **broken)

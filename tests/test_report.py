@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from rapipe.evaluation.comparisons import _pairs, compare_strategies
-from rapipe.evaluation.evidence import CounterfactualStack, Evidence, Stack
+from rapipe.errors import UserError
+from rapipe.evaluation.comparisons import ENCODER_VOTE, PROBE, _pairs, compare_strategies
+from rapipe.evaluation.evidence import CounterfactualStack, EncoderBaseline, Evidence, Stack
 from rapipe.evaluation.learning_curves import area, first_step
 from rapipe.evaluation.results import Condition, VoteBaseline
 from rapipe.evaluation.statistics import Interval
 from rapipe.records import OTHER_IMAGE
-from rapipe.report import counterfactuals, style
+from rapipe.report import baselines, counterfactuals, style
 from rapipe.report.ablations import ablation_curves
 from rapipe.report.accuracy import accuracy_table, clean_intervals
 from rapipe.report.calibration import reliability, scores
@@ -23,7 +24,7 @@ from rapipe.report.claims import comparison_table, findings_of
 from rapipe.report.leakage import accuracy_without
 from rapipe.report.learning_curves import accuracy_by_step, efficiency
 from rapipe.report.page import page
-from rapipe.report.robustness import noise_augmentation
+from rapipe.report.robustness import accuracy_over_noise, noise_augmentation
 from rapipe.report.tables import Table
 from rapipe.retrieval.strategies import STRATEGIES
 
@@ -260,6 +261,144 @@ def test_what_is_compared() -> None:
     assert against_noise.verdict.difference == pytest.approx(-0.2)
     assert noise_augmentation(own) is not None
     assert noise_augmentation(evidence(0.7, 0.6)) is None
+
+
+SELF, BESIDE = Condition("net", "self"), Condition("net", "self+knn")
+
+
+def with_controls(seeds: int = 3, probe: float = 0.6, own: float = 0.9) -> Evidence:
+    """The network with knn right for .7, with its own vector, with both for .72; the encoder's
+    linear probe, its vote (.3) and itself, fine-tuned, as `encoder` (.95)."""
+    base = evidence(0.7, 0.6, seeds)
+
+    def correct(share: float, count: int = seeds) -> np.ndarray:
+        return np.broadcast_to(np.arange(N) < share * N, (count, 2, N))
+
+    tuned = Condition("encoder", "none")
+    shared = {"corpus": "c", "encoder": "e", "seed": 0, "train.label_fraction": 1}
+    settings: dict[Condition, dict] = {
+        own: {**shared, "train.epochs": 6, "initial": own.backbone} for own in (NONE, tuned)
+    }
+    settings[tuned]["pretrain.epochs"] = 3
+    for condition in (NONE, tuned):
+        del settings[condition]["encoder"]
+    for condition in (KNN, SELF, BESIDE):
+        settings[condition] = {**settings[NONE], "encoder": "e", "retrieval.k": 4, "store": "s"}
+    stacks = {NONE: base.stacks[NONE], KNN: base.stacks[KNN]}
+    stacks[SELF] = Stack(correct(own), confidence=base.stacks[NONE].confidence)
+    stacks[BESIDE] = base.stacks[KNN]._replace(correct=correct(0.72))
+    stacks[tuned] = Stack(correct(0.95), confidence=base.stacks[NONE].confidence)
+    runs = {
+        condition: [
+            {**copy.deepcopy(run), "setting": settings[condition]} for run in base.runs[KNN]
+        ]
+        for condition in stacks
+    }
+    for run in runs[SELF]:
+        run |= {"votes": [], "drift": []}
+    return replace(
+        base,
+        stacks=stacks,
+        runs=runs,
+        encoder_baselines={
+            "probe": EncoderBaseline(PROBE, "C = 1", correct(probe, 1), shared),
+            "vote": EncoderBaseline(ENCODER_VOTE, "rank, k = 2", correct(0.3, 1), shared),
+        },
+        fine_tuned="encoder",
+    )
+
+
+def test_what_searches_is_compared_with_every_control() -> None:
+    made = compare_strategies(with_controls())
+    pairs = {(c.first, c.second) for c in made if c.group == "net"}
+    of_encoder = ("the encoder fine-tuned", "the linear probe", "the encoder's vote")
+    expected = {("self", "none"), ("self+knn", "knn")}
+    for name in ("knn", "self+knn"):
+        seconds = ("none", "self", "the best vote of knn", *of_encoder)
+        expected |= {(name, second) for second in seconds}
+    assert pairs == expected
+    assert not [c for c in made if c.group == "encoder"]  # it has nothing that looks things up
+    points = {(c.first, c.second): c.verdict.difference for c in made if c.noise_std == 0}
+    assert points["knn", "self"] == pytest.approx(0.705 - 0.9)
+    assert points["knn", "the linear probe"] == pytest.approx(0.705 - 0.6)
+    assert points["self+knn", "the encoder fine-tuned"] == pytest.approx(0.72 - 0.95)
+
+
+@pytest.mark.parametrize("order", [["self", "knn", "self+knn"], ["self+knn", "knn", "self"]])
+def test_controls_are_second_in_whatever_order(order: list[str]) -> None:
+    pairs = set(_pairs(["none", "sampled", *order, "the linear probe"]))
+    expected = {(name, "none") for name in ("sampled", *order)}
+    expected |= {(name, "sampled") for name in order}
+    expected |= {("knn", "self"), ("self+knn", "self"), ("self+knn", "knn")}
+    assert pairs == expected | {(name, "the linear probe") for name in ("knn", "self+knn")}
+
+
+@pytest.mark.parametrize("key", ["encoder", "corpus", "train.label_fraction"])
+def test_a_probe_of_something_else_is_compared_with_nothing(key: str) -> None:
+    own = with_controls()
+    probe = own.encoder_baselines["probe"]
+    other = {"probe": probe._replace(setting={**probe.setting, key: "other"})}
+    with pytest.raises(UserError, match=f"the linear probe, since they differ in {key}: train"):
+        compare_strategies(replace(own, encoder_baselines=other))
+
+
+def test_the_page_says_which_baselines_are_beaten() -> None:
+    own = with_controls()
+    said = findings_of(own, compare_strategies(own))
+    beaten = said.partition("<b>net with knn</b>")[2].partition("<b>net with self+knn</b>")[0]
+    sentences = (
+        "Shown to beat: no neighbours, the best vote of knn, the linear probe, the encoder&#x27;s "
+        "vote. Not shown to beat: its own vector (self), the encoder fine-tuned."
+    )
+    assert beaten.count(sentences) == 2
+    assert "<b>Clean.</b> Shown" in beaten
+    assert "<b>Noise 0.2.</b> Shown" in beaten
+    assert "Against its own vector instead of neighbours: clean -19.5 [" in beaten
+    assert "neighbours alone (knn)" in said.partition("<b>net with self+knn</b>")[2]
+    one = with_controls(seeds=1)
+    alone = findings_of(one, compare_strategies(one))
+    assert "Shown to beat" not in alone.replace("Not shown", "not shown")
+    assert "Ahead on these test images in every training, which is no claim yet: no " in alone
+    assert "Not shown to beat: its own vector (self)" in alone
+
+
+def test_the_table_of_baselines_has_each_of_them_at_every_level() -> None:
+    lines = cells(baselines.table(with_controls()))
+    assert lines[0] == ["classifier", "baseline", "clean", "noise 0.2"]
+    assert [line[:2] for line in lines[1:]] == [
+        ["the encoder", "linear probe (C = 1)"],
+        ["the encoder", "vote (rank, k = 2)"],
+        ["the encoder", "fine-tuned"],
+        ["its neighbours", "the best vote of knn (rank, k = 3)"],
+        ["net", "no neighbours"],
+        ["net", "its own vector (self)"],
+        ["net", "\N{RIGHTWARDS ARROW} knn"],
+        ["net", "\N{RIGHTWARDS ARROW} self+knn"],
+    ]
+    for line in lines[1:]:
+        for cell in line[2:]:
+            top1, low, high = map(float, re.fullmatch(r"(.*) \[(.*), (.*)\]", cell).groups())  # type: ignore[union-attr]
+            assert low <= top1 <= high
+    assert lines[1][2].startswith("60.0 [")
+    noisy = evidence(0.7, 0.6, noisy=True)
+    assert ["net", "noise in training"] in [line[:2] for line in cells(baselines.table(noisy))]
+
+
+def test_figures_show_an_own_vector_by_its_own_line() -> None:
+    own = with_controls()
+    figure = accuracy_over_noise(own)
+    assert figure is not None
+    labels = {line.get_label() for line in figure.axes[0].get_lines()}
+    assert labels == {"none", "knn", "self", "self+knn", "vote of knn"}
+    styles = {line.get_label(): line.get_linestyle() for line in figure.axes[0].get_lines()}
+    assert styles["self"] != styles["knn"]
+    assert [baseline.retrieval for baseline in own.vote_baselines()] == ["knn"]
+    rows = [row("none", 0, 0.5), {**row("self", 0, 0.55), "k": 0, "bank_size": 0}]
+    rows += [row("knn", 0, 0.6), row("knn", 0, 0.7, k=8)]
+    curves = ablation_curves(rows, "k")
+    assert curves is not None
+    flat = {line.get_label(): line.get_ydata() for line in curves.axes[0].get_lines()}
+    assert set(flat["self"]) == {0.55}
 
 
 def test_accuracy_without_near_duplicates_leaves_them_out() -> None:

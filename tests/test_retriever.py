@@ -84,8 +84,7 @@ class Counting:
     def __init__(self) -> None:
         self.seen = 0
 
-    def parameters(self) -> Any:
-        return iter([torch.zeros(1)])
+    device = torch.device("cpu")
 
     def embed(self, pixels: Any) -> Any:
         self.seen += len(pixels)

@@ -18,6 +18,7 @@ from rapipe.config.variants import variants
 from rapipe.errors import UserError
 from rapipe.pipeline import (
     audit,
+    baselines,
     corpus,
     embed,
     evaluate,
@@ -102,7 +103,7 @@ def test_more_neighbours_than_images_are_a_sentence() -> None:
 )
 def test_all_stages_run_on(counts: list[int], k: int, side: int, undrawn: None) -> None:
     params = params_of(counts, k, side=side)
-    for stage in (corpus, pretrain, embed, prefetch, audit, initialise):
+    for stage in (corpus, pretrain, embed, prefetch, audit, baselines, initialise):
         stage.run(params)
     for variant in variants(params):
         train.run(params, variant)

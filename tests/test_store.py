@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -70,7 +72,7 @@ class Home:
         table, numbers = memory.manifest.table, memory.history.manifests()
         inside = {f"store/{table}.versions/{n}.{kind}" for n in numbers for kind in ("json", "npy")}
         inside |= {"store", f"store/{table}.lance", f"store/{table}.versions"}
-        inside |= {f"store/{table}.versions/tags.json"}
+        inside |= {f"store/{table}.versions/tags.json", "store/memory.lance"}
         extra = {
             path for path in self.files() if path.startswith("store/") or path == "store"
         } - inside
@@ -78,7 +80,19 @@ class Home:
         data = list((self.path / "store" / f"{table}.lance" / "data").iterdir())
         assert all(path.suffix == ".lance" for path in data)
         assert len(data) == 1
+        self.check_memory(required=True)
         return memory
+
+    def check_memory(self, required: bool = False) -> None:
+        """The table for LanceDB is of the current version, or missing."""
+        path, memory = self.path / "store/memory.lance", self.open()
+        assert path.exists() or not required
+        if path.exists():
+            rows = memory.rows.take(memory.rows.splits == "train")
+            table = lancedb.connect(str(path.parent)).open_table("memory").to_arrow()
+            names = [(*memory.manifest.classes, None)[label] for label in rows.labels]
+            pairs = zip(table["id"].to_pylist(), table["class"].to_pylist(), strict=True)
+            assert Counter(pairs) == Counter(zip(rows.ids.tolist(), names, strict=True))
 
 
 @pytest.fixture
@@ -87,8 +101,6 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_round_trip_in_one_commit(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lancedb
-
     monkeypatch.setattr("rapipe.retrieval.store.reading.BATCH", 7)
     monkeypatch.setattr(store_rows, "BATCH", 7)
     embeddings = make_embeddings(30)
@@ -201,7 +213,8 @@ def test_digests_are_sha256_of_the_row() -> None:
     import hashlib
 
     embeddings = make_embeddings(3)
-    rows = store_rows.rows_of(embeddings)
+    (block,) = store_rows.blocks_of([embeddings], SMALL.classes, ["x", "y", "z"])
+    rows = block.rows
     for row in range(3):
         raw = embeddings.ids[row].tobytes() + embeddings.labels[row].tobytes() + b"made\0train\0"
         expected = hashlib.sha256(raw + embeddings.vectors[row].tobytes()).digest()
@@ -219,7 +232,7 @@ def test_writing_again_replaces_and_the_same_changes_nothing(home: Home) -> None
     other = make_embeddings(12, seed=1)
     home.write(other)
     assert home.holds(other)
-    assert len(list((home.path / "store").iterdir())) == 2
+    assert len(list((home.path / "store").iterdir())) == 3
     assert home.open().history.tags() == {}
 
 
@@ -519,6 +532,7 @@ def kill_once(edit: str, folder: Path, delay: float) -> str:
         assert len(list((folder / "index").iterdir())) == 1
     memory = home.open()
     memory.verify(None)
+    home.check_memory()
     now = memory.manifest.sha256
     if edit != "write" or now == before:
         assert memory.history.tags()["kept"] == 1
@@ -591,6 +605,7 @@ def test_every_step_of_an_edit_may_be_the_last(
                 break
         memory = home.open()
         memory.verify(None)
+        home.check_memory()
         assert memory.manifest.sha256 in (before, expected)
         states.append(memory.manifest.sha256 == expected)
         assert home.intact().manifest.sha256 == memory.manifest.sha256
@@ -752,7 +767,7 @@ def test_rows_are_made_in_the_callers_thread_and_lance_may_fail_at_any_time() ->
             if number == stop:
                 raise ValueError("the encoder stumbles")
             embeddings = make_embeddings(4, seed=number)
-            yield store_rows.rows_of(embeddings), embeddings.vectors
+            yield from store_rows.blocks_of([embeddings], SMALL.classes, ["file"] * 4)
 
     taken: list[int] = []
 
@@ -808,7 +823,7 @@ from rapipe.retrieval.store import rows
 def pairs():
     for number in range(COUNT):
         made = make_embeddings(4, seed=number)
-        yield rows.rows_of(made), made.vectors
+        yield from rows.blocks_of([made], "abc", ["file"] * 4)
 taken = []
 def into(reader):
     for part in reader:

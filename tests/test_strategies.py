@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_embeddings
 
+from rapipe.config.names import SELF, WITH_SELF
 from rapipe.errors import ArgumentError
 from rapipe.records import Embeddings, Neighbours
 from rapipe.retrieval.bank import select_bank
@@ -19,7 +20,9 @@ from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalReq
 from rapipe.retrieval.strategies.hard import plurality
 from rapipe.retrieval.strategies.replay import SEGMENT, stream_order
 
-RANKED = [name for name in STRATEGIES if name != "sampled"]
+SHOWING = [name for name in STRATEGIES if name != SELF]
+"""Strategies that show rows of the bank."""
+RANKED = [name for name in SHOWING if name != "sampled"]
 Order = list[int]
 """Bank rows by falling similarity to one query, its own left out."""
 
@@ -73,7 +76,7 @@ def check(
     assert np.array_equal(neighbours.similarities, exact)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", SHOWING)
 def test_every_strategy_leaves_the_query_out_even_with_duplicates(name: str) -> None:
     bank = make_embeddings(30)
     bank = bank.take(np.concatenate([np.arange(30), np.arange(30), np.arange(10)]))
@@ -139,6 +142,28 @@ def test_an_index_is_used_where_the_whole_bank_is_searched(name: str) -> None:
     )
     assert neighbours.found_by["index"] == "IVF4,Flat"
     assert neighbours.found_by["sample"] == 20
+
+
+def test_an_image_shows_its_own_vector_alone_or_beside_the_nearest() -> None:
+    bank, queries = uneven()
+    tiny = bank.take(np.arange(1))  # fewer rows than k
+    alone = STRATEGIES[SELF](queries, tiny, request_for(5))
+    assert alone.indices.shape == alone.similarities.shape == (len(queries.ids), 0)
+    assert alone.found_by == {}
+    both, near = (STRATEGIES[name](queries, bank, request_for(5)) for name in ("self+knn", "knn"))
+    assert np.array_equal(both.indices, near.indices)
+    assert np.array_equal(both.similarities, near.similarities)
+    assert both.found_by == near.found_by
+    for table in (alone, both):
+        table.check_against(bank.ids)
+        assert table.query_vectors is queries.vectors
+
+
+def test_the_strategies_that_show_it_are_those_that_the_parameters_know() -> None:
+    bank, queries = uneven()
+    tables = {name: show(queries, bank, request_for(3)) for name, show in STRATEGIES.items()}
+    assert {name for name, table in tables.items() if table.with_self} == set(WITH_SELF)
+    assert [name for name, table in tables.items() if not table.k] == [SELF]
 
 
 def test_knn_is_search() -> None:

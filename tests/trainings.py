@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from rapipe.batches.loader import CPU
-from rapipe.batches.transforms import Normalise
+from rapipe.batches.preprocess import Preprocess
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.module import ClassifierModule
 from rapipe.classifier.neighbour_batch import DeviceBank
@@ -32,8 +32,8 @@ def pretraining(
     spec = ObjectiveSpec(16, 3, (), 0)
     objective = OBJECTIVES["byol"](BACKBONES["resnet18"](4, "half", 16), spec)
     recipe = PretrainingRecipe(epochs=epochs, batch_size=16, learning_rate=rate)
-    normalise, weights = Normalise(MEAN, STD), np.full(40, weight)
-    return PretrainingModule(objective, make_images(40), normalise, recipe, seed, weights)
+    preprocess, weights = Preprocess(16, MEAN, STD), np.full(40, weight)
+    return PretrainingModule(objective, make_images(40), preprocess, recipe, seed, weights)
 
 
 def training(

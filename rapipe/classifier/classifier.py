@@ -13,20 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rapipe.batches.loader import ArrayField, BatchLoader, Field, pad_rows
-from rapipe.batches.transforms import Normalise, to_float
+from rapipe.batches.loader import ArrayField, BatchLoader, pad_rows
+from rapipe.batches.transforms import to_float
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, NeighbourField
-from rapipe.encoder.backbones import Fuse, build, no_fusion
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, gather_fields, join
+from rapipe.encoder.backbones import Fuse, no_fusion
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
 from rapipe.io import weights
-from rapipe.records import Indices, Pixels
+from rapipe.records import Indices, Pixels, Vectors
 from rapipe.specs import FusionSpec
-
-CHUNK = 512
-"""Images at once; a multiple of `loader.ROW_MULTIPLE`."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.spec = spec
         network, fusion = spec.network, spec.fusion
-        self.normalise = Normalise(network.mean, network.std)
-        self.backbone = build(network.backbone, network.width, network.stem, network.image_size)
+        self.preprocess = network.preprocess()
+        self.backbone = network.build()
         self.head = HEADS[spec.head](self.backbone.widths[-1], self.backbone.features, spec.classes)
         widths = self.backbone.widths if fusion else ()
         self.first_stage = len(widths) - 1 if fusion and fusion.stages == "last" else 0
@@ -88,7 +85,7 @@ class Classifier(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self.normalise.scale.device
+        return self.preprocess.device
 
     def train(self, mode: bool = True) -> Classifier:
         """A frozen backbone stays in evaluation mode: no dropout, and its BatchNorm never moves."""
@@ -98,7 +95,7 @@ class Classifier(nn.Module):
         return self
 
     def forward(self, images: Tensor, neighbours: NeighbourBatch | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], and their neighbours -> logits (B, classes)."""
+        """Images (B, 3, S, S) in [0, 1], and their neighbours -> logits (B, classes)."""
         fuse = no_fusion if neighbours is None else self._fuse(neighbours)
         last_tokens: list[Tensor] = []
 
@@ -108,7 +105,7 @@ class Classifier(nn.Module):
 
         # Only for a head that wants tokens: else no map need become tokens without a fusion.
         callback = fuse_and_record if self.head.wants_tokens else fuse
-        features = self.backbone(self.normalise(images), callback)
+        features = self.backbone(self.preprocess(images), callback)
         logits: Tensor = self.head(self.standardise(features), *last_tokens)
         return logits
 
@@ -123,7 +120,11 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def predict(
-        self, pixels: Pixels, bank: DeviceBank | None = None, indices: Indices | None = None
+        self,
+        pixels: Pixels,
+        bank: DeviceBank | None = None,
+        indices: Indices | None = None,
+        query_vectors: Vectors | None = None,
     ) -> np.ndarray:
         """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode.
 
@@ -132,19 +133,18 @@ class Classifier(nn.Module):
         Args:
             bank, indices: the memory, and rows (N, K) of it; without both, no image has
                 neighbours.
+            query_vectors: (N, D) of the images themselves, if they are to be seen too.
 
         Raises:
             UserError: a logit is not finite: it would be no answer, and no metric of it true.
         """
         was_training, device = self.training, self.device
         self.eval()
-        fields: list[Field] = [ArrayField(pixels, device, resident=False)]
-        if bank is not None and indices is not None:
-            fields.append(NeighbourField(indices, bank))
-        loader = BatchLoader(device, *fields)
+        fields = gather_fields(device, bank, indices, query_vectors, resident=False)
+        loader = BatchLoader(device, ArrayField(pixels, device, resident=False), *fields)
         chunks = [
-            self(to_float(images), *neighbours).float()
-            for images, *neighbours in loader.batches(pad_rows(len(pixels)), CHUNK)
+            self(to_float(images), join(parts)).float()
+            for images, *parts in loader.batches(pad_rows(len(pixels)), self.preprocess.batch_size)
         ]
         self.train(was_training)
         logits = np.asarray(torch.cat(chunks)[: len(pixels)].cpu().numpy())
@@ -156,10 +156,17 @@ class Classifier(nn.Module):
             )
         return logits
 
-    def attention(self, pixels: Pixels, bank: DeviceBank, indices: Indices) -> np.ndarray:
+    def attention(
+        self,
+        pixels: Pixels,
+        bank: DeviceBank | None,
+        indices: Indices | None,
+        query_vectors: Vectors | None = None,
+    ) -> np.ndarray:
         """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32, rows sum to 1.
 
-        The mean over tokens and heads, then over the stages where neighbours enter.
+        The mean over tokens and heads, then over the stages where neighbours enter. With
+        `query_vectors` (N, 1 + K): an image's own vector comes first.
         """
         weights: list[Tensor] = []
 
@@ -168,7 +175,7 @@ class Classifier(nn.Module):
 
         hooks = [fusion.register_forward_hook(record) for fusion in self.fusions]
         try:
-            self.predict(pixels, bank, indices)
+            self.predict(pixels, bank, indices, query_vectors)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rapipe.batches.loader import ArrayField, BatchLoader, Field
 from rapipe.batches.transforms import VIEWS, RandomGaussianNoise, to_float
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
+from rapipe.classifier.neighbour_batch import DeviceBank, gather_fields, join
 from rapipe.device import device
 from rapipe.records import Images, Neighbours
 from rapipe.specs import TrainingRecipe
@@ -61,9 +61,10 @@ class ClassifierModule(TrainingModule):
         teacher: Teacher | None = None,
     ) -> None:
         on = device()
-        fields: list[Field] = [ArrayField(images.pixels, on), ArrayField(images.labels, on)]
-        if neighbours is not None and bank is not None:
-            fields.append(NeighbourField(neighbours.indices, bank))
+        shown: list[Field] = []  # on the device before the images, if not all of it fits
+        if neighbours is not None:
+            shown = gather_fields(on, bank, neighbours.indices, neighbours.query_vectors)
+        fields = [ArrayField(images.pixels, on), ArrayField(images.labels, on), *shown]
         if teacher is not None:
             fields.append(ArrayField(teacher.logits, on))
         super().__init__(classifier, BatchLoader(on, *fields), recipe, seed, np.ones(len(images)))
@@ -84,10 +85,10 @@ class ClassifierModule(TrainingModule):
             images = self.augment(images)
             if self.recipe.mixup:
                 images, others, weight = mixup(images, self.recipe.mixup)
-        neighbours = None
-        if more:
+        neighbours = join(more)
+        if neighbours is not None:
             present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
-            neighbours = more[0]._replace(present=present.to(labels.device, non_blocking=True))
+            neighbours = neighbours._replace(present=present.to(labels.device, non_blocking=True))
         logits = self.network(images, neighbours)  # (B, classes)
         self._record_correct(logits, labels)
         targets = labels

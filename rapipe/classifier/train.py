@@ -81,7 +81,8 @@ def train_classifier(
     Args:
         images: `train` and `validation`; accuracy on `test`, if given, is recorded and used for
             nothing. Training images without a label are left out, unless there is a teacher.
-        neighbours: by split, of the same images, as rows of `bank`; none for a plain classifier.
+        neighbours: by split, of the same images, as rows of `bank`, and with the images' own
+            vectors where these are shown; none for a plain classifier.
         bank: the embeddings (N, D) that may be looked up.
         network: a ResNet-18 of width 16 unless given.
         head: its name in the table of heads.
@@ -99,7 +100,7 @@ def train_classifier(
     """
     if teacher is None:
         images, neighbours = _labelled(images, neighbours)
-    _check(images, neighbours, bank)
+    _check(images, neighbours, bank, fusion)
     classes = len(images["train"].classes)
     spec = ClassifierSpec(network or EncoderSpec.of(images["train"]), classes, head, frozen)
     if bank is not None:
@@ -108,6 +109,9 @@ def train_classifier(
     classifier = Classifier(spec)
     if initial is not None:
         classifier.backbone.load_state_dict(initial.state_dict())
+    if not noise_std:  # which belongs on the image as it is stored
+        preprocess = classifier.preprocess.to(device())
+        images = {split: preprocess.shrink(part) for split, part in images.items()}
     data = _Data(images, neighbours, DeviceBank(bank, classes, device()) if bank else None)
     module = ClassifierModule(classifier, *data.of("train"), recipe, seed, noise_std, teacher)
     return _fit(module, data, checkpoints, loggers)
@@ -133,9 +137,9 @@ def _fit(
 
     def accuracy(split: str) -> float:
         images, neighbours, bank = data.of(split)
-        indices = neighbours.indices if neighbours else None
+        shown = (bank, neighbours.indices, neighbours.query_vectors) if neighbours else ()
         with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
-            logits = classifier.predict(images.pixels, bank, indices)
+            logits = classifier.predict(images.pixels, *shown)
         return metrics.top_k(logits, images.labels, 1)
 
     def measure(module: TrainingModule) -> Row:
@@ -170,6 +174,7 @@ def _check(
     images: Mapping[str, Images],
     neighbours: Mapping[str, Neighbours] | None,
     bank: Embeddings | None,
+    fusion: FusionSpec,
 ) -> None:
     """Raise `ArgumentError` unless all splits are there, and neighbours are theirs."""
     for split in ("train", "validation"):
@@ -177,10 +182,22 @@ def _check(
             raise ArgumentError(f"`images` has no {split} split, only {', '.join(images)}")
     if (neighbours is None) != (bank is None):
         raise ArgumentError("`neighbours` and `bank` go together: give both, or neither")
-    if neighbours is None:
+    if neighbours is None or bank is None:
         return
+    d = bank.vectors.shape[1]
     for split in images:
         if split not in neighbours:
             raise ArgumentError(f"`neighbours` has no {split} split, but `images` has")
         if not np.array_equal(neighbours[split].query_ids, images[split].ids):
             raise ArgumentError(f"`neighbours` of {split} are of other images than `images`")
+        vectors = neighbours[split].query_vectors
+        if vectors is not None and vectors.shape[1] != d:
+            raise ArgumentError(
+                f"`neighbours` of {split} hold query vectors of {vectors.shape[1]} dimensions, but "
+                f"those of `bank` have {d}: embed both with one encoder"
+            )
+        if vectors is not None and fusion.attend == "label":
+            raise ArgumentError(
+                f"`neighbours` of {split} hold the images' own vectors, but with `attend`: label "
+                "no vector is seen; choose embedding or both"
+            )

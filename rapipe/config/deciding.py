@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rapipe.config.names import CHECKPOINT, PRETRAINED, SCRATCH, ClassifierName
+from rapipe.config.names import CHECKPOINT, ENCODER, PRETRAINED, SCRATCH, SELF, ClassifierName
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.io.provenance import Facts
@@ -23,6 +23,12 @@ from rapipe.specs import deciding
 STRATEGY_KEYS = {"diverse": ("diversity",), "replay": ("replay",)}
 """Parameters of `retrieval` that only one strategy has."""
 EXACT = "exact"
+OF_NETWORK = tuple(
+    f"pretrain.{name}"
+    for name in ("encoder", "width", "stem", "init", "image_size", "pool", "precision")
+)
+"""Parameters of the memory's encoder alone: a classifier's network pretrained by the same recipe
+has its own."""
 
 
 def of_corpus(params: Params) -> Facts:
@@ -70,10 +76,18 @@ def of_bank(params: Params) -> Facts:
 
 def of_table(params: Params, strategy: str) -> Facts:
     """Of a neighbour table, besides the bank; exact search is the same by every backend."""
+    if strategy == SELF:  # nothing is searched
+        return {"seed": params.seed}
     names = ["k", *STRATEGY_KEYS.get(strategy, ())]
     if params.retrieval.index != EXACT or params.retrieval.backend == "auto":
         names += ["backend", "index", "min_recall"]
     return {"seed": params.seed, **_chosen("retrieval", asdict(params.retrieval), names)}
+
+
+def of_baselines(params: Params) -> Facts:
+    """Of what the encoder knows by itself, besides its weights and the corpus."""
+    levels = _chosen("evaluate", asdict(params.evaluate), ("noise_std",))
+    return {"seed": params.seed, "train.label_fraction": params.train.label_fraction, **levels}
 
 
 def of_initial(params: Params, text: str, precision: str | None) -> Facts:
@@ -93,12 +107,22 @@ def of_initial(params: Params, text: str, precision: str | None) -> Facts:
     if CHECKPOINT in initial:
         facts |= _chosen("classifiers", grid, ("init",))
     if PRETRAINED in initial:
-        network = ("pretrain.encoder", "pretrain.width", "pretrain.stem")
+        of_memory = any(name.backbone == ENCODER for name in names)
         encoder = of_encoder(params, precision)
-        facts |= {key: value for key, value in encoder.items() if key not in network}
-    if initial != {SCRATCH}:
-        facts |= _chosen("train", asdict(params.train), ("width", "stem"))
+        facts |= {
+            key: value for key, value in encoder.items() if of_memory or key not in OF_NETWORK
+        }
+    if any(name.initial != SCRATCH and name.backbone != ENCODER for name in names):
+        facts |= _chosen("train", asdict(params.train), ("width", "stem", "image_size"))
     return facts
+
+
+def starts_from_weights(params: Params, text: str) -> bool:
+    """Whether a classifier, or its teacher, starts from weights, which fit one corpus."""
+    names = [ClassifierName.parse(text)]
+    if names[0].distilled:
+        names.append(ClassifierName.parse(params.classifiers.distill))
+    return any(name.initial != SCRATCH for name in names)
 
 
 def of_training(params: Params, variant: Variant, precision: str | None) -> Facts:
@@ -120,6 +144,8 @@ def of_evaluation(params: Params, variant: Variant) -> Facts:
     evaluation = asdict(params.evaluate)
     if variant.retrieval == "none":
         return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std",))}
+    if variant.retrieval == SELF:  # of neighbours nothing is measured
+        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std", "swap_std"))}
     retrieval = _chosen("retrieval", asdict(params.retrieval), ("prune", "strategies"))
     return {"seed": params.seed, **_keys("evaluate", evaluation), **retrieval}
 

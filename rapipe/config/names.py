@@ -12,6 +12,12 @@ SCRATCH, PRETRAINED, CHECKPOINT = "scratch", "pretrained", "checkpoint"
 FROZEN, DISTILLED, NOISE = "frozen", "distilled", "noise"
 """Words behind a backbone's name: its weights stay; it has a teacher; it sees noisy images too."""
 NOISY = "+" + NOISE
+ENCODER = "encoder"
+"""The backbone that is the memory's encoder, with its weights and its input."""
+SELF = "self"
+"""The strategy that shows an image's own vector, and nothing of the bank."""
+WITH_SELF = (SELF, "self+knn")
+"""Strategies that show an image's own vector."""
 LINEAR = "linear"
 """The head of a name without one."""
 RENAMED = {"corpus": PRETRAINED, "elsewhere": CHECKPOINT}
@@ -27,7 +33,7 @@ class ClassifierName:
     """
 
     backbone: str
-    """Its name in the table of backbones."""
+    """Its name in the table of backbones, or `encoder`."""
     initial: str
     """Where its weights come from: `scratch`, `pretrained` or `checkpoint`."""
     frozen: bool
@@ -51,6 +57,13 @@ class ClassifierName:
         initial, frozen = pop(PRETRAINED, CHECKPOINT), pop(FROZEN)
         head = rest.pop(0) if rest and rest[0] not in (DISTILLED, NOISE) else ""
         distilled, noisy = pop(DISTILLED), pop(NOISE)
+        if backbone == ENCODER:
+            if initial:
+                raise UserError(
+                    f"{quoted(text)}: {ENCODER} is the memory's, with its weights: leave "
+                    f"+{initial} out"
+                )
+            initial = PRETRAINED
         for word in words:
             if word in RENAMED:
                 raise UserError(f"{quoted(text)}: +{word} is called +{RENAMED[word]} now")

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from rapipe.config.names import CHECKPOINT, DISTILLED, ClassifierName
+from rapipe.config.names import CHECKPOINT, DISTILLED, SELF, ClassifierName
 from rapipe.errors import UserError, unreadable
 from rapipe.io.text import quoted
 from rapipe.specs import (
@@ -37,14 +37,20 @@ from rapipe.specs import (
     Stem,
     TrainingRecipe,
     Width,
+    ZeroOr,
     at_least,
 )
 
+IMPORTED = "imported"
+"""The objective of a memory whose vectors come from a file."""
+NO_ENCODER = "none"
+"""The encoder of such a memory, if there is none."""
 MOST_WEIGHTS = 2**28
 """Of the layers in `pretrain.head`: 1 GiB."""
 Several = Field(max_length=LISTED)
 Names = Annotated[tuple[str, ...], Several]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Side = Annotated[int, ZeroOr(8, 1024)]
 HeldOut = Annotated[Finite, Field(gt=0, le=0.9)]
 Spec = TypeVar("Spec", FusionSpec, PretrainingRecipe, TrainingRecipe)
 
@@ -145,13 +151,33 @@ class PretrainParams(PretrainingRecipe):
     """The encoder, and how it is pretrained."""
 
     encoder: str
-    """backbone that embeds: resnet18 | alexnet | perceiver | timm:NAME ... (rapipe methods)"""
+    """backbone that embeds: resnet18 | timm:NAME | hf:NAME | open_clip:NAME/TAG ... (rapipe
+    methods)"""
+    init: str
+    """its initial weights: "" (random) | a checkpoint file | hub:NAME (of timm) |
+    package:efficientnet-lite0"""
+    image_size: Side
+    """side in pixels that it sees; 0 = the checkpoint's own, or corpus.image_size"""
+    pool: Literal["model", "cls", "mean", "cls+mean"]
+    """of a transformer's tokens: model (as its authors do) | cls | mean | cls+mean"""
+    precision: Literal["fp32", "bf16"]
+    """in which it embeds: fp32 | bf16 (measure its neighbours first)"""
     width: Width
     """channels of its first stage, a multiple of 4; 64 is the published size"""
     stem: Stem
     """first convolution: cifar (3x3) | half (3x3, stride 2) | imagenet (7x7, stride 2, max-pool)"""
 
     def __post_init__(self) -> None:
+        if self.encoder == NO_ENCODER and self.objective != IMPORTED:
+            raise UserError(
+                f"pretrain.encoder is {NO_ENCODER}, which needs pretrain.objective: {IMPORTED}; "
+                "name a backbone, or run rapipe store import"
+            )
+        if self.encoder == NO_ENCODER and self.init:
+            raise UserError(
+                f"pretrain.init is {quoted(self.init)}, but pretrain.encoder is {NO_ENCODER}: set "
+                'it to ""'
+            )
         weights = sum(a * b for a, b in pairwise(self.head))
         if weights > MOST_WEIGHTS:
             raise UserError(
@@ -170,7 +196,8 @@ class RetrievalParams(FusionSpec):
     """The memory, how it is searched, and how neighbours enter a classifier."""
 
     strategies: Names
-    """knn | sampled | class-balanced | diverse | hard | replay; none always runs"""
+    """knn | sampled | class-balanced | diverse | hard | replay | self | self+knn; none always
+    runs"""
     k: Annotated[int, at_least(1, 1000)]
     """neighbours an image"""
     diversity: Probability
@@ -204,7 +231,8 @@ class RetrievalParams(FusionSpec):
                 f"retrieval.bank is {quoted(self.bank)}; choose all, a number of images of at "
                 "least 1, or names of sources joined by +"
             )
-        if isinstance(self.bank, int) and self.k > self.bank:
+        shown = {*self.strategies} != {SELF}  # which shows nothing of it
+        if shown and isinstance(self.bank, int) and self.k > self.bank:
             raise UserError(
                 f"retrieval.k is {self.k}, but retrieval.bank is {self.bank}: the memory must hold "
                 "at least as many images as are looked up"
@@ -221,12 +249,11 @@ class ClassifiersParams:
     """Which classifiers there are, and what they start from and learn besides labels."""
 
     backbones: Names
-    """NAME[+pretrained|+checkpoint][+frozen][+HEAD][+distilled][+noise]"""
+    """NAME[+pretrained|+checkpoint][+frozen][+HEAD][+distilled][+noise]; encoder is the memory's"""
     seeds: Annotated[tuple[Seed, ...], Several]
     """one training a seed; claims need at least three"""
     init: str
-    """what NAME+checkpoint starts from: a checkpoint file | hub:NAME; NAME+pretrained is pretrained
-    on ours"""
+    """what NAME+checkpoint starts from, as pretrain.init; NAME+pretrained is pretrained on ours"""
     distill: str
     """teacher that labels all images for NAME+distilled, written as in backbones"""
     distill_temperature: Annotated[Finite, Field(ge=0.001, le=100)]
@@ -275,6 +302,8 @@ class TrainParams(TrainingRecipe):
     """channels of the first stage, a multiple of 4 (a quarter of a Perceiver's); 64 is full size"""
     stem: Stem
     """as pretrain.stem"""
+    image_size: Side
+    """side in pixels that classifiers see; 0 = corpus.image_size"""
 
     @property
     def recipe(self) -> TrainingRecipe:
@@ -308,6 +337,12 @@ class Params:
     classifiers: ClassifiersParams
     train: TrainParams
     evaluate: EvaluateParams
+
+    @property
+    def noise_levels(self) -> tuple[float, ...]:
+        """Where classifiers are evaluated: 0 alone if there is no encoder for noisy images."""
+        noisy = () if self.pretrain.encoder == NO_ENCODER else sorted(self.evaluate.noise_std)
+        return (0.0, *noisy)
 
     def __post_init__(self) -> None:
         lists = {

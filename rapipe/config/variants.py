@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rapipe.config.names import ClassifierName
+from rapipe.config.names import SELF, WITH_SELF, ClassifierName
 from rapipe.config.schema import Params
 
 
@@ -29,6 +29,16 @@ class Variant:
     def classifier(self) -> ClassifierName:
         """What its name in `classifiers.backbones` says."""
         return ClassifierName.parse(self.backbone)
+
+    @property
+    def rows_shown(self) -> int:
+        """Rows of the bank that an image is shown: K, but 0 where that is its own vector alone."""
+        return 0 if self.retrieval == SELF else self.k
+
+    @property
+    def with_self(self) -> bool:
+        """Whether an image is shown its own vector."""
+        return self.retrieval in WITH_SELF
 
     @property
     def name(self) -> str:

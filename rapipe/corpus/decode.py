@@ -9,7 +9,6 @@ Letters: N images, S side in pixels.
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from PIL import Image
 
 from rapipe.corpus.loading import FORMATS, MAX_PIXELS, UnusableImageError, load, read_bytes
 from rapipe.errors import ArgumentError, printable, shortened
+from rapipe.io.checksums import image_id
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes lines to stderr
 
@@ -106,7 +106,7 @@ def decode_many(
             squares.append(square)
             sizes.append(size)
             peaks.append(peak)
-    ids = np.array([_hash(square) for square in squares], np.int64)
+    ids = np.array([image_id(square) for square in squares], np.int64)
     pixels = np.frombuffer(b"".join(squares), np.uint8).reshape(-1, side, side, 3)
     flat = pixels.reshape(-1, 3 * side * side)
     extremes = np.stack([flat.min(1), flat.max(1)], 1)
@@ -125,12 +125,7 @@ def decode_into(path: Path, start: int, items: Sequence[Data], decoding: Decodin
 
 def pixel_hash(pixels: npt.NDArray[np.uint8]) -> int:
     """64-bit id of one image (S, S, 3): BLAKE2b of its pixels, as a signed integer."""
-    return _hash(pixels.tobytes())
-
-
-def _hash(pixels: bytes) -> int:
-    digest = hashlib.blake2b(pixels, digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return image_id(pixels.tobytes())
 
 
 def prepare_worker() -> None:

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rapipe.encoder.backbones import Backbone, build
+from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io import weights
@@ -46,6 +46,11 @@ class InitialWeights:
                 "dvc repro"
             ) from None
 
+    @property
+    def spec(self) -> EncoderSpec:
+        """The network whose weights they are; `UserError` if there are none."""
+        return EncoderSpec(**weights.read_card(self.folder, STAGE)["spec"])
+
     def backbone(self, network: EncoderSpec) -> Backbone | None:
         """The backbone with its weights; None if there are none.
 
@@ -58,10 +63,11 @@ class InitialWeights:
         card = weights.read_card(self.folder, STAGE)
         if json.dumps(asdict(network)) != json.dumps(card["spec"]):
             raise ArgumentError(
-                f"{self.folder} belongs to another corpus, or to another `width` or `stem`: run "
+                f"{self.folder} belongs to another corpus, or to another `width`, `stem` or "
+                "`image_size`: run "
                 f"rapipe {STAGE}, or dvc repro"
             )
-        backbone = build(network.backbone, network.width, network.stem, network.image_size)
+        backbone = network.build()
         weights.fill(backbone, self.folder, card, STAGE)
         return backbone
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,31 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
+from rapipe.encoder.embedding_cache import embed_cached
 from rapipe.encoder.encoder import Encoder
-from rapipe.io.atomic import atomic_write
-from rapipe.io.locks import file_lock
-from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels, Vectors
+from rapipe.encoder.imported import ImportedVectors
+from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels
 from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search
 from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalRequest
 from rapipe.retrieval.votes import LabelledNeighbours
-
-HASH = 32
-"""Bytes of a SHA-256, before cached embeddings."""
 
 
 @dataclass(frozen=True)
 class Retriever:
     """All that is needed to retrieve neighbours of any image.
 
-    The query is the embedding of the image as the classifier sees it, noise included.
+    The query is the embedding of the image as the classifier sees it, noise included; so is the
+    image's own vector, where a strategy shows it.
 
     Args:
+        bank: the rows that may be retrieved; of the strategy `self` only their dimension counts.
         classes: how many the task has.
         cache: a folder for embeddings of test images, which are the same for every classifier;
             by a hash of the pixels and of `encoder_fingerprint`.
     """
 
-    encoder: Encoder
+    encoder: Encoder | ImportedVectors
     bank: Embeddings
     strategy: str
     request: RetrievalRequest
@@ -58,22 +56,9 @@ class Retriever:
 
     def queries(self, images: Images, pixels: Pixels) -> VectorsWithIds:
         """The queries of `images`, seen as `pixels`."""
-        return VectorsWithIds(images.ids, self._embed(pixels))
-
-    def _embed(self, pixels: Pixels) -> Vectors:
-        if self.cache is None:
-            return self.encoder.embed(pixels)
-        key = hashlib.sha256(self.encoder_fingerprint.encode())
-        key.update(f"{next(self.encoder.parameters()).device.type}{pixels.shape}".encode())
-        key.update(pixels.tobytes())
-        path = self.cache / key.hexdigest()[:32]
-        with file_lock(path.with_suffix(".lock"), "embeds the same images"):
-            vectors = _read_cached(path)
-            if vectors is None:
-                vectors = self.encoder.embed(pixels)
-                raw = vectors.tobytes()
-                atomic_write(path, hashlib.sha256(raw).digest() + raw)
-        return vectors.reshape(len(pixels), -1)
+        return VectorsWithIds(
+            images.ids, embed_cached(self.encoder, pixels, self.cache, self.encoder_fingerprint)
+        )
 
     def neighbours(
         self, queries: VectorsWithIds, strategy: str | None = None, bank: Embeddings | None = None
@@ -94,6 +79,8 @@ class Retriever:
     ) -> LabelledNeighbours:
         """The neighbours (Q, K) that vote beside the classifier: rows with a class of the task.
 
+        An image's own vector never votes.
+
         If all rows of the bank have one, these are `neighbours`; otherwise those that the same
         strategy retrieves from `labelled_bank`, so that few labels make no weak baseline. If it
         cannot serve that, they are `neighbours` after all.
@@ -105,7 +92,7 @@ class Retriever:
             ValueError: there are no queries, but they are needed.
         """
         bank = self.bank
-        if not self.fully_labelled:
+        if neighbours.k and not self.fully_labelled:
             if queries is None:
                 raise ValueError("rows without a class do not vote: pass the queries")
             k = min(self.request.k, len(self.labelled_bank))
@@ -126,15 +113,6 @@ class Retriever:
         """The rows that have a class of the task."""
         mask = (self.bank.labels >= 0) & (self.bank.labels < self.classes)
         return self.bank if mask.all() else self.bank.take(np.flatnonzero(mask))
-
-
-def _read_cached(path: Path) -> Vectors | None:
-    """The numbers in a file; None if it is missing or damaged."""
-    with suppress(OSError):
-        raw = path.read_bytes()
-        if hashlib.sha256(raw[HASH:]).digest() == raw[:HASH]:
-            return np.frombuffer(raw, np.float32, offset=HASH).copy()
-    return None
 
 
 def nearest_of_class(queries: VectorsWithIds, bank: Embeddings, targets: Labels, k: int) -> Indices:

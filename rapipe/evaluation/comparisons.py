@@ -14,13 +14,17 @@ import numpy as np
 from rapipe.errors import UserError
 from rapipe.evaluation import statistics
 from rapipe.evaluation.evidence import Correct, Evidence
-from rapipe.evaluation.results import CONTROL
+from rapipe.evaluation.results import CONTROL, SELF, searches, without_self
 from rapipe.evaluation.statistics import Verdict
 from rapipe.io.provenance import differences
 
 VOTE = "the best vote"
 NOISE = "none, noise in training"
-
+PROBE = "the linear probe"
+ENCODER_VOTE = "the encoder's vote"
+FINE_TUNED = "the encoder fine-tuned"
+OF_ENCODER = (FINE_TUNED, PROBE, ENCODER_VOTE)
+"""What the encoder is worth without looking anything up."""
 
 COLUMNS = (
     *("group", "first", "second", "noise_std", "difference", "low", "high"),
@@ -128,45 +132,68 @@ def compare_all(
 def compare_strategies(evidence: Evidence) -> list[Comparison]:
     """The comparisons of the report: on clean images and at the strongest noise.
 
-    Each strategy with no neighbours and with the control; what searches neighbours also with
-    their best vote, and with noise in training without neighbours.
+    Each strategy with no neighbours and with random ones. What searches neighbours also with its
+    own vector alone, with their best vote, with noise in training without neighbours, and with
+    what the encoder knows by itself.
     """
     pairs = []
     for backbone in evidence.backbones:
         sides = _sides(evidence, backbone)
         for first, second in _pairs(list(sides)):
-            about = NEIGHBOURS + (NOISE_FACTS if NOISE in (first, second) else ())
+            about = _about(sides[first], sides[second])
             pairs.append(Pair(backbone, sides[first], sides[second], about))
     return compare_all(evidence, pairs, evidence.clean_and_noisiest)
 
 
+def _about(first: Side, second: Side) -> Sequence[str]:
+    """Facts in which the two may differ, or the beginnings of their keys."""
+    if second.name in OF_ENCODER:  # which lacks much of what decides a training, or has more
+        return [*(first.setting.keys() ^ second.setting.keys()), "initial"]
+    return NEIGHBOURS + (NOISE_FACTS if NOISE in (first.name, second.name) else ())
+
+
 def _sides(evidence: Evidence, backbone: str) -> dict[str, Side]:
     """What is compared, by name."""
-    sides = {}
-    for name, condition in evidence.conditions(backbone).items():
+    sides = []
+    conditions = evidence.conditions(backbone)
+    for name, condition in conditions.items():
         stack, setting = evidence.stacks[condition], evidence.setting_of(condition)
-        sides[name] = Side(name, stack.correct, setting)
-        if stack.vote_correct is not None and name != CONTROL:
-            vote = f"{VOTE} of {name}"
-            sides[vote] = Side(vote, stack.vote_correct, setting)
-    twin = evidence.conditions(evidence.noise_augmented.get(backbone, ""))
-    if twin:
-        plain = twin["none"]
-        correct = evidence.stacks[plain].correct
-        sides[NOISE] = Side(NOISE, correct, evidence.setting_of(plain))
-    return sides
+        sides.append(Side(name, stack.correct, setting))
+        if stack.vote_correct is not None and searches(name):
+            sides.append(Side(vote_of(name), stack.vote_correct, setting))
+    others = {NOISE: evidence.noise_augmented.get(backbone, "")}
+    if backbone != evidence.fine_tuned:
+        others[FINE_TUNED] = evidence.fine_tuned
+    for name, other in others.items():
+        if plain := evidence.conditions(other).get("none"):
+            sides.append(Side(name, evidence.stacks[plain].correct, evidence.setting_of(plain)))
+    shape = evidence.stacks[conditions["none"]].correct.shape
+    for baseline in evidence.encoder_baselines.values():  # the same for every seed
+        correct = np.broadcast_to(baseline.correct, shape)
+        sides.append(Side(baseline.name, correct, baseline.setting))
+    return {side.name: side for side in sides}
+
+
+def vote_of(retrieval: str) -> str:
+    """What comparisons call the best vote of a strategy's neighbours."""
+    return f"{VOTE} of {without_self(retrieval)}"
 
 
 def _pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Which of them is compared with which."""
-    for earlier, later in combinations(names, 2):
-        vote = earlier.startswith(VOTE) or later.startswith(VOTE)
-        if not vote and NOISE not in (earlier, later):
-            if earlier in ("none", CONTROL):
-                yield later, earlier
-            elif later == CONTROL:  # whichever of the two the parameters name first
-                yield earlier, later
-        if later == f"{VOTE} of {earlier}":
-            yield earlier, later
-        if later == NOISE and not vote and earlier != CONTROL:
-            yield (later, earlier) if earlier == "none" else (earlier, later)
+    """Which of them is compared with which, the baseline second."""
+    for one, other in combinations(names, 2):
+        if _is_baseline(one, other):
+            yield other, one
+        elif _is_baseline(other, one):
+            yield one, other
+
+
+def _is_baseline(name: str, first: str) -> bool:
+    """Whether a strategy, or noise in training, is compared with what has this name."""
+    if first in ("none", *OF_ENCODER) or first.startswith(VOTE):
+        return False
+    if first == NOISE or name == "none":
+        return name == "none"
+    if name == CONTROL or not searches(first):
+        return name == CONTROL
+    return name in (SELF, NOISE, *OF_ENCODER, vote_of(first)) or first == f"{SELF}+{name}"

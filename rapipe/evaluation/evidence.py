@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rapipe.evaluation.results import CONTROL, Condition, Row, Run, VoteBaseline, vote_baselines
+from rapipe.evaluation.results import (
+    Condition,
+    Row,
+    Run,
+    VoteBaseline,
+    searches,
+    vote_baselines,
+    without_self,
+)
 from rapipe.evaluation.statistics import Interval, interval_of_mean
 from rapipe.records import Predictions
 
@@ -41,6 +49,18 @@ class Stack(NamedTuple):
             return None if columns[0] is None else np.stack(columns)
 
         return cls(*(column(name) for name in cls._fields))
+
+
+class EncoderBaseline(NamedTuple):
+    """What the memory's encoder knows by itself, without a network that was trained beside it."""
+
+    name: str
+    """As comparisons call it."""
+    chosen: str
+    """What was chosen on validation, in words."""
+    correct: Correct  # (1, L, N)
+    setting: Mapping[str, Any]
+    """All that decides it, by key of params.yaml or name of an artefact."""
 
 
 class CounterfactualStack(NamedTuple):
@@ -96,6 +116,10 @@ class Evidence:
     counterfactuals: Mapping[Condition, CounterfactualStacks] = field(default_factory=dict)
     noise_augmented: Mapping[str, str] = field(default_factory=dict)
     """By backbone, the name of the same one trained on noisy images too."""
+    encoder_baselines: Mapping[str, EncoderBaseline] = field(default_factory=dict)
+    """By a short name, such as `probe`."""
+    fine_tuned: str = ""
+    """The backbone that is the memory's encoder, fine-tuned; "" if it is not among them."""
 
     @property
     def backbones(self) -> list[str]:
@@ -121,7 +145,7 @@ class Evidence:
         }
 
     def with_neighbours(self) -> list[Condition]:
-        """The conditions that have neighbours, the random ones of the control too."""
+        """The conditions that are shown something: neighbours, random ones, their own vector."""
         return [condition for condition in self.stacks if condition.retrieval != "none"]
 
     def searching(self) -> list[Condition]:
@@ -130,7 +154,7 @@ class Evidence:
             condition
             for backbone in self.backbones
             for condition in self.conditions(backbone).values()
-            if condition.retrieval not in ("none", CONTROL)
+            if searches(condition.retrieval)
         ]
 
     def counterfactuals_at(
@@ -148,7 +172,7 @@ class Evidence:
         """Every vote of every strategy's neighbours: they are the same for all classifiers."""
         first: dict[str, Run] = {}
         for condition in self.with_neighbours():
-            first.setdefault(condition.retrieval, self.runs[condition][0])
+            first.setdefault(without_self(condition.retrieval), self.runs[condition][0])
         return [vote for name, run in first.items() for vote in vote_baselines(run, name)]
 
     def without_near_duplicates(self, correct: npt.NDArray[np.bool_]) -> float:

@@ -41,7 +41,7 @@ def shared_ids(one: Ids, other: Ids) -> Ids:
 def outside_bank(table: Neighbours, rows: int) -> Ids:
     """Ids of the queries with a neighbour beyond a bank of so many rows."""
     starts = range(0, len(table.indices), TILE)
-    wrong = [table.indices[start : start + TILE].max(axis=1) >= rows for start in starts]
+    wrong = [(table.indices[start : start + TILE] >= rows).any(axis=1) for start in starts]
     return np.asarray(table.query_ids[np.concatenate([NOTHING, *wrong])])
 
 

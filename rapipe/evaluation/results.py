@@ -17,7 +17,9 @@ Run = dict[str, Any]
 LISTED = 5
 """Evaluations that are left out, of which the words name so many."""
 CONTROL = "sampled"
-"""The strategy that searches nothing: random neighbours."""
+"""The strategy of random neighbours."""
+SELF = "self"
+"""The strategy that shows an image its own vector alone; beside neighbours, as `self+knn`."""
 KEYS = (
     "backbone",
     "retrieval",
@@ -33,6 +35,16 @@ KEYS = (
     "memory",
 )
 """Keys of a row; `rapipe results --json` promises them."""
+
+
+def searches(retrieval: str) -> bool:
+    """Whether a strategy searches the memory, as random neighbours and an own vector do not."""
+    return retrieval not in ("none", CONTROL, SELF)
+
+
+def without_self(retrieval: str) -> str:
+    """The strategy of the neighbours, without the own vector that may stand beside them."""
+    return retrieval.removeprefix(f"{SELF}+")
 
 
 class Condition(NamedTuple):

@@ -25,6 +25,7 @@ LEVEL = 0.95
 ALPHA = 0.05
 """Adjusted p-values must lie below it."""
 NOTHING = "no difference shown"
+BETTER = "better"
 MIN_SEEDS = 3
 """With fewer trainings, a difference may be one of seeds and not of models."""
 FEW_KINDS = 256
@@ -200,7 +201,7 @@ def words(verdict: Verdict, adjusted_mcnemar: float, adjusted_p: float) -> str:
         return NOTHING
     ahead = verdict.difference > 0
     if verdict.seeds >= MIN_SEEDS and adjusted_p < ALPHA:
-        return "better" if ahead else "worse"
+        return BETTER if ahead else "worse"
     trainings = "one training" if verdict.seeds == 1 else f"each of {verdict.seeds} trainings"
     return f"right for {'more' if ahead else 'fewer'} of these test images, in {trainings}"
 

@@ -28,6 +28,12 @@ _watched: list[Path] = []
 """Folders whose verified files must not change."""
 
 
+def image_id(pixels: bytes) -> int:
+    """64-bit id of an image, signed: BLAKE2b of its pixels."""
+    digest = hashlib.blake2b(pixels, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
 def write_checksums(folder: Path) -> None:
     """Write the checksum file of a folder, and one of each folder in it, for all below that.
 

@@ -8,7 +8,7 @@ Import rule: nothing of ours but `errors`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rapipe.errors import printable
@@ -23,6 +23,14 @@ def write_locations(path: Path, locations: Mapping[str, Iterable[str]]) -> None:
         writer.writerow(COLUMNS)
         for split, of_split in locations.items():
             writer.writerows((split, row, printable(text)) for row, text in enumerate(of_split))
+
+
+def all_locations(path: Path) -> Iterator[str]:
+    """The location of every image, split by split; the file is read line by line."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        next(rows)
+        yield from (location for _, _, location in rows)
 
 
 def read_locations(path: Path, images: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:

@@ -91,8 +91,9 @@ def not_finite(module: nn.Module) -> str:
 
 
 def fingerprint(card: dict[str, Any]) -> str:
-    """SHA-256 of all that decides the network's output for an image: spec and weights."""
-    text = json.dumps([card["spec"], card["hash"]], sort_keys=True)
+    """SHA-256 of all that decides the vector of an image: spec and weights, or imported vectors."""
+    facts = [card[name] for name in ("spec", "hash", "vectors") if name in card]
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

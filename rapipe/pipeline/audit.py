@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
-from rapipe.device import device
-from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.evaluation import leakage
 from rapipe.io import memory_map
@@ -26,20 +23,20 @@ from rapipe.pipeline.inputs import (
     checked,
     images_of,
     query_images,
+    read_table,
 )
 from rapipe.pipeline.label_errors import Queries, list_label_errors
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
+from rapipe.pipeline.stored_vectors import stored_vectors, vectors_of
 from rapipe.progress import say
 from rapipe.records import (
     SPLITS,
     Embeddings,
     Ids,
     Images,
-    Neighbours,
     RecordError,
-    Vectors,
 )
-from rapipe.retrieval.search import VectorsWithIds, search
+from rapipe.retrieval.search import search
 from rapipe.retrieval.store import Store
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS)
@@ -117,7 +114,7 @@ def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:
         for split in SPLITS:
             path = paths.table(strategy, split)
             try:
-                table = Neighbours.read(checked(path))
+                table = read_table(path)
             except RecordError as error:
                 raise UserError(f"{path} contradicts itself ({error}): {REBUILD}") from None
             strangers = np.setdiff1d(
@@ -183,34 +180,6 @@ def list_duplicates(queries: dict[str, Queries], bank: Embeddings) -> dict[str, 
         "histogram": leakage.histograms(test=nearest.similarities[:, 0], validation=others),
         "nearest": nearest,
     }
-
-
-def stored_vectors(store: Store, ids: Ids) -> VectorsWithIds:
-    """The rows of the store with these ids, by id.
-
-    To read them is cheaper than to embed the images again: 10,000 of 32 pixels take a
-    ResNet-18 of width 64 about 40 seconds on two cores; to open a store and read as many
-    rows takes one or two.
-    """
-    blocks = list(store.blocks(store.members() & np.isin(store.all_rows.ids, ids)))
-    stored_ids = np.concatenate([np.empty(0, np.int64), *(rows.ids for rows, _ in blocks)])
-    empty = np.empty((0, store.manifest.dimension), np.float32)
-    vectors = np.concatenate([empty, *(block for _, block in blocks)])
-    unique, first = np.unique(stored_ids, return_index=True)
-    return VectorsWithIds(unique, vectors[first])
-
-
-def vectors_of(images: Images, rows: npt.NDArray[np.int64], stored: VectorsWithIds) -> Vectors:
-    """Unit vectors (Q, D) of images by row; those that are not stored are embedded now."""
-    ids = images.ids[rows]
-    is_stored = np.isin(ids, stored.ids)
-    vectors = np.empty((len(rows), stored.vectors.shape[1]), np.float32)
-    vectors[is_stored] = stored.vectors[np.searchsorted(stored.ids, ids[is_stored])]
-    if not is_stored.all():
-        encoder = Encoder.read(checked(paths.ENCODER)).to(device())
-        missing = images.pixels[rows[~is_stored]]
-        vectors[~is_stored] = encoder.embed(missing, "embedding what the store lacks")
-    return vectors
 
 
 def _summarise(duplicates: dict[str, Any], errors: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,12 @@ from rapipe import paths
 from rapipe.config.schema import Params
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
+from rapipe.encoder.imported import ImportedVectors, has_encoder
+from rapipe.errors import UserError
 from rapipe.io import memory_map, weights
-from rapipe.pipeline.inputs import images_of, present_corpus, present_encoder
+from rapipe.io.locations import all_locations
+from rapipe.io.text import quoted
+from rapipe.pipeline.inputs import checked, images_of, present_corpus, present_encoder
 from rapipe.progress import track
 from rapipe.records import SPLITS, Embeddings
 from rapipe.retrieval import store
@@ -19,6 +24,11 @@ from rapipe.retrieval import store
 READS = (paths.CORPUS, paths.ENCODER)
 """The store has its own lock."""
 
+COMPARED = 64
+"""Training images whose imported vectors are compared with the encoder's."""
+AGREEMENT = 0.9
+"""Their similarity if the encoder is the one that made them; other sizes and roundings lower it."""
+REMEDY = "name the encoder that made them, with its weights, or none"
 BLOCK = 8192
 """Images embedded at once, so that memory does not grow with the corpus."""
 
@@ -26,13 +36,39 @@ BLOCK = 8192
 def run(params: Params) -> None:
     """Write `data/store` and `data/store.json`."""
     card = present_encoder(params)
-    encoder = Encoder.read(paths.ENCODER).to(device())
+    encoder = read_embedder(params, card)
     classes = tuple(present_corpus(params)["classes"])
     spec = store.StoreSpec(encoder.features, classes, weights.fingerprint(card))
-    store.write(blocks(encoder), spec, paths.STORE, paths.STORE_MANIFEST)
+    origins = all_locations(checked(paths.LOCATIONS))
+    store.write(blocks(encoder), spec, paths.STORE, paths.STORE_MANIFEST, origins)
 
 
-def blocks(encoder: Encoder) -> Iterator[Embeddings]:
+def read_embedder(params: Params, card: dict[str, Any]) -> Encoder | ImportedVectors:
+    """The encoder, or the imported vectors; `UserError` if the two do not agree."""
+    if "vectors" not in card:
+        return Encoder.read(paths.ENCODER).to(device())
+    imported = ImportedVectors.read(checked(paths.VECTORS))
+    if has_encoder(card):
+        encoder, train = Encoder.read(paths.ENCODER).to(device()), images_of("train")
+        rows = np.sort(np.random.default_rng(params.seed).permutation(len(train))[:COMPARED])
+        pixels, name = train.pixels[rows], quoted(params.pretrain.encoder)
+        one, other = imported.embed(pixels), encoder.embed(pixels)
+        if one.shape != other.shape:
+            raise UserError(
+                f"{paths.VECTORS} holds vectors of {one.shape[1]} dimensions, but those of "
+                f"pretrain.encoder {name} have {other.shape[1]}: {REMEDY}"
+            )
+        similarity = float(np.median((one * other).sum(axis=1)))
+        if similarity < AGREEMENT:
+            raise UserError(
+                f"{paths.VECTORS} holds vectors whose cosine similarity to those of "
+                f"pretrain.encoder {name} is {similarity:.2f} for the "
+                f"same images (median of {len(rows)}): {REMEDY}"
+            )
+    return imported
+
+
+def blocks(encoder: Encoder | ImportedVectors) -> Iterator[Embeddings]:
     """The embeddings of all splits."""
     for split in SPLITS:
         images = images_of(split)

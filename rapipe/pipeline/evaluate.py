@@ -9,10 +9,10 @@ import numpy as np
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.config import deciding
-from rapipe.config.schema import Params, RetrievalParams
+from rapipe.config.schema import NO_ENCODER, Params, RetrievalParams
 from rapipe.config.variants import Variant
 from rapipe.device import device
-from rapipe.encoder.encoder import Encoder
+from rapipe.encoder.imported import ImportedVectors, read_encoder
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import UserError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
@@ -29,6 +29,7 @@ from rapipe.pipeline.inputs import (
 )
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
+from rapipe.progress import say
 from rapipe.records import Embeddings, Images
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
@@ -50,11 +51,15 @@ def run(params: Params, variant: Variant) -> None:
     retriever, analysis, memory, store = None, None, "", ""
     if variant.retrieval != "none":
         bank = present_bank(params)
-        memory, store = bank["memory"], bank["store"]
+        if variant.rows_shown:
+            memory, store = bank["memory"], bank["store"]
         retriever = retriever_of(params, variant, classifier, bank, images)
         analysis = analysis_of(params, variant, classifier, retriever, images)
     edited = store != card["memory"]
     levels = (0.0, *sorted(params.evaluate.noise_std))
+    if retriever and isinstance(retriever.encoder, ImportedVectors):
+        levels = levels[:1]
+        say(f"pretrain.encoder is {NO_ENCODER}: noisy images have no vectors, and are left out")
     evaluation = evaluate_levels(classifier, images, levels, retriever, analysis, params.seed)
     predictions_sha256 = ""
     if not edited:
@@ -63,8 +68,8 @@ def run(params: Params, variant: Variant) -> None:
             predictions_sha256 = sha256(folder / paths.PREDICTIONS)
             if analysis and analysis.influence:
                 write_csv(folder / paths.INFLUENCE, analysis.influence_rows())
-    names = ("backbone", "retrieval", "k", "seed")
-    keys = {name: getattr(variant, name) for name in names}
+    names = {"backbone": "backbone", "retrieval": "retrieval", "k": "rows_shown", "seed": "seed"}
+    keys = {key: getattr(variant, name) for key, name in names.items()}
     write_checksummed(
         paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
         {
@@ -116,7 +121,7 @@ def retriever_of(
     if np.isin(bank.ids, images.ids).any():
         raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
     return Retriever(
-        Encoder.read(checked(paths.ENCODER)).to(device()),
+        read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device()),
         bank,
         variant.retrieval,
         request_of(params),

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rapipe import paths
-from rapipe.config.names import CHECKPOINT, PRETRAINED, SCRATCH, ClassifierName
+from rapipe.config.names import CHECKPOINT, ENCODER, PRETRAINED, SCRATCH, ClassifierName
 from rapipe.config.schema import Params
 from rapipe.encoder import checkpoints
-from rapipe.encoder.backbones import build
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.io import weights
 from rapipe.io.atomic import atomic_write
@@ -25,7 +24,8 @@ from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, read_json, write_csv, write_json
 from rapipe.io.text import expand_home
 from rapipe.pipeline import pretrain
-from rapipe.pipeline.inputs import PARAMS, checked, initial_facts
+from rapipe.pipeline.inputs import PARAMS, checked, initial_facts, present_encoder
+from rapipe.pipeline.pretrain import Source
 from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import say
 from rapipe.training.precision import precision_of
@@ -35,7 +35,13 @@ WRITES = (paths.INITIAL,)
 
 
 @argument_keys(
-    **{**pretrain.KEYS, "init": "classifiers.init", "width": "train.width", "stem": "train.stem"}
+    **{
+        **pretrain.KEYS,
+        "init": "classifiers.init",
+        "width": "train.width",
+        "stem": "train.stem",
+        "image_size": "train.image_size",
+    }
 )
 def run(params: Params) -> None:
     """Write `data/initial/`."""
@@ -80,48 +86,57 @@ def facts_of(params: Params, name: ClassifierName) -> dict[str, Any]:
     """All that decides the weights; nothing for those from scratch."""
     if name.initial == SCRATCH:
         return {}
-    spec = spec_of(params, name)
+    if name.backbone == ENCODER:
+        card = present_encoder(params)
+        return {"spec": card["spec"], "hash": card["hash"]}
+    source = source_of(params, name)
     if name.initial == PRETRAINED:
-        return {"spec": asdict(spec), **pretrain.facts_of(params, spec)}
-    source = expand_home(params.classifiers.init)
-    file = source / weights.CARD if source.is_dir() else source  # a card has its weights' hash
+        return {"spec": asdict(source.spec), **pretrain.facts_of(params, source)}
+    path = expand_home(params.classifiers.init)
+    file = path / weights.CARD if path.is_dir() else path  # a card has its weights' hash
     content = file.read_bytes() if file.is_file() else b""
     digest = hashlib.sha256(content).hexdigest()
-    return {"spec": asdict(spec), "init": params.classifiers.init, "sha256": digest}
+    return {"spec": asdict(source.spec), "init": params.classifiers.init, "sha256": digest}
 
 
-def spec_of(params: Params, name: ClassifierName) -> EncoderSpec:
-    """What network it is."""
-    return pretrain.spec_of(params, name.backbone, params.train.width, params.train.stem)
+def source_of(params: Params, name: ClassifierName) -> Source:
+    """What network it is; pretrained on ours, it starts from random weights."""
+    train = params.train
+    spec = pretrain.spec_of(params, name.backbone, train.width, train.stem, train.image_size)
+    network = {"encoder": name.backbone, "width": spec.width, "stem": spec.stem, "init": ""}
+    return Source(spec, parameters={f"pretrain.{key}": value for key, value in network.items()})
 
 
 def weights_of(params: Params, name: ClassifierName) -> Path:
     """A folder with the weights: made before, those of the encoder, or made now."""
     folder = paths.INITIAL_CACHE / fingerprint(facts_of(params, name))
     if not is_intact(folder):
-        write = write_checkpoint if name.initial == CHECKPOINT else write_pretrained
         with atomic_folder(folder) as part:
-            write(params, spec_of(params, name), part)
+            if name.backbone == ENCODER:
+                Encoder.read(checked(paths.ENCODER)).write(part, {})
+            elif name.initial == CHECKPOINT:
+                write_checkpoint(params.classifiers.init, source_of(params, name).spec, part)
+            else:
+                write_pretrained(params, source_of(params, name), part)
     return folder
 
 
-def write_pretrained(params: Params, spec: EncoderSpec, folder: Path) -> None:
+def write_pretrained(params: Params, source: Source, folder: Path) -> None:
     """Write this backbone pretrained on the corpus: the encoder, if that is the same."""
-    facts = pretrain.facts_of(params, spec)
+    facts = pretrain.facts_of(params, source)
     card = weights.read_card(checked(paths.ENCODER), "pretrain")
-    if fingerprint([card["spec"], card.get(PARAMS)]) == fingerprint([asdict(spec), facts]):
+    if fingerprint([card["spec"], card.get(PARAMS)]) == fingerprint([asdict(source.spec), facts]):
         Encoder.read(paths.ENCODER).write(folder, {})
         return
-    say(f"pretraining {spec.backbone} to start from")
-    result = pretrain.pretrained(params, spec)
+    say(f"pretraining {source.spec.backbone} to start from")
+    result = pretrain.pretrained(params, source)
     result.encoder.write(folder, {})
     write_csv(folder / "history.csv", [{**row, **result.scores} for row in result.history])
-    shutil.rmtree(pretrain.checkpoints_of(params, spec))
+    shutil.rmtree(pretrain.checkpoints_of(params, source))
 
 
-def write_checkpoint(params: Params, spec: EncoderSpec, folder: Path) -> None:
-    """Write the weights of `classifiers.init`, as those of this backbone."""
-    backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
-    source = params.classifiers.init
-    say(checkpoints.fill(backbone, checkpoints.read(source), source))
+def write_checkpoint(init: str, spec: EncoderSpec, folder: Path) -> None:
+    """Write the weights of a checkpoint, as those of this backbone."""
+    backbone = spec.build()
+    say(checkpoints.fill(backbone, checkpoints.read(init), init))
     weights.write(folder, backbone, spec, {})

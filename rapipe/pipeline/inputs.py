@@ -13,7 +13,7 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.schema import Params
+from rapipe.config.schema import IMPORTED, Params
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
 from rapipe.io import provenance, weights
@@ -61,13 +61,21 @@ def neighbours_of(images: Images, params: Params, strategy: str, split: str) -> 
     path = paths.table(strategy, split)
     recorded = read_card(paths.table_card(strategy)).get(PARAMS)
     provenance.check(path.parent, recorded, deciding.of_table(params, strategy), "prefetch")
-    table = Neighbours.read(checked(path))
+    table = read_table(path)
     if split == "train" and len(table.query_ids) > len(images):
         queries = query_images(split, unlabelled=True)
         if np.array_equal(queries.ids, table.query_ids):
             table = table.take(np.flatnonzero(queries.labels >= 0))
     if not np.array_equal(table.query_ids, images.ids):
         raise UserError(f"{path} belongs to other images: run rapipe prefetch, or dvc repro")
+    return table
+
+
+def read_table(path: Path) -> Neighbours:
+    """A prefetched table; the queries' own vectors, if it has them, are a file beside it."""
+    table = Neighbours.read(checked(path))
+    if table.with_self:
+        checked(path.with_suffix(".npy"))
     return table
 
 
@@ -87,8 +95,10 @@ def setting(params: Params, variant: Variant, precision: str | None) -> Facts:
     facts |= deciding.of_training(params, variant, precision)
     if variant.retrieval != "none":
         bank, table = present_bank(params), deciding.of_table(params, variant.retrieval)
-        table.pop("retrieval.k")
-        facts |= {**table, "encoder": bank["encoder"], "store": bank["store"]}
+        table.pop("retrieval.k", None)
+        facts |= {**table, "encoder": bank["encoder"]}
+        if variant.rows_shown:
+            facts["store"] = bank["store"]
     return facts
 
 
@@ -108,7 +118,26 @@ def present_encoder(params: Params) -> dict[str, Any]:
 
 def _of_encoder(params: Params) -> Facts:
     facts = deciding.of_encoder(params, deciding.explicit_precision(params))
+    if facts["pretrain.objective"] == IMPORTED:
+        facts |= imported_vectors()
     return {"corpus": present_corpus(params)["hash"], **facts}
+
+
+def imported_vectors() -> Facts:
+    """The hash of the imported vectors."""
+    if not paths.VECTORS_CARD.exists():
+        raise UserError(
+            f"pretrain.objective is {IMPORTED}, but {paths.VECTORS} holds no vectors: run rapipe "
+            "store import FILE"
+        )
+    return {"vectors": read_card(paths.VECTORS_CARD)["sha256"]}
+
+
+def baseline_facts(params: Params) -> Facts:
+    """What the encoder's baselines are of; not the memory, which may be edited."""
+    card = present_encoder(params)
+    facts = {**_of_encoder(params), **deciding.of_baselines(params)}
+    return {**facts, "encoder": weights.fingerprint(card)}
 
 
 def present_bank(params: Params) -> dict[str, Any]:
@@ -146,7 +175,9 @@ def initial_facts(params: Params, text: str, precision: str | None) -> Facts:
         text: its name in `classifiers.backbones`.
     """
     facts = deciding.of_initial(params, text, precision)
-    return {"corpus": present_corpus(params)["hash"], **facts} if "train.width" in facts else facts
+    if not deciding.starts_from_weights(params, text):
+        return facts
+    return {"corpus": present_corpus(params)["hash"], **facts}
 
 
 def classifier_card(params: Params, variant: Variant) -> dict[str, Any]:

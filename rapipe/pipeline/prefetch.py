@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config import deciding
+from rapipe.config.names import SELF
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.device import device
-from rapipe.encoder.encoder import Encoder
+from rapipe.encoder.imported import read_encoder
 from rapipe.errors import UserError
 from rapipe.io import memory_map
 from rapipe.io.atomic import part_path
@@ -90,7 +91,8 @@ def write(store: Store, splits: dict[str, Images], params: Params, of_encoder: F
             if table.found_by:
                 say(f"{strategy} of {split}: {describe_search(table.found_by, request.k)}")
     for strategy, card in cards.items():
-        facts = {"k": request.k, PARAMS: deciding.of_table(params, strategy), **card}
+        k = 0 if strategy == SELF else request.k
+        facts = {"k": k, PARAMS: deciding.of_table(params, strategy), **card}
         write_json(partial(paths.table_card(strategy)), facts)
     for scratch in (STORE_VECTORS, QUERY_VECTORS):
         (PART / scratch).unlink(missing_ok=True)
@@ -159,7 +161,7 @@ def queries_of(
     if not len(missing):
         return VectorsWithIds(ids, memory_map.lazy_rows(vectors, store_rows))
     say(f"embedding {len(missing):,} query images that are not in the store")
-    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
+    encoder = read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device())
 
     def blocks() -> Iterator[Vectors]:
         for start in range(0, len(store_rows), BLOCK):

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.schema import Params
+from rapipe.config.schema import IMPORTED, Params
+from rapipe.encoder import checkpoints
+from rapipe.encoder.backbones import BACKBONES, PUBLISHED, Backbone
 from rapipe.encoder.encoder import EncoderSpec
+from rapipe.encoder.imported import NO_ENCODER, ImportedVectors
 from rapipe.io import weights
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
 from rapipe.io.tables import fingerprint, write_csv, write_json
-from rapipe.pipeline.inputs import PARAMS, images_of, labelled, present_corpus
+from rapipe.pipeline.inputs import (
+    PARAMS,
+    checked,
+    images_of,
+    imported_vectors,
+    labelled,
+    present_corpus,
+)
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import check_memory
-from rapipe.pretraining.pretrain import PretrainedEncoder, pretrain
+from rapipe.pretraining.pretrain import PretrainedEncoder, pretrain, score_vectors
+from rapipe.progress import say
 from rapipe.specs import PretrainingRecipe
+from rapipe.training.callbacks import Row, without_nan
 from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS,)
@@ -30,7 +42,9 @@ KEYS = {
     **keys_of("pretrain", PretrainingRecipe),
     "compile": "train.compile",
     "encoder": "pretrain.encoder",
-    "image_size": "corpus.image_size",
+    "image_size": "pretrain.image_size",
+    "pool": "pretrain.pool",
+    "init": "pretrain.init",
     "images": "corpus.sources",
     "weights": "corpus.sources: the weights",
     "k": "retrieval.k",
@@ -38,59 +52,149 @@ KEYS = {
 }
 
 
+UNMEASURED = ("loss", "random_init_knn_top1")
+"""What an encoder that is not trained lacks, or a memory without one."""
+
+
 @argument_keys(**KEYS)
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
-    network = params.pretrain
-    spec = spec_of(params, network.encoder, network.width, network.stem)
+    present_corpus(params)
     check_memory(params)
-    result = pretrained(params, spec)
+    if params.pretrain.encoder == NO_ENCODER:
+        write_imported(params)
+        return
+    source = Source.of(params)
+    result = pretrained(params, source)
+    facts = {PARAMS: facts_of(params, source), "scores": result.scores}
+    if source.published:
+        facts["published"] = source.published
+    if params.pretrain.objective == IMPORTED:
+        facts |= imported_vectors()
     with atomic_folder(paths.ENCODER) as folder:
-        result.encoder.write(folder, {PARAMS: facts_of(params, spec), "scores": result.scores})
+        result.encoder.write(folder, facts)
         encoder = weights.fingerprint(weights.read_card(folder, "pretrain"))
+    _write_results(result.history, result.scores, encoder)
+    shutil.rmtree(checkpoints_of(params, source), ignore_errors=True)
+
+
+def _write_results(history: list[Row], scores: Row, encoder: str) -> None:
     with atomic_folder(paths.PRETRAINING) as folder:
-        write_csv(folder / "history.csv", result.history)
-        scores = {**result.history[-1], **result.scores, "encoder": encoder}
-        write_json(folder / "scores.json", scores)
-    shutil.rmtree(checkpoints_of(params, spec))
+        write_csv(folder / "history.csv", [without_nan(row, *UNMEASURED) for row in history])
+        content = without_nan({**history[-1], **scores}, *UNMEASURED)
+        write_json(folder / "scores.json", {**content, "encoder": encoder})
 
 
-def pretrained(params: Params, spec: EncoderSpec) -> PretrainedEncoder:
+@dataclass(frozen=True)
+class Source:
+    """A network, and the weights that its pretraining starts from."""
+
+    spec: EncoderSpec
+    init: str = ""
+    """A checkpoint; empty for random weights."""
+    published: Facts = field(default_factory=dict)
+    """Where the checkpoint is from: init, revision, licence."""
+    parameters: Facts = field(default_factory=dict)
+    """Those of params.yaml that hold for another network than the memory's encoder."""
+
+    @classmethod
+    def of(cls, params: Params) -> Source:
+        """The memory's encoder."""
+        network = params.pretrain
+        init = network.init
+        if network.encoder.partition(":")[0] in PUBLISHED:
+            init = init or network.encoder
+        spec = spec_of(params, network.encoder, network.width, network.stem, network.image_size)
+        spec = replace(spec, pool=network.pool, precision=network.precision)
+        if not init:
+            return cls(spec)
+        described = checkpoints.describe(network.encoder, init)
+        spec = replace(
+            spec,
+            image_size=network.image_size or described.image_size or spec.image_size,
+            mean=described.mean,
+            std=described.std,
+            interpolation=described.interpolation,
+            crop=described.crop,
+            pool=network.pool if network.pool != "model" else described.pool,
+            stem=network.stem if network.encoder in BACKBONES else "imagenet",  # its own patches
+            config=described.config,
+        )
+        facts = {"init": init, "revision": described.revision, "licence": described.licence}
+        return cls(spec, init, facts)
+
+    def weights(self) -> Backbone | None:
+        """The network with the checkpoint's weights; None to start from random ones."""
+        if not self.init:
+            return None
+        backbone = self.spec.build()
+        say(checkpoints.fill(backbone, checkpoints.read(self.init), self.init))
+        return backbone
+
+
+def pretrained(params: Params, source: Source) -> PretrainedEncoder:
     """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
     images = images_of("train")
-    weight_of = {source.name: source.weight for source in params.corpus.sources}
+    weight_of = {group.name: group.weight for group in params.corpus.sources}
     return pretrain(
         images,
         labelled("validation"),
-        spec,
+        source.spec,
         params.pretrain.recipe,
+        initial=source.weights(),
         weights=np.array([weight_of[name] for name in images.sources.tolist()]),
         seed=params.seed,
         precision=precision_of(params.train.precision, paths.PRECISION),
         compile=params.train.compile,
-        checkpoints=checkpoints_of(params, spec),
+        checkpoints=checkpoints_of(params, source),
     )
 
 
-def spec_of(params: Params, backbone: str, width: int, stem: str) -> EncoderSpec:
-    """A network for images of the present corpus."""
+def write_imported(params: Params) -> None:
+    """Write the card of a memory without an encoder, and scores of its vectors."""
+    facts = {"corpus": present_corpus(params)["hash"], **deciding.of_encoder(params, None)}
+    vectors = imported_vectors()
+    train, validation = labelled("train"), labelled("validation")
+    imported = ImportedVectors.read(checked(paths.VECTORS))
+    history, scores = score_vectors(train, validation, imported)
+    card = {
+        "spec": {"backbone": NO_ENCODER},
+        "hash": "",
+        PARAMS: {**facts, **vectors},
+        "scores": without_nan(scores, *UNMEASURED),
+        **vectors,
+    }
+    with atomic_folder(paths.ENCODER) as folder:
+        write_json(folder / weights.CARD, card)
+    _write_results(history, scores, weights.fingerprint(card))
+
+
+def spec_of(
+    params: Params, backbone: str, width: int, stem: str, image_size: int = 0
+) -> EncoderSpec:
+    """A network for images of the present corpus.
+
+    Args:
+        image_size: that it sees; 0 = as they are.
+    """
     card = present_corpus(params)
     mean, std = tuple(card["mean"]), tuple(card["std"])
-    return EncoderSpec(backbone, width, stem, params.corpus.image_size, mean, std)
+    return EncoderSpec(backbone, width, stem, image_size or params.corpus.image_size, mean, std)
 
 
-def facts_of(params: Params, spec: EncoderSpec) -> Facts:
+def facts_of(params: Params, source: Source) -> Facts:
     """All that decides what pretraining makes."""
     precision = precision_of(params.train.precision, paths.PRECISION)
+    vectors = imported_vectors() if params.pretrain.objective == IMPORTED else {}
     return {
         "corpus": present_corpus(params)["hash"],
         **deciding.of_encoder(params, precision),
-        "pretrain.encoder": spec.backbone,
-        "pretrain.width": spec.width,
-        "pretrain.stem": spec.stem,
+        **source.parameters,
+        **vectors,
     }
 
 
-def checkpoints_of(params: Params, spec: EncoderSpec) -> Path:
+def checkpoints_of(params: Params, source: Source) -> Path:
     """From where this pretraining goes on."""
-    return paths.CHECKPOINTS / f"pretrain-{fingerprint([asdict(spec), facts_of(params, spec)])}"
+    facts = [asdict(source.spec), facts_of(params, source), source.published]
+    return paths.CHECKPOINTS / f"pretrain-{fingerprint(facts)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from rapipe import paths
+from rapipe.config.names import SELF
 from rapipe.config.schema import Params
 from rapipe.evaluation.comparisons import compare_strategies
 from rapipe.evaluation.evidence import History
@@ -40,6 +41,8 @@ from rapipe.report.tables import Table
 from rapipe.retrieval.search import describe_search
 
 READS = (
+    paths.BASELINES,
+    paths.BASELINE_ANSWERS,
     paths.CORPUS,
     paths.DUPLICATES,
     paths.EVIDENCE,
@@ -111,8 +114,13 @@ def read_pretraining() -> History:
 
 
 def neighbourhoods(params: Params, train: Images) -> list[Neighbourhood]:
-    """Test images with the neighbours of `knn`, or else of another strategy that searches."""
-    names = params.retrieval.strategies
+    """Test images with the neighbours of `knn`, or else of another strategy that searches.
+
+    None where no strategy shows any.
+    """
+    names = [name for name in params.retrieval.strategies if name != SELF]
+    if not names:
+        return []
     order = ("knn", *(name for name in names if name != CONTROL), *names)
     strategy = next(name for name in order if name in names)
     return neighbourhoods_of(

@@ -17,11 +17,18 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.names import NOISY
+from rapipe.config.names import ENCODER, NOISY, SELF
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.errors import UserError
-from rapipe.evaluation.evidence import Evidence, History, Stack, stack_counterfactuals
+from rapipe.evaluation.comparisons import ENCODER_VOTE, PROBE
+from rapipe.evaluation.evidence import (
+    EncoderBaseline,
+    Evidence,
+    History,
+    Stack,
+    stack_counterfactuals,
+)
 from rapipe.evaluation.results import Condition, Results, Run
 from rapipe.io import provenance
 from rapipe.io.checksums import sha256
@@ -30,6 +37,7 @@ from rapipe.io.tables import NoChecksum, read_numbers
 from rapipe.pipeline.inputs import (
     PARAMS,
     audit_facts,
+    baseline_facts,
     checked,
     classifier_card,
     labelled,
@@ -40,6 +48,9 @@ from rapipe.pipeline.inputs import (
 from rapipe.records import Ids, Predictions
 
 PRECISION = "train.precision"
+SHARED = ("corpus", "encoder", "seed", "train.label_fraction")
+"""What a classifier must share with the encoder's baselines to be compared with them."""
+REPEAT = "run rapipe baselines, or dvc repro"
 
 
 def read_results(params: Params) -> Results:
@@ -64,7 +75,7 @@ def read_results(params: Params) -> Results:
             runs[name] = run
         else:
             left_out[name] = reason
-    for compare in (_other_memories, _other_precisions, _other_seeds):
+    for compare in (_repeated, _other_memories, _other_precisions, _other_seeds):
         reasons = compare(params, runs)
         left_out |= reasons
         runs = {name: run for name, run in runs.items() if name not in reasons}
@@ -113,6 +124,16 @@ def _difference(params: Params, run: Run, expected: Mapping[tuple[str, str], Fac
         return f"cannot be compared: {present}"
     stale = differences(run["setting"], present, ignored=("store",))
     return f"was made with {listed(stale)}" if stale else ""
+
+
+def _repeated(params: Params, runs: Mapping[str, Run]) -> dict[str, str]:
+    """Evaluations that show nothing of the bank, under the name of another k or bank."""
+    names = {variant.name for variant in variants(params)}
+    return {
+        name: f"is of {SELF}, which no k or bank makes another: that of the present ones counts"
+        for name, run in runs.items()
+        if _strategy(run)[1] == SELF and name not in names
+    }
 
 
 def _other_memories(params: Params, runs: Mapping[str, Run]) -> dict[str, str]:
@@ -194,7 +215,7 @@ def read_evidence(params: Params, results: Results) -> Evidence:
             other images, or with other `evaluate.*`.
     """
     ids = labelled("test").ids
-    levels = (0.0, *sorted(params.evaluate.noise_std))
+    levels = params.noise_levels
     seeds: dict[Condition, list[Predictions]] = {}
     runs: dict[Condition, list[Run]] = {}
     histories: dict[Condition, list[History]] = {}
@@ -228,7 +249,34 @@ def read_evidence(params: Params, results: Results) -> Evidence:
             for condition, predictions in seeds.items()
         },
         noise_augmented={name: name + NOISY for name in backbones if name + NOISY in backbones},
+        encoder_baselines=read_baselines(params, levels, ids),
+        fine_tuned=ENCODER if ENCODER in backbones else "",
     )
+
+
+def read_baselines(
+    params: Params, levels: tuple[float, ...], ids: Ids
+) -> dict[str, EncoderBaseline]:
+    """What the memory's encoder knows by itself.
+
+    Raises:
+        UserError: it is of another encoder, or of other labels, images or noise.
+    """
+    results = read_result(paths.BASELINES)
+    recorded = results.get(PARAMS)
+    provenance.check(paths.BASELINES, recorded, baseline_facts(params), "baselines")
+    setting = {key: results[PARAMS][key] for key in SHARED}
+    baselines = {}
+    for name, words in (("probe", PROBE), ("vote", ENCODER_VOTE)):
+        file = checked(paths.BASELINE_ANSWERS / f"{name}.arrow")
+        answers = Predictions.read(file)
+        if results[name]["predictions_sha256"] != sha256(file):
+            raise UserError(f"{file} is of other results than {paths.BASELINES}: {REPEAT}")
+        if answers.levels != levels or not np.array_equal(answers.ids, ids):
+            raise UserError(f"{file} is of another test split: {REPEAT}")
+        chosen, correct = results[name]["chosen"], answers.correct[None]  # (1, L, N)
+        baselines[name] = EncoderBaseline(words, chosen, correct, setting)
+    return baselines
 
 
 def _read_predictions(name: str, run: Run, levels: tuple[float, ...], ids: Ids) -> Predictions:
@@ -237,6 +285,7 @@ def _read_predictions(name: str, run: Run, levels: tuple[float, ...], ids: Ids) 
     predictions = Predictions.read(file)
     if run["predictions_sha256"] != sha256(file):
         raise UserError(f"{file} is of another evaluation than the results: run rapipe eval")
+    predictions = predictions.at_first_levels(len(levels))  # of all with neighbours too
     if predictions.levels != levels or not np.array_equal(predictions.ids, ids):
         raise UserError(f"{file} is of another test split: run rapipe eval, or dvc repro")
     return predictions

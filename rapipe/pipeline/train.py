@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.module import Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.classifier.train import TrainedClassifier, train_classifier
-from rapipe.config.names import ClassifierName
+from rapipe.config.names import ENCODER, ClassifierName
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.corpus.labels import visible_label_mask
@@ -38,7 +37,7 @@ from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
 from rapipe.specs import FusionSpec, TrainingRecipe
-from rapipe.training.callbacks import Row
+from rapipe.training.callbacks import without_nan
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
 
@@ -66,7 +65,9 @@ def run(params: Params, variant: Variant) -> None:
     trained = _train(params, variant, variant.classifier, data, initial, checkpoints, teacher)
     with atomic_folder(paths.MODELS / variant.name) as folder:
         trained.classifier.write(folder, {**facts, **_outcome(trained)})
-        write_csv(folder / "history.csv", [_without_nan(row) for row in trained.history])
+        write_csv(
+            folder / "history.csv", [without_nan(row, "train_top1") for row in trained.history]
+        )
     for finished in (checkpoints, teacher_folder):
         shutil.rmtree(finished, ignore_errors=True)
 
@@ -80,6 +81,7 @@ class TrainingData:
     neighbours: dict[str, Neighbours] | None
     """By split; None without retrieval."""
     bank: Embeddings | None
+    """Of which `self` shows nothing."""
     visible_labels: int
 
     @classmethod
@@ -117,10 +119,8 @@ def _train(
     Args:
         name: the variant's own, or its teacher's.
     """
-    card, recipe = present_corpus(params), params.train.recipe
-    mean, std = tuple(card["mean"]), tuple(card["std"])
-    width, stem, size = params.train.width, params.train.stem, params.corpus.image_size
-    network = EncoderSpec(name.backbone, width, stem, size, mean, std)
+    recipe = params.train.recipe
+    network = initial.spec if name.backbone == ENCODER else network_of(params, name.backbone)
     precision = precision_of(recipe.precision, paths.PRECISION)
     return train_classifier(
         data.images,
@@ -138,6 +138,14 @@ def _train(
         checkpoints=checkpoints,
         loggers=loggers(recipe.loggers, paths.LOGS, checkpoints.name),
     )
+
+
+def network_of(params: Params, backbone: str) -> EncoderSpec:
+    """The network of a classifier, for images of the present corpus."""
+    card, train = present_corpus(params), params.train
+    size = train.image_size or params.corpus.image_size
+    mean, std = tuple(card["mean"]), tuple(card["std"])
+    return EncoderSpec(backbone, train.width, train.stem, size, mean, std)
 
 
 def _teacher_logits(
@@ -170,7 +178,8 @@ def _teacher_logits(
     if data.bank is None or data.neighbours is None:
         return teacher.predict(pixels)
     bank = DeviceBank(data.bank, teacher.spec.classes, device())
-    return teacher.predict(pixels, bank, data.neighbours["train"].indices)
+    shown = data.neighbours["train"]
+    return teacher.predict(pixels, bank, shown.indices, shown.query_vectors)
 
 
 def _outcome(trained: TrainedClassifier) -> dict[str, Any]:
@@ -184,12 +193,6 @@ def _outcome(trained: TrainedClassifier) -> dict[str, Any]:
     }
 
 
-def _without_nan(row: Row) -> dict[str, float | None]:
-    """A row of the history as it is written: empty where no image of the steps had a label."""
-    top1 = row["train_top1"]
-    return {**row, "train_top1": None if math.isnan(top1) else top1}
-
-
 def facts_of(
     params: Params, variant: Variant, data: TrainingData, initial: InitialWeights
 ) -> dict[str, Any]:
@@ -198,7 +201,7 @@ def facts_of(
     facts = setting(params, variant, precision)
     return {
         "variant": asdict(variant),
-        "bank_size": len(data.bank) if data.bank else 0,
+        "bank_size": len(data.bank) if data.bank and variant.rows_shown else 0,
         "memory": facts.get("store", ""),
         "labels": data.visible_labels,
         "teacher": initial.teacher,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rapipe.batches.loader import ArrayField, BatchLoader
-from rapipe.batches.transforms import VIEWS, Normalise, to_float
+from rapipe.batches.preprocess import Preprocess
+from rapipe.batches.transforms import VIEWS, to_float
 from rapipe.device import device
 from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives import Objective
@@ -37,7 +38,7 @@ class PretrainingModule(TrainingModule):
         self,
         objective: Objective,
         images: Images,
-        normalise: Normalise,
+        preprocess: Preprocess,
         recipe: PretrainingRecipe,
         seed: int,
         weights: Weights,
@@ -52,7 +53,7 @@ class PretrainingModule(TrainingModule):
                 f"{type(objective).__name__} compares images: raise `weights`, or add images"
             )
         self.views: nn.Module = VIEWS[recipe.views](images.pixels.shape[1])
-        self.normalise = normalise
+        self.preprocess = preprocess
 
     def describe_epoch(self) -> str:
         """With the mean weight of the images of each source."""
@@ -66,10 +67,10 @@ class PretrainingModule(TrainingModule):
         self.network.before_step(self.global_step, self.steps)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = to_float(batch[0]), batch[1]  # (B, 3, H, W), (B,)
+        images, labels = to_float(batch[0]), batch[1]  # (B, 3, S, S), (B,)
         v = self.network.views
         with torch.autocast(images.device.type, enabled=False):
-            views = self.normalise(self.views(images.repeat(v, 1, 1, 1)))  # (VB, 3, H, W)
+            views = self.preprocess(self.views(images.repeat(v, 1, 1, 1)))  # (VB, 3, H, H)
         loss: Tensor = self.network(views.chunk(v), labels)
         self.step_metrics["loss"].append(loss.detach())
         return loss

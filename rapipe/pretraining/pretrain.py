@@ -5,6 +5,7 @@ Letters: N images.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,20 +14,24 @@ import numpy as np
 import torch
 
 from rapipe.device import device
-from rapipe.encoder.backbones import build
+from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import Encoder, EncoderSpec, NotFinite
+from rapipe.encoder.imported import ImportedVectors
 from rapipe.encoder.scores import describe, knn_accuracy, linear_accuracy, raw_pixels
 from rapipe.pretraining.collapse import CollapseCheck
 from rapipe.pretraining.module import PretrainingModule
 from rapipe.pretraining.objectives import OBJECTIVES, Objective, ObjectiveSpec
 from rapipe.progress import say
-from rapipe.records import UNLABELLED, Images
+from rapipe.records import UNLABELLED, Images, Vectors
 from rapipe.specs import PretrainingRecipe
 from rapipe.training.callbacks import History, Row
 from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
 from rapipe.training.module import Weights
 from rapipe.training.precision import precision_of
+
+SCORED = 10_000
+"""Labelled images of a split that features are scored on, at most; drawn where there are more."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,12 @@ class PretrainedEncoder:
 
     encoder: Encoder
     scores: Row
-    """On validation, 0 to 1: `knn_top1` and `linear_top1` of its features, and `knn_top1` of two
-    baselines: `random_init_knn_top1` (the same network before it learned) and
-    `raw_pixels_knn_top1`."""
+    """On validation, 0 to 1, of at most SCORED labelled images a split: `knn_top1` and
+    `linear_top1` of its features, and `knn_top1` of two baselines: `random_init_knn_top1` (the
+    same network with random weights) and `raw_pixels_knn_top1`."""
     history: list[Row]
     """A row an epoch: epoch, step, images_seen, loss, knn_top1, feature_std, effective_rank, and
-    the baselines."""
+    the baselines; without pretraining one row of epoch 0, whose loss is nan."""
 
 
 def pretrain(
@@ -49,6 +54,7 @@ def pretrain(
     spec: EncoderSpec | None = None,
     recipe: PretrainingRecipe | None = None,
     *,
+    initial: Backbone | None = None,
     weights: Weights | None = None,
     seed: int = 0,
     precision: str = "auto",
@@ -65,6 +71,8 @@ def pretrain(
             alone, and for the scores.
         validation: labelled images that the features are scored on; nothing is chosen by them.
         spec: a ResNet-18 of width 16 unless given.
+        initial: the same network with the weights to go on from, or, with the objective `none`,
+            to keep; random ones unless given.
         weights: (N,) how often an epoch sees each image; once unless given.
         precision: `bf16`, `fp32`, or `auto`: whichever is faster here.
         checkpoints: as of `train_classifier`.
@@ -74,8 +82,7 @@ def pretrain(
             torch cannot compile the network.
     """
     spec, recipe = spec or EncoderSpec.of(images), recipe or PretrainingRecipe()
-    labelled = np.flatnonzero(images.labels != UNLABELLED)
-    train = images if len(labelled) == len(images) else images.take(labelled)
+    train, validation = _scored(images), _scored(validation)
     torch.manual_seed(seed)
     encoder = Encoder(spec).to(device())
     raw = raw_pixels(train.pixels), raw_pixels(validation.pixels)
@@ -84,28 +91,66 @@ def pretrain(
         "raw_pixels_knn_top1": knn_accuracy(train, raw[0], validation, raw[1]),
     }
     collapse = CollapseCheck(images, encoder)
+    if initial is not None:
+        encoder = Encoder(spec, initial).to(device())
     objective = _objective(encoder, recipe, len(images.classes))
-    weights = np.ones(len(images)) if weights is None else weights
-    module = PretrainingModule(objective, images, encoder.normalise, recipe, seed, weights)
-    if compile:
-        compile_network(module, precision_of(precision))
-    measure = partial(_measure, check=collapse, spec=spec, train=train, validation=validation)
-    history = History(measure)
-    fit(module, [history], checkpoints, precision_of(precision), keep=True)
-    encoder = Encoder(spec, objective.encoder).to(device())
+    if objective.trains:
+        weights = np.ones(len(images)) if weights is None else weights
+        module = PretrainingModule(objective, images, encoder.preprocess, recipe, seed, weights)
+        if compile:
+            compile_network(module, precision_of(precision))
+        measure = partial(_measure, check=collapse, spec=spec, train=train, validation=validation)
+        history = History(measure)
+        fit(module, [history], checkpoints, precision_of(precision), keep=True)
+        encoder = Encoder(spec, objective.encoder).to(device())
     vectors = encoder.embed(train.pixels), encoder.embed(validation.pixels)
+    rows = history.rows if objective.trains else [_untrained(train, validation, *vectors)]
     scores = {
-        "knn_top1": history.rows[-1]["knn_top1"],
+        "knn_top1": rows[-1]["knn_top1"],
         "linear_top1": linear_accuracy(train, vectors[0], validation, vectors[1]),
         **baselines,
     }
-    return PretrainedEncoder(encoder.cpu(), scores, [{**row, **baselines} for row in history.rows])
+    return PretrainedEncoder(encoder.cpu(), scores, [{**row, **baselines} for row in rows])
+
+
+def score_vectors(
+    train: Images, validation: Images, imported: ImportedVectors
+) -> tuple[list[Row], Row]:
+    """The history and the scores that `pretrain` returns, of vectors without an encoder.
+
+    There are no random weights to compare them with: that baseline is nan.
+    """
+    train, validation = _scored(train), _scored(validation)
+    raw = raw_pixels(train.pixels), raw_pixels(validation.pixels)
+    baselines = {
+        "random_init_knn_top1": math.nan,
+        "raw_pixels_knn_top1": knn_accuracy(train, raw[0], validation, raw[1]),
+    }
+    vectors = imported.embed(train.pixels), imported.embed(validation.pixels)
+    row = _untrained(train, validation, *vectors)
+    linear = linear_accuracy(train, vectors[0], validation, vectors[1])
+    scores = {"knn_top1": row["knn_top1"], "linear_top1": linear, **baselines}
+    return [{**row, **baselines}], scores
+
+
+def _scored(images: Images) -> Images:
+    """The labelled images, or SCORED of them."""
+    rows = np.flatnonzero(images.labels != UNLABELLED)
+    if len(rows) > SCORED:
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:SCORED])
+    return images if len(rows) == len(images) else images.take(rows)
+
+
+def _untrained(train: Images, validation: Images, *vectors: Vectors) -> Row:
+    """The history of an encoder that takes no step."""
+    row = {"epoch": 0, "step": 0, "images_seen": 0, "loss": math.nan}
+    return {**row, **describe(train, vectors[0], validation, vectors[1])}
 
 
 def _objective(encoder: Encoder, recipe: PretrainingRecipe, classes: int) -> Objective:
     """The objective around a backbone with the encoder's weights."""
     spec = encoder.spec
-    backbone = build(spec.backbone, spec.width, spec.stem, spec.image_size)
+    backbone = spec.build()
     backbone.load_state_dict(encoder.backbone.state_dict())
     objective = OBJECTIVES[recipe.objective](
         backbone, ObjectiveSpec(spec.image_size, classes, recipe.head, recipe.temperature)

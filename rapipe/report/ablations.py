@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from rapipe.evaluation.results import Row
+from rapipe.evaluation.results import SELF, Row
 from rapipe.report.material import Material
 from rapipe.report.style import GREY, band, finish, log_axis, looks, panels_of, styled
 
@@ -16,7 +16,7 @@ from rapipe.report.style import GREY, band, finish, log_axis, looks, panels_of, 
 def accuracy_by_k(material: Material) -> Figure | None:
     """Of all results that differ from the present ones in k or bank alone.
 
-    Clean test accuracy against k; dashed: without retrieval.
+    Clean test accuracy against k; dashed: without retrieval, or with its own vector alone.
     """
     return ablation_curves(material.results.rows(), "k")
 
@@ -36,7 +36,7 @@ def ablation_curves(rows: Sequence[Row], axis: str) -> Figure | None:
     Along k the bank is the largest one seen, along the bank size the k most often seen.
     """
     clean = [row for row in rows if row["noise_std"] == 0]
-    retrieving = [row for row in clean if row["retrieval"] != "none"]
+    retrieving = [row for row in clean if row["k"]]
     other = "bank_size" if axis == "k" else "k"
     if not retrieving:
         return None
@@ -56,10 +56,11 @@ def ablation_curves(rows: Sequence[Row], axis: str) -> Figure | None:
                 if (row["backbone"], row["retrieval"]) == (backbone, strategy):
                     points[row[axis]].append(row["top1"])
             band(axes, points, strategy, look[strategy])
-        names = (backbone, "none")
-        plain = [row["top1"] for row in clean if (row["backbone"], row["retrieval"]) == names]
-        if plain:
-            axes.axhline(float(np.mean(plain)), color=GREY, ls="--", label="none")
+        for name, colour in (("none", GREY), (SELF, looks([SELF])[SELF]["color"])):
+            names = (backbone, name)
+            plain = [row["top1"] for row in clean if (row["backbone"], row["retrieval"]) == names]
+            if plain:
+                axes.axhline(float(np.mean(plain)), color=colour, ls="--", label=name)
         log_axis(axes)
         axes.set_xlabel(along)
     finish(panels, "test accuracy, clean")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from rapipe.evaluation.evidence import Evidence
 from rapipe.evaluation.results import (
-    CONTROL,
     Condition,
     Row,
     VoteBaseline,
     best_baseline,
     over_seeds,
+    searches,
     vote_baselines,
 )
 from rapipe.evaluation.statistics import Interval
@@ -107,7 +107,7 @@ def edits(material: Material) -> Table:
     baselines = {}
     for run in material.results.runs.values():
         first = run["rows"][0]
-        if first["retrieval"] not in ("none", CONTROL):
+        if searches(first["retrieval"]):
             best = best_baseline(vote_baselines(run, first["retrieval"]))
             if best and first["memory"] in {row["memory"] for row in rows}:
                 baselines[first["memory"]] = best

@@ -6,10 +6,11 @@ import html
 from collections.abc import Sequence
 
 from rapipe.evaluation import statistics
-from rapipe.evaluation.comparisons import NOISE, VOTE, Comparison
+from rapipe.evaluation.comparisons import NOISE, Comparison, vote_of
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import CONTROL, Condition, best_baseline, vote_baselines
+from rapipe.evaluation.results import CONTROL, SELF, Condition, best_baseline, vote_baselines
 from rapipe.records import OTHER_IMAGE
+from rapipe.report import baselines
 from rapipe.report.material import Material
 from rapipe.report.tables import NOTHING, Table, interval_words, level_words, p_value
 
@@ -17,8 +18,8 @@ from rapipe.report.tables import NOTHING, Table, interval_words, level_words, p_
 def claims(material: Material) -> str:
     """The table of the page.
 
-    Each line compares two classifiers, or one with the best vote of its neighbours, on the
-    same test images: clean ones, and those with the strongest noise. The interval is a
+    Each line compares two classifiers, or one with a vote or the encoder's linear probe, on
+    the same test images: clean ones, and those with the strongest noise. The interval is a
     bootstrap over images and seeds. The first p-value is the largest of McNemar's tests, one
     a training, the second also of a t-test over seeds; both are corrected for the number of
     lines (Holm). “Better” needs all of them; interval and McNemar's tests alone allow to say
@@ -71,8 +72,10 @@ def findings_of(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
         ]
         lines = [
             _compared("Against the same without neighbours", related, "none"),
+            _compared("Against its own vector instead of neighbours", related, SELF),
             _compared("Against noise in training instead of neighbours", related, NOISE),
             _compared_with_vote(evidence, condition, related),
+            *(_beaten(related, evidence.levels[level]) for level in evidence.clean_and_noisiest),
             _reliance(evidence, condition),
         ]
         name = html.escape(f"{condition.backbone} with {condition.retrieval}")
@@ -98,11 +101,31 @@ def _compared(what: str, comparisons: Sequence[Comparison], second: str) -> str:
     return f"{what}: {'; '.join(parts)}." if parts else ""
 
 
+def _beaten(comparisons: Sequence[Comparison], level: float) -> str:
+    """Which baselines it is shown to beat at a noise level, and which not."""
+    shown: list[str] = []
+    ahead: list[str] = []
+    others: list[str] = []
+    for comparison in comparisons:
+        if comparison.noise_std == level:
+            seen = comparison.verdict.difference > 0 and comparison.words != statistics.NOTHING
+            better = comparison.words == statistics.BETTER
+            group = shown if better else ahead if seen else others
+            group.append(html.escape(baselines.words(comparison.second)))
+    parts = (
+        ("Shown to beat", shown),
+        ("Ahead on these test images in every training, which is no claim yet", ahead),
+        ("Not shown to beat", others),
+    )
+    sentences = " ".join(f"{start}: {', '.join(names)}." for start, names in parts if names)
+    return f"<b>{level_words(level).capitalize()}.</b> {sentences}" if sentences else ""
+
+
 def _compared_with_vote(
     evidence: Evidence, condition: Condition, comparisons: Sequence[Comparison]
 ) -> str:
     """Whether the learned fusion beats the best vote of the same neighbours."""
-    second = f"{VOTE} of {condition.retrieval}"
+    second = vote_of(condition.retrieval)
     best = best_baseline(vote_baselines(evidence.runs[condition][0], condition.retrieval))
     if best is None:
         return "No neighbour has a class of the task, so there is no vote to beat."

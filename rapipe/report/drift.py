@@ -28,9 +28,12 @@ def drift_over_noise(evidence: Evidence) -> Figure | None:
     for condition in evidence.with_neighbours():
         if condition.retrieval in (CONTROL, *panels):
             continue
+        drifts = evidence.runs[condition][0]["drift"]
+        if not drifts:  # nothing is retrieved
+            continue
         panel = panels.setdefault(condition.retrieval, {})
         for name, label in MEASURES.items():
-            rows = [row for row in evidence.runs[condition][0]["drift"] if row[name] is not None]
+            rows = [row for row in drifts if row[name] is not None]
             points = [Point(row["noise_std"], *[row[name]] * 3) for row in rows]
             if points:
                 panel[label] = Line(points, look[label])

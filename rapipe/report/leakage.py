@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import Row
+from rapipe.evaluation.results import Row, without_self
 from rapipe.report.material import Material
 from rapipe.report.pictures import Tile, pixels_by_id, tiles
 from rapipe.report.style import PALETTE, styled
@@ -112,7 +112,7 @@ def accuracy_without(evidence: Evidence) -> Table:
     votes: dict[str, list[str]] = {}
     rows = []
     for condition, stack in evidence.stacks.items():
-        vote = f"best vote of {condition.retrieval}"
+        vote = f"best vote of {without_self(condition.retrieval)}"
         if stack.vote_correct is not None and vote not in votes:
             votes[vote] = ["no training", vote, *percents(stack.vote_correct)]
         rows.append([condition.backbone, condition.retrieval, *percents(stack.correct)])

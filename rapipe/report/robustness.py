@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import CONTROL
+from rapipe.evaluation.results import CONTROL, searches, without_self
 from rapipe.report.style import VOTE, Line, Panels, curves_over_noise, points_of, strategy_looks
 
 
@@ -23,10 +23,11 @@ def accuracy_over_noise(evidence: Evidence) -> Figure | None:
         strategy = condition.retrieval
         panel = panels.setdefault(condition.backbone, {})
         panel[strategy] = Line(points_of(evidence, stack.correct), look[strategy])
-        if stack.vote_correct is not None and strategy != CONTROL:
-            points = points_of(evidence, stack.vote_correct[:1])
+        if stack.vote_correct is not None and searches(strategy):
+            label = f"vote of {without_self(strategy)}"
             style = {**VOTE, "color": look[strategy]["color"]}
-            panel[f"vote of {strategy}"] = Line(points, style)
+            if label not in panel:
+                panel[label] = Line(points_of(evidence, stack.vote_correct[:1]), style)
     title = "Test accuracy against noise, with 95 % intervals"
     return curves_over_noise(panels, title, "test accuracy")
 

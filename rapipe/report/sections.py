@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rapipe.report import (
     ablations,
     accuracy,
+    baselines,
     calibration,
     claims,
     counterfactuals,
@@ -73,13 +74,13 @@ def contact_sheet(material: Material) -> bytes:
     return material.contact_sheet
 
 
-def gallery(material: Material) -> Figure:
+def gallery(material: Material) -> Figure | None:
     """Neighbourhoods of test images.
 
     Test images (left) and their nearest neighbours in memory with cosine similarity. Solid blue
     frames: same class; dashed orange ones: another.
     """
-    return pictures.gallery(material.neighbourhoods)
+    return pictures.gallery(material.neighbourhoods) if material.neighbourhoods else None
 
 
 SECTIONS = (
@@ -87,6 +88,7 @@ SECTIONS = (
     Section("short", "In short", claims.findings),
     Section("corpus", "The images", contact_sheet),
     Section("table", "Test accuracy", accuracy.accuracy),
+    Section("baselines", "Baselines: what a fusion must beat", baselines.table),
     Section("claims", "Is the difference more than chance?", claims.claims),
     Section("differences", "What neighbours add, as noise grows", robustness.differences),
     Section("steps", "Sample efficiency", learning_curves.accuracy_by_step),

@@ -45,12 +45,17 @@ Panels = dict[str, dict[str, Line]]
 """Lines by their labels, in panels by their titles."""
 GREY = "#5b6470"
 """Of what has no neighbours, and of reference lines."""
-PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Distinct for the colour-blind too: Okabe and Ito, "Color Universal Design", 2008."""
-MARKERS = ("s", "o", "^", "D", "v", "P")
+PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f6a00")
+"""Distinct for the colour-blind too: Okabe and Ito, "Color Universal Design", 2008; of their
+yellow, which white paper swallows, the last is a darker shade."""
+MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*")
 """So that lines can be told apart without colours."""
-STRATEGIES = ("sampled", "knn", "class-balanced", "diverse", "hard", "replay")
+STRATEGIES = (
+    *("sampled", "knn", "class-balanced", "diverse", "hard", "replay", "self", "self+knn"),
+)
 """Strategies that look the same in every report, whichever others stand beside them."""
+DASHES = {"self": (0, (5, 1.5))}
+"""Of what is shown something, but nothing of the memory."""
 VOTE: Look = {"color": "black", "ls": ":", "marker": "."}
 NOISE = "standard deviation of the noise"
 STYLE: dict[Any, Any] = {
@@ -87,7 +92,11 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
         name: STRATEGIES.index(name) if name in STRATEGIES else next(unused_looks)
         for name in unique
     }
-    coloured = {name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in number.items()}
+    coloured: dict[str, Look] = {
+        name: {"color": PALETTE[i], "marker": MARKERS[i]} for name, i in number.items()
+    }
+    for name in coloured.keys() & DASHES.keys():
+        coloured[name]["ls"] = DASHES[name]
     return {"none": {"color": GREY, "marker": "x"}, **coloured}
 
 

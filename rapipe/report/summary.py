@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rapipe.evaluation.evidence import Correct
 from rapipe.report.material import Material
 
 SHIFTS = ("clean", "noise")
@@ -14,19 +15,28 @@ def metrics(material: Material) -> dict[str, Any]:
     """The headline for `dvc metrics`: top-1 accuracy by classifier, strategy and shift.
 
     Means over seeds, of the present classifiers alone, on clean images and at the strongest
-    noise; random neighbours only where nothing is searched. Keys name no value of a parameter
-    that an experiment changes, so that experiments share their columns.
+    noise; controls only where nothing is searched. Then what the encoder knows by itself. Keys
+    name no value of a parameter that an experiment changes, so that experiments share their
+    columns.
     """
     searched = material.searching() or material.with_neighbours()
     headline: dict[str, Any] = {"encoder": {"knn_top1": material.pretraining[-1]["knn_top1"]}}
     for condition, stack in material.stacks.items():
         if condition.retrieval == "none" or condition in searched:
-            correct = stack.correct.mean(axis=(0, 2))
-            headline.setdefault(condition.backbone, {})[condition.retrieval] = {
-                shift: {"top1": round(float(correct[level]), 6)}
-                for level, shift in zip(material.clean_and_noisiest, SHIFTS, strict=False)
-            }
+            of_backbone = headline.setdefault(condition.backbone, {})
+            of_backbone[condition.retrieval] = _top1(material, stack.correct)
+    headline["baselines"] = {
+        name: _top1(material, baseline.correct)
+        for name, baseline in material.encoder_baselines.items()
+    }
     return headline
+
+
+def _top1(material: Material, correct: Correct) -> dict[str, dict[str, float]]:
+    """Of answers (S, L, N), by shift."""
+    mean = correct.mean(axis=(0, 2))
+    levels = zip(material.clean_and_noisiest, SHIFTS, strict=False)
+    return {shift: {"top1": round(float(mean[level]), 6)} for level, shift in levels}
 
 
 def curves(material: Material) -> list[dict[str, Any]]:

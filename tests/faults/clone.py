@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 REPRODUCIBLE = (
     *("data/checked", "data/corpus", "data/encoder", "data/store.json", "data/neighbours"),
-    *("data/start", "data/models", "data/evidence", "results"),
+    *("data/start", "data/models", "data/evidence", "data/vectors", "results"),
 )
 """What must be the same bytes in every run. Files of `data/store` have random names."""
 LEFT = (

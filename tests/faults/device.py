@@ -195,7 +195,7 @@ def _embed(backbone: str, platform: Platform) -> Tensor:
     encoder = Encoder(EncoderSpec(backbone, WIDTH, "half", SIDE, *MOMENTS))
     encoder = _on(_with_statistics(encoder), platform)
     with _threads(platform), torch.inference_mode():
-        features = encoder.backbone(encoder.normalise(_on(_images(), platform)))
+        features = encoder.backbone(encoder.preprocess(_on(_images(), platform)))
         return F.normalize(features, dim=1).cpu().double()
 
 

@@ -18,13 +18,15 @@ from typing import Any
 
 from rapipe import paths
 from rapipe.config.yaml_text import read_yaml, write_yaml
-from rapipe.retrieval.store import Store
+from rapipe.errors import UserError
+from rapipe.retrieval.store import Store, memory_table
 from rapipe.retrieval.store.versions import Manifest
 from tests.faults import dying
 from tests.faults.clone import Clone
 from tests.faults.warm import ProcessGroup
 
 EDITS = (
+    "store export vectors.parquet",
     "store tag first",
     "store remove --class 3",
     "store tag second",
@@ -39,6 +41,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "store checkout": ("store checkout first", ()),
     "store compact": ("store compact", ()),
     "store export": ("store export rows.parquet", ("rows.parquet",)),
+    "store import": ("store import vectors.parquet", ()),
     "preset": ("preset simclr", ("params.yaml",)),
 }
 """By name: the arguments of `rapipe`, and what it writes beside `data` and `results`."""
@@ -129,7 +132,7 @@ def state(clone: Clone, edited: bool = False, more: Sequence[str] = ()) -> dict[
         more: files beside `data` and `results`.
 
     Raises:
-        UserError: the store is damaged.
+        UserError: the store is damaged, or its table for LanceDB.
     """
     digests = {**clone.hashes(), **store_state(clone)}
     if edited:
@@ -147,6 +150,8 @@ def store_state(clone: Clone) -> dict[str, str]:
         return {}
     store = Store.open(folder, pointer)
     store.verify(None)
+    if (folder / memory_table.TABLE).exists() and not memory_table.is_intact(store):
+        raise UserError(f"{folder / memory_table.TABLE} is of another version")
     manifests: dict[Any, Manifest] = {"current": store.manifest}
     manifests |= store.history.manifests()
     facts = {f"store version {number}": asdict(m) for number, m in manifests.items()}

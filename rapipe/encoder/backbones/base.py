@@ -36,6 +36,8 @@ class Backbone(nn.Module):
 
 BackboneFactory = Callable[[int, str, int], Backbone]
 """Makes a backbone of (width, stem, image_size)."""
+FamilyFactory = Callable[[int, str, int, str], Backbone]
+"""Makes a backbone of a family of (width, stem, image_size, pool)."""
 
 
 def fuse_map(fuse: Fuse, stage: int, x: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ Letters: B batch, F features.
 from __future__ import annotations
 
 from difflib import SequenceMatcher
-from functools import partial
 from heapq import nlargest
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from rapipe.encoder.backbones.base import Backbone, BackboneFactory, Fuse, no_fusion
-from rapipe.encoder.backbones.timm_plan import PATCH_DIVISORS, Stage, create, make_plan
+from rapipe.encoder.backbones.base import Backbone, FamilyFactory
+from rapipe.encoder.backbones.hooks import HookedBackbone
+from rapipe.encoder.backbones.pooling import check_pool, neighbouring_sizes, pool_tokens
+from rapipe.encoder.backbones.timm_plan import PATCH_DIVISORS, Misfit, create, make_plan
 from rapipe.errors import UserError
 
 SIZES = (32, 64, 96, 128, 224)
@@ -27,7 +27,7 @@ SIMILAR = 0.6
 """Similarity of names that are suggested."""
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(HookedBackbone):
     """A model of timm in `net`, its classifier left out.
 
     Args:
@@ -36,48 +36,54 @@ class TimmBackbone(Backbone):
             quarter of their side (`cifar`); a model that is not made of
             patches keeps its own stem.
         image_size: side of the images in pixels.
+        pool: what becomes of the last tokens; a model that has none pools as it does.
 
     Raises:
         UserError: the model takes no such images.
+        ArgumentError: it cannot pool so.
     """
 
-    def __init__(self, name: str, stem: str, image_size: int) -> None:
+    def __init__(self, name: str, stem: str, image_size: int, pool: str = "model") -> None:
         super().__init__()
         try:
             plan = make_plan(name, stem, image_size)
         except Exception as error:  # timm's models refuse images in every way there is
-            raise UserError(_refusal(name, stem, image_size)) from error
+            side = error.side if isinstance(error, Misfit) else 0
+            raise UserError(_refusal(name, stem, image_size, side)) from error
+        check_pool(pool, f"timm:{name}", plan.prefix, plan.has_cls)
+        self.prefix = plan.prefix or 0
+        self.pool = "model" if plan.prefix is None else pool
         self.net = create(name, plan.options)
-        self.widths = tuple(stage.channels for stage in plan.stages)
         self.features = plan.features
-        self._fuse: Fuse = no_fusion
-        for number, stage in enumerate(plan.stages):
-            # A partial of a bound method: a deep copy of it calls the copy's `_fuse`.
-            module = self.net.get_submodule(stage.module)
-            module.register_forward_hook(partial(self._hook, number, stage))
+        if self.pool != "model":
+            self.features = plan.channels * len(pool.split("+"))
+        self.hook(plan.stages)
 
-    def forward(self, images: Tensor, fuse: Fuse = no_fusion) -> Tensor:
-        self._fuse = fuse
-        try:
+    def extract(self, images: Tensor) -> Tensor:
+        if self.pool == "model":
             features: Tensor = self.net(images)  # (B, F)
-        finally:
-            self._fuse = no_fusion
-        return features
-
-    def _hook(self, number: int, stage: Stage, module: nn.Module, inputs: Any, output: Any) -> Any:
-        return output if self._fuse is no_fusion else stage.fuse_output(self._fuse, number, output)
+            return features
+        norm = getattr(self.net, "fc_norm", None)
+        return pool_tokens(self.net.forward_features(images), self.prefix, self.pool, norm)
 
 
-def _refusal(name: str, stem: str, image_size: int) -> str:
-    """One sentence that says what would work: another stem, or else other sizes."""
+def _refusal(name: str, stem: str, image_size: int, side: int) -> str:
+    """One sentence that says what would work: another stem, or else other sizes.
+
+    Args:
+        side: of patches that do not fill the image; 0 if that is not why.
+    """
+    near = neighbouring_sizes(image_size, side) if side else ()
     stems = [other for other in PATCH_DIVISORS if _takes_images(name, other, image_size)]
-    sizes = [] if stems else [str(size) for size in SIZES if _takes_images(name, stem, size)]
+    others = near if near else () if stems else SIZES
+    sizes = [str(size) for size in others if _takes_images(name, stem, size)]
     refusal = f"timm:{name} does not take images of {image_size} pixels with the stem {stem}; "
-    if stems:
-        return refusal + f"it takes them with the stem {' or '.join(stems)}"
+    remedies = [f"it takes them with the stem {' or '.join(stems)}"] if stems else []
     if sizes:
-        return refusal + f"with this stem it takes images of {', '.join(sizes)} pixels"
-    return refusal + "choose another model: neither another stem nor another size would help"
+        listed = " or ".join(sizes) if near else ", ".join(sizes)
+        remedies.append(f"with this stem it takes images of {listed} pixels")
+    nothing = "choose another model: neither another stem nor another size would help"
+    return refusal + (", and ".join(remedies) or nothing)
 
 
 def _takes_images(name: str, stem: str, image_size: int) -> bool:
@@ -88,12 +94,13 @@ def _takes_images(name: str, stem: str, image_size: int) -> bool:
     return True
 
 
-def timm_model(name: str) -> BackboneFactory:
+def timm_model(name: str, config: str = "") -> FamilyFactory:
     """Any model of timm, such as ViT, DeiT, Swin, TNT, MLP-Mixer and ConvNeXt, of its own width.
 
     What is made of it takes `width` as every backbone does, but a model's name says how wide it
     is. The stem `imagenet` is the model's own; `half` and `cifar` halve and quarter the side of
     its patches (at least 1 pixel), and change nothing in a model that is not made of patches.
+    The name says all: `config` is not needed.
 
     Source: Wightman, "PyTorch Image Models", GitHub 2019.
 
@@ -108,8 +115,8 @@ def timm_model(name: str) -> BackboneFactory:
         hint = f"did you mean {close}?" if close else "timm.list_models() has the names"
         raise UserError(f"'timm:{name}' is no model of timm; {hint}")
 
-    def build(width: int, stem: str, image_size: int) -> Backbone:
-        return TimmBackbone(name, stem, image_size)
+    def build(width: int, stem: str, image_size: int, pool: str) -> Backbone:
+        return TimmBackbone(name, stem, image_size, pool)
 
     return build
 

@@ -16,34 +16,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from rapipe.encoder.backbones.base import Fuse, fuse_map
+from rapipe.encoder.backbones.hooks import STAGES, DryRun, Stage, empty_images, quarter_ends
 
-STAGES = 4
 PATCH_DIVISORS = {"imagenet": 1, "half": 2, "cifar": 4}
 """Side of the model's own patches, over that of the patches with a stem."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The end of a stage, where neighbours enter: the output of a module, or a part of it."""
-
-    module: str
-    part: int | None
-    """Index of the tensor, if the output is several."""
-    channels: int
-    channels_first: bool
-    """Whether it is a map (B, C, H, W), not tokens (B, T, C) or a map (B, H, W, C)."""
-
-    def fuse_output(self, fuse: Fuse, number: int, output: Any) -> Any:
-        """The module's output after `fuse`, which is called with this number of the stage."""
-        x = output if self.part is None else output[self.part]
-        if self.channels_first:
-            x = fuse_map(fuse, number, x)
-        else:
-            x = fuse(number, x.flatten(1, -2)).reshape(x.shape)
-        if self.part is None:
-            return x
-        return type(output)([*output[: self.part], x, *output[self.part + 1 :]])
 
 
 @dataclass(frozen=True)
@@ -53,6 +29,21 @@ class Plan:
     options: dict[str, int]
     stages: tuple[Stage, ...]
     features: int
+    """F of its own pooling."""
+    channels: int
+    """C of its last tokens."""
+    prefix: int | None
+    """How many of its last tokens are no patches; None where they are a map."""
+    has_cls: bool
+    """Whether the first of them is a CLS token."""
+
+
+class Misfit(ValueError):
+    """Patches of this side would not fill the image: timm would drop its edges."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
 
 
 def make_plan(name: str, stem: str, image_size: int) -> Plan:
@@ -61,12 +52,9 @@ def make_plan(name: str, stem: str, image_size: int) -> Plan:
     net.eval()
     stage_ends = _stage_ends(net)
     children = {child: net.num_features for child, _ in net.named_children()}
-    outputs: dict[str, list[Any]] = {module: [] for module in children | stage_ends}
-    for module, calls in outputs.items():
-        net.get_submodule(module).register_forward_hook(
-            lambda _module, _inputs, output, calls=calls: calls.append(output)
-        )
-    _, f = net(torch.empty(2, 3, image_size, image_size, device="meta")).shape
+    outputs = DryRun(net, [*children | stage_ends]).outputs
+    images = empty_images(image_size)
+    f = net(images).shape[1]
     layout = getattr(net, "output_fmt", "NCHW")
 
     def stages(channels: dict[str, int]) -> list[Stage]:
@@ -77,7 +65,19 @@ def make_plan(name: str, stem: str, image_size: int) -> Plan:
         )
         return [stage for stage in ends if stage]
 
-    return Plan(options, tuple(stages(stage_ends) or stages(children)[-1:]), f)
+    ends = tuple(stages(stage_ends) or stages(children)[-1:])  # before the modules run again
+    tokens, has_cls = net.forward_features(images), has_cls_token(net)
+    cls_token = getattr(net, "cls_token", None)  # of some, a row a token
+    prefix = getattr(net, "num_prefix_tokens", 0 if cls_token is None else cls_token.shape[1])
+    if not isinstance(tokens, Tensor) or tokens.ndim != 3 or tokens.shape[1] <= prefix:
+        return Plan(options, ends, f, 0, None, False)
+    return Plan(options, ends, f, tokens.shape[2], prefix, has_cls)
+
+
+def has_cls_token(net: Any) -> bool:
+    """Whether the first of the last tokens of a model of timm is a CLS token."""
+    stated = getattr(net, "cls_token", None) is not None
+    return bool(getattr(net, "has_class_token", stated))
 
 
 def create(name: str, options: dict[str, int]) -> Any:
@@ -108,13 +108,15 @@ def _options(name: str, stem: str, image_size: int) -> tuple[dict[str, int], Any
     options = {"img_size": image_size} if _takes(plain, "img_size") else {}
     if not _takes(plain, "patch_size"):
         return options, _meta_model(name, options)
-    side = max(1, plain.feature_info[0]["reduction"] // PATCH_DIVISORS[stem])
+    own_side = plain.feature_info[0]["reduction"]
+    side = max(1, own_side // PATCH_DIVISORS[stem])
     finer = options if stem == "imagenet" else options | {"patch_size": side}
     net = _meta_model(name, finer)
     if net.feature_info[0]["reduction"] != side:  # its patches are not what shrinks the image
         return options, _meta_model(name, options)
-    if image_size % side:
-        raise ValueError("patches would not fill the image: timm would drop its edges")
+    own_size = plain.pretrained_cfg["input_size"][-1]  # of some, patches leave an edge over
+    if image_size % side and (side, image_size) != (own_side, own_size):
+        raise Misfit(side)
     return finer, net
 
 
@@ -126,8 +128,7 @@ def _stage_ends(net: Any) -> dict[str, int]:
     """Names of the modules after which neighbours may enter, and their channels."""
     info = net.feature_info if isinstance(net.feature_info, list) else net.feature_info.info
     if len({entry["reduction"] for entry in info}) == 1:  # blocks all alike: ends of quarters
-        ends = sorted({len(info) * (i + 1) // STAGES - 1 for i in range(STAGES)} - {-1})
-        info = [info[i] for i in ends]
+        info = [info[i] for i in quarter_ends(len(info))]
     modules = dict(net.named_modules())  # some entries name none
     return {
         entry["module"]: entry["num_chs"] for entry in info[-STAGES:] if entry["module"] in modules

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from rapipe.encoder.backbones import Backbone
+from rapipe.encoder.backbones.open_clip_models import OpenClipBackbone
 from rapipe.encoder.backbones.resnet import ResNetBackbone
-from rapipe.encoder.checkpoints.reading import State
+from rapipe.encoder.checkpoints.files import State
 from rapipe.errors import ArgumentError
 
 NET = "net."
@@ -23,8 +24,10 @@ COUNTER = "num_batches_tracked"
 """BatchNorm's count of batches, which old files lack and nothing reads."""
 CLASSIFIERS = {"fc", "head", "heads", "head_dist", "classifier", "linear"}
 """Names of classification heads, which a backbone has no use for."""
-MOVING_AVERAGE = re.compile(r"momentum|slow|target|teacher|(^|[._])(ema|k|key)[._]")
+MOVING_AVERAGE = re.compile(r"momentum|slow|target|(^|[._])(ema|k|key)[._]")
 """In the prefix of a network's moving average, which is loaded only where nothing else fits."""
+TEACHER = re.compile(r"teacher")
+"""In the prefix of the average that DINO's authors publish, which comes before the student."""
 MAX_LISTED = 3
 """Names in a message."""
 STEMS = {7: "imagenet", 3: "cifar or half"}
@@ -98,7 +101,7 @@ def _find_form(targets: Iterable[str], state: State, init: str) -> tuple[str, st
             for form in FORMS
             if _translate(name[start:], form) in names
         )
-    best = max(votes, key=lambda key: (votes[key], not MOVING_AVERAGE.search(key[1])), default=None)
+    best = max(votes, key=lambda key: (votes[key], _preference(key[1])), default=None)
     if best is None or 2 * votes[best] < len(names):
         raise ArgumentError(
             f"`init` is {init!r}, which is of another network: it has tensors such as "
@@ -107,8 +110,13 @@ def _find_form(targets: Iterable[str], state: State, init: str) -> tuple[str, st
     return best
 
 
+def _preference(prefix: str) -> int:
+    """The higher, the rather a network under this prefix is the one to load."""
+    return 2 if TEACHER.search(prefix) else 0 if MOVING_AVERAGE.search(prefix) else 1
+
+
 def _fit(backbone: Backbone, targets: State, tensors: State, init: str) -> State:
-    """The tensors in the backbone's shapes, converted by timm if need be; else refused."""
+    """The tensors in the backbone's shapes, converted by its library if need be; else refused."""
     problem = _problem(backbone, targets, tensors, init)
     if not problem:
         return tensors
@@ -154,13 +162,15 @@ def _remedy(backbone: Backbone, targets: State, tensors: State) -> str:
 
 
 def _convert(backbone: Backbone, tensors: State) -> State:
-    """The tensors as timm converts them for this very model; as they are if it cannot."""
+    """The tensors as their library converts them for this very model; as they are if it cannot."""
     net = getattr(backbone, "net", None)
     convert = getattr(inspect.getmodule(type(net)), "checkpoint_filter_fn", None)
     try:
         with warnings.catch_warnings():
             # timm's table of relative positions; its result is what it should be in this torch
             warnings.filterwarnings("ignore", "torch.searchsorted|Using a non-tuple", UserWarning)
+            if isinstance(backbone, OpenClipBackbone):
+                return backbone.adapt(tensors)
             return dict(convert(dict(tensors), net)) if convert else tensors
     except Exception:  # of any kind: each is written for the files of one family
         return tensors

@@ -33,6 +33,9 @@ LISTED = 8
 class RetrievalAnalysis:
     """What a classifier does with its neighbours, analysed level by level.
 
+    Where nothing of the bank is shown, but the image's own vector, there are no votes, no drift
+    and no attribution.
+
     Args:
         images: test images.
         bank_classes: names of the classes of the bank.
@@ -69,7 +72,7 @@ class RetrievalAnalysis:
         fusion = self.classifier.spec.fusion
         assert fusion is not None
         queries = None
-        if not self.retriever.fully_labelled:
+        if neighbours.k and not self.retriever.fully_labelled:
             queries = self.retriever.queries(validation, validation.pixels)
         voters = self.retriever.labelled_neighbours(neighbours, queries)
         self.votes = choose_votes(*voters, validation.labels, self.classes)
@@ -85,17 +88,18 @@ class RetrievalAnalysis:
 
     def _attribute(self, validation: Images, neighbours: Neighbours) -> npt.NDArray[np.int64]:
         """Leave out neighbours one at a time; the rows of the bank to prune."""
-        count = min(self.attributed, len(validation))
+        count = min(self.attributed, len(validation)) if neighbours.k else 0
         if not count:
             return np.empty(0, np.int64)
         images = np.sort(np.random.default_rng(self.seed).permutation(len(validation))[:count])
         pixels, labels = validation.pixels[images], validation.labels[images]
+        shown = neighbours.take(images)
         attributed = attribution.attribute(
-            self.classifier, pixels, labels, self.bank, neighbours.indices[images]
+            self.classifier, pixels, labels, self.bank, shown.indices, shown.query_vectors
         )
         self.influence = attribution.influence(attributed)
-        bank_size, (_, k) = len(self.retriever.bank), neighbours.indices.shape
-        pruned = attribution.most_harmful(self.influence, self.prune, bank_size, k)
+        bank_size = len(self.retriever.bank)
+        pruned = attribution.most_harmful(self.influence, self.prune, bank_size, neighbours.k)
         rows = self.influence_rows()
         self.facts["attribution"] = {
             **attribution.summary(attributed, self.seed),
@@ -117,16 +121,17 @@ class RetrievalAnalysis:
             top1 = metrics.top_k(vote(*level.retrieval.voters, self.classes), labels, 1)
             facts = {"vote": vote.name, "k": vote.k, "validation_top1": vote.validation_top1}
             self.facts["votes"].append({**std, **facts, "top1": top1})
-        neighbours, vectors = clean.retrieval.neighbours, level.retrieval.queries.vectors
-        drifted = drift.drift(
-            neighbours, level.retrieval.neighbours, vectors, self.retriever.bank, labels
-        )
-        with_clean = level.logits
+        shown, with_clean = clean.retrieval.neighbours, level.logits
         if level is not clean:
-            with_clean = self.classifier.predict(level.pixels, self.bank, neighbours.indices)
-        logits = (clean.logits, level.logits, with_clean)
-        loss = drift.split_loss(*(metrics.top_k(scores, labels, 1) for scores in logits))
-        self.facts["drift"].append({**std, **drifted, **loss})
+            with_clean = self.classifier.predict(
+                level.pixels, self.bank, shown.indices, shown.query_vectors
+            )
+        if shown.k:
+            neighbours, vectors = level.retrieval.neighbours, level.retrieval.queries.vectors
+            drifted = drift.drift(shown, neighbours, vectors, self.retriever.bank, labels)
+            logits = (clean.logits, level.logits, with_clean)
+            loss = drift.split_loss(*(metrics.top_k(scores, labels, 1) for scores in logits))
+            self.facts["drift"].append({**std, **drifted, **loss})
         predictions.append("correct_with_clean_neighbours", metrics.hits(with_clean, labels))
         if level.noise_std in self.levels:
             effects = evaluate_counterfactuals(
@@ -187,12 +192,13 @@ def evaluate_levels(
         bank, vote = analysis.bank, best_vote(analysis.votes)
     elif retriever:
         bank = DeviceBank(retriever.bank, classifier.spec.classes, classifier.device)
-    bank_size = len(retriever.bank) if retriever else 0
     builder = PredictionsBuilder(images, retriever.bank if retriever else None, vote)
     rows: list[dict[str, Any]] = []
     by_class: list[float | None] = []
     for level in predict_levels(classifier, images, levels, retriever, bank, seed):
         builder.add(level)
+        k = level.retrieval.neighbours.k if level.retrieval else 0
+        bank_size = len(retriever.bank) if retriever and k else 0
         rows.append({**scores(level, images), "bank_size": bank_size})
         by_class = by_class or metrics.by_class(level.logits, images.labels, len(images.classes))
         if analysis:

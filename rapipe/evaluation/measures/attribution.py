@@ -1,5 +1,8 @@
 """Which neighbours does a classifier attend to, and which of them help?
 
+An image's own vector, where it is shown too, is none of them: it is never left out, and the
+attention to it does not count.
+
 A neighbour's effect is what leaving it out takes away: the probability of the
 image's class with all neighbours, less that without this one. It is measured on
 validation images, so that a bank can be pruned by it and then be tested.
@@ -19,7 +22,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.evaluation.statistics import interval_of_mean
 from rapipe.progress import track
-from rapipe.records import Indices, Labels, Pixels
+from rapipe.records import Indices, Labels, Pixels, Vectors
 
 Effects = npt.NDArray[np.float64]  # (Q, K)
 
@@ -33,26 +36,36 @@ class Attribution(NamedTuple):
 
 
 def attribute(
-    classifier: Classifier, pixels: Pixels, targets: Labels, bank: DeviceBank, indices: Indices
+    classifier: Classifier,
+    pixels: Pixels,
+    targets: Labels,
+    bank: DeviceBank,
+    indices: Indices,
+    query_vectors: Vectors | None = None,
 ) -> Attribution:
     """Leave each neighbour out once, K predictions of all images.
 
     Args:
         targets: (Q,) the class whose probability counts.
+        indices: (Q, K), rows of the bank; K is at least 1.
+        query_vectors: (Q, D) of the images themselves, if the classifier sees them too.
     """
     _, k = indices.shape
     images = np.arange(len(targets))
 
     def probability(rows: Indices) -> npt.NDArray[np.float64]:
-        with_bank = (bank, rows) if rows.shape[1] else (None, None)
-        probabilities = metrics.softmax(classifier.predict(pixels, *with_bank))
-        return np.asarray(probabilities[images, targets])
+        logits = classifier.predict(pixels, bank, rows, query_vectors)
+        return np.asarray(metrics.softmax(logits)[images, targets])
 
     with_all = probability(indices)
     without = [
         probability(np.delete(indices, j, axis=1)) for j in track(range(k), "leaving out", k)
     ]
-    attention = classifier.attention(pixels, bank, indices)
+    attention = classifier.attention(pixels, bank, indices, query_vectors)
+    if query_vectors is not None:  # shares among the neighbours
+        attention = attention[:, -k:]
+        total = attention.sum(axis=1, keepdims=True)
+        attention = attention / np.maximum(total, metrics.MIN_PROBABILITY)
     return Attribution(indices, attention, with_all[:, None] - np.stack(without, axis=1))
 
 

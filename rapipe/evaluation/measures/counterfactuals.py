@@ -1,7 +1,8 @@
 """What does a classifier predict when its neighbours are swapped for others?
 
 The classifier stays as it is, and so do the images: whatever changes in its predictions is due
-to its neighbours.
+to its neighbours. Where the image's own vector is shown beside them it stays too, but for the
+counterfactuals `none` and OTHER_IMAGE, and those that show what another strategy shows.
 
 Letters: Q queries, K neighbours, N bank rows, C classes.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever, nearest_of_class
 from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
-from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels
+from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels, Vectors
 from rapipe.retrieval import votes
 from rapipe.retrieval.strategies import NotServedError
 
@@ -36,6 +38,7 @@ class Counterfactual(NamedTuple):
     name: str
     indices: Indices | None  # (Q, K)
     bank: Embeddings
+    query_vectors: Vectors | None = None  # (Q, D), that stand for the images' own
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,29 @@ class Counterfactuals:
     def of(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
         """Every counterfactual, each drawn from nothing but the seed and its name.
 
-        A strategy that the bank cannot serve is left out.
+        A strategy that the bank cannot serve is left out. Where nothing of the bank is shown,
+        nothing of it is swapped: there are this strategy, `none`, and OTHER_IMAGE.
         """
-        indices, bank = retrieval.neighbours.indices, self.retriever.bank
-        for strategy in dict.fromkeys((*ALWAYS, *self.strategies)):
+        shown, bank = retrieval.neighbours, self.retriever.bank
+        others = (*ALWAYS, *self.strategies) if shown.k else ()
+        for strategy in dict.fromkeys((*others, self.retriever.strategy)):
             if strategy == self.retriever.strategy:
-                yield Counterfactual(strategy, indices, bank)
+                yield Counterfactual(strategy, shown.indices, bank, shown.query_vectors)
                 continue
             with suppress(NotServedError):
                 neighbours = self.retriever.neighbours(retrieval.queries, strategy)
-                yield Counterfactual(strategy, neighbours.indices, bank)
+                vectors = neighbours.query_vectors
+                yield Counterfactual(strategy, neighbours.indices, bank, vectors)
         yield Counterfactual("none", None, bank)
-        yield Counterfactual(OTHER_IMAGE, indices[self._other_images(len(indices))], bank)
+        other = shown.take(self._other_images(len(shown.indices)))
+        yield Counterfactual(OTHER_IMAGE, other.indices, bank, other.query_vectors)
+        if shown.k:  # by `map`, which keeps no poisoned copy of the bank
+            beside = methodcaller("_replace", query_vectors=shown.query_vectors)
+            yield from map(beside, self._of_bank(retrieval))
+
+    def _of_bank(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
+        """Those that swap rows of the bank, or what is in them."""
+        indices, bank = retrieval.neighbours.indices, self.retriever.bank
         yield from self._oracles(retrieval)
         if self.attend != "embedding":
             shuffled = self._rng("shuffled").permutation(bank.labels)
@@ -201,11 +215,11 @@ def evaluate_counterfactuals(
     correct = metrics.hits(level.logits, labels).astype(np.float32)
     effects = CounterfactualEffects([], [], [])
     for counterfactual in counterfactuals.of(level.retrieval):
-        name, indices, embeddings = counterfactual
+        name, indices, embeddings, vectors = counterfactual
         bank = device_bank
         if embeddings is not counterfactuals.retriever.bank:
             bank = DeviceBank(embeddings, classifier.spec.classes, classifier.device)
-        logits = classifier.predict(level.pixels, bank, indices)
+        logits = classifier.predict(level.pixels, bank, indices, vectors)
         after = metrics.softmax(logits)
         change = metrics.hits(logits, labels) - correct
         distance = metrics.total_variation(before, after).astype(np.float32)
@@ -226,7 +240,7 @@ def evaluate_counterfactuals(
             }
         )
         # A poisoned copy of the bank goes before the next one is made.
-        del counterfactual, embeddings, bank, indices
+        del counterfactual, embeddings, bank, indices, vectors
     return effects
 
 

@@ -52,7 +52,7 @@ def split_loss(clean: float, noisy: float, with_clean_neighbours: float) -> dict
 
     Args:
         clean, noisy: accuracy without and with noise.
-        with_clean_neighbours: of noisy images with the neighbours of their clean selves.
+        with_clean_neighbours: of noisy images with what their clean selves are shown.
 
     Returns:
         `retrieval_failed`: what the clean image's neighbours would have saved.

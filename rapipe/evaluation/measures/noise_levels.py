@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,13 +64,15 @@ def predict_levels(
     """
     for std in track(levels, "evaluating", len(levels)):
         pixels = CORRUPTIONS[corruption](images.pixels, images.ids, std, seed)
-        retrieval, indices = None, None
+        retrieval: Retrieval | None = None
+        shown: tuple[Any, ...] = ()
         if retriever:
             queries = retriever.queries(images, pixels)
             neighbours = retriever.neighbours(queries)
             voters = retriever.labelled_neighbours(neighbours, queries)
-            retrieval, indices = Retrieval(queries, neighbours, voters), neighbours.indices
-        logits = classifier.predict(pixels, bank, indices)
+            retrieval = Retrieval(queries, neighbours, voters)
+            shown = bank, neighbours.indices, neighbours.query_vectors
+        logits = classifier.predict(pixels, *shown)
         yield LevelPredictions(std, pixels, logits, retrieval)
 
 
@@ -100,13 +102,16 @@ class PredictionsBuilder:
         self.columns: dict[str, list[npt.NDArray]] = {}
 
     def add(self, level: LevelPredictions) -> None:
-        """Add a level: what is predicted, and how similar, unanimous and right neighbours are."""
+        """Add a level: what is predicted, and how similar, unanimous and right neighbours are.
+
+        Of neighbours there is nothing where only an image's own vector is shown.
+        """
         targets, classes = self.images.labels, len(self.images.classes)
         self.levels.append(level.noise_std)
         self.append("correct", metrics.hits(level.logits, targets))
         confidence = metrics.softmax(level.logits).max(axis=1)
         self.append("confidence", confidence.astype(np.float32))
-        if self.bank and level.retrieval:
+        if self.bank and level.retrieval and level.retrieval.neighbours.k:
             neighbours = level.retrieval.neighbours
             entropy = vote_entropy(self.bank.labels[neighbours.indices], classes)
             self.append("similarity", neighbours.similarities.mean(axis=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ from rapipe.corpus.sources import SOURCES, SourceRequest, kind_of
 from rapipe.corpus.sources.base import UNDIVIDED
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
-from rapipe.errors import UserError, rename_arguments
+from rapipe.encoder.imported import has_encoder
+from rapipe.errors import UserError, printable, rename_arguments
 from rapipe.io.text import expand_home
-from rapipe.pipeline.inputs import check_encoder, checked, corpus_card, images_of
+from rapipe.io.weights import CARD
+from rapipe.pipeline.inputs import check_encoder, checked, corpus_card, images_of, read_card
 from rapipe.pipeline.memory.edit import after_edit, open_store
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
 from rapipe.progress import say
@@ -52,6 +55,12 @@ def run(
     """
     store = open_store()
     check_encoder(store.manifest.encoder, paths.STORE, "embed")
+    if not has_encoder(read_card(paths.ENCODER / CARD)):
+        raise UserError(
+            f"{paths.STORE} holds imported vectors, and no encoder is at hand that could embed "
+            f"{source}: name the one that made them in pretrain.encoder, or add the images to "
+            "corpus.sources and import the vectors of all anew by rapipe store import"
+        )
     source_params = _source_params(params, source, name)
     labelled = not unlabelled and source_params.role == "task"
     decoded, names = _decode(params, source_params, labelled)
@@ -83,7 +92,10 @@ def run(
     encoder = Encoder.read(checked(paths.ENCODER)).to(device())
     blocks = _embed(decoded, rows, labels, source_params.name, encoder)
     edit = " ".join(["add", source, *(f"--class {class_name}" for class_name in classes)])
-    manifest, count = add(blocks, store_classes, edit, store)
+    is_new = np.zeros(len(decoded.ids), np.bool_)
+    is_new[rows] = True
+    origins = map(printable, compress(decoded.locations(), is_new.tolist()))
+    manifest, count = add(blocks, store_classes, edit, store, origins)
     conflicting = conflicting_ids(
         np.concatenate([store.rows.ids, decoded.ids[rows]]),
         np.concatenate([store.rows.labels, labels[rows]]),

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.config.schema import NO_ENCODER
 from rapipe.errors import UserError
 from rapipe.io.atomic import part_path
 from rapipe.io.text import expand_home
 from rapipe.io.weights import CARD
-from rapipe.pipeline.inputs import encoder_fingerprint
+from rapipe.pipeline.inputs import encoder_fingerprint, read_card
 from rapipe.pipeline.running.locks import artefact_locks
 from rapipe.records import UNLABELLED
 from rapipe.retrieval import store as edits
@@ -36,7 +37,6 @@ def info() -> dict[str, Any]:
     store = open_store()
     manifest, rows = store.manifest, store.rows
     train = rows.take(rows.splits == "train")
-    has_encoder = (paths.ENCODER / CARD).exists()
     return {
         "version": manifest.version,
         "tags": _tags_of(store, manifest),
@@ -53,7 +53,8 @@ def info() -> dict[str, Any]:
         "train by source": _counts(train.sources),
         "megabytes on disk": round(_megabytes(), 1),
         "encoder": manifest.encoder[:12],
-        "encoder is data/encoder": has_encoder and _is_encoder(manifest.encoder),
+        "encoder is data/encoder": (is_present := _is_encoder(manifest.encoder)),
+        **(_describe_encoder() if is_present else {}),
         "sha256": manifest.sha256,
         "versions": [
             {
@@ -69,8 +70,20 @@ def info() -> dict[str, Any]:
     }
 
 
+def _describe_encoder() -> dict[str, Any]:
+    """What made the vectors: a network and how it sees images, or a file of vectors."""
+    card = read_card(paths.ENCODER / CARD)
+    facts = {}
+    if card["spec"]["backbone"] != NO_ENCODER:
+        facts = {**card["spec"], **card.get("published", {}), "hash": card["hash"][:12]}
+    if "vectors" in card:
+        imported = read_card(paths.VECTORS_CARD)
+        facts["imported from"] = f"{imported['file']}, by {imported['key']}"
+    return {f"encoder {name.replace('_', ' ')}": value for name, value in facts.items()}
+
+
 def _is_encoder(fingerprint: str) -> bool:
-    """Whether `data/encoder` has this fingerprint; a damaged one has none."""
+    """Whether `data/encoder` has this fingerprint; a missing or damaged one has none."""
     try:
         return encoder_fingerprint() == fingerprint
     except UserError:
@@ -124,14 +137,19 @@ def compact() -> str:
 
 
 def verify() -> str:
-    """Compare every row with its digest, and all with the manifest and the encoder."""
+    """Compare every row with its digest, and all with the manifest and the encoder.
+
+    The table for LanceDB is built anew unless it is what it should be.
+    """
     store = open_store()
     fingerprint = encoder_fingerprint() if (paths.ENCODER / CARD).exists() else None
     store.verify(fingerprint)
     encoder = "and the encoder " if fingerprint else ""
+    restored = edits.restore_memory(paths.STORE, paths.STORE_MANIFEST)
     return (
         f"version {store.manifest.version} is intact: {store.manifest.rows:,} rows, their "
         f"digests, lengths and counts, the manifest {encoder}agree"
+        f"{'; the table for LanceDB was built anew' if restored else ''}"
     )
 
 
@@ -215,8 +233,9 @@ def _class(label: int, classes: tuple[str, ...]) -> str:
 
 
 def _megabytes() -> float:
-    total = 0
+    sizes = {}
     for path in paths.STORE.rglob("*"):
         with suppress(FileNotFoundError):  # another process may be tidying up
-            total += path.stat().st_size if path.is_file() else 0
-    return total / 1e6
+            status = path.stat()
+            sizes[status.st_dev, status.st_ino] = status.st_size if path.is_file() else 0
+    return sum(sizes.values()) / 1e6

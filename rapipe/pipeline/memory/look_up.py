@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.corpus.decode import Decoding, decode, pixel_hash
 from rapipe.device import device
-from rapipe.encoder.encoder import Encoder
+from rapipe.encoder.imported import NoEncoderError, read_encoder
 from rapipe.errors import UserError
 from rapipe.evaluation.measures.attribution import Attribution, attribute
 from rapipe.io.atomic import atomic_write
@@ -31,7 +31,7 @@ from rapipe.pipeline.inputs import (
 )
 from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.progress import print_line, say
-from rapipe.records import Embeddings, Indices, Pixels
+from rapipe.records import Embeddings, Indices, Neighbours, Pixels
 from rapipe.retrieval.search import search
 
 
@@ -71,12 +71,22 @@ def run(
     """
     present_bank(params)
     bank = Embeddings.read(checked(paths.BANK))
-    encoder = Encoder.read(checked(paths.ENCODER)).to(device())
+    encoder = read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device())
     query = _read_image(image)
     query_id = np.array([pixel_hash(query.pixels)])
-    neighbours = search(encoder.embed(query.pixels[None]), bank, k, query_id)
+    try:
+        vectors = encoder.embed(query.pixels[None])
+    except NoEncoderError:
+        raise UserError(
+            f"{image} has no imported vector, and no encoder is at hand that could embed it: name "
+            "the one that made the vectors in pretrain.encoder, or look up a test image by its row"
+        ) from None
+    neighbours = search(vectors, bank, k, query_id)
     variant = _choose_variant(params, classifier)
-    prediction = _predict(params, variant, query, bank, neighbours.indices) if variant else None
+    prediction = None
+    if variant:
+        shown = replace(neighbours, query_vectors=vectors if variant.with_self else None)
+        prediction = _predict(params, variant, query, bank, shown)
     indices, similarities = neighbours.indices[0], neighbours.similarities[0].tolist()
     rows, facts = _rows(bank, indices, similarities, prediction), _facts(query, prediction)
     if as_json:
@@ -97,7 +107,7 @@ def run(
 
 def _choose_variant(params: Params, name: str) -> Variant | None:
     """A trained classifier with neighbours; None if there is none."""
-    with_neighbours = [v for v in variants(params) if v.retrieval != "none"]
+    with_neighbours = [v for v in variants(params) if v.rows_shown]
     trained = [v for v in with_neighbours if (paths.MODELS / v.name / "card.json").exists()]
     if name:
         for variant in trained:
@@ -112,17 +122,18 @@ def _choose_variant(params: Params, name: str) -> Variant | None:
 
 
 def _predict(
-    params: Params, variant: Variant, query: QueryImage, bank: Embeddings, indices: Indices
+    params: Params, variant: Variant, query: QueryImage, bank: Embeddings, shown: Neighbours
 ) -> Prediction:
     """Predict with all neighbours, with none, and without each."""
+    indices, vectors = shown.indices, shown.query_vectors
     classifier_card(params, variant)
     classifier, _ = Classifier.read(checked(paths.MODELS / variant.name))
     classifier.to(device())
     device_bank, pixels = DeviceBank(bank, classifier.spec.classes, device()), query.pixels[None]
-    probabilities = metrics.softmax(classifier.predict(pixels, device_bank, indices))[0]
+    probabilities = metrics.softmax(classifier.predict(pixels, device_bank, indices, vectors))[0]
     label = int(probabilities.argmax())
-    without = metrics.softmax(classifier.predict(pixels))[0]
-    attribution = attribute(classifier, pixels, np.array([label]), device_bank, indices)
+    without = metrics.softmax(classifier.predict(pixels, query_vectors=vectors))[0]
+    attribution = attribute(classifier, pixels, np.array([label]), device_bank, indices, vectors)
     return Prediction(
         variant, label, float(probabilities[label]), float(without[label]), attribution
     )

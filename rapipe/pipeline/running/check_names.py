@@ -20,15 +20,25 @@ from rapipe.config.loading import load
 from rapipe.config.names import (
     CHECKPOINT,
     DISTILLED,
+    ENCODER,
     FROZEN,
     LINEAR,
     NOISE,
     PRETRAINED,
+    SELF,
+    WITH_SELF,
     ClassifierName,
 )
-from rapipe.config.schema import Params, PretrainParams, RetrievalParams, TrainParams
+from rapipe.config.schema import (
+    NO_ENCODER,
+    Params,
+    PretrainParams,
+    RetrievalParams,
+    TrainParams,
+)
 from rapipe.corpus.sources import SOURCES
 from rapipe.encoder import backbones, checkpoints
+from rapipe.encoder.backbones.pooling import check_pool
 from rapipe.errors import UserError
 from rapipe.io.text import expand_home, quoted
 from rapipe.pipeline.inputs import images_of, query_images
@@ -52,7 +62,7 @@ KEYS = {
     **keys_of("train", TrainParams),
     **keys_of("retrieval", RetrievalParams),
     **keys_of("pretrain", PretrainParams),
-    "image_size": "corpus.image_size",
+    "image_size": "pretrain.image_size",
     "init": "classifiers.init",
 }
 
@@ -71,11 +81,18 @@ def check(params: Params) -> None:
         _known(f"corpus.sources[{i}].kind", source.kind, SOURCES)
     _copied(params)
     _known("pretrain.objective", params.pretrain.objective, OBJECTIVES)
-    _encoder(params)
+    if params.pretrain.encoder != NO_ENCODER:
+        _encoder(params)
     _known("pretrain.views", params.pretrain.views, [name for name in VIEWS if name != "none"])
     _known("pretrain.optimiser", params.pretrain.optimiser, OPTIMISERS)
     for i, name in enumerate(params.retrieval.strategies):
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
+        if name in WITH_SELF and params.retrieval.attend == "label":
+            raise UserError(
+                f"retrieval.strategies[{i}] is {quoted(name)}, which shows an image its own "
+                "vector, but with retrieval.attend: label no vector is seen; choose embedding or "
+                "both"
+            )
     method_of(params)  # which refuses other names
     _known("retrieval.fusion", params.retrieval.fusion, FUSIONS)
     for key, text in _classifiers(params).items():
@@ -96,6 +113,8 @@ def check_memory(params: Params) -> None:
     every = np.full(len(train), "train")
     none = train.ids[:0]  # the corpus has taken out of train what is held out
     rows = select_bank(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
+    if set(params.retrieval.strategies) == {SELF}:  # which shows nothing of it
+        return
     check_k(params.retrieval.k, query_images("train", asking_too).ids, train.ids[rows])
 
 
@@ -135,11 +154,24 @@ def _classifiers(params: Params) -> dict[str, str]:
     return {**keys, "classifiers.distill": teacher} if teacher else keys
 
 
+@argument_keys(**{**KEYS, "init": "pretrain.init"})
 def _encoder(params: Params) -> None:
     """Raise `UserError` if the objective cannot follow its recipe, or teach its backbone."""
     recipe, objective = params.pretrain, OBJECTIVES[params.pretrain.objective]
-    _backbone(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
-    objective.check(ObjectiveSpec(params.corpus.image_size, 1, recipe.head, recipe.temperature))
+    size = recipe.image_size
+    if recipe.init:
+        checkpoints.check(recipe.init)
+        fitting = checkpoints.encoder_of(recipe.init)
+        if recipe.init.startswith("package:") and recipe.encoder != fitting:
+            raise UserError(
+                f"pretrain.init is {quoted(recipe.init)}, whose network is {fitting}: set "
+                f"pretrain.encoder to that, not {quoted(recipe.encoder)}"
+            )
+    else:
+        size = size or params.corpus.image_size
+    _backbone("pretrain.encoder", recipe.encoder, recipe.width, recipe.stem, size, recipe.pool)
+    size = size or params.corpus.image_size
+    objective.check(ObjectiveSpec(size, 1, recipe.head, recipe.temperature))
     widest = WIDEST.get(recipe.objective, WIDE)
     if max(recipe.head, default=0) > widest:
         raise UserError(
@@ -148,17 +180,18 @@ def _encoder(params: Params) -> None:
         )
     if not objective.restricts_encoders:
         return
-    _teachable(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem)
+    _teachable(params, "pretrain.encoder", recipe.encoder, recipe.width, recipe.stem, size)
     for text in _classifiers(params).values():
         name, train = ClassifierName.parse(text), params.train
-        if name.initial == PRETRAINED:
+        if name.initial == PRETRAINED and name.backbone != ENCODER:
             key = f"classifiers.backbones has {quoted(text)}"
-            _teachable(params, key, name.backbone, train.width, train.stem)
+            size = train.image_size or params.corpus.image_size
+            _teachable(params, key, name.backbone, train.width, train.stem, size)
 
 
-def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> None:
+def _teachable(params: Params, key: str, name: str, width: int, stem: str, size: int) -> None:
     with torch.device("meta"):
-        backbone = backbones.build(name, width, stem, params.corpus.image_size)
+        backbone = backbones.build(name, width, stem, size)
     try:
         OBJECTIVES[params.pretrain.objective].check_encoder(backbone)
     except UserError as error:
@@ -167,21 +200,49 @@ def _teachable(params: Params, key: str, name: str, width: int, stem: str) -> No
 
 def _classifier(params: Params, key: str, text: str) -> None:
     """Raise `UserError` unless the name of a classifier has a known backbone and head."""
-    name = ClassifierName.parse(text)
-    _backbone(params, key, name.backbone, params.train.width, params.train.stem)
+    name, train = ClassifierName.parse(text), params.train
+    if name.initial == PRETRAINED:
+        _pretrained(params, key, text, name.backbone)
+    if name.backbone != ENCODER:
+        size = train.image_size or params.corpus.image_size
+        _backbone(key, name.backbone, train.width, train.stem, size)
     if name.head not in HEADS:
         heads = [head for head in HEADS if head != LINEAR]
         words = ", ".join((PRETRAINED, CHECKPOINT, FROZEN, *heads, DISTILLED, NOISE))
         raise UserError(f"{key} is {quoted(text)}; behind + must stand one of {words}")
 
 
-def _backbone(params: Params, key: str, name: str, width: int, stem: str) -> None:
-    """Raise `UserError` unless there is such a backbone, for images of this size."""
+def _pretrained(params: Params, key: str, text: str, backbone: str) -> None:
+    """Raise `UserError` if there is nothing that a classifier could have been pretrained by."""
+    memory = params.pretrain
+    if backbone == ENCODER:
+        if memory.encoder == NO_ENCODER:
+            raise UserError(
+                f"{key} is {quoted(text)}, but pretrain.encoder is {NO_ENCODER}: name a backbone "
+                "in one of the two"
+            )
+    elif not OBJECTIVES[memory.objective].trains:
+        raise UserError(
+            f"{key} is {quoted(text)}, but pretrain.objective is {memory.objective}, which "
+            f"pretrains nothing: leave +{PRETRAINED} out, or write {ENCODER} for the memory's"
+        )
+    elif memory.init and backbone == memory.encoder:
+        raise UserError(
+            f"{key} is {quoted(text)}, but pretrain.init is the memory's alone: write {ENCODER} "
+            "for its encoder, at its own input"
+        )
+
+
+def _backbone(key: str, name: str, width: int, stem: str, size: int, pool: str = "model") -> None:
+    """Raise `UserError` unless there is such a backbone, for images of this size; 0 = unknown."""
     try:
         if name in backbones.BACKBONES:  # these take every size
-            return
-        with torch.device("meta"):  # no weights: to try costs nothing
-            backbones.build(name, width, stem, params.corpus.image_size)
+            check_pool(pool, name)
+        elif name.partition(":")[0] in backbones.PUBLISHED or not size:
+            backbones.find(name)  # the size is checked when its configuration is read
+        else:
+            with torch.device("meta"):  # no weights: to try costs nothing
+                backbones.build(name, width, stem, size, pool)
     except UserError as error:
         raise type(error)(f"{key}: {error}") from None
 

@@ -9,6 +9,7 @@ from rapipe.pretraining.objectives.moco import MoCo
 from rapipe.pretraining.objectives.simclr import SimCLR
 from rapipe.pretraining.objectives.simsiam import SimSiam
 from rapipe.pretraining.objectives.supervised import Supervised
+from rapipe.pretraining.objectives.untrained import Imported, Untrained
 from rapipe.pretraining.objectives.vicreg import VICReg
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -21,6 +22,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dino": DINO,
     "mae": MAE,
     "supervised": Supervised,
+    "none": Untrained,
+    "imported": Imported,
 }
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveSpec"]

@@ -33,6 +33,7 @@ class Objective(nn.Module):
 
     Attributes:
         encoder: the backbone that is pretrained.
+        trains: whether there are steps at all.
         views: number of views of each image that `forward` takes.
         caution: one sentence for whoever uses these features; empty if there is none.
         may_collapse: whether features that hardly differ between images are a failure;
@@ -43,6 +44,7 @@ class Objective(nn.Module):
     """
 
     encoder: Backbone
+    trains: bool = True
     views: int = 2
     caution: str = ""
     may_collapse: bool = True

@@ -6,14 +6,26 @@ set; only `purge` and `compact` rewrite rows. Readers need no lock, and one
 process edits at a time.
 """
 
-from rapipe.retrieval.store.edits import add, checkout, compact, purge, remove, tag, write
+from rapipe.retrieval.store.edits import (
+    add,
+    checkout,
+    compact,
+    purge,
+    remove,
+    restore_memory,
+    tag,
+    write,
+)
 from rapipe.retrieval.store.exporting import export
+from rapipe.retrieval.store.importing import CorpusImages, Imported, import_vectors
 from rapipe.retrieval.store.reading import Store
 from rapipe.retrieval.store.rows import Mask, Rows
 from rapipe.retrieval.store.versions import History, Manifest, StoreSpec
 
 __all__ = [
+    "CorpusImages",
     "History",
+    "Imported",
     "Manifest",
     "Mask",
     "Rows",
@@ -23,8 +35,10 @@ __all__ = [
     "checkout",
     "compact",
     "export",
+    "import_vectors",
     "purge",
     "remove",
+    "restore_memory",
     "tag",
     "write",
 ]

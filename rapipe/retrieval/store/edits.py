@@ -2,15 +2,17 @@
 
 An edit first writes what nothing refers to yet, then replaces the manifest.
 Killed before that, it has not happened, and its leftovers are removed by the
-next edit, or by `compact`.
+next edit, or by `compact`. The table `memory` is of the version that the manifest
+names, or it is missing.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -20,34 +22,59 @@ from rapipe.errors import UserError
 from rapipe.io.atomic import atomic_write
 from rapipe.io.locks import file_lock
 from rapipe.progress import say
-from rapipe.records import Embeddings, Vectors
+from rapipe.records import Embeddings
+from rapipe.retrieval.store import memory_table
 from rapipe.retrieval.store.reading import Store
-from rapipe.retrieval.store.rows import Mask, Rows, concatenate, insert, rows_of
-from rapipe.retrieval.store.versions import TAG, History, Manifest, StoreSpec
+from rapipe.retrieval.store.rows import (
+    Block,
+    Mask,
+    Rows,
+    blocks_of,
+    concatenate,
+    connect,
+    insert,
+    read_origins,
+)
+from rapipe.retrieval.store.versions import (
+    TAG,
+    History,
+    Manifest,
+    StoreSpec,
+    table_name,
+    unused_name,
+)
 
 NEW = "new.part"
 RowFilter = Callable[[Store, Rows], Mask]
 """Selects the rows of an edit; called while no other process can edit the store."""
-Pairs = Iterable[tuple[Rows, Vectors]]
 
 
-def write(blocks: Iterable[Embeddings], spec: StoreSpec, folder: Path, pointer: Path) -> Manifest:
+def write(
+    blocks: Iterable[Embeddings],
+    spec: StoreSpec,
+    folder: Path,
+    pointer: Path,
+    origins: Iterable[str] = repeat(""),
+) -> Manifest:
     """Start a store anew from blocks of embeddings, in one commit; then drop the old one.
 
     If it is intact and holds exactly these rows, it stays as it is, with its versions.
 
+    Args:
+        origins: the file or row that each image came from, for all blocks in turn.
+
     Raises:
         UserError: it cannot be written.
     """
-    with _locked(pointer):
-        rows = _create(folder, ((rows_of(block), block.vectors) for block in blocks), spec)
-        manifest = Manifest.of(rows, 1, "embed", _table_name(rows, spec), spec)
-        if _is_current(manifest, folder, pointer):
+    with _locked(folder, pointer):
+        rows = _create(folder, blocks_of(blocks, spec.classes, origins), spec)
+        manifest = Manifest.of(rows, 1, "embed", table_name(rows, spec.classes), spec)
+        if _is_current(manifest, rows, folder, pointer):
             shutil.rmtree(folder / NEW)
             return manifest
         _announce_replacement(folder, pointer)
         _sweep(folder, _current_table(folder, pointer), NEW)
-        manifest = replace(manifest, table=_unused_name(folder, manifest.table))
+        manifest = replace(manifest, table=unused_name(folder, manifest.table))
         _publish(folder, pointer, manifest, [(manifest, np.ones(len(rows), np.bool_))], {})
         return manifest
 
@@ -57,6 +84,7 @@ def add(
     classes: tuple[str, ...],
     edit: str,
     store: Store,
+    origins: Iterable[str] = repeat(""),
 ) -> tuple[Manifest, int]:
     """Append embeddings to the store; images that it already has are left out.
 
@@ -64,6 +92,7 @@ def add(
         classes: those of the store, then new ones; the labels are their numbers.
         edit: the command, for the manifest.
         store: as it was when the images were embedded.
+        origins: the file or row that each image came from, for all blocks in turn.
 
     Returns:
         The new version, and how many rows are new in it.
@@ -76,23 +105,23 @@ def add(
     with _editing(folder, store.pointer) as store:
         if (store.manifest.classes, store.manifest.encoder) != (before.classes, before.encoder):
             raise UserError(f"{folder} was changed meanwhile: run the same again")
+        store.require_texts()
         d, old_rows = store.manifest.dimension, store.all_rows
-        identities = set(_identities(store.rows))
+        identities = set(store.rows.identities())
 
-        def pairs() -> Iterator[tuple[Rows, Vectors]]:
-            for block in blocks:
+        def new_rows() -> Iterator[Block]:
+            for block in blocks_of(blocks, classes, origins):
                 if block.vectors.shape[1] != d:
                     raise UserError(
                         f"{folder} holds vectors of {d} dimensions, not of {block.vectors.shape[1]}"
                     )
-                rows = rows_of(block)
-                is_new = np.zeros(len(rows), np.bool_)
-                for row, identity in enumerate(_identities(rows)):
+                is_new = np.zeros(len(block.rows), np.bool_)
+                for row, identity in enumerate(block.rows.identities()):
                     is_new[row] = identity not in identities
                     identities.add(identity)
-                yield rows.take(is_new), block.vectors[is_new]
+                yield block.take(is_new)
 
-        all_rows = concatenate([old_rows, *insert(pairs(), d, store.table.add, folder)])
+        all_rows = concatenate([old_rows, *insert(new_rows(), d, store.table.add, folder)])
         count = len(all_rows) - len(old_rows)
         if not count:
             raise UserError(f"{edit}: there is nothing that the store does not have")
@@ -181,7 +210,7 @@ def checkout(name: str, folder: Path, pointer: Path) -> Manifest:
     Raises:
         UserError: there is no such version.
     """
-    with _locked(pointer):
+    with _locked(folder, pointer):
         try:
             history = _repaired(Store.open(folder, pointer)).history
         except UserError:
@@ -190,19 +219,43 @@ def checkout(name: str, folder: Path, pointer: Path) -> Manifest:
                 raise
             history = histories[-1]
         manifest = history.resolve(name)
-        atomic_write(pointer, manifest.to_json().encode())
+        _point_to(manifest, folder, pointer)
         return manifest
 
 
-def _locked(pointer: Path) -> AbstractContextManager[bool]:
-    """Exclude other edits; wait while there is one."""
-    return file_lock(pointer.with_name(f"{pointer.name}.lock"), f"edits {pointer}")
+def restore_memory(folder: Path, pointer: Path) -> bool:
+    """Build the table `memory` anew unless it is what it should be; whether it was not.
+
+    Raises:
+        UserError: the store is missing or damaged.
+    """
+    if memory_table.is_intact(Store.open(folder, pointer)):
+        return False
+    with _locked(folder, pointer):
+        is_intact = memory_table.is_intact(Store.open(folder, pointer))
+        if not is_intact:
+            memory_table.drop(folder)
+    return not is_intact
+
+
+@contextmanager
+def _locked(folder: Path, pointer: Path) -> Iterator[None]:
+    """Exclude other edits, wait while there is one; in the end, build the table `memory`."""
+    with file_lock(pointer.with_name(f"{pointer.name}.lock"), f"edits {pointer}"):
+        yield
+        memory_table.refresh(Store.open(folder, pointer))
+
+
+def _point_to(manifest: Manifest, folder: Path, pointer: Path) -> None:
+    """Commit: from now on this is the current version."""
+    memory_table.drop(folder)
+    atomic_write(pointer, manifest.to_json().encode())
 
 
 @contextmanager
 def _editing(folder: Path, pointer: Path) -> Iterator[Store]:
     """The store, for the only process that edits it, without leftovers of killed edits."""
-    with _locked(pointer):
+    with _locked(folder, pointer):
         store = _repaired(Store.open(folder, pointer))
         _sweep(folder, store.manifest.table)
         yield store
@@ -229,7 +282,7 @@ def _next_manifest(store: Store, edit: str, rows: Rows, spec: Manifest) -> Manif
 def _commit(store: Store, manifest: Manifest, members: Mask) -> None:
     """Make a version of the present table the current one."""
     store.history.write_members(manifest.version, members)
-    atomic_write(store.pointer, manifest.to_json().encode())
+    _point_to(manifest, store.folder, store.pointer)
     store.history.write_manifest(manifest)
 
 
@@ -247,8 +300,9 @@ def _rewrite(store: Store, current: Manifest, members: Mask, purged: Mask) -> Ma
         masks[number] = store.members(manifests[number]) & ~purged
     masks = {number: mask for number, mask in masks.items() if mask.any()}
     union = np.logical_or.reduce(list(masks.values()))
-    copied_rows = _create(store.folder, store.blocks(union), current)
-    table = _unused_name(store.folder, _table_name(copied_rows, current))
+    store.require_texts()
+    copied_rows = _create(store.folder, store.checked_blocks(union), current)
+    table = unused_name(store.folder, table_name(copied_rows, current.classes))
     versions = []
     for number, mask in masks.items():
         old = manifests[number]
@@ -260,19 +314,16 @@ def _rewrite(store: Store, current: Manifest, members: Mask, purged: Mask) -> Ma
     return manifest
 
 
-def _create(folder: Path, pairs: Pairs, spec: StoreSpec | Manifest) -> Rows:
+def _create(folder: Path, blocks: Iterable[Block], spec: StoreSpec | Manifest) -> Rows:
     """Write a table into `new.part`; returns its rows."""
-    import lancedb
-
     shutil.rmtree(folder / NEW, ignore_errors=True)
     (folder / NEW).mkdir(parents=True)
-    database = lancedb.connect(str(folder / NEW))
 
     def create(reader: pa.RecordBatchReader) -> None:
-        database.create_table("rows", reader, schema=reader.schema)
+        connect(folder / NEW).create_table("rows", reader, schema=reader.schema)
 
     try:
-        return concatenate(insert(pairs, spec.dimension, create, folder))
+        return concatenate(insert(blocks, spec.dimension, create, folder))
     except BaseException:
         shutil.rmtree(folder / NEW, ignore_errors=True)
         raise
@@ -291,7 +342,7 @@ def _publish(
     for manifest, members in versions:
         history.write(manifest, members)
     history.write_tags(dict(tags))
-    atomic_write(pointer, current.to_json().encode())
+    _point_to(current, folder, pointer)
     _sweep(folder, current.table)
 
 
@@ -304,52 +355,43 @@ def _current_table(folder: Path, pointer: Path) -> str:
 
 
 def _sweep(folder: Path, table: str, *other: str) -> None:
-    """Remove all but one table, its versions and `other` names."""
+    """Remove all but one table, its versions, the table `memory` and `other` names."""
+    kept = (f"{table}.lance", f"{table}.versions", memory_table.TABLE, *other)
     for path in folder.iterdir():
-        if path.name not in (f"{table}.lance", f"{table}.versions", *other):
+        if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _is_current(manifest: Manifest, folder: Path, pointer: Path) -> bool:
-    """Whether an intact store has this as its current version."""
+def _is_current(manifest: Manifest, rows: Rows, folder: Path, pointer: Path) -> bool:
+    """Whether an intact store has this, which is in `new.part`, as its current version.
+
+    Origins may differ, as those of images that were moved, where history would be lost.
+    """
     try:
         store = Store.open(folder, pointer)
         if replace(store.manifest, table=manifest.table) != manifest:
             return False
+        store.require_texts()
         store.verify(None)
+        stored = np.flatnonzero(store.members())[store.rows.in_id_order()]
+        old = read_origins(store.table, stored, folder)
+        new = read_origins(connect(folder / NEW).open_table("rows"), rows.in_id_order(), folder)
+        return bool(_describe_history(store.history)) or bool(old.equals(new))
     except UserError:
         return False
-    return True
 
 
 def _announce_replacement(folder: Path, pointer: Path) -> None:
     """Print what is lost with a store that is about to be replaced."""
-    try:
-        history = Store.open(folder, pointer).history
-        versions, tags = len(history.manifests()), history.tags()
-    except UserError:
-        return
-    if versions > 1 or tags:
-        tags_too = f" and the tags {', '.join(tags)}" if tags else ""
-        say(f"{folder} is replaced; its {versions} versions{tags_too} are dropped")
+    with suppress(UserError):
+        if words := _describe_history(Store.open(folder, pointer).history):
+            say(f"{folder} is replaced; its {words} are dropped")
 
 
-def _table_name(rows: Rows, spec: StoreSpec | Manifest) -> str:
-    return f"rows-{rows.hash(spec.classes)[:16]}"
-
-
-def _identities(rows: Rows) -> Iterator[tuple[int, int, str, str]]:
-    """What distinguishes rows. Vectors do not: they differ in their last bits by batch."""
-    return zip(
-        rows.ids.tolist(),
-        rows.labels.tolist(),
-        rows.sources.tolist(),
-        rows.splits.tolist(),
-        strict=True,
-    )
-
-
-def _unused_name(folder: Path, name: str) -> str:
-    """The name, or one with a number if there is a table of that name."""
-    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
-    return next(name for name in names if not (folder / f"{name}.lance").exists())
+def _describe_history(history: History) -> str:
+    """The versions and tags that a new store would not have; "" if there is but one version."""
+    versions, tags = len(history.manifests()), history.tags()
+    if versions == 1 and not tags:
+        return ""
+    tags_too = f" and the tags {', '.join(tags)}" if tags else ""
+    return f"{versions} versions{tags_too}"

@@ -14,14 +14,18 @@ from rapipe.errors import UserError
 from rapipe.io import memory_map
 from rapipe.records import Vectors
 from rapipe.retrieval.store.reading import Store
-from rapipe.retrieval.store.rows import Rows
+from rapipe.retrieval.store.rows import Block, class_names
+
+ROWS = ".rows.parquet"
+"""End of the name of the file beside an .npy file."""
 
 
 def export(store: Store, path: Path) -> list[Path]:
     """Write the rows of a version, in the order they are stored.
 
-    `NAME.parquet` has id, label, class, source, split and vector. `NAME.npy` has
+    `NAME.parquet` has id, label, class, source, split, origin and vector. `NAME.npy` has
     the vectors (N, D) float32, and `NAME.rows.parquet` beside it the rest.
+    `importing` reads both.
 
     Returns:
         The files that were written.
@@ -31,6 +35,7 @@ def export(store: Store, path: Path) -> list[Path]:
     """
     if path.suffix not in WRITERS:
         raise UserError(f"{path} must end in {' or '.join(WRITERS)}")
+    store.require_texts()
     store.check(store.manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
     return WRITERS[path.suffix](store, path)
@@ -40,15 +45,15 @@ def _parquet(store: Store, path: Path) -> list[Path]:
     d = store.manifest.dimension
     schema = SCHEMA.append(pa.field("vector", pa.list_(pa.float32(), d)))
     with _partial(path) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for rows, vectors in store.blocks():
-            flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-            columns = [*_columns(rows, store), pa.FixedSizeListArray.from_arrays(flat, d)]
+        for block in store.checked_blocks():
+            flat = pa.array(np.ascontiguousarray(block.vectors).reshape(-1))
+            columns = [*_columns(block, store), pa.FixedSizeListArray.from_arrays(flat, d)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return [path]
 
 
 def _npy(store: Store, path: Path) -> list[Path]:
-    rows_path = path.with_suffix(".rows.parquet")
+    rows_path = path.with_suffix(ROWS)
     with (
         _partial(rows_path) as partial_rows,
         _partial(path) as partial,
@@ -56,9 +61,9 @@ def _npy(store: Store, path: Path) -> list[Path]:
     ):
 
         def vectors() -> Iterator[Vectors]:
-            for rows, block in store.blocks():
-                writer.write_batch(pa.record_batch(_columns(rows, store), schema=SCHEMA))
-                yield block
+            for block in store.checked_blocks():
+                writer.write_batch(pa.record_batch(_columns(block, store), schema=SCHEMA))
+                yield block.vectors
 
         memory_map.write_array(partial, (len(store.rows), store.manifest.dimension), vectors())
     return [path, rows_path]
@@ -72,18 +77,20 @@ SCHEMA = pa.schema(
         "class": pa.string(),
         "source": pa.string(),
         "split": pa.string(),
+        "origin": pa.string(),
     }
 )
 
 
-def _columns(rows: Rows, store: Store) -> list[pa.Array]:
-    classes = (*store.manifest.classes, None)  # label -1, unlabelled, is the last
+def _columns(block: Block, store: Store) -> list[pa.Array]:
+    rows = block.rows
     return [
         pa.array(rows.ids),
         pa.array(rows.labels),
-        pa.array([classes[label] for label in rows.labels.tolist()], pa.string()),
+        class_names(rows.labels, store.manifest.classes),
         pa.array(rows.sources.tolist(), pa.string()),
         pa.array(rows.splits.tolist(), pa.string()),
+        block.texts["origin"],
     ]
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rapipe.errors import UserError, first_line
 from rapipe.io import memory_map
@@ -22,9 +25,12 @@ from rapipe.records import Vectors
 from rapipe.retrieval.store.rows import (
     BATCH,
     REBUILD_HINT,
+    TEXTS,
     Block,
     Mask,
     Rows,
+    class_names,
+    connect,
     read_blocks,
     read_rows,
     translate_lance_errors,
@@ -74,10 +80,8 @@ class Store:
     @cached_property
     def table(self) -> Any:
         """The Lance table, as it is at the first access."""
-        import lancedb
-
         with translate_lance_errors(self.folder, REBUILD_HINT):
-            return lancedb.connect(str(self.folder)).open_table(self.manifest.table)
+            return connect(self.folder).open_table(self.manifest.table)
 
     @cached_property
     def all_rows(self) -> Rows:
@@ -119,6 +123,11 @@ class Store:
         return rows
 
     def blocks(self, mask: Mask | None = None) -> Iterator[tuple[Rows, Vectors]]:
+        """`checked_blocks` without the columns for people."""
+        for block in self.checked_blocks(mask):
+            yield block.rows, block.vectors
+
+    def checked_blocks(self, mask: Mask | None = None) -> Iterator[Block]:
         """Rows in the order they are stored, each checked against its digest.
 
         Args:
@@ -142,7 +151,7 @@ class Store:
                 )
             start += len(part)
             if part.any():
-                yield block.rows.take(part), block.vectors[part]
+                yield block.take(part)
 
     def vectors(self, path: Path) -> Vectors:
         """The vectors of `rows`, written to an .npy file and mapped from there."""
@@ -159,7 +168,7 @@ class Store:
         Raises:
             UserError: names the first row that differs, or what else does.
         """
-        start, members = 0, self.members()
+        start, members, misnamed = 0, self.members(), ""
         for block in track(self._blocks(), "verifying", -(-len(members) // BATCH)):
             faults: dict[str, np.ndarray] = {
                 "is not what was stored (its digest differs)": block.damaged(),
@@ -174,15 +183,28 @@ class Store:
                         f"{self._name(start, block, int(rows[0]))} {fault}: "
                         f"{repair(block.rows.ids[rows[0]])}"
                     )
+            wrong = self._misnamed(block, members[start:])
+            if len(wrong) and not misnamed:
+                misnamed = self._name(start, block, int(wrong[0]))
             start += len(block.rows)
         for manifest in [*self.history.manifests().values(), self.manifest]:
             self.check(manifest)
         self.history.tags()
+        if misnamed:
+            raise UserError(f"{misnamed} has another class than its label: run rapipe embed")
         stored = self.manifest.encoder
         if encoder is not None and encoder != stored:
             raise UserError(
                 f"{self.folder} was embedded by encoder {stored[:12]}, but the encoder at "
                 f"hand is {encoder[:12]}: run rapipe embed"
+            )
+
+    def require_texts(self) -> None:
+        """Raise `UserError` if the table lacks the columns for people; older ones do."""
+        if missing := [name for name in TEXTS if name not in self.table.schema.names]:
+            raise UserError(
+                f"{self.folder} was written by an older rapipe, without the columns "
+                f"{' and '.join(missing)}: run rapipe embed"
             )
 
     def difference(self, one: Manifest, other: Manifest) -> tuple[Rows, Rows]:
@@ -195,7 +217,7 @@ class Store:
         )
 
     def where(self, condition: str, rows: Rows) -> Mask:
-        """Which of these rows meet an SQL condition on id, label, source and split.
+        """Which of these rows meet an SQL condition on the columns but the vector.
 
         Raises:
             UserError: the condition is no such SQL.
@@ -209,9 +231,20 @@ class Store:
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(
                 f"--where {condition!r} is not understood ({first_line(error)}); it is "
-                "SQL on id, label, source and split, such as \"source = 'svhn' AND label < 3\""
+                "SQL on id, label, class, source, split and origin, such as "
+                "\"source = 'svhn' AND label < 3\""
             ) from None
         return np.isin(keys, np.array(list(matches), keys.dtype))
+
+    def _misnamed(self, block: Block, members: Mask) -> npt.NDArray[np.int64]:
+        """Rows of this version (M,) whose column `class` is not what the manifest calls it."""
+        if "class" not in block.texts:
+            return np.empty(0, np.int64)
+        classes, labels = self.manifest.classes, block.rows.labels
+        rows = np.flatnonzero(members[: len(labels)] & (labels < len(classes)))
+        expected = class_names(labels[rows], classes).fill_null("")
+        actual = block.texts["class"].take(pa.array(rows)).fill_null("")
+        return np.asarray(rows[~np.asarray(pc.equal(actual, expected))])
 
     def _blocks(self) -> Iterator[Block]:
         with self._explain_rewrite():

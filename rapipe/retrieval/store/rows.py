@@ -1,7 +1,9 @@
 """Rows in a Lance table: only ever appended, each with its digest.
 
-Lance does not notice flipped bytes, so every row carries the SHA-256 of all it
-holds; whoever reads vectors computes it again. Rows of any number are streamed.
+Lance does not notice flipped bytes, so every row carries the SHA-256 of its id, label, source,
+split and vector; whoever reads vectors computes it again. `class` is the label's name, and
+`origin` the file or row that the image came from: both are for people, and no version differs by
+them. Rows of any number are streamed.
 
 Letters: N rows, D embedding.
 """
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event
@@ -35,6 +38,8 @@ POLL_SECONDS = 0.1
 Digests = npt.NDArray[np.uint64]  # (N, 4)
 Mask = npt.NDArray[np.bool_]  # (N,)
 COLUMNS = ("id", "label", "source", "split", "digest")
+TEXTS = ("class", "origin")
+"""Columns for people."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,12 @@ class Rows:
 
     def keys(self) -> npt.NDArray[np.bytes_]:
         """The digests (N,) as one value each, to look rows up by."""
-        return np.ascontiguousarray(self.digests).view("S32")[:, 0]
+        return keys_of(self.digests)
+
+    def identities(self) -> Iterator[tuple[int, int, str, str]]:
+        """What distinguishes rows. Vectors do not: they differ in their last bits by batch."""
+        columns = (self.ids, self.labels, self.sources, self.splits)
+        return zip(*(column.tolist() for column in columns), strict=True)
 
     def in_id_order(self) -> npt.NDArray[np.int64]:
         """Row numbers (N,) by id; equal ids by digest, so whatever order they are stored in."""
@@ -79,10 +89,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows as they were read: with vectors, and not checked."""
+    """Rows with all that the table holds of them; not checked if they were read."""
 
     rows: Rows
     vectors: Vectors
+    texts: dict[str, pa.Array]
+    """By column of `TEXTS`; without those that the table lacks."""
+
+    def take(self, mask: Mask) -> Block:
+        """These rows."""
+        texts = {name: column.filter(pa.array(mask)) for name, column in self.texts.items()}
+        return Block(self.rows.take(mask), self.vectors[mask], texts)
 
     def damaged(self) -> npt.NDArray[np.int64]:
         """Rows (M,) that are not what was written."""
@@ -104,6 +121,11 @@ def digests(ids: Ids, vectors: Vectors, labels: Labels, sources: Names, splits: 
     return np.frombuffer(bytes(rows), "<u8").reshape(-1, 4)
 
 
+def keys_of(sha256: Digests) -> npt.NDArray[np.bytes_]:
+    """Digests (N, 4) as one value each."""
+    return np.ascontiguousarray(sha256).view("S32")[:, 0]
+
+
 def schema(dimension: int) -> pa.Schema:
     """Columns of the table."""
     return pa.schema(
@@ -114,14 +136,16 @@ def schema(dimension: int) -> pa.Schema:
             "source": pa.string(),
             "split": pa.string(),
             "digest": pa.binary(32),
+            **dict.fromkeys(TEXTS, pa.string()),
         }
     )
 
 
-def record_batch(rows: Rows, vectors: Vectors) -> pa.RecordBatch:
+def record_batch(block: Block) -> pa.RecordBatch:
     """Rows as Lance takes them."""
-    n, d = vectors.shape
-    flat = np.ascontiguousarray(vectors).reshape(-1)
+    rows = block.rows
+    n, d = block.vectors.shape
+    flat = np.ascontiguousarray(block.vectors).reshape(-1)
     raw = pa.py_buffer(rows.digests.tobytes())
     return pa.record_batch(
         [
@@ -131,27 +155,54 @@ def record_batch(rows: Rows, vectors: Vectors) -> pa.RecordBatch:
             pa.array(rows.sources.tolist(), pa.string()),
             pa.array(rows.splits.tolist(), pa.string()),
             pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, raw]),
+            *(block.texts[name] for name in TEXTS),
         ],
         schema=schema(d),
     )
 
 
-def rows_of(embeddings: Embeddings) -> Rows:
-    """The rows of embeddings, with digests."""
-    e = embeddings
-    sha256 = digests(e.ids, e.vectors, e.labels, e.sources, e.splits)
-    return Rows(e.ids, e.labels, e.sources, e.splits, sha256)
+def blocks_of(
+    embeddings: Iterable[Embeddings], classes: Iterable[str], origins: Iterable[str]
+) -> Iterator[Block]:
+    """Embeddings as rows of the table, with digests.
+
+    Args:
+        classes: names of the labels.
+        origins: the file or row that each image came from, for all blocks in turn.
+    """
+    origin = iter(origins)
+    for e in embeddings:
+        sha256 = digests(e.ids, e.vectors, e.labels, e.sources, e.splits)
+        texts = pa.array(islice(origin, len(e)), pa.string())
+        yield Block(
+            Rows(e.ids, e.labels, e.sources, e.splits, sha256),
+            e.vectors,
+            {"class": class_names(e.labels, classes), "origin": texts},
+        )
+
+
+def class_names(labels: Labels, classes: Iterable[str]) -> pa.Array:
+    """The name of each label (N,); null for -1."""
+    names = pa.array([*classes, None], pa.string())
+    return names.take(pa.array(np.where(labels < 0, len(names) - 1, labels)))
+
+
+def connect(folder: Path) -> Any:
+    """The LanceDB in a folder."""
+    import lancedb
+
+    return lancedb.connect(str(folder))
 
 
 def insert(
-    pairs: Iterable[tuple[Rows, Vectors]],
+    blocks: Iterable[Block],
     dimension: int,
     write: Callable[[pa.RecordBatchReader], object],
     folder: Path,
 ) -> list[Rows]:
-    """Stream rows and their vectors to Lance in one commit; returns the rows.
+    """Stream rows to Lance in one commit; returns them without their vectors.
 
-    `pairs` are computed in the caller's thread while Lance writes in another: in a thread of
+    `blocks` are computed in the caller's thread while Lance writes in another: in a thread of
     Lance torch computes at a third of its speed.
 
     Args:
@@ -180,11 +231,11 @@ def insert(
         reader = pa.RecordBatchReader.from_batches(schema(dimension), batches())
         try:  # Ctrl-C may come while the thread starts
             writing = pool.submit(write, reader)
-            for rows, vectors in pairs:
+            for block in blocks:
                 if writing.done():
                     break
-                inserted.append(rows)
-                put(record_batch(rows, vectors))
+                inserted.append(block.rows)
+                put(record_batch(block))
             put(None)
             with translate_lance_errors(folder):
                 writing.result()
@@ -201,14 +252,32 @@ def read_rows(table: Any, folder: Path) -> Rows:
 def read_blocks(table: Any, folder: Path) -> Iterator[Block]:
     """All rows of a table in the order they were appended, block by block."""
     d = table.schema.field("vector").type.list_size
-    for part in _scan(table, (*COLUMNS, "vector"), folder):
-        yield Block(_rows(part), part["vector"].flatten().to_numpy().reshape(-1, d))
+    texts = [name for name in TEXTS if name in table.schema.names]
+    for part in _scan(table, (*COLUMNS, "vector", *texts), folder):
+        vectors = part["vector"].flatten().to_numpy().reshape(-1, d)
+        yield Block(_rows(part), vectors, {name: part[name] for name in texts})
 
 
 def concatenate(parts: list[Rows]) -> Rows:
     """Blocks of rows as one."""
     names = ("ids", "labels", "sources", "splits", "digests")
     return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def read_digests(table: Any, folder: Path) -> Iterator[np.ndarray]:
+    """What `Rows.keys` of a table without digests would be, computed block by block."""
+    d = table.schema.field("vector").type.list_size
+    for part in _scan(table, ("id", "vector", "label", "source", "split"), folder):
+        vectors = part["vector"].flatten().to_numpy().reshape(-1, d)
+        names = (np.array(part[name].to_pylist(), np.str_) for name in ("source", "split"))
+        numbers = (part["id"].to_numpy(), vectors, part["label"].to_numpy())
+        yield keys_of(digests(*numbers, *names))
+
+
+def read_origins(table: Any, rows: npt.NDArray[np.int64], folder: Path) -> pa.Array:
+    """The column `origin` of these rows (M,) of a table."""
+    parts = [part["origin"] for part in _scan(table, ("origin",), folder)]
+    return pa.chunked_array(parts, pa.string()).combine_chunks().take(pa.array(rows))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
     data/store.json               the current version's manifest; to replace it is to commit
     data/store/rows-*.lance       rows of all versions, in the order they were appended
+    data/store/memory.lance       those of the current one that may be searched: see memory_table
     data/store/rows-*.versions/   N.json (manifest) and N.npy (a bit a row) of each, tags.json
 
 An edit that is interrupted before store.json is replaced has not happened.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,17 @@ def _facts(text: str) -> dict[str, Any]:
     except NoChecksum:
         content: dict[str, Any] = json.loads(text)
         return content
+
+
+def table_name(rows: Rows, classes: Sequence[str]) -> str:
+    """What the table of these rows is called."""
+    return f"rows-{rows.hash(classes)[:16]}"
+
+
+def unused_name(folder: Path, name: str) -> str:
+    """The name, or one with a number if there is a table of that name."""
+    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
+    return next(name for name in names if not (folder / f"{name}.lance").exists())
 
 
 class History:

@@ -9,6 +9,7 @@ from rapipe.retrieval.strategies.class_balanced import class_balanced
 from rapipe.retrieval.strategies.diverse import diverse
 from rapipe.retrieval.strategies.hard import hard
 from rapipe.retrieval.strategies.knn import knn
+from rapipe.retrieval.strategies.query_vector import query_vector, query_vector_and_knn
 from rapipe.retrieval.strategies.replay import replay
 from rapipe.retrieval.strategies.sampled import sampled
 
@@ -19,6 +20,8 @@ STRATEGIES: dict[str, Strategy] = {
     "diverse": diverse,
     "hard": hard,
     "replay": replay,
+    "self": query_vector,
+    "self+knn": query_vector_and_knn,
 }
 
 __all__ = ["STRATEGIES", "NotServedError", "RetrievalRequest", "Strategy"]
