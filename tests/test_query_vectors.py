@@ -15,7 +15,6 @@ from rapipe import metrics
 from rapipe.batches import loader
 from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
-from rapipe.classifier import classifier as classifier_module
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, gather_fields, join
 from rapipe.encoder.retriever import Retriever
@@ -91,7 +90,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
 def test_predictions_do_not_depend_on_order_or_number(
     strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier_module, "CHUNK", 64)
+    monkeypatch.setattr("rapipe.batches.preprocess.CHUNK", 64)
     images, classifier = make_images(70, seed=1), network()
     source = retriever_of(strategy)
     bank, table = DeviceBank(source.bank, CLASSES, CPU), source.retrieve(images)
