@@ -6,7 +6,7 @@ Names are imported when they are first used, so that `import rapipe` is instant.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.10.0"
+__version__ = "0.11.0"
 
 PUBLIC = {
     **dict.fromkeys(

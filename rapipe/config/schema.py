@@ -41,6 +41,8 @@ from rapipe.specs import (
     at_least,
 )
 
+NO_OBJECTIVE = "none"
+"""The objective of an encoder that is taken as it is."""
 IMPORTED = "imported"
 """The objective of a memory whose vectors come from a file."""
 NO_ENCODER = "none"

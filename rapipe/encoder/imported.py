@@ -65,16 +65,19 @@ class ImportedVectors:
         missing = int((self.ids[rows] != ids).sum())
         if missing:
             raise NoEncoderError(
-                f"{missing:,} of {len(ids):,} images have no imported vector, and there is no "
-                "encoder to embed them: name one in `encoder`"
+                f"{missing:,} of {len(ids):,} images have no imported vector, and this memory has "
+                "no encoder that could embed them"
             )
         return memory_map.take_rows(self.vectors, self.order[rows])
 
     @classmethod
     def read(cls, folder: Path) -> ImportedVectors:
-        """What `rapipe store import` wrote."""
-        ids = np.load(folder / IDS, allow_pickle=False)
-        return cls(ids, memory_map.map_array(folder / VECTORS))
+        """What `rapipe store import` wrote; `UserError` if it is not there."""
+        try:
+            ids = np.load(folder / IDS, allow_pickle=False)
+            return cls(ids, memory_map.map_array(folder / VECTORS))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is missing: run rapipe store import FILE") from None
 
 
 def read_encoder(folder: Path, vectors: Path) -> Encoder | ImportedVectors:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from rapipe import paths
 from rapipe.config.names import SELF
-from rapipe.config.schema import Params
+from rapipe.config.schema import IMPORTED, NO_OBJECTIVE, Params
 from rapipe.evaluation.comparisons import compare_strategies
 from rapipe.evaluation.evidence import History
 from rapipe.evaluation.results import CONTROL
@@ -20,6 +20,7 @@ from rapipe.pipeline.inputs import (
     images_of,
     labelled,
     present_corpus,
+    present_encoder,
     read_card,
 )
 from rapipe.pipeline.results import (
@@ -36,7 +37,7 @@ from rapipe.report.material import Material
 from rapipe.report.page import page
 from rapipe.report.pictures import Neighbourhood, neighbourhoods_of
 from rapipe.report.sections import SECTIONS
-from rapipe.report.setting import setting_words
+from rapipe.report.setting import encoder_words, setting_words
 from rapipe.report.tables import Table
 from rapipe.retrieval.search import describe_search
 
@@ -135,13 +136,16 @@ def neighbourhoods(params: Params, train: Images) -> list[Neighbourhood]:
 def setting(params: Params, pretraining: History) -> str:
     """A paragraph on what was run on what."""
     encoder, retrieval = params.pretrain, params.retrieval
+    card = present_encoder(params)
+    training = f"by {encoder.objective}, {encoder.epochs} epochs"
+    if encoder.objective in (NO_OBJECTIVE, IMPORTED):
+        training = "as it is"
     cards = [read_card(paths.table_card(name))["test"] for name in retrieval.strategies]
     searches = [describe_search(card, retrieval.k) for card in cards if "recall" in card]
     return setting_words(
         present_corpus(params),
         params.corpus.image_size,
-        f"{encoder.encoder} of width {encoder.width} by {encoder.objective}, "
-        f"{encoder.epochs} epochs",
+        encoder_words(card["spec"], card.get("published", {}), training),
         pretraining[-1],
         params.train,
         retrieval,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from rapipe.evaluation.results import Row
 from rapipe.report.material import Material
 from rapipe.report.style import GREY, PALETTE, styled
 
@@ -15,9 +16,11 @@ def curves(material: Material) -> Figure:
 
     Accuracy of a vote of nearest training images for validation images, beside two baselines
     that needed no pretraining; then the loss, and signs of collapse (rank and spread near
-    zero).
+    zero). Of an encoder that was taken as it is, the vote alone.
     """
     history = material.pretraining
+    if "loss" not in history[-1]:
+        return _baselines(history[-1])
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
     figure.suptitle("Pretraining of the encoder", fontsize=11, fontweight="bold")
@@ -43,4 +46,24 @@ def curves(material: Material) -> Figure:
     axes[2].legend(lines, [line.get_label() for line in lines], loc="lower left")
     for panel in axes:
         panel.set_xlabel("epoch")
+    return figure
+
+
+def _baselines(scores: Row) -> Figure:
+    """The vote of an encoder that was not trained here, beside its baselines."""
+    bars = {
+        label: scores[name]
+        for name, label in (
+            ("knn_top1", "this encoder"),
+            ("random_init_knn_top1", "random initialisation"),
+            ("raw_pixels_knn_top1", "raw pixels"),
+        )
+        if name in scores
+    }
+    figure, axes = plt.subplots(figsize=(6, 1.8), layout="constrained")
+    axes.barh(list(bars), list(bars.values()), color=[PALETTE[1], *[GREY] * (len(bars) - 1)])
+    for place, value in enumerate(bars.values()):
+        axes.text(value + 0.01, place, f"{value:.1%}", va="center")
+    axes.invert_yaxis()
+    axes.set(title="kNN accuracy on validation", xlim=(0, 1.1))
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 from rapipe.evaluation.results import Row
@@ -43,14 +44,39 @@ def setting_words(
         for name in TRICKS
         if getattr(recipe, name) != getattr(plain, name)
     )
+    random = (
+        f"random initialisation {scores['random_init_knn_top1']:.1%}, "
+        if "random_init_knn_top1" in scores
+        else ""
+    )
     words = (
         f"Images: {sources}; {counts}; {len(corpus['classes'])} classes, {image_size} pixels; "
         f"{removed} images with the pixels of a held-out one were removed. Encoder: {encoder}; "
         f"a vote of its nearest training images is right for {scores['knn_top1']:.1%} of "
-        f"validation (random initialisation {scores['random_init_knn_top1']:.1%}, raw pixels "
-        f"{scores['raw_pixels_knn_top1']:.1%}). Classifiers: {recipe.epochs} epochs, {retrieval}, "
-        f"neighbours as {fusion.attend} (both = embedding and label), neighbour dropout "
-        f"{fusion.dropout:g}. {initial}"
+        f"validation ({random}raw pixels {scores['raw_pixels_knn_top1']:.1%}). "
+        f"Classifiers: {recipe.epochs} epochs, {retrieval}, neighbours as {fusion.attend} "
+        f"(both = embedding and label), neighbour dropout {fusion.dropout:g}. {initial}"
     )
     training = f" Training: {tricks}." if tricks else ""
     return f"<p>{html.escape(words.rstrip() + training)}</p>"
+
+
+def encoder_words(spec: Mapping[str, Any], published: Mapping[str, Any], training: str) -> str:
+    """What the memory's encoder is, and how it sees its images.
+
+    Args:
+        spec: of its card.
+        published: where its initial weights are from: init, revision, licence; empty if random.
+        training: what was trained here.
+    """
+    if spec["backbone"] == "none":
+        return "none: the vectors were imported"
+    words = f"{spec['backbone']} of width {spec['width']} {training}"
+    if not published:
+        return words
+    facts = [
+        f"sees {spec['image_size']} pixels",
+        f"pool {spec['pool']}",
+        *(f"{name} {published[name]}" for name in ("revision", "licence") if published[name]),
+    ]
+    return f"{spec['backbone']} from {published['init']} ({', '.join(facts)}) {training}"
