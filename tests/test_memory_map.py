@@ -90,3 +90,21 @@ def test_an_empty_array_and_files_that_are_none(tmp_path: Path) -> None:
     path.write_bytes(b"no array")
     with pytest.raises(ValueError, match="magic"):
         memory_map.map_array(path)
+
+
+def test_every_flipped_bit_of_a_header_is_an_array_or_a_value_error(tmp_path: Path) -> None:
+    """NumPy parses it as Python, and raises what that raises."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6, dtype=np.uint8))
+    good = path.read_bytes()
+    refused = 0
+    for bit in range(8 * 128):
+        raw = bytearray(good)
+        raw[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(raw)
+        for read in (memory_map.load_array, memory_map.map_array):
+            try:
+                read(path)
+            except ValueError:
+                refused += 1
+    assert refused > 100

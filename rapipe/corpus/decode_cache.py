@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,7 +23,6 @@ from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +36,7 @@ from rapipe.errors import ArgumentError, UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
+from rapipe.io.memory_map import npy_errors
 from rapipe.progress import say, track
 from rapipe.records import Ids, Labels, Pixels
 
@@ -104,7 +103,8 @@ class DecodedSplit:
         if not is_intact(folder):
             return None
         try:
-            with np.load(BytesIO((folder / ROWS).read_bytes()), allow_pickle=False) as rows:
+            stream = BytesIO((folder / ROWS).read_bytes())
+            with npy_errors(), np.load(stream, allow_pickle=False) as rows:
                 positions, ids = rows["positions"], rows["ids"]
                 labels, sizes, count = rows["labels"], rows["sizes"], int(rows["count"])
                 peaks, extremes = rows["peaks"], rows["extremes"]
@@ -112,7 +112,7 @@ class DecodedSplit:
                 SkippedImage(*pair) for pair in json.loads((folder / SKIPPED).read_text())
             )
             complete = (folder / PIXELS).stat().st_size == 3 * size * size * count
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         columns = (positions, ids, labels, sizes, peaks, extremes)
         return cls(folder, size, *columns, skipped) if complete else None

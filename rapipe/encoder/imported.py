@@ -20,6 +20,7 @@ from rapipe.records import Ids, Pixels, Vectors
 
 NO_ENCODER = "none"
 """The backbone in the card of a memory without an encoder."""
+REMEDY = "run rapipe store import FILE"
 VECTORS, IDS = "vectors.npy", "ids.npy"
 
 
@@ -74,10 +75,12 @@ class ImportedVectors:
     def read(cls, folder: Path) -> ImportedVectors:
         """What `rapipe store import` wrote; `UserError` if it is not there."""
         try:
-            ids = np.load(folder / IDS, allow_pickle=False)
+            ids = memory_map.load_array(folder / IDS)
             return cls(ids, memory_map.map_array(folder / VECTORS))
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename} is missing: run rapipe store import FILE") from None
+            raise UserError(f"{error.filename} is missing: {REMEDY}") from None
+        except ValueError as error:
+            raise UserError(f"{folder} is damaged ({error}): {REMEDY}") from None
 
 
 def read_encoder(folder: Path, vectors: Path) -> Encoder | ImportedVectors:

@@ -15,10 +15,13 @@ import math
 import mmap
 import os
 import weakref
-from collections.abc import Iterable
-from contextlib import suppress
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO, cast
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -39,6 +42,32 @@ def map_file(path: Path) -> mmap.mmap:
     return mapping
 
 
+NPY_ERRORS = (
+    *(SyntaxError, TokenError, TypeError, KeyError, EOFError, OverflowError, RecursionError),
+    *(BadZipFile, zlib.error),
+)
+
+
+@contextmanager
+def npy_errors() -> Iterator[None]:
+    """Raise whatever NumPy raises of a damaged .npy file, whose header it parses, as ValueError."""
+    try:
+        yield
+    except NPY_ERRORS as error:
+        raise ValueError(f"it is no .npy file ({type(error).__name__})") from None
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, in memory.
+
+    Raises:
+        ValueError: the file holds no array, or one of objects.
+    """
+    with npy_errors():
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    return array
+
+
 def map_array(path: Path) -> np.ndarray:
     """Map the array of an .npy file into memory.
 
@@ -46,7 +75,7 @@ def map_array(path: Path) -> np.ndarray:
         ValueError: the file holds no array, an array of objects or in column order, or less
             than its header says.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, npy_errors():
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"it is .npy of version {version}, not 1.0")

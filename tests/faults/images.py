@@ -387,7 +387,8 @@ def table_of(rows: Rows) -> pa.Table | None:
     table = pa.Table.from_arrays(columns, names=["image", name])
     if facts is not None:
         text = facts if isinstance(facts, str) else json.dumps(facts)
-        table = table.replace_schema_metadata({"huggingface": text})
+        data = text.encode("utf-8", "surrogatepass")
+        table = table.replace_schema_metadata({"huggingface": data})
     return table
 
 

@@ -178,7 +178,8 @@ class Trial:
         if not killed:
             self.actions.append("which was too late")
         checkpoints = (self.clone.path / "data/checkpoints").glob("*/last.ckpt")
-        self.checkpoint = killed and any(checkpoints)
+        # Where only DVC was killed, its stage goes on, and may end before the next one begins.
+        self.checkpoint = killed and any(checkpoints) and not self.strays()
 
     def compare(self, expected: dict[str, str]) -> None:
         """What must hold once the last run has ended."""
@@ -275,7 +276,9 @@ class Alone(Trial):
         self.watch(harm, process)
         code = self.processes.wait()
         done = code == 0 or self.refused_repetition(code)
-        refused = code == 2 and harm.size > 0 and "File too large" in self.text
+        # The sentence is cut too: what a command prints is in a file here.
+        is_cut = "File too large" in self.text or self.output.stat().st_size >= harm.size
+        refused = code == 2 and harm.size > 0 and is_cut
         self.count(harm, not done and not refused)
         if code == 0:
             self.compare(self.target.expected)

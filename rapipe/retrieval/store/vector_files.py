@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rapipe.errors import UserError, first_line
+from rapipe.errors import UserError
+from rapipe.io.memory_map import npy_errors
 from rapipe.retrieval.store.exporting import ROWS
 from rapipe.retrieval.store.rows import connect, translate_lance_errors
 
@@ -267,10 +268,5 @@ def _keys(column: pa.Array | pa.ChunkedArray) -> Keys:
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
     """Raise errors of a file's reader as one sentence."""
-    try:
-        with translate_lance_errors(path):
-            yield
-    except UserError:
-        raise
-    except (EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
+    with translate_lance_errors(path), npy_errors():
+        yield

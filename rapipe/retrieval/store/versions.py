@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rapipe.errors import UserError
+from rapipe.io import memory_map
 from rapipe.io.atomic import atomic_write
 from rapipe.io.tables import NoChecksum, checksummed_json, parse_checksummed
 from rapipe.retrieval.store.rows import Mask, Rows
@@ -145,8 +146,8 @@ class History:
         """Which of the table's rows (N,) belong to a version; later ones do not."""
         path = self.folder / f"{version}.npy"
         try:
-            bits = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            bits = memory_map.load_array(path)
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged ({error}): run rapipe embed") from None
         mask = np.zeros(rows, np.bool_)
         stored = np.unpackbits(bits)[:rows].astype(np.bool_)
