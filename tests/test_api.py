@@ -60,7 +60,7 @@ def test_the_quickstart_of_the_readme_runs_as_written(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells, one after the other; neighbours help, as its stored output says."""
     from matplotlib import pyplot

@@ -104,6 +104,7 @@ def test_a_class_is_removed_and_comes_back(project: Path) -> None:
     assert "only in all: 500 rows: 7 500, digits 500" in rapipe("store", "diff", "all", "without-7")
 
 
+@pytest.mark.ci
 def test_a_new_class_from_a_folder(project: Path, undrawn: None) -> None:
     rng = np.random.default_rng(0)
     for name, count in (("cross", 6), ("7", 3)):

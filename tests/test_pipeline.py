@@ -123,6 +123,7 @@ def test_a_smaller_k_is_the_beginning_of_a_larger(own: Params) -> None:
         train.run(own, knn(own))
 
 
+@pytest.mark.ci
 def test_stages_repeat_themselves(own: Params) -> None:
     """Corpus, encoder and a classifier, made again from the same seed, are the same bytes."""
     v = knn(own)
@@ -243,6 +244,7 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
             assert top1 == pytest.approx(row["top1"], abs=1e-6)
 
 
+@pytest.mark.ci
 def test_report_is_the_same_bytes_again(own: Params) -> None:
     before = hashes(paths.RESULTS)
     report.run(own)
@@ -385,6 +387,7 @@ def test_an_images_own_vector_goes_through(own: Params, undrawn: None) -> None:
     assert "which no k or bank makes another" in results.left_out[alone.name]
 
 
+@pytest.mark.ci
 def test_heavy_parts_can_be_left_out(own: Params, undrawn: None) -> None:
     text = Path("params.yaml").read_text()
     for key, value in (("swap_std", "[]"), ("poisoned", "[]"), ("attributed", "0")):

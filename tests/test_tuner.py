@@ -36,6 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner, "RATE_STEPS", 30)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_finders_leave_no_trace_and_resume_with_what_they_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -77,6 +78,7 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
     assert equal(state(given), state(module))
 
 
+@pytest.mark.slow
 def test_on_a_cpu_batches_end_with_what_a_step_may_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
