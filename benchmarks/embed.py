@@ -105,6 +105,7 @@ def make(count: int, encoder: str, width: int, stem: str, size: int) -> None:
     from rapipe.config.loading import load
     from rapipe.encoder.encoder import Encoder, EncoderSpec
     from rapipe.io.checksums import write_checksums
+    from rapipe.io.locations import write_locations
     from rapipe.pipeline.inputs import PARAMS
     from rapipe.records import SPLITS, Images
 
@@ -116,6 +117,8 @@ def make(count: int, encoder: str, width: int, stem: str, size: int) -> None:
         pixels = rng.integers(0, 256, (len(ids), SIDE, SIDE, 3), dtype=np.uint8)
         names = np.array(["made"] * len(ids))
         Images(ids, pixels, ids % 10, names, tuple("0123456789")).write(paths.split(split))
+    locations = {split: map(str, ids) for split, ids in zip(SPLITS, parts, strict=True)}
+    write_locations(paths.LOCATIONS, locations)
     params = load(paths.PARAMS)
     card = {"classes": list("0123456789"), "hash": "random", PARAMS: deciding.of_corpus(params)}
     paths.CORPUS_CARD.write_text(json.dumps(card))
