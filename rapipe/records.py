@@ -31,7 +31,7 @@ Similarities = npt.NDArray[np.float32]  # (Q, K), cosine
 
 Facts = dict[str, Any]
 
-VECTORS = "vectors.npy"
+VECTORS, IDS = "vectors.npy", "ids.npy"
 BLOCK = 8192
 """Vectors checked or written at once."""
 UNLABELLED = -1

@@ -26,6 +26,8 @@ from pydantic_core import PydanticCustomError
 
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
 """No value is converted, no key is ignored, and docstrings of fields are descriptions."""
+NO_ENCODER = "none"
+"""The encoder of a memory of imported vectors, if there is none."""
 MANY = 10**9
 """More than there is of anything: where a number is only a limit."""
 LISTED = 100

@@ -25,6 +25,7 @@ from rapipe.io.text import quoted
 from rapipe.specs import (
     LISTED,
     MANY,
+    NO_ENCODER,
     STRICT,
     Finite,
     FusionSpec,
@@ -45,8 +46,6 @@ NO_OBJECTIVE = "none"
 """The objective of an encoder that is taken as it is."""
 IMPORTED = "imported"
 """The objective of a memory whose vectors come from a file."""
-NO_ENCODER = "none"
-"""The encoder of such a memory, if there is none."""
 MOST_WEIGHTS = 2**28
 """Of the layers in `pretrain.head`: 1 GiB."""
 Several = Field(max_length=LISTED)

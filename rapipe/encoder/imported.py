@@ -16,12 +16,10 @@ from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
 from rapipe.io import memory_map, weights
 from rapipe.io.checksums import image_id
-from rapipe.records import Ids, Pixels, Vectors
+from rapipe.records import IDS, VECTORS, Ids, Pixels, Vectors
+from rapipe.specs import NO_ENCODER
 
-NO_ENCODER = "none"
-"""The backbone in the card of a memory without an encoder."""
 REMEDY = "run rapipe store import FILE"
-VECTORS, IDS = "vectors.npy", "ids.npy"
 
 
 class NoEncoderError(UserError):

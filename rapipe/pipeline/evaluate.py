@@ -9,7 +9,7 @@ import numpy as np
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.config import deciding
-from rapipe.config.schema import NO_ENCODER, Params, RetrievalParams
+from rapipe.config.schema import Params, RetrievalParams
 from rapipe.config.variants import Variant
 from rapipe.device import device
 from rapipe.encoder.imported import ImportedVectors, read_encoder
@@ -31,6 +31,7 @@ from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import Embeddings, Images
+from rapipe.specs import NO_ENCODER
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
 WRITES = (paths.EVIDENCE,)

@@ -14,7 +14,7 @@ from rapipe.config.schema import IMPORTED, Params
 from rapipe.encoder import checkpoints
 from rapipe.encoder.backbones import BACKBONES, PUBLISHED, Backbone
 from rapipe.encoder.encoder import EncoderSpec
-from rapipe.encoder.imported import NO_ENCODER, ImportedVectors
+from rapipe.encoder.imported import ImportedVectors
 from rapipe.io import weights
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
@@ -31,7 +31,7 @@ from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import check_memory
 from rapipe.pretraining.pretrain import PretrainedEncoder, pretrain, score_vectors
 from rapipe.progress import say
-from rapipe.specs import PretrainingRecipe
+from rapipe.specs import NO_ENCODER, PretrainingRecipe
 from rapipe.training.callbacks import Row, without_nan
 from rapipe.training.precision import precision_of
 

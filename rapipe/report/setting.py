@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rapipe.evaluation.results import Row
-from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.specs import NO_ENCODER, FusionSpec, TrainingRecipe
 
 TRICKS = (
     *("accumulate", "average", "clip", "label_smoothing", "mixup", "patience", "schedule"),
@@ -69,7 +69,7 @@ def encoder_words(spec: Mapping[str, Any], published: Mapping[str, Any], trainin
         published: where its initial weights are from: init, revision, licence; empty if random.
         training: what was trained here.
     """
-    if spec["backbone"] == "none":
+    if spec["backbone"] == NO_ENCODER:
         return "none: the vectors were imported"
     words = f"{spec['backbone']} of width {spec['width']} {training}"
     if not published:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
-from rapipe.config.schema import NO_ENCODER
 from rapipe.errors import UserError
 from rapipe.io.atomic import part_path
 from rapipe.io.text import expand_home
@@ -25,6 +24,7 @@ from rapipe.records import UNLABELLED
 from rapipe.retrieval import store as edits
 from rapipe.retrieval.store import Manifest, Rows, Store
 from rapipe.retrieval.store.selection import Selection
+from rapipe.specs import NO_ENCODER
 
 
 def open_store() -> Store:

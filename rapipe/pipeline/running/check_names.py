@@ -30,7 +30,6 @@ from rapipe.config.names import (
     ClassifierName,
 )
 from rapipe.config.schema import (
-    NO_ENCODER,
     Params,
     PretrainParams,
     RetrievalParams,
@@ -49,6 +48,7 @@ from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import check_k
 from rapipe.retrieval.strategies import STRATEGIES
+from rapipe.specs import NO_ENCODER
 
 COPIES = "/.dvc/tmp/exps/"
 """Where `dvc exp run` puts copies of a project."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io.checksums import sha256
-from rapipe.records import VECTORS, Ids, Vectors
+from rapipe.records import IDS, VECTORS, Ids, Vectors
 from rapipe.retrieval.store.image_paths import AMBIGUOUS, UNKNOWN, ImagePaths
 from rapipe.retrieval.store.vector_files import (
     ID_NAMES,
@@ -29,7 +29,6 @@ from rapipe.retrieval.store.vector_files import (
     VectorFile,
 )
 
-IDS = "ids.npy"
 KEYS = ("id", "path", "row")
 UNIT = 1e-6
 """The squared length of a unit vector in float32 is so close to 1: such a vector stays as it is."""
