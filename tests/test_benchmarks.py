@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -26,3 +27,35 @@ def test_a_benchmark_runs(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_memories_are_compared_with_classifiers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import memories
+    from benchmarks.methods import rows_of
+
+    monkeypatch.setattr(memories, "WORK", tmp_path)
+    for name in ("MEMORIES", "CLASSIFIERS"):
+        monkeypatch.setattr(memories, name, tmp_path / f"{name}.csv")
+    overrides = {
+        **memories.GRID,
+        **memories.CASES["random weights"],
+        "classifiers.backbones": ["perceiver"],
+        "corpus.sources": [{"kind": "digits", "limit": 0.1}],
+        "train.epochs": 1,
+        "train.width": 8,
+    }
+    for _ in range(2):  # what has a row is not run again
+        memories.measure("random weights", "cifar10", overrides, seeds=1)
+    (memory,) = rows_of(memories.MEMORIES)
+    assert 0.1 < float(memory["vote_noise_0"]) < 1
+    assert 0 < float(memory["recall_noise_0.2"]) < float(memory["recall_noise_0.1"]) < 1
+    classifiers = rows_of(memories.CLASSIFIERS)
+    assert [row["retrieval"] for row in classifiers] == ["none", "self", "sampled", "knn"]
+    assert {row["memory"] for row in classifiers[1:]} == {"random weights"}
+    assert classifiers[0]["memory"] == memories.ANY
+    table = "\n".join(memories.tables())
+    assert "| random weights |" in table
+    assert "perceiver on CIFAR-10" in table
