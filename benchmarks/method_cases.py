@@ -77,6 +77,7 @@ FROZEN = "resnet18+pretrained+frozen"
 FEW_LABELS: Overrides = {"label_fraction": 0.1, "epochs": 20}
 STRATEGIES = (
     *("sampled", "knn", "class-balanced", "diverse", "hard", "replay", "self", "self+knn"),
+    "prioritised-replay",
 )
 PERCEIVER: Overrides = {"classifiers.backbones": ["perceiver"]}
 CASES = (

@@ -194,7 +194,9 @@ def lines_of(kind: str, name: str, source: str, columns: int) -> Iterator[str]:
 UNMEASURED = {
     "+checkpoint": "as `+pretrained`, where the checkpoint is our own encoder",
     "cross-attention": "as all with neighbours in the other tables",
+    **dict.fromkeys(("ddpm", "acgan"), "[generation.md](generation.md)"),
     **dict.fromkeys(("csv", "tensorboard", "wandb", "wandb-offline"), "changes no result"),
+    "deterministic": "on a CPU changes no result",
 }
 """What stands where there is nothing to measure."""
 ENCODER_COLUMNS = ("digits kNN", "digits linear", "CIFAR-10 kNN", "CIFAR-10 linear")

@@ -8,6 +8,7 @@ precision that `train.precision: auto` chooses:
 
 - ours: `fit`, as `rapipe pretrain` calls it: Lightning, views on whole batches, optimiser,
   momentum encoder;
+- ours, deterministic: the same with `train.deterministic`;
 - ours without Lightning: the same steps in a loop, for what Lightning costs;
 - lightly: the same network, heads, loss and optimiser in a loop, fed by lightly's
   `BYOLTransform` (no blur, no solarisation: as our views) through a DataLoader with a worker
@@ -96,6 +97,7 @@ def main() -> None:
         "lightning, share of a step": round(
             1 - ratio(best["ours without Lightning"], best["ours"]), 3
         ),
+        "deterministic, slower by": round(ratio(best["ours, deterministic"], best["ours"]) - 1, 3),
         "seconds of an epoch's steps": round(ours, 1),
         f"hours of the steps of {EPOCHS} epochs": round(ours * EPOCHS / 3600, 2),
         "targets": [
@@ -112,7 +114,10 @@ def readable(result: Result, rates: dict[str, dict[str, list[float]]]) -> list[s
     for precision, by_peer in rates.items():
         lines.append(f"\nimages a second in {precision}")
         lines += [f"{peer:28}{spread(values, digits=0):>28}" for peer, values in by_peer.items()]
-    for name in ("precision chosen", "lightning, share of a step", "seconds of an epoch's steps"):
+    for name in (
+        *("precision chosen", "lightning, share of a step", "deterministic, slower by"),
+        "seconds of an epoch's steps",
+    ):
         lines.append(f"{name}: {result[name]}")
     return lines
 
@@ -142,6 +147,7 @@ class Peers:
         """By name."""
         return {
             "ours": lambda: self.ours(precision),
+            "ours, deterministic": lambda: self.ours(precision, exact=True),
             "ours without Lightning": lambda: self.loop(precision, self.our_loss, WARM_UP),
             "lightly": lambda: self.loop(precision, self.lightly_loss, WARM_UP + prefetched()),
             "bare": lambda: self.bare(precision),
@@ -172,10 +178,11 @@ class Peers:
             objective, images, Preprocess(SIDE, MEAN, STD), recipe, seed=0, weights=np.ones(n)
         )
 
-    def ours(self, precision: Any) -> float:
+    def ours(self, precision: Any, exact: bool = False) -> float:
         """`fit`, between the end of the warm-up and the end of the last step."""
         from pytorch_lightning.callbacks import Callback
 
+        from rapipe.device import deterministic
         from rapipe.training.loop import fit
 
         class StepTimer(Callback):
@@ -187,7 +194,7 @@ class Peers:
                 self.seconds = now() - self.start
 
         timer = StepTimer()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, deterministic(exact):
             fit(self.module(), [timer], Path(folder) / "checkpoints", precision)
         return timer.seconds / STEPS
 

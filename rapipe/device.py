@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from contextlib import AbstractContextManager, suppress
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+
+from rapipe.progress import say
 
 Precision = Literal["bf16", "fp32"]
 """bfloat16 autocast, or plain float32. Embedding and evaluation are always float32."""
@@ -15,6 +21,8 @@ Precision = Literal["bf16", "fp32"]
 SHARE = 0.25
 """Share of the free memory of a device that one array may occupy."""
 UNKNOWN_MEMORY = 4 << 30
+NOT_DETERMINISTIC = r"(?s)(\S+) does not have a deterministic implementation|.*not deterministic"
+"""How torch's warnings of an operation begin."""
 
 torch.backends.cudnn.allow_tf32 = False
 # torch lets GPUs round what convolutions multiply to 10 bits (TF32). Vectors are searched and
@@ -24,6 +32,48 @@ torch.backends.cudnn.allow_tf32 = False
 def device() -> torch.device:
     """The first GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fork_rng() -> AbstractContextManager[None]:
+    """Within it torch may draw random numbers, and those after it are as if it had not."""
+    return torch.random.fork_rng([0] if device().type == "cuda" else [])
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Takes algorithms that give the same bits each time, where torch has them; they are slower.
+
+    On a GPU sums else come in any order. Of each operation that has no such algorithm a
+    sentence is said once, and it runs as it is. Nothing changes unless `enabled`.
+
+    Source: Zhuang et al., "Randomness In Neural Network Training: Characterizing The Impact of
+    Tooling", MLSys 2022.
+    """
+    if not enabled:
+        yield
+        return
+    names, cudnn = set[str](), torch.backends.cudnn
+    mode, flags = torch.get_deterministic_debug_mode(), (cudnn.deterministic, cudnn.benchmark)
+
+    def tell(message: Any, category: Any, *place: Any, **more: Any) -> None:
+        match = re.match(NOT_DETERMINISTIC, str(message))
+        if match is None:
+            show(message, category, *place, **more)
+        elif (name := match[1] or "an operation of cuBLAS") not in names:
+            names.add(name)
+            say(f"{name} has no deterministic algorithm here, so results may differ in last digits")
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", NOT_DETERMINISTIC, UserWarning)
+        show, warnings.showwarning = warnings.showwarning, tell
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            torch.set_deterministic_debug_mode(mode)
+            cudnn.deterministic, cudnn.benchmark = flags
 
 
 def memory_budget(device: torch.device) -> int:

@@ -13,8 +13,11 @@ from typing import Any
 from rapipe.batches.transforms import VIEWS
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
+from rapipe.device import deterministic
 from rapipe.encoder.backbones import BACKBONES, FAMILIES
 from rapipe.errors import UserError
+from rapipe.evaluation.measures.attribution_maps.methods import METHODS as MAPS
+from rapipe.generation import GENERATORS
 from rapipe.pretraining.objectives import OBJECTIVES
 from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.retrieval.strategies import STRATEGIES
@@ -78,10 +81,12 @@ TRICKS: dict[str, Callable[..., Any]] = {
     "warmup": warmup,
     "label_smoothing": label_smoothing,
     "mixup": mixup,
+    "deterministic": deterministic,
 }
-"""Those that are asked for by a number, by their key in `params.yaml`; the others have tables."""
+"""Those that are no choice among names, by their key in `params.yaml`; the others have tables."""
 
 TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    ("generator", "generate.method", GENERATORS),
     ("objective", "pretrain.objective", OBJECTIVES),
     ("optimiser", "pretrain.optimiser", OPTIMISERS),
     ("views", "pretrain.views, train.augment", VIEWS),
@@ -101,6 +106,7 @@ TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("trick", "train", TRICKS),
     ("setting", "", SETTINGS),
     ("logger", "train.loggers", LOGGERS),
+    ("map", "rapipe attribute --method", MAPS),
 )
 KINDS = tuple(dict.fromkeys(kind for kind, _, _ in TABLES))
 

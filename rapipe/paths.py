@@ -4,6 +4,8 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 DVC = Path(".dvc")
+COPIES = "/.dvc/tmp/exps/"
+"""Where in a project `dvc exp run --temp` and `--queue` put copies of it."""
 DATA = Path("data")
 CHECKED = Path("data/checked")
 """Says that params.yaml has been checked."""
@@ -17,12 +19,24 @@ QUERIES = CACHE / "queries"
 """Embeddings of noisy test images, by what they were made from."""
 INITIAL_CACHE = CACHE / "initial"
 """Weights to start from that have been made before, by what they were made from."""
+GENERATED = Path("data/generated")
+"""Images that were generated from the training images; nothing where no source has them."""
+GENERATED_CARD = GENERATED / "card.json"
+GENERATED_IMAGES = GENERATED / "images.arrow"
+GENERATED_SHEET = GENERATED / "sheet.png"
+REVERSE = GENERATED / "reverse.png"
+"""How images come out of noise; only diffusion has such steps."""
+REVERSE_FILM = GENERATED / "reverse.gif"
 CORPUS = Path("data/corpus")
 CORPUS_CARD = CORPUS / "card.json"
 LOCATIONS = CORPUS / "locations.csv"
 """Which file or row each image came from."""
 CONTACT_SHEET = CORPUS / "sheet.png"
 ENCODER = Path("data/encoder")
+ENCODER_EPOCHS = ENCODER / "epochs"
+"""Encoders that were kept on the way, in folders by epoch; none where none was."""
+ENCODER_PICTURES = ENCODER / "pictures.safetensors"
+"""Attention maps and reconstructions of a few validation images; only of some encoders."""
 VECTORS = Path("data/vectors")
 """Imported vectors of the images; DVC watches it."""
 VECTORS_CARD = VECTORS / "card.json"
@@ -42,8 +56,11 @@ EVIDENCE = Path("data/evidence")
 """For each classifier, what it made of every test image, and what each row of memory did."""
 BASELINE_ANSWERS = EVIDENCE / "baselines"
 """What the encoder's baselines made of every test image."""
+RATES = "learning_rate.csv"
+"""What the learning rate of a classifier was found on, beside its weights."""
 PREDICTIONS = "predictions.arrow"
 INFLUENCE = "rows.csv"
+MAPS = "maps.arrow"
 PRECISION = Path("data/precision.json")
 """How much faster bfloat16 was measured to be here, where the user's cache cannot keep it."""
 COSTS = Path("data/costs")
@@ -56,6 +73,11 @@ CHECKPOINTS = Path("data/checkpoints")
 RESULTS = Path("results")
 PRETRAINING = RESULTS / "pretraining"
 RUNS = RESULTS / "runs"
+KEPT = RESULTS / "kept"
+"""Every result by its setting; no output, since DVC deletes outputs before it makes others."""
+DOWNSTREAM = RESULTS / "downstream"
+"""Accuracy by epoch of pretraining, a file an encoder; no output, since several are compared."""
+ABLATIONS = RESULTS / "ablations"
 FIGURES = RESULTS / "figures"
 TABLE = RESULTS / "results.csv"
 CLAIMS = RESULTS / "claims.csv"
@@ -66,18 +88,25 @@ PAGE = RESULTS / "index.html"
 BASELINES = RESULTS / "baselines.json"
 """What the memory's encoder knows by itself."""
 LEAKAGE = RESULTS / "leakage.json"
+QUALITY = RESULTS / "quality.json"
+"""How like the real images the generated ones are."""
+MEMORISATION = RESULTS / "memorisation.csv"
+"""Generated images, each with the nearest training image."""
 DUPLICATES = RESULTS / "duplicates.csv"
 """Test images that are nearly copies of one in the memory."""
 LABEL_ERRORS = RESULTS / "label_errors.csv"
 """Images whose label is possibly wrong."""
 
 MADE_BY = {
+    GENERATED: "generate",
     CORPUS: "corpus",
     ENCODER: "pretrain",
     VECTORS: "store import",
     PRETRAINING: "pretrain",
     NEIGHBOURS: "prefetch",
     LEAKAGE: "audit",
+    QUALITY: "audit",
+    MEMORISATION: "audit",
     DUPLICATES: "audit",
     LABEL_ERRORS: "audit",
     INITIAL: "initialise",
@@ -86,6 +115,8 @@ MADE_BY = {
     BASELINE_ANSWERS: "baselines",
     EVIDENCE: "eval",
     RUNS: "eval",
+    KEPT: "eval",
+    DOWNSTREAM: "downstream",
 }
 """The command that makes what lies there."""
 

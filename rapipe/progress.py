@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rapipe.errors import printable
 
@@ -55,6 +56,14 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
         cells = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
         table.add_row(*map(printable, cells))
     console().print(table)
+
+
+def show(rows: Any, as_json: bool) -> None:
+    """Print rows with the same keys as JSON, or as a table, where None is an empty cell."""
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:

@@ -100,8 +100,8 @@ class PretrainingRecipe:
     """How an encoder is pretrained."""
 
     objective: str = "byol"
-    """byol | simclr | moco | simsiam | barlow-twins | vicreg | dino | mae | supervised | none
-    (as it is) | imported"""
+    """byol | simclr | simclr-v2 | moco | simsiam | barlow-twins | vicreg | dino | mae |
+    supervised | none (as it is) | imported"""
     views: str = "affine"
     """augmentation of the two views: affine (glyphs) | crop (photographs) | noisy-crop | shift |
     flip"""
@@ -109,15 +109,19 @@ class PretrainingRecipe:
     """widths of the projection head's layers: [128] is linear, [512, 128] an MLP;
     [] = the objective's own"""
     temperature: Annotated[Finite, ZeroOr(0.001, 100)] = 0.0
-    """tau of simclr and moco; 0 = the objective's own"""
+    """tau of simclr, simclr-v2 and moco; 0 = the objective's own"""
+    local_crops: Annotated[int, Field(ge=0, le=100)] = 0
+    """small crops of each image that dino's student sees beside the two views: 8 in its paper"""
     optimiser: str = "sgd"
-    """sgd | adamw | lars"""
+    """sgd | adam | adamw | lars"""
     epochs: Epochs = 18
     """passes over the training images"""
     batch_size: BatchSize = 64
     """images a step"""
     learning_rate: Annotated[Finite, more_than_zero(100)] = 0.2
     """peak of the one-cycle schedule"""
+    keep_every: LimitOrNone = 0
+    """epochs between two encoders that are kept, for rapipe downstream; 0 = the last one alone"""
     accumulate: ClassVar[int] = 1
     clip: ClassVar[float] = 0.0
     average: ClassVar[str] = "none"
@@ -125,6 +129,37 @@ class PretrainingRecipe:
     tune: ClassVar[tuple[str, ...]] = ()
     measure_every: ClassVar[int] = 1
     """What `TrainingRecipe` may change, and pretraining never does."""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
+class GenerationRecipe:
+    """How a generator of labelled images is trained, and how many it makes."""
+
+    method: str = "ddpm"
+    """what the images of the source `generated` are made by: ddpm | acgan"""
+    images: Limit = 100
+    """of each class"""
+    width: Width = 32
+    """channels of the generator's first stage, a multiple of 4"""
+    epochs: Epochs = 30
+    """passes over the labelled training images"""
+    batch_size: BatchSize = 32
+    """images a step"""
+    learning_rate: Annotated[Finite, more_than_zero(1)] = 0.001
+    """peak of Adam's one-cycle schedule"""
+    guidance: Annotated[Finite, Field(ge=0, le=100)] = 1.0
+    """of ddpm: weight w of classifier-free guidance; 0 = none"""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """of ddpm: how the diffusion is reversed: ddpm (each step adds noise) | ddim (none does)"""
+    steps: Annotated[int, at_least(1, 1000)] = 25
+    """of ddpm: steps of the reverse process; it was trained on 1000"""
+    accumulate: ClassVar[int] = 1
+    clip: ClassVar[float] = 1.0
+    average: ClassVar[str] = "ema"
+    patience: ClassVar[int] = 0
+    tune: ClassVar[tuple[str, ...]] = ()
+    measure_every: ClassVar[int] = 1
+    """What `TrainingRecipe` may change, and this training never does."""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -169,6 +204,8 @@ class TrainingRecipe:
     """of pretraining too: auto (bf16 where it is faster) | bf16 | fp32"""
     compile: Annotated[bool, UNCOMPARED] = False
     """whether torch compiles the networks, of pretraining too: minutes before the first step"""
+    deterministic: Annotated[bool, UNCOMPARED] = False
+    """whether a GPU gives the same bits each time, in pretraining too; slower"""
 
 
 def deciding(spec: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from rapipe import __version__, paths
 from rapipe.config import presets
-from rapipe.config.schema import SourceParams
+from rapipe.config.corpus_params import SourceParams
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
 from rapipe.io.tables import parse_checksummed, read_json, read_numbers

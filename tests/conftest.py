@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -128,6 +129,7 @@ def make_tiny(folder: Path) -> Params:
         corpus,
         embed,
         evaluate,
+        generate,
         initialise,
         prefetch,
         pretrain,
@@ -139,12 +141,51 @@ def make_tiny(folder: Path) -> Params:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (check, corpus, pretrain, embed, prefetch, audit, baselines, initialise):
+        for stage in (check, generate, corpus, pretrain, embed, prefetch):
+            stage.run(params)
+        for stage in (audit, baselines, initialise):
             stage.run(params)
         for variant in variants(params):
             train.run(params, variant)
             evaluate.run(params, variant)
         report.run(params)
+    return params
+
+
+@pytest.fixture(scope="session")
+def with_generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    """A folder with a few images of three classes, and a corpus of them and generated ones."""
+    return shared(tmp_path_factory, "with_generated", make_generated)
+
+
+def make_generated(folder: Path) -> Params:
+    """Run the stages up to the corpus in a folder."""
+    from PIL import Image
+
+    from rapipe.config.corpus_params import SourceParams
+    from rapipe.pipeline import corpus, generate
+
+    for image, label in zip(make_images(60).pixels, np.arange(60) % 3, strict=True):
+        file = folder / f"images/{'abc'[label]}/{len(list(folder.glob('images/*/*')))}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        presets.write("tiny", Path("params.yaml"))
+        params = load(Path("params.yaml"))
+        sources = (
+            SourceParams(kind="folder", path="images"),
+            SourceParams(kind="generated", role="both", weight=0.0),
+        )
+        made = {"method": "acgan", "images": 4, "width": 4, "epochs": 1, "batch_size": 16}
+        params = dataclasses.replace(
+            params,
+            corpus=dataclasses.replace(params.corpus, sources=sources),
+            generate=dataclasses.replace(params.generate, **made),
+            train=dataclasses.replace(params.train, precision="fp32"),
+        )
+        generate.run(params)
+        corpus.run(params)
     return params
 
 

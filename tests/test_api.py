@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, make_images, make_spec
 from PIL import Image
 
@@ -196,6 +197,28 @@ def test_training_leaves_out_images_without_a_label() -> None:
     assert trained.history[-1]["images_seen"] == 12
     assert set(trained.history[-1]) >= {"train_top1", "validation_top1"}
     assert "test_top1_not_for_selection" not in trained.history[-1]
+
+
+def test_a_test_split_changes_nothing_of_a_training() -> None:
+    """Its measurements, with neighbours too, draw no random number of the training's."""
+    splits = {"train": make_images(24), "validation": make_images(6, seed=1)}
+    recipe = TrainingRecipe(epochs=2, batch_size=8, probe_every=1, precision="fp32")
+    source, network = retriever(), rapipe.EncoderSpec.of(splits["train"], "alexnet", width=4)
+    histories, weights = [], []
+    for images in (splits, {**splits, "test": make_images(9, seed=2)}):
+        neighbours = {split: source.retrieve(part) for split, part in images.items()}
+        options = {"network": network, "recipe": recipe}
+        trained = rapipe.train_classifier(images, neighbours, source.bank, **options)
+        histories.append(trained.history)
+        weights.append(trained.classifier.state_dict())
+    for without, with_test in zip(*histories, strict=True):
+        assert without.items() < with_test.items()
+        assert {*with_test} - {*without} == {
+            "test_top1_not_for_selection",
+            "test_loss_not_for_selection",
+        }
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
 
 
 def test_the_same_seed_trains_the_same_classifier() -> None:

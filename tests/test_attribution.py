@@ -10,7 +10,7 @@ from follower import CLASSES, Follower, K
 
 from rapipe import metrics
 from rapipe.batches.loader import CPU
-from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.classifier import Classifier, head_entropy
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.evaluation.measures import attribution
 
@@ -72,6 +72,42 @@ def test_attention_and_effect_are_those_of_a_loop(
             assert found.effect[i, j] == pytest.approx(every - left, abs=1e-6)
 
 
+def test_entropy_is_of_each_head_and_not_of_their_mean() -> None:
+    """Two heads that each attend to one neighbour, but to different ones, spread nothing."""
+    sharp = torch.zeros(1, 3, 2, 4)  # (B, H, T, K)
+    sharp[0, 0, :, 1] = sharp[0, 1, :, 2] = 1
+    sharp[0, 2] = 0.1  # a gate has the rest
+    assert head_entropy(sharp).tolist() == [[0, 0, pytest.approx(1)]]
+    mixed = torch.tensor([[[[0.5, 0.5, 0, 0], [0, 1.0, 0, 0]]]])
+    assert head_entropy(mixed).tolist() == [[pytest.approx(0.25)]]  # over tokens: 1/2 and 0
+
+
+@pytest.mark.parametrize("own_vector", [False, True])
+def test_entropy_of_each_head_is_that_of_a_loop(own_vector: bool) -> None:
+    """By stage; of an image's own vector nothing counts."""
+    from scipy.stats import entropy
+
+    network, images, bank = real(backbone="perceiver"), make_images(5), make_embeddings(20)
+    there = DeviceBank(bank, CLASSES, CPU)
+    indices = np.array([np.random.default_rng(i).permutation(20)[:K] for i in range(5)], np.int32)
+    vectors = make_embeddings(5, seed=7).vectors if own_vector else None
+    weights: list[torch.Tensor] = []
+    for fusion in network.fusions:
+        fusion.register_forward_hook(lambda f, inputs, _: weights.append(f.weights(*inputs)))
+    network.predict(images.pixels, there, indices, vectors)
+    found = attribution.attribute(
+        network, images.pixels, images.labels, there, indices, vectors
+    ).head_entropy
+    assert len(found) == len(network.fusions) == 2
+    for stage, (entropies, attention) in enumerate(zip(found, weights, strict=False)):
+        slow = [
+            [np.mean([entropy(token[-K:]) for token in head]) for head in image]
+            for image in attention.numpy()[:5]
+        ]
+        np.testing.assert_allclose(entropies, np.array(slow) / np.log(K), rtol=1e-4)
+        assert np.ptp(entropies.mean(axis=0)) > 1e-4, stage  # heads differ
+
+
 def test_a_lone_neighbour_is_compared_with_none() -> None:
     network, images, bank = real(), make_images(4), make_embeddings(20)
     there, indices = DeviceBank(bank, CLASSES, CPU), np.arange(4, dtype=np.int32)[:, None]
@@ -81,5 +117,5 @@ def test_a_lone_neighbour_is_compared_with_none() -> None:
     none = metrics.softmax(network.predict(images.pixels))[own]
     np.testing.assert_allclose(found.effect[:, 0], every - none, atol=1e-6)
     facts = attribution.summary(found, 0)
-    assert facts["attention_entropy"] == 0
+    assert facts["attention_entropy_by_head"] == []  # of one there is no spread
     assert "agreement" not in facts  # of one there is no order

@@ -59,3 +59,42 @@ def test_memories_are_compared_with_classifiers(
     table = "\n".join(memories.tables())
     assert "| random weights |" in table
     assert "perceiver on CIFAR-10" in table
+
+
+@pytest.mark.slow
+def test_generated_images_are_compared_by_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import generated
+    from benchmarks.methods import rows_of
+
+    monkeypatch.setattr(generated, "WORK", tmp_path)
+    for name in ("GENERATORS", "CLASSIFIERS"):
+        monkeypatch.setattr(generated, name, tmp_path / f"{name}.csv")
+    monkeypatch.setattr(generated, "OF_ACGAN", {"generate.learning_rate": 0.0005})
+    overrides = {
+        **generated.GRID,
+        "classifiers.backbones": ["perceiver"],
+        "corpus.sources": [{"kind": "digits", "limit": 0.1}],
+        "generate.images": 3,
+        "generate.width": 4,
+        "generate.epochs": 1,
+        "pretrain.epochs": 1,
+        "train.epochs": 1,
+        "train.width": 8,
+    }
+    for _ in range(2):  # what has a row is not run again
+        for method in ("none", "acgan"):
+            generated.measure("digits", method, overrides, seeds=1)
+    (generator,) = rows_of(generated.GENERATORS)
+    assert float(generator["fid_generated"]) > float(generator["fid_training"]) > 0
+    rows = [(row["role"], row["retrieval"]) for row in rows_of(generated.CLASSIFIERS)]
+    assert rows == [
+        *(("neither", "none"), ("neither", "knn")),
+        *(("training", "none"), ("training", "knn")),
+        *(("memory", "knn"), ("both", "knn")),
+    ]
+    table = "\n".join(generated.tables())
+    assert "| neither | " in table
+    assert "| both, acgan | " in table
+    assert "&ndash;" not in table

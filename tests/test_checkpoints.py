@@ -16,13 +16,16 @@ from conftest import make_spec
 from lightly.models import ResNetGenerator
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from timm.models import mlp_mixer
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.tnt import TNT
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from rapipe.classifier.classifier import Classifier
 from rapipe.encoder.backbones import Backbone, Fuse, build, no_fusion
 from rapipe.encoder.checkpoints import check, fill, read
+from rapipe.encoder.checkpoints.resampling import grid_map, resample_mixer
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io import weights
@@ -264,6 +267,136 @@ def test_swins_relative_positions_are_resampled() -> None:
     assert (slope.diff(dim=0) > 0.5).all()
     torch.testing.assert_close(slope, slope[:, :1].expand(7, 7))
     assert "bias_table and 1 more; left out: head (2), layers (1)" in summary
+
+
+def slow_images(side: int, count: int = 4) -> Tensor:
+    """Images that vary slowly, over many tokens at any size: the same ones at every size."""
+    coarse = torch.randn(count, 3, 2, 2, generator=torch.Generator().manual_seed(3))
+    large = nn.functional.interpolate(coarse, (224, 224), mode="bicubic")
+    return nn.functional.interpolate(large, (side, side), mode="bicubic", antialias=True)
+
+
+def likeness(one: Tensor, other: Tensor) -> float:
+    """Least cosine similarity of features, less their mean over the images."""
+    centred = (one - one.mean(0), other - other.mean(0))
+    return float(nn.functional.cosine_similarity(*centred).min())
+
+
+def without_resampling(backbone: Backbone, state: dict[str, Tensor]) -> Backbone:
+    """A control: what has another shape stays random."""
+    own = without_net(backbone.state_dict())
+    fits = {n: state[n] if state[n].shape == t.shape else t for n, t in own.items()}
+    backbone.load_state_dict({f"net.{n}": t for n, t in fits.items()})
+    return backbone
+
+
+MIXERS: dict[str, tuple[Any, Any, Any]] = {
+    "mixer": (mlp_mixer.MixerBlock, mlp_mixer.Mlp, (0.5, 4.0)),
+    "gmixer": (mlp_mixer.MixerBlock, mlp_mixer.GluMlp, (1.0, 4.0)),
+    "resmlp": (mlp_mixer.ResBlock, mlp_mixer.Mlp, 4),
+    "gmlp": (mlp_mixer.SpatialGatingBlock, mlp_mixer.GatedMlp, 4),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", MIXERS)
+def test_what_mixes_tokens_is_resampled(family: str) -> None:
+    """At its own size it is the same network; at others it computes alike what varies slowly."""
+
+    def net(image: int, patch: int) -> Any:
+        torch.manual_seed(image)
+        block, layer, ratio = MIXERS[family]
+        sizes = {"embed_dim": 32, "num_blocks": 2, "num_classes": 0, "mlp_ratio": ratio}
+        return mlp_mixer.MlpMixer(
+            img_size=image, patch_size=patch, block_layer=block, mlp_layer=layer, **sizes
+        ).eval()
+
+    pretrained = net(112, 16)  # 7 x 7 tokens
+    for name, tensor in pretrained.state_dict().items():
+        if name.endswith("bias") or "gate.proj" in name or ".ls" in name:
+            nn.init.normal_(tensor, std=0.3)  # which timm has near 0, so that it would not show
+    state, expected = pretrained.state_dict(), pretrained(slow_images(112))
+    for image, patch, least in ((112, 16, 1.0), (56, 8, 0.97), (64, 8, 0.9), (32, 4, 0.9)):
+        backbone = Wrapped(net(image, patch), 32)
+        summary = fill(backbone, below("model.", state), "mixer.pth")
+        features = backbone(slow_images(image))
+        assert likeness(features, expected) >= least - 1e-6, (image, patch)
+        control = without_resampling(Wrapped(net(image, patch), 32), state)
+        if patch != 16:
+            assert likeness(control(slow_images(image)), expected) < 0.6, (image, patch)
+        assert ("resampled" in summary) is (patch != 16)
+        if patch == 16:
+            assert torch.equal(features, expected)
+            assert all(torch.equal(t, state[n]) for n, t in backbone.net.state_dict().items())
+
+
+def test_maps_between_grids_of_tokens() -> None:
+    """A constant stays one, a slope stays one; a layer reads and gives tokens of the new grid."""
+    slope = torch.linspace(0, 1, 7).repeat(7)
+    for other in (4, 8, 14):
+        there = grid_map(49, other**2)
+        torch.testing.assert_close(there.sum(1), torch.ones(other**2))
+        rows = (there @ slope).reshape(other, other)
+        torch.testing.assert_close(rows, rows[:1].expand(other, other))
+        assert (rows[0].diff() > 0.4 / other).all()
+    assert torch.equal(grid_map(49, 49), torch.eye(49))
+    state = {"linear_tokens.weight": torch.randn(49, 49), "linear_tokens.bias": torch.randn(49)}
+    state["fc.weight"] = torch.randn(49, 49)  # of no tokens
+    shapes = ((64, 64), (64,), (64, 64))
+    targets = {n: torch.empty(s) for n, s in zip(state, shapes, strict=True)}
+    new, x = resample_mixer(state, targets), torch.randn(64)
+    read = state["linear_tokens.weight"] @ (grid_map(64, 49) @ x) + state["linear_tokens.bias"]
+    given = new["linear_tokens.weight"] @ x + new["linear_tokens.bias"]
+    torch.testing.assert_close(given, grid_map(49, 64) @ read, rtol=1e-4, atol=1e-4)
+    assert new["fc.weight"] is state["fc.weight"]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["mixer_s16_224", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+)
+def test_a_file_of_a_model_for_224_pixels_serves_32_and_64(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pretrained = timm.create_model(name, num_classes=0).eval()
+    path = str(tmp_path / "weights.pth")
+    torch.save(pretrained.state_dict(), path)
+    expected = pretrained(slow_images(224))
+    for size in (224, 64, 32):
+        stem = "imagenet" if size == 224 else "cifar"
+        backbone = build(f"timm:{name}", 64, stem, size).eval()
+        if size < 224:
+            control = without_resampling(backbone, pretrained.state_dict())
+            assert likeness(control(slow_images(size)), expected) < 0.3, size
+        fill(backbone, read(path), path)
+        features = backbone(slow_images(size))
+        if size == 224:
+            torch.testing.assert_close(features, expected)
+        assert likeness(features, expected) > 0.8, size
+
+
+def test_tnt_keeps_its_patches_and_resamples_their_positions() -> None:
+    """Its inner patches are of so many pixels; positions of its patches are resampled."""
+    sizes: dict[str, Any] = {"embed_dim": 24, "inner_dim": 8, "depth": 1, "num_classes": 0}
+    sizes |= {"num_heads_inner": 2, "num_heads_outer": 2}
+    state = TNT(64, 16, **sizes).state_dict()
+    small = Wrapped(TNT(32, 16, **sizes), 24)
+    assert "resampled to this image and patch size: patch_pos;" in fill(small, state, "tnt.pth")
+    pixels = {n: t for n, t in state.items() if not n.startswith("patch_pos")}
+    assert all(torch.equal(small.net.state_dict()[n], t) for n, t in pixels.items())
+
+
+@pytest.mark.slow
+def test_what_would_work_for_tnt_is_said() -> None:
+    with torch.device("meta"):
+        state = timm.create_model("tnt_s_patch16_224", num_classes=0).state_dict()
+        backbone = build("timm:tnt_s_patch16_224", 64, "cifar", 32)
+    message = (
+        "not all that depends on the size of patches can be resampled: set `stem` to imagenet "
+        "and `image_size` to 32, or"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        fill(backbone, state, "tnt.pth")
 
 
 @torch.no_grad()

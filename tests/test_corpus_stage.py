@@ -16,8 +16,9 @@ from PIL import Image
 
 from rapipe import paths
 from rapipe.config import presets
+from rapipe.config.corpus_params import SourceParams
 from rapipe.config.loading import load
-from rapipe.config.schema import Params, SourceParams
+from rapipe.config.schema import Params
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import corpus, describe

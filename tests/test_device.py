@@ -9,11 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from conftest import ROOT
 
+from rapipe.device import deterministic
 from rapipe.errors import UserError
 from tests.faults import device
 from tests.faults.device import BACKBONES, STAND_INS, Platform, compare
@@ -35,6 +37,28 @@ def test_a_stand_in_agrees_within_the_tolerances(
     differences = list(compare(*STAND_INS[name], (backbone,)))
     assert len(differences) == 2 + 2 * 5
     assert [row for row in differences if not row.within] == []
+
+
+def test_what_has_no_deterministic_algorithm_is_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Inside alone; other warnings stay warnings, and what was set before is set again."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    with deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+        for _ in range(2):
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+        with pytest.warns(UserWarning, match="another"):
+            warnings.warn("another", UserWarning, stacklevel=1)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "put_ has no deterministic algorithm here, so results may differ in last digits"
+    ]
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_what_differs_is_beyond_its_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:

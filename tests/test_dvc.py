@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT
 from imports import closure, is_exempt
 
+from rapipe import paths
 from rapipe.config import deciding
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
@@ -76,7 +78,7 @@ TRAINED = {"train-plain", "train-retrieval", "evaluate-plain", "evaluate-retriev
             "rapipe/evaluation/measures/drift.py",
             {"evaluate-plain", "evaluate-retrieval", "report"},
         ),
-        ("rapipe/pretraining/objectives/byol.py", set(STAGES) - {"check", "corpus"}),
+        ("rapipe/pretraining/objectives/byol.py", set(STAGES) - {"check", "generate", "corpus"}),
         ("rapipe/pipeline/running/locks.py", set()),
         ("rapipe/config/schema.py", set()),
     ],
@@ -89,6 +91,7 @@ def test_an_edit_runs_again_what_it_changes(file: str, stages: set[str]) -> None
 def test_stages_are_those_of_the_design() -> None:
     assert list(STAGES) == [
         "check",
+        "generate",
         "corpus",
         "pretrain",
         "embed",
@@ -118,6 +121,21 @@ def test_plain_stages_know_nothing_of_retrieval() -> None:
         text = write_yaml({k: v for k, v in STAGES[stage].items() if k != "deps"})
         assert "retrieval." not in text
         assert not [d for d in STAGES[stage]["deps"] if "data/neigh" in d or "data/store" in d]
+
+
+def test_plots_are_of_columns_that_the_report_writes(tiny: tuple[Path, Params]) -> None:
+    """By a template that colours by classifier, from the same table."""
+    header = (tiny[0] / paths.CURVES).read_text().partition("\n")[0].split(",")
+    template = (ROOT / ".dvc/plots/by_classifier.json").read_text()
+    used = set(re.findall(r"datum\.(\w+)", template)) - {"classifier"}
+    assert used | {"backbone", "retrieval"} <= set(header)
+    plots = read_yaml((ROOT / "dvc.yaml").read_text())["plots"]
+    assert len(plots) == 4
+    for plot in plots:
+        [(_, options)] = plot.items()
+        assert options["template"] == "by_classifier"
+        assert {options["x"], options["y"][str(paths.CURVES)]} <= set(header)
+    assert str(paths.CURVES) in [next(iter(out)) for out in STAGES["report"]["outs"]]
 
 
 def test_names_in_dvc_yaml_are_those_of_the_variants(
@@ -185,6 +203,28 @@ def test_params_read_are_declared(
     shutil.copytree(tiny[0], tmp_path / "project")  # others read the pictures of tiny
     monkeypatch.chdir(tmp_path / "project")
     importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(tiny[1], seen))
+    check_declared(stage, seen)
+
+
+@pytest.mark.parametrize("stage", ["generate", "corpus"])
+def test_params_read_for_generated_images_are_declared(
+    stage: str,
+    with_generated: tuple[Path, Params],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: set[str] = set()
+    shutil.copytree(with_generated[0], tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    generating = importlib.import_module("rapipe.pipeline.generate")
+    library = generating.generate
+
+    def recorded(images: Any, recipe: Any, **more: Any) -> Any:
+        seen.update(f"generate.{field.name}" for field in dataclasses.fields(recipe._real))
+        return library(images, recipe._real, **more)
+
+    monkeypatch.setattr(generating, "generate", recorded)
+    importlib.import_module(f"rapipe.pipeline.{stage}").run(Recorder(with_generated[1], seen))
     check_declared(stage, seen)
 
 

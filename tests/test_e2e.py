@@ -29,6 +29,7 @@ def test_repro_skips_what_is_done_and_reruns_what_depends(clone: Clone) -> None:
     first = ran(clone.call("dvc", "repro"))
     assert first == {
         "check",
+        "generate",
         "corpus",
         "pretrain",
         "embed",

@@ -19,7 +19,7 @@ from rapipe.classifier.heads.graph import SLOPE, GraphAttention
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-TOKEN_HEADS = [name for name in HEADS if name != "linear"]
+TOKEN_HEADS = [name for name in HEADS if name not in ("linear", "projection")]
 
 
 def spec(backbone: str, head: str, attend: str = "both", frozen: bool = False) -> ClassifierSpec:

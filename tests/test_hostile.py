@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 
 from rapipe.config import presets
+from rapipe.config.corpus_params import SourceParams
 from rapipe.config.loading import load
-from rapipe.config.schema import SourceParams
 from rapipe.config.variants import variants
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode import Decoding, decode

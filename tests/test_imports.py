@@ -14,10 +14,11 @@ ROWS = (
     ("config", "batches", "retrieval"),
     ("corpus", "encoder"),
     ("training",),
-    ("pretraining", "classifier"),
+    ("pretraining", "classifier", "generation"),
     ("evaluation",),
     ("api", "methods", "report"),
     ("pipeline",),
+    ("cli_store",),
     ("cli", "stages"),
     ("__main__",),
 )
@@ -31,7 +32,7 @@ STRANGERS = {
 }
 """Rooms that must not know each other although a row would allow it."""
 
-OF_PARAMS = ("pipeline", "config", "cli", "__main__", "stages")
+OF_PARAMS = ("pipeline", "config", "cli", "cli_store", "__main__", "stages")
 """The rooms that may see params.yaml and where artefacts lie; the others take plain values."""
 
 

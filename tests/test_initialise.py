@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from rapipe import paths
 from rapipe.classifier import train as library
+from rapipe.config import deciding
 from rapipe.config.names import ClassifierName
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
+from rapipe.encoder.backbones import build
 from rapipe.encoder.initial_weights import InitialWeights
 from rapipe.errors import UserError
 from rapipe.io.checksums import CHECKSUMS, write_checksums
@@ -127,6 +130,38 @@ def test_pretrained_elsewhere(own: Params) -> None:
         initialise.run(changed(params, init="data/nowhere.pth"))
     with pytest.raises(UserError, match="is of another network"):
         initialise.run(changed(params, backbones=("alexnet+checkpoint",)))
+
+
+def test_each_backbone_starts_from_a_checkpoint_that_is_named_for_it(own: Params) -> None:
+    """Side by side in one run; another start of one puts only that one out of date."""
+    starts = {}
+    for seed, backbone in enumerate(("resnet18", "alexnet")):
+        torch.manual_seed(seed)
+        network = build(backbone, own.train.width, own.train.stem, own.corpus.image_size)
+        starts[backbone] = f"{backbone}.pth"
+        torch.save(network.state_dict(), starts[backbone])
+    torch.save(network.state_dict(), "other.pth")
+    names = ("resnet18+checkpoint", "alexnet+checkpoint", "alexnet+checkpoint+frozen")
+    params = changed(own, backbones=names, init=starts)
+    initialise.run(params)
+    for name in names:
+        weights = {n: t.numpy() for n, t in torch.load(f"{name.split('+')[0]}.pth").items()}
+        assert same(weights_of(paths.INITIAL / name), weights)
+    card = read_json(paths.INITIAL / names[1] / "card.json", "initialise")
+    assert card["params"]["classifiers.init"] == "alexnet.pth"
+    other = changed(params, init={**starts, "alexnet": "other.pth"})
+    for name, stays in zip(names, (True, False, False), strict=True):
+        facts = [deciding.of_initial(p, name, "fp32") for p in (params, other)]
+        assert (facts[0] == facts[1]) is stays, name
+    alone = changed(own, backbones=names[1:], init="alexnet.pth")
+    for p in (params, alone):  # a text for all says the same of it
+        assert deciding.of_initial(p, names[1], "fp32")["classifiers.init"] == "alexnet.pth"
+    taught = changed(
+        own, backbones=("alexnet+checkpoint+distilled",), distill=names[0], init=starts
+    )
+    both = {"alexnet": "alexnet.pth", "resnet18": "resnet18.pth"}
+    facts = deciding.of_initial(taught, taught.classifiers.backbones[0], "fp32")
+    assert facts["classifiers.init"] == both
 
 
 def test_a_start_of_another_network_is_refused(own: Params) -> None:

@@ -53,7 +53,7 @@ from rapipe.report import summary
 from rapipe.specs import FusionSpec
 from rapipe.training.callbacks import BestEpoch, History
 from rapipe.training.loop import fit
-from rapipe.training.tuner import steepest
+from rapipe.training.tuner import finite, steepest
 
 PLAIN = ((0.5,) * 3, (0.3,) * 3)
 D, K = 8, 4
@@ -150,9 +150,9 @@ def test_a_rate_of_100_stops_the_stage_or_leaves_finite_weights(own: Params) -> 
 def test_the_finder_of_a_learning_rate_is_not_led_by_nan() -> None:
     rates = np.logspace(-6, 0, 9).tolist()
     falling = [9.0, 8.9, 8.0, 5.0, 4.9, math.inf, math.nan, math.nan, math.nan]
-    assert steepest(rates, falling) == steepest(rates[:5], falling[:5])
+    assert steepest(finite(rates, falling)) == steepest(finite(rates[:5], falling[:5]))
     with pytest.raises(UserError, match=r"`tune` names learning_rate, but the loss falls at"):
-        steepest(rates, [math.nan] * 9)
+        steepest(finite(rates, [math.nan] * 9))
 
 
 def test_steps_without_a_label_leave_an_empty_value(own: Params) -> None:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+import torch
 from conftest import ROOT
 
+from rapipe.classifier.classifier import Classifier, ClassifierSpec
 from rapipe.config import json_schema, presets
 from rapipe.config.loading import load, parse
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.config.yaml_text import read_yaml
+from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
 from rapipe.pipeline.running.check_names import check, load_checked
 from rapipe.specs import TrainingRecipe, deciding
@@ -114,8 +117,12 @@ def test_every_key_has_a_description_that_is_its_comment() -> None:
         ("objective: byol", "objective: mae", "pretrain.encoder: pretrain.objective is mae"),
         ("head: []", "head: [0]", "pretrain.head[0] is 0; it must be at least 1"),
         ("temperature: 0 ", "temperature: 0.3 ", "pretrain.temperature is 0.3, but"),
-        ("optimiser: sgd", "optimiser: adam", "pretrain.optimiser is 'adam'; it must be one of s"),
+        ("optimiser: sgd", "optimiser: lamb", "pretrain.optimiser is 'lamb'; it must be one of s"),
         ("alexnet+noise] #", "alexnet+checkpoint] #", "classifiers.init is empty"),
+        ('  init: "" # what', "  init: {a: 3} # what", "it must be a text or a mapping of texts"),
+        ('  init: "" # what', "  init: [a.pt] # what", "it must be a text or a mapping of texts"),
+        ('  init: "" # what', '  init: {"a\\x07": b} # what', "it may not contain '\\x07'"),
+        ("seed: 0", "seed: {a: 1}", "seed is {'a': 1}; it must be a whole number"),
         ("alexnet+noise] #", "alexnet+distilled] #", "classifiers.distill names no teacher"),
         (
             "alexnet+noise] #",
@@ -173,6 +180,11 @@ def test_two_that_do_not_go_together_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"retrieval\.replay is 10, but retrieval\.k is 32"):
         replace(params.retrieval, strategies=("replay",), replay=10)
     grid = replace(params.classifiers, backbones=("alexnet+checkpoint",), init="nowhere.pth")
+    starts = {"alexnet": "nowhere.pth"}
+    with pytest.raises(UserError, match=r"classifiers\.init is empty for 'alexnet'"):
+        replace(grid, init={"alexnot": "nowhere.pth"})
+    with pytest.raises(UserError, match=r"classifiers\.init is 'nowhere\.pth', which does not"):
+        check(replace(params, classifiers=replace(grid, init=starts)))
     with pytest.raises(
         UserError, match=r"classifiers\.init is 'nowhere\.pth', which does not exist"
     ):
@@ -223,7 +235,38 @@ def test_presets_keep_comments_and_go_back(tmp_path: Path) -> None:
     assert read_yaml(path.read_text()) == read_yaml(TEXT)
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+def test_networks_of_the_coursework_are_of_its_sizes(tmp_path: Path) -> None:
+    """Weights of the published classifiers: 293 thousand, 1.15 and 4.4 million."""
+    path = tmp_path / "params.yaml"
+    for name, classes in (("cifar10", 10), ("stl10", 10), ("tiny-imagenet", 200)):
+        presets.write(f"coursework-{name}", path)
+        params = load(path)
+        train, size = params.train, params.corpus.image_size
+        assert train.epochs == 100
+        assert train.augment != "none"
+        for backbone, published in (("m", 293e3), ("l", 1.15e6), ("xl", 4.4e6)):
+            assert f"perceiver_{backbone}" in params.classifiers.backbones
+            with torch.device("meta"):
+                network = EncoderSpec(
+                    f"perceiver_{backbone}", train.width, train.stem, size, (0.5,) * 3, (0.2,) * 3
+                )
+                classifier = Classifier(ClassifierSpec(network, classes, "linear", frozen=False))
+            weights = sum(tensor.numel() for tensor in classifier.parameters())
+            head = weights if classes == 10 else weights - 190 * (classifier.backbone.features + 1)
+            assert head == pytest.approx(published, rel=0.04), (name, backbone)
+
+
+SLOW = tuple(name for name in presets.PRESETS if name.startswith("coursework"))
+"""timm's models are made to see which images they take, and that takes seconds each."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in presets.PRESETS
+    ],
+)
 def test_every_preset_is_valid_and_complete(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     presets.write(name, path)
@@ -240,6 +283,8 @@ def test_unknown_preset(tmp_path: Path) -> None:
 
 
 def test_results_that_differ_in_what_changes_none_may_be_compared() -> None:
-    recipe = deciding(TrainingRecipe(loggers=("tensorboard",), probe_every=7, compile=True))
+    recipe = deciding(
+        TrainingRecipe(loggers=("tensorboard",), probe_every=7, compile=True, deterministic=True)
+    )
     assert recipe == deciding(TrainingRecipe())
     assert recipe != deciding(TrainingRecipe(epochs=7))

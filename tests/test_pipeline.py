@@ -7,7 +7,9 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.encoder.encoder import Encoder
 from rapipe.errors import UserError
+from rapipe.evaluation.evidence import EncoderBaseline, Evidence, Stack
 from rapipe.evaluation.results import KEYS, Condition
 from rapipe.io.tables import checksummed_json, parse_checksummed
 from rapipe.pipeline import (
@@ -42,6 +45,7 @@ from rapipe.pipeline.inputs import encoder_fingerprint, labelled
 from rapipe.pipeline.results import read_results
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours, Predictions
+from rapipe.report import summary
 from rapipe.report.ablations import ablation_curves
 from rapipe.report.sections import SECTIONS
 from rapipe.retrieval.store import Store
@@ -164,9 +168,10 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
     with (paths.MODELS / v.name / "history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [int(row["step"]) for row in history] == [10, 20, 27]
-    assert {"loss", "train_top1", "validation_top1", "test_top1_not_for_selection"} <= set(
-        history[0]
-    )
+    measured = {"loss", "train_top1"}
+    measured |= {"validation_top1", "validation_loss"}
+    measured |= {"test_top1_not_for_selection", "test_loss_not_for_selection"}
+    assert measured <= set(history[0])
     card = json.loads((paths.MODELS / v.name / "card.json").read_text())
     assert card["validation_top1"] == pytest.approx(float(history[-1]["validation_top1"]))
     classifier, _ = Classifier.read(paths.MODELS / v.name)
@@ -177,6 +182,9 @@ def test_history_and_choice_of_epoch(in_tiny: Params) -> None:
     assert metrics.top_k(logits, validation.labels, 1) == pytest.approx(
         card["validation_top1"], abs=4e-3
     )
+    clean = json.loads((paths.RUNS / f"{v.name}.json").read_text())["rows"][0]
+    loss = float(history[-1]["test_loss_not_for_selection"])
+    assert loss == pytest.approx(clean["nll"], rel=0.01)
 
 
 def test_results_rows(in_tiny: Params) -> None:
@@ -223,7 +231,7 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
     drawn = [*paths.FIGURES.glob("*.png"), paths.CONTACT_SHEET]
-    assert page.count("data:image/png;base64,") == len(drawn) == 18
+    assert page.count("data:image/png;base64,") == len(drawn) == 19
     for v in variants(in_tiny):
         assert v.backbone in page
     with paths.TABLE.open() as file:
@@ -233,14 +241,13 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
     assert set(written) == {"encoder", "alexnet", "alexnet+noise", "perceiver", "baselines"}
     encoder = json.loads(paths.BASELINES.read_text())
     for name in ("probe", "vote"):
-        clean, noisy = (row["top1"] for row in encoder[name]["rows"])
-        assert written["baselines"][name] == {"clean": {"top1": clean}, "noise": {"top1": noisy}}
+        assert written["baselines"][name] == {"clean": encoder[name]["rows"][0]["top1"]}
     for row in read_results(in_tiny).rows():
         of_strategies = written[row["backbone"]]
         assert set(of_strategies) == {"none", "knn"}  # the control is no headline
         if row["retrieval"] in of_strategies:
             shift = "noise" if row["noise_std"] else "clean"
-            top1 = of_strategies[row["retrieval"]][shift]["top1"]
+            top1 = of_strategies[row["retrieval"]][shift]
             assert top1 == pytest.approx(row["top1"], abs=1e-6)
 
 
@@ -249,6 +256,111 @@ def test_report_is_the_same_bytes_again(own: Params) -> None:
     before = hashes(paths.RESULTS)
     report.run(own)
     assert hashes(paths.RESULTS) == before
+
+
+def test_the_headline_is_a_dozen_columns_by_classifier() -> None:
+    correct = np.ones((1, 2, 4), bool)
+    nothing = dict.fromkeys(("levels", "histories", "near_duplicates", "seed"))
+
+    def columns(backbones: int, strategies: tuple[str, ...]) -> list[str]:
+        names = [(f"net{i}", name) for i in range(backbones) for name in ("none", *strategies)]
+        stacks = {Condition(*pair): Stack(correct) for pair in names}
+        evidence = Evidence(**{**nothing, "levels": (0.0, 0.2)}, stacks=stacks, runs={})
+        more = SimpleNamespace(
+            **{name: getattr(evidence, name) for name in ("stacks", "clean_and_noisiest")},
+            searching=evidence.searching,
+            with_neighbours=evidence.with_neighbours,
+            pretraining=[{"knn_top1": 0.5}],
+            encoder_baselines={"probe": EncoderBaseline("", "", correct, {})},
+        )
+        written = summary.metrics(more)  # type: ignore[arg-type]
+        return [".".join(keys) for keys in leaves(written)]
+
+    assert columns(2, ("sampled", "knn")) == [
+        *("net0.none.clean", "net0.none.noise", "net0.knn.clean", "net0.knn.noise"),
+        *("net1.none.clean", "net1.none.noise", "net1.knn.clean", "net1.knn.noise"),
+        *("encoder.knn_top1", "baselines.probe.clean"),
+    ]
+    assert columns(3, ()) == [f"net{i}.none.{shift}" for i in range(3) for shift in summary.SHIFTS]
+    many = columns(4, ("sampled", "self", "knn"))
+    assert len(many) == 10
+    assert not [name for name in many if "noise" in name]
+
+
+def leaves(content: object, *keys: str) -> Iterator[tuple[str, ...]]:
+    """The keys to each number."""
+    if not isinstance(content, dict):
+        yield keys
+        return
+    for key, value in content.items():
+        yield from leaves(value, *keys, key)
+
+
+def test_every_result_is_kept_and_what_differs_is_drawn(own: Params, undrawn: None) -> None:
+    """Another learning rate leaves another file; the page and a command join the two."""
+    v = Variant.of(own, "alexnet", "none", 0)
+    assert len(list(paths.KEPT.iterdir())) == len(variants(own))
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.01"))
+    params = load(Path("params.yaml"))
+    shutil.rmtree(paths.RUNS)  # as DVC removes outputs
+    train.run(params, v)
+    evaluate.run(params, v)
+    assert len(list(paths.KEPT.glob(f"{v.name}-*.json"))) == 2
+    (paths.KEPT / "alexnet-none-s0-0.json").write_text("{}")
+
+    rows = CliRunner().invoke(app, ["compare", "--json"], catch_exceptions=False)
+    assert "left out: alexnet-none-s0-0.json, damaged: run rapipe eval" in rows.stderr
+    found = json.loads(rows.stdout)
+    assert [(row["key"], row["value"], row["backbone"]) for row in found] == [
+        ("train.learning_rate", "0.001", "alexnet"),
+        ("train.learning_rate", "0.01", "alexnet"),
+    ]
+    run = parse_checksummed((paths.RUNS / f"{v.name}.json").read_text())
+    assert found[1]["test_top1"] == run["rows"][0]["top1"]
+    assert found[1]["train_loss"] > 0
+    with (paths.ABLATIONS / "ablations.csv").open() as file:
+        assert [row["value"] for row in csv.DictReader(file)] == ["0.001", "0.01"]
+    assert {path.name for path in paths.ABLATIONS.iterdir()} == {
+        *("ablations.csv", "ablations.md"),
+        *("train.learning_rate-accuracy.png", "train.learning_rate-curves.png"),
+    }
+    for arguments, sentence in (
+        (["train.learning_rat"], "which no result records (did you mean train.learning_rate?)"),
+        (["train.epochs"], "train.epochs', which is 1 in all results; what differs: "),
+        (["--backbone", "resnet"], "--backbone is 'resnet'; results/kept has alexnet, alexnet+"),
+    ):
+        refused = CliRunner().invoke(app, ["compare", *arguments])
+        assert refused.exit_code == 2
+        assert sentence in refused.stderr
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_study_without_retrieval_has_a_page(own: Params, named: bool, undrawn: None) -> None:
+    """No strategies, or none evaluated yet; nothing of the memory need be there."""
+    for folder in (paths.ENCODER, paths.STORE, paths.NEIGHBOURS, paths.PRETRAINING, paths.KEPT):
+        shutil.rmtree(folder)
+    for file in (paths.BASELINES, paths.LEAKAGE, paths.DUPLICATES, paths.LABEL_ERRORS):
+        file.unlink()
+    for v in variants(own):
+        if v.retrieval != "none":
+            (paths.RUNS / f"{v.name}.json").unlink()
+    if not named:
+        text = Path("params.yaml").read_text()
+        Path("params.yaml").write_text(re.sub("strategies: .*", "strategies: []", text))
+    params = load(Path("params.yaml"))
+    assert bool(params.retrieval.strategies) is named
+    report.run(params)
+    page = re.sub(r"data:[^\"]+", "", paths.PAGE.read_text()).partition("</style>")[2]
+    assert page.count("<h2>") > 8
+    for word in ("neighbour", "retriev", "memor", "looked", "looks", "encoder", "knn", "vote"):
+        assert word not in page.lower(), word
+    assert "alexnet+noise" in page
+    assert set(json.loads(paths.METRICS.read_text())) == {"alexnet", "alexnet+noise", "perceiver"}
+    assert {row["retrieval"] for row in read_results(params).rows()} == {"none"}
+    with paths.CLAIMS.open() as file:
+        pairs = {(row["first"], row["second"]) for row in csv.DictReader(file)}
+    assert len(pairs) == 3
 
 
 def test_a_retrieval_variant_reads_the_bank_it_is_given(own: Params) -> None:

@@ -58,6 +58,15 @@ OTHERS: dict[str, Any] = {
     "corpus.download": True,
     "corpus.validation_fraction": 0.2,
     "corpus.test_fraction": 0.3,
+    "generate.method": "acgan",
+    "generate.images": 3,
+    "generate.width": 8,
+    "generate.epochs": 2,
+    "generate.batch_size": 16,
+    "generate.learning_rate": 0.002,
+    "generate.guidance": 0.5,
+    "generate.sampler": "ddim",
+    "generate.steps": 5,
     "pretrain.objective": "simclr",
     "pretrain.encoder": "alexnet",
     "pretrain.init": "data/encoder",
@@ -73,6 +82,8 @@ OTHERS: dict[str, Any] = {
     "pretrain.epochs": 2,
     "pretrain.batch_size": 64,
     "pretrain.learning_rate": 0.1,
+    "pretrain.local_crops": 2,
+    "pretrain.keep_every": 1,
     "retrieval.strategies": ["knn"],
     "retrieval.k": 2,
     "retrieval.diversity": 0.25,
@@ -115,15 +126,18 @@ OTHERS: dict[str, Any] = {
     "train.probe_every": 0,
     "train.precision": "bf16",
     "train.compile": True,
+    "train.deterministic": True,
     "evaluate.noise_std": [0.2],
     "evaluate.swap_std": [],
     "evaluate.poisoned": [],
     "evaluate.attributed": 0,
+    "evaluate.maps": 0,
 }
 """Another value of each parameter of `tiny`."""
 ONE_CHOICE = {"retrieval.fusion"}
 UNCHANGED = {
     "corpus.download": "nothing is missing",
+    **{key: "no source is generated" for key in OTHERS if key.startswith("generate.")},
     "retrieval.diversity": "of a strategy that is not among them",
     "retrieval.replay": "of a strategy that is not among them",
     "retrieval.backend": "exact search is the same by every backend",
@@ -136,6 +150,7 @@ UNCHANGED = {
     "train.loggers": "marked as one that changes no result",
     "train.probe_every": "marked as one that changes no result",
     "train.compile": "marked as one that changes no result",
+    "train.deterministic": "marked as one that changes no result",
 }
 """Parameters after whose change DVC runs stages again, but classifiers come out the same."""
 RUNS: dict[str, Callable[[Params], None]] = {
@@ -305,6 +320,7 @@ def test_one_stage_by_hand(key: str, stage: str, project: Params) -> None:
 
 
 DECIDED: dict[str, Callable[[Params], dict[str, Any]]] = {
+    "generate": lambda params: deciding.of_generated(params, "fp32"),
     "corpus": deciding.of_corpus,
     "pretrain": lambda params: deciding.of_encoder(params, "fp32"),
     "prefetch": lambda params: {**deciding.of_bank(params), **tables(params)},

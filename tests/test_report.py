@@ -21,12 +21,16 @@ from rapipe.report.ablations import ablation_curves
 from rapipe.report.accuracy import accuracy_table, clean_intervals
 from rapipe.report.calibration import reliability, scores
 from rapipe.report.claims import comparison_table, findings_of
+from rapipe.report.heads import heads_table
 from rapipe.report.leakage import accuracy_without
 from rapipe.report.learning_curves import accuracy_by_step, efficiency
+from rapipe.report.material import RateCurve
 from rapipe.report.page import page
 from rapipe.report.robustness import accuracy_over_noise, noise_augmentation
 from rapipe.report.tables import Table
+from rapipe.report.tuning import rates_figure
 from rapipe.retrieval.strategies import STRATEGIES
+from rapipe.training import tuner
 
 NONE, KNN = Condition("net", "none"), Condition("net", "knn")
 
@@ -222,6 +226,43 @@ def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
     assert "the trained network itself changes by -25.0 [" in short
     if seeds == 1:
         assert "0.200 [0.200, 0.200]" in short  # all images alike
+
+
+def test_the_table_of_graph_attention_has_its_four_rows() -> None:
+    """Scratch, joint, frozen + graph, frozen + classic; by network, without neighbours first."""
+    words = ("", "+graph", "+pretrained+frozen+graph", "+pretrained+frozen+attention")
+    names = [*(f"net{w}" for w in words), "encoder", "encoder+frozen+attention+noise"]
+    rows = [
+        {**row(retrieval, seed, 0.1 * (1 + i) + 0.02 * seed), "backbone": name}
+        for retrieval in ("knn", "none")
+        for i, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    lines = heads_table(rows).rows
+    learning = ["scratch", "joint: graph attention", "frozen + graph attention"]
+    learning.append("frozen + classic attention")
+    assert [list(line[:3]) for line in lines[:8]] == [
+        ["net", retrieval, words] for retrieval in ("none", "knn") for words in learning
+    ]
+    assert lines[2][3:] == ["pretrained here", "31.0 ± 1.4", "90.0 ± 0.0"]
+    assert [line[0] for line in lines[8:]] == ["encoder", "encoder", *["encoder+noise"] * 2]
+    assert lines[8][2:4] == ["fine-tuned", "the memory's encoder"]
+    assert not heads_table([row for row in rows if row["backbone"] in ("net", "encoder")]).rows
+
+
+def test_the_figure_of_the_finder_marks_the_rate_that_was_taken() -> None:
+    rates = np.logspace(-6, 0, 90)
+    losses = 2 - 1 / (1 + (0.003 / rates) ** 2) + np.where(rates > 0.3, 50 * rates, 0)
+    rows = [{"learning_rate": r, "loss": y} for r, y in zip(rates, losses, strict=True)]
+    taken = RateCurve(rows, tuner.steepest(rows))
+    figure = rates_figure({NONE: [taken], KNN: [taken, RateCurve(rows, 0.1)]})
+    assert figure is not None
+    (axes,) = figure.axes
+    dots = [line.get_xydata()[0] for line in axes.lines if len(line.get_xydata()) == 1]
+    assert [x for x, _ in dots] == [taken.rate, taken.rate, 0.1]
+    assert dots[0][1] == pytest.approx(1.5, abs=0.1), "on its curve"
+    assert axes.get_ylim()[1] < 10, "where the loss explodes is cut off"
+    assert rates_figure({}) is None
 
 
 def test_intervals_of_counterfactuals_see_the_seeds() -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from rapipe import paths
 from rapipe.config import presets
+from rapipe.config.corpus_params import SourceParams
 from rapipe.config.loading import load
-from rapipe.config.schema import Params, SourceParams
+from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.errors import UserError
 from rapipe.pipeline import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
@@ -18,7 +19,8 @@ from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search, similarities_of
 from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalRequest
 from rapipe.retrieval.strategies.hard import plurality
-from rapipe.retrieval.strategies.replay import SEGMENT, stream_order
+from rapipe.retrieval.strategies.prioritised_replay import draw_order, vote_losses
+from rapipe.retrieval.strategies.replay import SEGMENT, mix_ids, stream_order
 
 SHOWING = [name for name in STRATEGIES if name != SELF]
 """Strategies that show rows of the bank."""
@@ -430,6 +432,92 @@ def test_replay_needs_room_for_k() -> None:
     bank, queries = uneven()
     with pytest.raises(NotServedError, match=r"`replay` is 5, but `k` is 6;"):
         STRATEGIES["replay"](queries, bank, request_for(6, replay=5))
+
+
+# prioritised-replay
+
+
+def vote_loss(row: int, near: np.ndarray, bank: Embeddings) -> float:
+    """Of a labelled row, one voter at a time."""
+    others = [r for r in range(len(bank)) if bank.labels[r] >= 0 and bank.ids[r] != bank.ids[row]]
+    others = sorted(others, key=lambda r: (-near[r], bank.ids[r], r))[:20]
+    classes = {label for label in bank.labels.tolist() if label >= 0}
+    weights = [math.exp((near[r] - 1) / 0.07) for r in others]
+    right = [w for r, w in zip(others, weights, strict=True) if bank.labels[r] == bank.labels[row]]
+    share = sum(right) / sum(weights)
+    return -math.log((len(others) * share + 1 / len(classes)) / (len(others) + 1))
+
+
+def draws(bank: Embeddings, seed: int) -> Order:
+    """Row after row, who waits least."""
+    similarities = to_all(bank.vectors, bank)
+    losses = {
+        row: vote_loss(row, similarities[row], bank) for row in np.flatnonzero(bank.labels >= 0)
+    }
+    mean = sum(losses.values()) / len(losses)
+    waits = {}
+    for row, number in enumerate(mix_ids(bank.ids, seed).tolist()):
+        copies = np.flatnonzero(bank.ids == bank.ids[row])
+        loss = sum(losses.get(copy, mean) for copy in copies) / len(copies)
+        waits[row] = -math.log((number + 0.5) / 2**64) / loss**0.6
+    return sorted(waits, key=lambda row: (round(waits[row], 9), row))
+
+
+@pytest.mark.parametrize(
+    ("k", "size"), [(1, 1), (3, 3), (5, 20), (20, 30), (5, 76), (5, 79), (76, 80), (9, 999)]
+)
+def test_prioritised_replay_is_the_nearest_of_what_is_drawn_by_loss(k: int, size: int) -> None:
+    bank, queries = uneven()
+    request = request_for(k, replay=size, seed=2)
+    drawn, expected = draws(bank, 2), []
+    for query, order in zip(queries.ids.tolist(), orders(queries, bank), strict=True):
+        memory = [row for row in drawn if bank.ids[row] != query][:size]
+        expected.append([row for row in order if row in memory][:k])
+    check(STRATEGIES["prioritised-replay"](queries, bank, request), expected, queries, bank)
+
+
+def test_images_of_a_high_loss_are_kept_more_often() -> None:
+    """A tenth of the images have a wrong label; how often is what the weights say."""
+    centres = np.repeat(np.eye(4, 8, dtype=np.float32), 50, axis=0)
+    vectors = centres + 0.1 * make_embeddings(200, d=8).vectors
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.repeat(np.arange(4), 50)
+    wrong = np.arange(200) % 10 == 0
+    bank = replace(
+        make_embeddings(200, d=8), vectors=vectors, labels=np.where(wrong, (labels + 1) % 4, labels)
+    )
+    weights = vote_losses(bank) ** 0.6
+    assert weights[wrong].min() > 2 * weights[~wrong].max()
+    first = [draw_order(bank, seed)[0] for seed in range(600)]
+    share = weights[wrong].sum() / weights.sum()
+    assert abs(wrong[first].mean() - share) < 4 * math.sqrt(share * (1 - share) / 600)
+
+
+def test_losses_of_few_labels() -> None:
+    """Rows without a label have the mean loss; one that nobody votes on, that of a guess."""
+    bank, queries = uneven()
+    labels = np.full(len(bank), -1)
+    labels[[3, 11, 20]] = [0, 1, 1]
+    losses = vote_losses(replace(bank, labels=labels))
+    assert losses[labels < 0] == pytest.approx(losses[[3, 11, 20]].mean())
+    labels[[11, 20]] = -1
+    alone = replace(bank.take(np.array([3, 5, 3])), labels=np.array([0, -1, 1]))
+    assert vote_losses(alone) == pytest.approx(math.log(2))
+    blank = replace(bank, labels=np.full(len(bank), -1))
+    with pytest.raises(NotServedError, match=r"'prioritised-replay', but no image .* has a label"):
+        STRATEGIES["prioritised-replay"](queries, blank, request_for(3))
+    with pytest.raises(NotServedError, match=r"`replay` is 5, but `k` is 6;"):
+        STRATEGIES["prioritised-replay"](queries, bank, request_for(6, replay=5))
+
+
+def test_losses_are_found_once_for_a_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("rapipe.retrieval.strategies.prioritised_replay")
+    seen: list[Embeddings] = []
+    monkeypatch.setattr(module, "vote_losses", lambda b: seen.append(b) or vote_losses(b))
+    (bank, queries), (other, _) = uneven(), uneven(seed=1)
+    for rows in (bank, bank, other, bank):
+        STRATEGIES["prioritised-replay"](queries, rows, request_for(3))
+    assert [rows is bank for rows in seen] == [True, False, True]
 
 
 # The bank

@@ -24,11 +24,15 @@ def test_a_falling_loss_is_steepest_where_it_is_placed() -> None:
     rates = np.logspace(-6, 0, 90)
     losses = 2 - 1 / (1 + (0.003 / rates) ** 2)  # half way down at .003
     noise = np.where(np.arange(90) % 2, 1e-3, -1e-3) * (rates < 1e-4)
-    for seen in (losses + noise, np.where(rates > 0.5, np.nan, losses)):
-        assert tuner.steepest([*rates], [*seen]) == pytest.approx(0.003, rel=0.15)
+
+    def curve(seen: Any) -> tuner.Curve:
+        return [{"learning_rate": r, "loss": y} for r, y in zip(rates, seen, strict=False)]
+
+    for seen in (losses + noise, losses[rates <= 0.5]):
+        assert tuner.steepest(curve(seen)) == pytest.approx(0.003, rel=0.15)
     for flat in ([1.0] * 90, []):
         with pytest.raises(UserError, match=r"`tune` names learning_rate, but"):
-            tuner.steepest([*rates][: len(flat)], flat)
+            tuner.steepest(curve(flat))
 
 
 @pytest.fixture
@@ -59,7 +63,12 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
         fit(module, [history, Start(1)], tmp_path / "c")
     assert seen[0][0]
     assert torch.equal(seen[0][1], random)
-    found = parse_checksummed((tmp_path / "c/tuned.json").read_text())
+    stored = parse_checksummed((tmp_path / "c/tuned.json").read_text())
+    found = stored["values"]
+    rates = [row["learning_rate"] for row in stored["curve"]]
+    assert rates == sorted(rates)
+    assert len(rates) == 30 - tuner.SKIPPED - 1
+    assert tuner.steepest(stored["curve"]) == found["learning_rate"]
     assert found["batch_size"] == 16, "8 steps of 2 batches of 16 are 256 images, of 32 are 512"
     assert 1e-6 < found["learning_rate"] < 1
     said = capsys.readouterr().err
@@ -68,7 +77,7 @@ def test_finders_leave_no_trace_and_resume_with_what_they_found(
 
     module = plain_training(recipe, 4, epochs=2, images=images)
     history = History(lambda m: {})
-    assert fit(module, [history], tmp_path / "c") == found
+    assert fit(module, [history], tmp_path / "c") == (found, stored["curve"])
     given = plain_training(
         replace(recipe, tune=()), 16, epochs=2, rate=found["learning_rate"], images=images
     )
@@ -85,5 +94,9 @@ def test_on_a_cpu_batches_end_with_what_a_step_may_keep(
     recipe = TrainingRecipe(tune=("batch_size",))
     one = tuner.bytes_an_image(plain_training(batch=4, n=300))
     monkeypatch.setattr(tuner, "CPU_BYTES", one * 9)
-    assert fit(plain_training(recipe, batch=4, n=300), [], tmp_path / "c") == {"batch_size": 8}
-    assert fit(plain_training(recipe, batch=16, n=300), [], tmp_path / "c") == {"batch_size": 16}
+    assert fit(plain_training(recipe, batch=4, n=300), [], tmp_path / "c").values == {
+        "batch_size": 8
+    }
+    assert fit(plain_training(recipe, batch=16, n=300), [], tmp_path / "c").values == {
+        "batch_size": 16
+    }

@@ -225,7 +225,7 @@ def affine(size: int) -> nn.Module:
     )
 
 
-def crop(size: int) -> nn.Module:
+def crop(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> nn.Module:
     """For photographs, as in SimCLR at 32 pixels: crop, flip, jitter of half strength, grey.
 
     Without blur, as there in appendix B.9.
@@ -236,20 +236,28 @@ def crop(size: int) -> nn.Module:
     import kornia.augmentation as K
 
     return Views(
-        K.RandomResizedCrop((size, size), scale=(0.2, 1.0), p=1.0, cropping_mode="resample"),
+        resized_crop(size, scale),
         K.RandomHorizontalFlip(p=0.5),
         ColourJitter(0.4, 0.4, 0.4, 0.1, p=0.8, grey=0.2),
     )
 
 
-def noisy_crop(size: int) -> nn.Module:
+def resized_crop(size: int, scale: tuple[float, float]) -> nn.Module:
+    """A random part of an image, of a share of its area from this range, resized to `size`."""
+    import kornia.augmentation as K
+
+    cut: nn.Module = K.RandomResizedCrop((size, size), scale=scale, p=1.0, cropping_mode="resample")
+    return cut
+
+
+def noisy_crop(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> nn.Module:
     """`crop`, and Gaussian noise with a standard deviation of .1 on half of the images.
 
     For an encoder whose neighbours of a noisy image are those of the clean one.
 
     Source: this project.
     """
-    return Views(crop(size), RandomGaussianNoise(0.1))
+    return Views(crop(size, scale), RandomGaussianNoise(0.1))
 
 
 def shift(size: int) -> nn.Module:
@@ -296,3 +304,27 @@ VIEWS: dict[str, Callable[[int], nn.Module]] = {
     "flip": flip,
     "randaugment": randaugment,
 }
+CROPS: dict[str, Callable[[int, tuple[float, float]], nn.Module]] = {
+    "crop": crop,
+    "noisy-crop": noisy_crop,
+}
+"""Those of `VIEWS` that begin with a crop."""
+GLOBAL_SCALE, LOCAL_SCALE = (0.4, 1.0), (0.05, 0.4)
+"""Share of an image that is left in a view, and in a small crop, where there are both."""
+
+
+def multi_crop(name: str, size: int, local_side: int) -> tuple[nn.Module, nn.Module]:
+    """The views of this name beside small crops of an image, and these crops.
+
+    Views that do not begin with a crop stay as they are; small crops of them are cut out first.
+
+    Args:
+        size, local_side: of both, in pixels.
+
+    Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments", NeurIPS 2020; with DINO's shares (ICCV 2021).
+    """
+    if name in CROPS:
+        return CROPS[name](size, GLOBAL_SCALE), CROPS[name](local_side, LOCAL_SCALE)
+    local = Views(resized_crop(local_side, LOCAL_SCALE), VIEWS[name](local_side))
+    return VIEWS[name](size), local

@@ -5,6 +5,8 @@ Letters: B batch, N images, D embedding, K neighbours.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from rapipe.encoder.backbones import Fuse, no_fusion
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
 from rapipe.io import weights
+from rapipe.metrics import MIN_PROBABILITY
 from rapipe.records import Indices, Pixels, Vectors
 from rapipe.specs import FusionSpec
 
@@ -80,7 +83,8 @@ class Classifier(nn.Module):
         self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
             self.backbone.requires_grad_(False).eval()
-            self.standardise = nn.BatchNorm1d(self.backbone.features, affine=False)
+            if not self.head.normalises:
+                self.standardise = nn.BatchNorm1d(self.backbone.features, affine=False)
 
     @property
     def device(self) -> torch.device:
@@ -168,20 +172,45 @@ class Classifier(nn.Module):
         The mean over tokens and heads, then over the stages where neighbours enter. With
         `query_vectors` (N, 1 + K): an image's own vector comes first.
         """
-        weights: list[Tensor] = []
+        shown = bank, indices, query_vectors
+        by_stage = self._of_attention(lambda weights: weights.mean(dim=(1, 2)), pixels, *shown)
+        return np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
+
+    def attention_entropy(
+        self,
+        pixels: Pixels,
+        bank: DeviceBank,
+        indices: Indices,
+        query_vectors: Vectors | None = None,
+    ) -> list[np.ndarray]:
+        """Entropy of each head's attention to K neighbours: (N, heads) float32, one a stage.
+
+        As `head_entropy`; of an image's own vector nothing counts. K is at least 2.
+        """
+        k = indices.shape[1]
+        shown = bank, indices, query_vectors
+        by_stage = self._of_attention(
+            lambda weights: head_entropy(weights[..., -k:]), pixels, *shown
+        )
+        return [entropy.numpy() for entropy in by_stage]
+
+    def _of_attention(
+        self, reduce: Callable[[Tensor], Tensor], pixels: Pixels, *shown: Any
+    ) -> list[Tensor]:
+        """What `reduce` makes of the attention (B, heads, T, K): (N, ...), one a stage."""
+        batches: list[Tensor] = []
 
         def record(fusion: Any, inputs: Any, _: Tensor) -> None:
-            weights.append(fusion.weights(*inputs).float().cpu())
+            batches.append(reduce(fusion.weights(*inputs).float()).cpu())
 
         hooks = [fusion.register_forward_hook(record) for fusion in self.fusions]
         try:
-            self.predict(pixels, bank, indices, query_vectors)
+            self.predict(pixels, *shown)
         finally:
             for hook in hooks:
                 hook.remove()
         n, stages = len(pixels), len(hooks)
-        by_stage = [torch.cat(weights[stage::stages])[:n] for stage in range(stages)]
-        return np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
+        return [torch.cat(batches[stage::stages])[:n] for stage in range(stages)]
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""
@@ -194,3 +223,16 @@ class Classifier(nn.Module):
         classifier = cls(ClassifierSpec.of_card(card["spec"]))
         weights.fill(classifier, folder, card, "train")
         return classifier.eval(), card
+
+
+def head_entropy(weights: Tensor) -> Tensor:
+    """Entropy (B, H) of the attention (B, H, T, K) of each of H heads; mean over the T tokens.
+
+    As a share of log K: 1 where a head attends to all K alike, 0 where it attends to one. Where
+    something else takes a part of the attention, the rest is made to sum to 1 first.
+
+    Source: Clark et al., "What Does BERT Look At?", BlackboxNLP 2019.
+    """
+    shares = weights / weights.sum(dim=-1, keepdim=True).clamp_min(MIN_PROBABILITY)
+    entropy: Tensor = torch.special.entr(shares).sum(dim=-1).mean(dim=-1)
+    return entropy / math.log(weights.shape[-1])

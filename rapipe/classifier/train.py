@@ -9,17 +9,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier, ClassifierSpec
 from rapipe.classifier.module import ClassifierModule, Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank
-from rapipe.device import device
+from rapipe.device import deterministic, device
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError
@@ -30,6 +31,10 @@ from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
 from rapipe.training.module import TrainingModule
 from rapipe.training.precision import precision_of
+from rapipe.training.tuner import Tuned
+
+NOT_FOR_SELECTION = "_not_for_selection"
+"""Behind the names of what is measured on test images while a classifier learns."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class TrainedClassifier:
 
     classifier: Classifier
     history: list[Row]
-    """A row a measurement: epoch, step, images_seen, loss, train_top1, validation_top1, and
-    test_top1_not_for_selection where a test split was given; accuracies are from 0 to 1."""
+    """A row a measurement: epoch, step, images_seen, loss (what was minimised, a mean of the steps
+    since the last row), train_top1, validation_top1 and validation_loss, and where a test split
+    was given test_top1_not_for_selection and test_loss_not_for_selection. Accuracies are from 0 to
+    1; losses of whole splits are cross-entropies in nats."""
     best: Row
     """The row of the epoch that was best on validation."""
-    tuned: dict[str, float]
-    """What `recipe.tune` found, by its name."""
+    tuned: Tuned
+    """What `recipe.tune` found."""
 
     @property
     def parameters(self) -> int:
@@ -67,6 +74,7 @@ def train_classifier(
     fusion: FusionSpec = FusionSpec(),  # noqa: B008 - frozen
     recipe: TrainingRecipe = TrainingRecipe(),  # noqa: B008
     initial: Backbone | None = None,
+    projection: Mapping[str, Tensor] | None = None,
     noise_std: float = 0.0,
     teacher: Teacher | None = None,
     seed: int = 0,
@@ -79,8 +87,9 @@ def train_classifier(
         >>> classifier = train_classifier(splits, neighbours, retriever.bank).classifier
 
     Args:
-        images: `train` and `validation`; accuracy on `test`, if given, is recorded and used for
-            nothing. Training images without a label are left out, unless there is a teacher.
+        images: `train` and `validation`; accuracy and loss on `test`, if given, are recorded and
+            used for nothing. Training images without a label are left out, unless there is a
+            teacher.
         neighbours: by split, of the same images, as rows of `bank`, and with the images' own
             vectors where these are shown; none for a plain classifier.
         bank: the embeddings (N, D) that may be looked up.
@@ -88,6 +97,8 @@ def train_classifier(
         head: its name in the table of heads.
         frozen: only head and fusion learn.
         initial: a backbone with the weights to start from; random ones unless given.
+        projection: weights that the layer of the head `projection` starts from, as `pretrain`
+            returns them; random ones unless given.
         noise_std: of Gaussian noise on half of the images of a batch, where white is 1.
         seed: of initial weights, batches and all that is drawn.
         checkpoints: a folder of this training alone, from which it goes on if it was interrupted;
@@ -109,12 +120,16 @@ def train_classifier(
     classifier = Classifier(spec)
     if initial is not None:
         classifier.backbone.load_state_dict(initial.state_dict())
+    if projection is not None:
+        layers: Any = classifier.head.layers
+        layers.load_state_dict(projection)
     if not noise_std:  # which belongs on the image as it is stored
         preprocess = classifier.preprocess.to(device())
         images = {split: preprocess.shrink(part) for split, part in images.items()}
     data = _Data(images, neighbours, DeviceBank(bank, classes, device()) if bank else None)
     module = ClassifierModule(classifier, *data.of("train"), recipe, seed, noise_std, teacher)
-    return _fit(module, data, checkpoints, loggers)
+    with deterministic(recipe.deterministic):
+        return _fit(module, data, checkpoints, loggers)
 
 
 class _Data(NamedTuple):
@@ -135,21 +150,22 @@ def _fit(
     if recipe.compile:
         compile_network(module, precision)
 
-    def accuracy(split: str) -> float:
+    def scores(split: str, suffix: str = "") -> Row:
         images, neighbours, bank = data.of(split)
         shown = (bank, neighbours.indices, neighbours.query_vectors) if neighbours else ()
         with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
             logits = classifier.predict(images.pixels, *shown)
-        return metrics.top_k(logits, images.labels, 1)
+        return {
+            f"{split}_top1{suffix}": metrics.top_k(logits, images.labels, 1),
+            f"{split}_loss{suffix}": metrics.nll(metrics.softmax(logits), images.labels),
+        }
 
     def measure(module: TrainingModule) -> Row:
         row = {
             "train_top1": module.pop_mean("correct"),  # nan where no image has a label
-            "validation_top1": accuracy("validation"),
+            **scores("validation"),
         }
-        if "test" in data.images:
-            row["test_top1_not_for_selection"] = accuracy("test")
-        return row
+        return row | scores("test", NOT_FOR_SELECTION) if "test" in data.images else row
 
     history = History(measure, recipe.probe_every, recipe.measure_every)
     best = BestEpoch(classifier, history, "validation_top1")

@@ -10,17 +10,31 @@ those of JSON, by the full key.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rapipe.config.names import CHECKPOINT, ENCODER, PRETRAINED, SCRATCH, SELF, ClassifierName
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.names import (
+    CHECKPOINT,
+    ENCODER,
+    GENERATED,
+    PRETRAINED,
+    SCRATCH,
+    SELF,
+    ClassifierName,
+    init_of,
+)
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.io.provenance import Facts
 from rapipe.specs import deciding
 
-STRATEGY_KEYS = {"diverse": ("diversity",), "replay": ("replay",)}
+STRATEGY_KEYS = {
+    "diverse": ("diversity",),
+    "replay": ("replay",),
+    "prioritised-replay": ("replay",),
+}
 """Parameters of `retrieval` that only one strategy has."""
 EXACT = "exact"
 OF_NETWORK = tuple(
@@ -29,20 +43,49 @@ OF_NETWORK = tuple(
 )
 """Parameters of the memory's encoder alone: a classifier's network pretrained by the same recipe
 has its own."""
+KEEP_EVERY = "pretrain.keep_every"
+"""It decides what is kept on the way, and not the last encoder, which classifiers start from."""
+
+
+def of_params(params: Params) -> Facts:
+    """Every parameter by its full key; results that differ are named by these."""
+    groups = asdict(params)
+    facts = {"seed": groups.pop("seed")}
+    for group, values in groups.items():
+        facts |= _keys(group, values)
+    return facts
 
 
 def of_corpus(params: Params) -> Facts:
     """Of the images, their labels and splits; not whether missing ones may be fetched."""
-    corpus = asdict(params.corpus)
+    generated = of_generated(params, None) if params.generated_sources else {}
+    return {**generated, **_of_images(params, params.corpus.sources)}
+
+
+def of_generated(params: Params, precision: str | None) -> Facts:
+    """Of the generated images: all of the real ones, and how they are generated.
+
+    Args:
+        precision: of the generator's training; None if that is `auto`, and not measured.
+    """
+    real = [source for source in params.corpus.sources if source.kind != GENERATED]
+    return {
+        **_of_images(params, real),
+        **_keys("generate", asdict(params.generate)),
+        **({"train.precision": precision} if precision else {}),
+    }
+
+
+def _of_images(params: Params, sources: Sequence[SourceParams]) -> Facts:
+    corpus = {**asdict(params.corpus), "sources": len(sources)}
     del corpus["download"]
-    sources = {
+    by_source = {
         f"sources[{i}].{name}": value
-        for i, source in enumerate(corpus.pop("sources"))
-        for name, value in source.items()
+        for i, source in enumerate(sources)
+        for name, value in asdict(source).items()
         if name != "weight"  # of the encoder
     }
-    count = {"sources": len(params.corpus.sources)}
-    return {"seed": params.seed, **_keys("corpus", {**corpus, **count, **sources})}
+    return {"seed": params.seed, **_keys("corpus", {**corpus, **by_source})}
 
 
 def of_encoder(params: Params, precision: str | None) -> Facts:
@@ -104,13 +147,21 @@ def of_initial(params: Params, text: str, precision: str | None) -> Facts:
     if any(name.noisy for name in names):
         facts |= _chosen("classifiers", grid, ("noise_std",))
     initial = {name.initial for name in names}
-    if CHECKPOINT in initial:
-        facts |= _chosen("classifiers", grid, ("init",))
+    starts = {
+        name.backbone: init_of(params.classifiers.init, name.backbone)
+        for name in names
+        if name.initial == CHECKPOINT
+    }
+    if starts:  # as a mapping only where it must be
+        alike = len(set(starts.values())) == 1
+        facts["classifiers.init"] = next(iter(starts.values())) if alike else dict(starts)
     if PRETRAINED in initial:
         of_memory = any(name.backbone == ENCODER for name in names)
         encoder = of_encoder(params, precision)
         facts |= {
-            key: value for key, value in encoder.items() if of_memory or key not in OF_NETWORK
+            key: value
+            for key, value in encoder.items()
+            if key != KEEP_EVERY and (of_memory or key not in OF_NETWORK)
         }
     if any(name.initial != SCRATCH and name.backbone != ENCODER for name in names):
         facts |= _chosen("train", asdict(params.train), ("width", "stem", "image_size"))
@@ -143,9 +194,10 @@ def of_evaluation(params: Params, variant: Variant) -> Facts:
     """Of what is measured of a classifier."""
     evaluation = asdict(params.evaluate)
     if variant.retrieval == "none":
-        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std",))}
+        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std", "maps"))}
     if variant.retrieval == SELF:  # of neighbours nothing is measured
-        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std", "swap_std"))}
+        names = ("noise_std", "swap_std", "maps")
+        return {"seed": params.seed, **_chosen("evaluate", evaluation, names)}
     retrieval = _chosen("retrieval", asdict(params.retrieval), ("prune", "strategies"))
     return {"seed": params.seed, **_keys("evaluate", evaluation), **retrieval}
 

@@ -15,7 +15,8 @@ from typing import Any, get_args, get_type_hints
 from pydantic import TypeAdapter
 
 from rapipe import paths
-from rapipe.config.schema import Params, SourceParams
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.schema import Params
 from rapipe.io.atomic import atomic_write
 
 SCHEMA = Path("params.schema.json")

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import YAMLError
 
-from rapipe.config.schema import Params, SourceParams
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.config.yaml_text import read_yaml
 from rapipe.errors import UserError, sentence
@@ -36,6 +37,7 @@ TYPES = {
     "string": "a text",
     "boolean": "true or false",
     "array": "a list",
+    "object": "a mapping of texts",
 }
 """What a type of JSON Schema is called in a message."""
 
@@ -87,10 +89,14 @@ def _parse_group(kind: type, raw: object, key: str) -> Any:
         full = f"{key}.{name}" if key else name
         if is_dataclass(types[name]):
             parsed[name] = _parse_group(types[name], value, full)
-        elif not isinstance(value, list):
+        elif not isinstance(value, list | dict):
             parsed[name] = _checked_text(value, full)
         elif len(value) > LISTED:
             raise UserError(f"{full} has {len(value):,} entries; it may have {LISTED}")
+        elif isinstance(value, dict):
+            parsed[name] = {
+                _checked_text(k, full): _checked_text(v, full) for k, v in value.items()
+            }
         elif SourceParams in get_args(types[name]):
             sources = enumerate(value)
             parsed[name] = tuple(_parse_group(SourceParams, v, f"{full}[{i}]") for i, v in sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rapipe.errors import UserError
@@ -18,8 +19,14 @@ SELF = "self"
 """The strategy that shows an image's own vector, and nothing of the bank."""
 WITH_SELF = (SELF, "self+knn")
 """Strategies that show an image's own vector."""
+GENERATED = "generated"
+"""The kind of source whose images are generated from the training images of the others."""
+TASK, MEMORY, TRAINING, BOTH = "task", "memory", "training", "both"
+"""Roles of sources."""
 LINEAR = "linear"
 """The head of a name without one."""
+PROJECTION = "projection"
+"""The head that starts from a projection head, if its backbone is pretrained with one."""
 RENAMED = {"corpus": PRETRAINED, "elsewhere": CHECKPOINT}
 """Words that older versions read."""
 
@@ -75,3 +82,12 @@ class ClassifierName:
         return cls(
             backbone, initial or SCRATCH, bool(frozen), head or LINEAR, bool(distilled), bool(noisy)
         )
+
+
+def init_of(init: str | Mapping[str, str], backbone: str) -> str:
+    """What this backbone starts from as a checkpoint: one for all, or its own; empty if none.
+
+    >>> init_of({"resnet18": "weights.pth"}, "resnet18")
+    'weights.pth'
+    """
+    return init if isinstance(init, str) else init.get(backbone, "")

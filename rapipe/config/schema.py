@@ -19,8 +19,17 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from rapipe.config.names import CHECKPOINT, DISTILLED, SELF, ClassifierName
-from rapipe.errors import UserError, unreadable
+from rapipe.config.corpus_params import CorpusParams
+from rapipe.config.names import (
+    CHECKPOINT,
+    DISTILLED,
+    GENERATED,
+    SELF,
+    TRAINING,
+    ClassifierName,
+    init_of,
+)
+from rapipe.errors import UserError
 from rapipe.io.text import quoted
 from rapipe.specs import (
     LISTED,
@@ -29,6 +38,7 @@ from rapipe.specs import (
     STRICT,
     Finite,
     FusionSpec,
+    GenerationRecipe,
     Limit,
     LimitOrNone,
     NoiseStd,
@@ -52,99 +62,12 @@ Several = Field(max_length=LISTED)
 Names = Annotated[tuple[str, ...], Several]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Side = Annotated[int, ZeroOr(8, 1024)]
-HeldOut = Annotated[Finite, Field(gt=0, le=0.9)]
 Spec = TypeVar("Spec", FusionSpec, PretrainingRecipe, TrainingRecipe)
 
 
 def _spec(kind: type[Spec], group: object) -> Spec:
     """The part of a group that a library function takes."""
     return kind(**{field.name: getattr(group, field.name) for field in fields(kind)})
-
-
-@dataclass(frozen=True, config=STRICT, kw_only=True)
-class SourceParams:
-    """One source of images; `rapipe.corpus.sources` has the kinds. Only `kind` is needed."""
-
-    kind: str
-    """digits | folder | parquet | idx | mnist | fashion-mnist | svhn | cifar10 | cifar100 | stl10 |
-    tiny-imagenet | celeba"""
-    path: str = ""
-    """file or folder; public data sets lie in data/raw/KIND"""
-    name: str = ""
-    """what retrieval.bank calls it; its kind unless given"""
-    label: str = ""
-    """which of several labels: an attribute of CelebA, coarse for CIFAR-100, a column of Parquet"""
-    image: str = ""
-    """column of Parquet with the images; image or img unless given"""
-    split: str = ""
-    """column of Parquet that says train, validation or test; names of files unless given"""
-    role: Literal["task", "memory"] = "task"
-    """task (learned and tested) | memory (unlabelled, looked up, never a query)"""
-    limit: int | float = 1.0
-    """training images to use: a number of them, or a share up to 1.0"""
-    weight: Annotated[Finite, Field(ge=0, le=100)] = 1.0
-    """how often pretraining sees each image in an epoch; 0 = never"""
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", self.kind)
-        if why := unreadable(self.name):
-            raise UserError(f"corpus.sources: the name {quoted(self.name)} {why}")
-        for letter in "+/\\":
-            if letter in self.name:
-                raise UserError(
-                    f"corpus.sources: the name {quoted(self.name)} may not contain {letter!r}"
-                )
-        share = isinstance(self.limit, float)
-        if not 0 < self.limit <= (1 if share else MANY):
-            raise UserError(
-                f"corpus.sources: the limit of {self.name} is {quoted(self.limit)}; it must be a "
-                "number of images of at least 1, or a share of more than 0, up to 1.0"
-            )
-
-
-@dataclass(frozen=True, config=STRICT, kw_only=True)
-class CorpusParams:
-    """The images."""
-
-    sources: Annotated[tuple[SourceParams, ...], Several]
-    """each: kind, and if need be path, name, label, image, split, role, limit, weight
-    (docs/sources.md)"""
-    image_size: Annotated[int, Field(ge=8, le=512)]
-    """side of the square images in pixels, 8 to 512"""
-    resize: Literal["crop", "squash", "pad"]
-    """images that are not square: crop (keep the centre) | squash | pad"""
-    background: Literal["white", "grey", "black"]
-    """behind transparent images and beside padded ones: white | grey | black"""
-    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)]
-    """larger images (width times height) are not decoded"""
-    depth: Annotated[int, Field(ge=8, le=16)]
-    """bits of greyscale that is stored with more than 8: 16, or 10, 12, 14 as many cameras have"""
-    on_error: Literal["stop", "skip"]
-    """at an image that cannot be used: stop | skip (leave it out, list it in the card)"""
-    merge_classes: bool
-    """whether equal class names of several sources are one class, or a mistake"""
-    on_conflict: Literal["keep", "drop", "stop"]
-    """at equal images of two classes: keep (and say so) | drop (leave all copies out) | stop"""
-    download: bool
-    """whether to fetch public data sets that are not in data/raw"""
-    validation_fraction: HeldOut
-    """share of train held out where a source has no validation split"""
-    test_fraction: HeldOut
-    """share of train held out first where a source has no test split"""
-
-    def __post_init__(self) -> None:
-        names = [source.name for source in self.sources]
-        twice = {name for name in names if names.count(name) > 1}
-        if not names:
-            raise UserError("corpus.sources is empty: name at least one source")
-        if twice:
-            raise UserError(
-                f"corpus.sources: the name {quoted(min(twice))} stands twice; give each source a "
-                "`name`"
-            )
-        if not any(source.weight for source in self.sources):
-            raise UserError("corpus.sources: every weight is 0, so there is nothing to pretrain on")
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -197,14 +120,14 @@ class RetrievalParams(FusionSpec):
     """The memory, how it is searched, and how neighbours enter a classifier."""
 
     strategies: Names
-    """knn | sampled | class-balanced | diverse | hard | replay | self | self+knn; none always
-    runs"""
+    """knn | sampled | class-balanced | diverse | hard | replay | prioritised-replay | self |
+    self+knn; none always runs; [] = none alone"""
     k: Annotated[int, at_least(1, 1000)]
     """neighbours an image"""
     diversity: Probability
     """of diverse: weight of unlikeness among neighbours, 0 (knn) to 1"""
     replay: Limit
-    """of replay: rows of its first-in-first-out memory"""
+    """of replay and prioritised-replay: rows of the memory"""
     bank: int | str
     """memory: all training images | a number of them | names of sources joined by +"""
     backend: Literal["torch", "faiss", "lance", "auto"]
@@ -222,17 +145,18 @@ class RetrievalParams(FusionSpec):
             raise UserError(
                 "retrieval.strategies: 'none' is always run as the baseline; leave it out"
             )
-        if "replay" in self.strategies and self.replay < self.k:
+        replaying = [name for name in self.strategies if name.endswith("replay")]
+        if replaying and self.replay < self.k:
             raise UserError(
                 f"retrieval.replay is {self.replay}, but retrieval.k is {self.k}: the memory of "
-                "'replay' must hold at least as many images as are looked up"
+                f"{replaying[0]!r} must hold at least as many images as are looked up"
             )
         if isinstance(self.bank, int) and not 1 <= self.bank <= MANY:
             raise UserError(
                 f"retrieval.bank is {quoted(self.bank)}; choose all, a number of images of at "
                 "least 1, or names of sources joined by +"
             )
-        shown = {*self.strategies} != {SELF}  # which shows nothing of it
+        shown = not {*self.strategies} <= {SELF}  # which shows nothing of it
         if shown and isinstance(self.bank, int) and self.k > self.bank:
             raise UserError(
                 f"retrieval.k is {self.k}, but retrieval.bank is {self.bank}: the memory must hold "
@@ -253,8 +177,8 @@ class ClassifiersParams:
     """NAME[+pretrained|+checkpoint][+frozen][+HEAD][+distilled][+noise]; encoder is the memory's"""
     seeds: Annotated[tuple[Seed, ...], Several]
     """one training a seed; claims need at least three"""
-    init: str
-    """what NAME+checkpoint starts from, as pretrain.init; NAME+pretrained is pretrained on ours"""
+    init: str | Annotated[dict[str, str], Several]
+    """what NAME+checkpoint starts from, as pretrain.init; of several networks {NAME: init, ...}"""
     distill: str
     """teacher that labels all images for NAME+distilled, written as in backbones"""
     distill_temperature: Annotated[Finite, Field(ge=0.001, le=100)]
@@ -279,11 +203,13 @@ class ClassifiersParams:
                     f"so leave +{DISTILLED} out"
                 )
             names.append(teacher)
-        if any(name.initial == CHECKPOINT for name in names) and not self.init:
-            raise UserError(
-                f"classifiers.backbones has {CHECKPOINT!r}, but classifiers.init is empty: name a "
-                "checkpoint file, or hub:NAME for one of timm's"
-            )
+        for name in names:
+            if name.initial == CHECKPOINT and not init_of(self.init, name.backbone):
+                listed = f" for {quoted(name.backbone)}" if isinstance(self.init, dict) else ""
+                raise UserError(
+                    f"classifiers.backbones has {CHECKPOINT!r}, but classifiers.init is empty"
+                    f"{listed}: name a checkpoint file, or hub:NAME for one of timm's"
+                )
 
 
 def _name(key: str, text: str) -> ClassifierName:
@@ -324,6 +250,8 @@ class EvaluateParams:
     """shares of the memory whose contents are replaced, in such swaps"""
     attributed: LimitOrNone
     """validation images whose neighbours are left out one at a time; 0 = none"""
+    maps: LimitOrNone
+    """test images whose attribution maps are drawn, and checked (rapipe attribute); 0 = none"""
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -333,6 +261,7 @@ class Params:
     seed: Seed
     """of splits, pretraining, sampled neighbours and noise; classifiers have classifiers.seeds"""
     corpus: CorpusParams
+    generate: GenerationRecipe
     pretrain: PretrainParams
     retrieval: RetrievalParams
     classifiers: ClassifiersParams
@@ -344,6 +273,11 @@ class Params:
         """Where classifiers are evaluated: 0 alone if there is no encoder for noisy images."""
         noisy = () if self.pretrain.encoder == NO_ENCODER else sorted(self.evaluate.noise_std)
         return (0.0, *noisy)
+
+    @property
+    def generated_sources(self) -> tuple[str, ...]:
+        """Names of the sources whose images the stage generate makes; it is off without one."""
+        return tuple(s.name for s in self.corpus.sources if s.kind == GENERATED)
 
     def __post_init__(self) -> None:
         lists = {
@@ -359,7 +293,7 @@ class Params:
         for key, values in lists.items():
             if len(set(values)) < len(values):
                 raise UserError(f"{key} is {quoted(list(values))}: a value stands twice")
-        for key in ("classifiers.backbones", "classifiers.seeds", "retrieval.strategies"):
+        for key in ("classifiers.backbones", "classifiers.seeds"):
             if not lists[key]:
                 raise UserError(f"{key} is empty: name at least one")
         for std in self.evaluate.swap_std:
@@ -375,12 +309,18 @@ class Params:
                 f"train.label_fraction is {self.train.label_fraction:g}: choose another objective, "
                 "or 1"
             )
+        if self.generated_sources and self.train.label_fraction < 1:
+            raise UserError(
+                f"corpus.sources has the kind {GENERATED}, whose images are made with every label, "
+                f"but train.label_fraction is {self.train.label_fraction:g}: leave that source "
+                "out, or choose 1"
+            )
         self._check_bank()
 
     def _check_bank(self) -> None:
         """Raise `UserError` unless `retrieval.bank` means one thing."""
         bank = self.retrieval.bank
-        sources = {source.name for source in self.corpus.sources}
+        sources = {source.name: source.role for source in self.corpus.sources}
         if isinstance(bank, int):
             return
         if bank in sources and (bank == "all" or bank.isdecimal()):
@@ -395,4 +335,10 @@ class Params:
                     f"retrieval.bank is {quoted(bank)}, but no source is named {quoted(name)}; "
                     "choose all, a number of images, or from "
                     f"{', '.join(sorted(sources)[:10])} joined by +"
+                )
+            if sources[name] == TRAINING:
+                raise UserError(
+                    f"retrieval.bank is {quoted(bank)}, but the role of {quoted(name)} in "
+                    f"corpus.sources is {TRAINING}, which is never looked up: leave it out, or "
+                    "choose the role both"
                 )

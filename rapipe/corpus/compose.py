@@ -8,8 +8,10 @@ image leaves a test split, unless it is dropped because its pixels are in severa
 classes.
 
 A source has a role. `task`: classifiers learn its labels, and are tested on its
-test split. `memory`: its training images, without labels, are for the encoder
-and the bank, and are never a query.
+test split. Of other roles all images are training images. `memory`: they are
+for the encoder and the bank, and are never a query; they have labels only if they
+are generated. `training`: classifiers learn them, and they are not in the bank.
+`both`: classifiers learn them, and they are in the bank.
 
 Letters: N images, S side in pixels.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -32,6 +34,7 @@ from rapipe.corpus.conflicts import Conflicts, settle
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import SkippedImage, Workers, decode_split
 from rapipe.corpus.labels import held_out_mask, limit_mask
+from rapipe.corpus.repeats import remove_copies, remove_repeats
 from rapipe.corpus.sources.base import UNDIVIDED, Source
 from rapipe.corpus.split_rows import SplitRows
 from rapipe.corpus.values import ValueCounts
@@ -52,16 +55,24 @@ class Part:
     """A source as a part of a corpus.
 
     Args:
-        role: task or memory.
+        role: task, memory, training or both.
         limit: number of its training images, or share of them (1.0 = all); drawn by
             class, and a smaller draw is part of a larger one.
         cache: the folder for its decoded images.
+        generated: whether its images are generated. They have labels in every role, and give
+            way to real images with the same pixels.
     """
 
     source: Source
     role: str
     limit: int | float
     cache: Path
+    generated: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its labels are of the task."""
+        return self.role != "memory" or self.generated
 
 
 @dataclass(frozen=True)
@@ -98,10 +109,12 @@ class Report:
     """By source."""
     repeated: int = 0
     """Images removed from train or validation because they repeat one that is held out."""
+    copies: int = 0
+    """Generated images that were left out because they equal a real one."""
     conflicts: Conflicts = field(default_factory=Conflicts)
     """The same pixels in several classes, before repeats were removed."""
     mean: list[float] = field(default_factory=list)
-    """Of each channel over train, on [0, 1]."""
+    """Of each channel over the real images of train, on [0, 1]."""
     std: list[float] = field(default_factory=list)
 
 
@@ -125,8 +138,10 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
     for name, part in sources.items():
         for split, piece in _read_splits(name, part, rules, classes, report, workers).items():
             pieces[split].append(piece)
+    generated = {name for name, part in sources.items() if part.generated}
+    report.copies = remove_copies(pieces, generated)
     report.conflicts = settle(pieces, classes, rules.on_conflict)
-    report.repeated = _remove_repeats(pieces)
+    report.repeated = remove_repeats(pieces)
     tasks = {name: part.source for name, part in sources.items() if part.role == "task"}
     source_of = {class_name: name for name, task in tasks.items() for class_name in task.classes}
     names = [(class_name, source_of[class_name]) for class_name in classes]
@@ -151,7 +166,8 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
             classes,
             (side, side, 3),
         )
-        blocks = _pixel_blocks(filled, counts if split == "train" else None)
+        counted = {piece.name for piece in filled} - generated if split == "train" else set()
+        blocks = _pixel_blocks(filled, counted, counts)
         rows.write(out / f"{split}.arrow", _prefetch(blocks))
     locations = {
         split: chain.from_iterable(piece.locations() for piece in split_pieces)
@@ -184,7 +200,8 @@ def join_classes(sources: Mapping[str, Part], merge_classes: bool) -> tuple[str,
     spellings: dict[str, str] = {}
     tasks = {name: part.source for name, part in sources.items() if part.role == "task"}
     if not tasks:
-        raise ArgumentError("`sources`: all have the role memory; one must have the role task")
+        roles = " or ".join(sorted({part.role for part in sources.values()}))
+        raise ArgumentError(f"`sources`: all have the role {roles}; one must have the role task")
     for name, source in tasks.items():
         if not source.classes:
             raise ArgumentError(
@@ -226,17 +243,12 @@ def _read_splits(
     workers: Workers,
 ) -> dict[str, SplitRows]:
     """The splits of one source; missing ones are held out of train."""
-    memory = part.role == "memory"
-    number = {class_name: label for label, class_name in enumerate(classes)}
-    label_of = np.array(
-        [UNLABELLED if memory else number[class_name] for class_name in part.source.classes]
-        + [UNLABELLED],  # the last, which is index -1
-        np.int64,
-    )
+    tested = part.role == "task"
+    label_of = _label_of(name, part, classes)
     splits: dict[str, SplitRows] = {}
     report.skipped[name], report.sizes[name] = [], []
     for split, data in part.source.splits.items():
-        if memory and split not in ("train", UNDIVIDED):
+        if not tested and split not in ("train", UNDIVIDED):
             continue
         decoded = decode_split(
             data, f"{name} {split}", rules.decoding, rules.skip, part.cache / split, workers
@@ -252,16 +264,29 @@ def _read_splits(
         np.concatenate([decoded.extremes for decoded in parts]),
     )
     rng = np.random.default_rng([rules.seed, *name.encode()])
-    divided = _divide(name, splits, memory, part.limit, rules, rng)
+    divided = _divide(name, splits, tested, part.limit, rules, rng)
     return {
         split: replace(piece, labels=label_of[piece.labels]) for split, piece in divided.items()
     }
 
 
+def _label_of(name: str, part: Part, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """The label in the corpus of each label of a source; the last, which is index -1, is none."""
+    number = {class_name: label for label, class_name in enumerate(classes)}
+    unknown = [class_name for class_name in part.source.classes if class_name not in number]
+    if part.labelled and unknown:
+        raise ArgumentError(
+            f"`sources`: the class {unknown[0]!r} of {name}, whose role is {part.role}, is in no "
+            "source of the role task, so nothing could test it: give it the role memory or task"
+        )
+    labels = [number[c] if part.labelled else UNLABELLED for c in part.source.classes]
+    return np.array([*labels, UNLABELLED], np.int64)
+
+
 def _divide(
     name: str,
     splits: dict[str, SplitRows],
-    memory: bool,
+    tested: bool,
     limit: int | float,
     rules: Rules,
     rng: np.random.Generator,
@@ -273,11 +298,11 @@ def _divide(
         present = ", ".join(splits) or "others"
         raise ArgumentError(f"`sources`: {name} has no train split, only {present}")
     train = splits["train"]
-    if not memory and "test" not in splits:
+    if tested and "test" not in splits:
         train, splits["test"] = _hold_out(train, rules.test_fraction, rng)
     if limit != 1.0 or isinstance(limit, int):
         train = train.select(limit_mask(train.labels, limit, rng))
-    if not memory and "validation" not in splits:
+    if tested and "validation" not in splits:
         train, splits["validation"] = _hold_out(train, rules.validation_fraction, rng)
     return {**splits, "train": train}
 
@@ -292,21 +317,6 @@ def _hold_out(
 def _words_on_dropped(report: Report) -> str:
     count = report.conflicts.left_out
     return f" (`on_conflict`: drop left {count:,} images out)" if count else ""
-
-
-def _remove_repeats(pieces: dict[str, list[SplitRows]]) -> int:
-    """Remove test images from validation, and both from train; the number of removed rows.
-
-    The splits of a source may overlap, and so may those of different sources.
-    """
-    removed = 0
-    for split, later in (("validation", ("test",)), ("train", ("validation", "test"))):
-        held_out = np.concatenate([piece.ids for name in later for piece in pieces[name]])
-        for i, piece in enumerate(pieces[split]):
-            repeats = np.isin(piece.ids, held_out)
-            removed += int(repeats.sum())
-            pieces[split][i] = piece.select(~repeats)
-    return removed
 
 
 def _keep_learnable(
@@ -359,12 +369,15 @@ def _keep_learnable(
 
 
 def _pixel_blocks(
-    pieces: Sequence[SplitRows], counts: npt.NDArray[np.int64] | None
+    pieces: Sequence[SplitRows], counted: Collection[str], counts: npt.NDArray[np.int64]
 ) -> Iterator[Pixels]:
-    """Pixels of all pieces, block by block; the histogram of each channel is added to `counts`."""
+    """Pixels of all pieces, block by block.
+
+    The histogram of each channel is added to `counts`, of the sources in `counted`.
+    """
     for piece in pieces:
         for block in piece.decoded.pixels(piece.rows):
-            if counts is not None:
+            if piece.name in counted:
                 rows = block.reshape(-1, block.shape[2], 3)
                 counts += np.reshape(Image.fromarray(rows).histogram(), (3, 256))
             yield block

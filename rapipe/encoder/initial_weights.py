@@ -7,15 +7,23 @@ it re-trains no others.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io import weights
+from rapipe.io.atomic import atomic_write
 from rapipe.io.tables import read_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROJECTION = "projection.safetensors"
+"""Beside a backbone's weights, those of the first layer of its projection head, if it is kept."""
 STAGE = "initialise"
 """The command that makes it."""
 
@@ -70,6 +78,27 @@ class InitialWeights:
         backbone = network.build()
         weights.fill(backbone, self.folder, card, STAGE)
         return backbone
+
+    def projection(self) -> dict[str, Tensor] | None:
+        """Weights of the layer of the head `projection`; None if it starts random."""
+        from safetensors.torch import load_file
+
+        path = self.folder / PROJECTION
+        return load_file(path) if path.exists() else None
+
+
+def write_projection(folder: Path, projection: dict[str, Tensor] | None) -> None:
+    """Write the weights of the first layer of a projection head, if there are any."""
+    from safetensors.torch import save
+
+    if projection:
+        atomic_write(folder / PROJECTION, save(projection))
+
+
+def copy_projection(source: Path, folder: Path) -> None:
+    """Copy them from folder to folder, if there are any."""
+    if (source / PROJECTION).exists():
+        shutil.copyfile(source / PROJECTION, folder / PROJECTION)
 
 
 FACTS = ("key", "noise_std", "teacher", "temperature")

@@ -36,6 +36,8 @@ COLUMNS = (
 NEIGHBOURS = ("retrieval.", "pretrain.", "encoder", "store")
 """Facts in which classifiers with and without neighbours differ, or the beginnings of their keys:
 what is looked up, and how."""
+INITIAL = ("classifiers.", "corpus.sources", "encoder", "initial", "pretrain.", "vectors")
+"""Facts in which classifiers may differ that start from other weights."""
 NOISE_FACTS = ("classifiers.noise_std", "initial")
 """Facts in which classifiers with noise in training differ from those without."""
 
@@ -142,6 +144,17 @@ def compare_strategies(evidence: Evidence) -> list[Comparison]:
         for first, second in _pairs(list(sides)):
             about = _about(sides[first], sides[second])
             pairs.append(Pair(backbone, sides[first], sides[second], about))
+    return compare_all(evidence, pairs, evidence.clean_and_noisiest)
+
+
+def compare_backbones(evidence: Evidence) -> list[Comparison]:
+    """Every two classifiers of a study without retrieval, on clean images and at the strongest
+    noise."""
+    sides = [
+        Side(condition.backbone, stack.correct, evidence.setting_of(condition))
+        for condition, stack in evidence.stacks.items()
+    ]
+    pairs = [Pair("classifiers", one, other, INITIAL) for other, one in combinations(sides, 2)]
     return compare_all(evidence, pairs, evidence.clean_and_noisiest)
 
 

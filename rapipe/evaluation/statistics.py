@@ -122,6 +122,15 @@ def deviation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def interval_over_seeds(values: Sequence[float]) -> Interval:
+    """Student's interval of the mean of what two or more seeds gave."""
+    from scipy.special import stdtrit
+
+    n, mean = len(values), float(np.mean(values))
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * deviation(values) / n**0.5
+    return Interval(mean - half, mean + half)
+
+
 def paired_interval(a: Values, b: Values, seed: int) -> Interval:
     """Interval of the mean of a - b, both (S, N), paired by seed and image."""
     _check_paired(a, b)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.config.names import TRAINING
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.errors import UserError
@@ -21,11 +22,15 @@ from rapipe.pipeline.inputs import (
     audit_facts,
     check_encoder,
     checked,
+    generated_sources,
     images_of,
+    in_role,
     query_images,
     read_table,
+    sources_in_role,
 )
 from rapipe.pipeline.label_errors import Queries, list_label_errors
+from rapipe.pipeline.quality import write_quality
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.stored_vectors import stored_vectors, vectors_of
 from rapipe.progress import say
@@ -40,7 +45,10 @@ from rapipe.retrieval.search import search
 from rapipe.retrieval.store import Store
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS)
-WRITES = (paths.LEAKAGE, paths.DUPLICATES, paths.LABEL_ERRORS)
+WRITES = (
+    *(paths.LEAKAGE, paths.DUPLICATES, paths.LABEL_ERRORS),
+    *(paths.QUALITY, paths.MEMORISATION),
+)
 
 COLUMNS = ("test_id", "test_row", "bank_id", "similarity", "same_class")
 REBUILD = "run rapipe prefetch, or dvc repro"
@@ -48,7 +56,7 @@ REBUILD = "run rapipe prefetch, or dvc repro"
 
 @argument_keys(**keys_of("retrieval", RetrievalParams))
 def run(params: Params) -> None:
-    """Write `results/leakage.json`, `results/duplicates.csv` and `results/label_errors.csv`.
+    """Write `results/leakage.json`, and what it found: duplicates, label errors, copies.
 
     Raises:
         UserError: there is a leak; names what, how many, and the first id.
@@ -64,12 +72,14 @@ def run(params: Params) -> None:
         "split_overlap": check_splits(splits),
         "held_out_in_bank": check_bank(bank, splits),
         "withheld_labels": check_labels(bank, hidden_labels),
+        **check_sources(bank, splits),
         **check_tables(params, bank.ids),
     }
     queries = queries_of(splits, hidden_labels, bank)
     duplicates = list_duplicates(queries, bank)
     errors = list_label_errors(queries, bank, duplicates.pop("nearest"), duplicates["threshold"])
     _summarise(duplicates, errors)
+    write_quality(splits, params.seed)
     write_checksummed(
         paths.LEAKAGE,
         {
@@ -105,6 +115,27 @@ def check_labels(bank: Embeddings, hidden: Ids) -> int:
     ids = leakage.shared_ids(hidden, bank.ids[bank.labels >= 0])
     _refuse(ids, paths.BANK, "labels that train.label_fraction withholds", REBUILD)
     return len(hidden)
+
+
+def check_sources(bank: Embeddings, splits: dict[str, Images]) -> dict[str, int]:
+    """Raise `UserError` if generated images are held out, or the bank holds what it may not.
+
+    Returns:
+        The numbers of images checked; none where no source is generated, or for training alone.
+    """
+    checks = {}
+    if names := generated_sources():
+        for split in ("validation", "test"):
+            images = splits[split]
+            ids = images.ids[np.isin(images.sources, names)]
+            remedy = "run rapipe corpus and what follows it, or dvc repro"
+            _refuse(ids, paths.split(split), "generated images", remedy)
+        checks["generated_held_out"] = len(splits["validation"]) + len(splits["test"])
+    if sources_in_role(TRAINING):
+        ids = bank.ids[in_role(bank, TRAINING)]
+        _refuse(ids, paths.BANK, f"images of a source whose role is {TRAINING}", REBUILD)
+        checks["training_in_bank"] = len(bank)
+    return checks
 
 
 def check_tables(params: Params, bank_ids: Ids) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.config.names import MEMORY
 from rapipe.config.schema import Params
 from rapipe.corpus.labels import visible_label_mask
 from rapipe.device import device
@@ -30,6 +31,7 @@ from rapipe.pipeline.inputs import (
     checked,
     encoder_fingerprint,
     images_of,
+    in_role,
     labelled,
 )
 from rapipe.pipeline.stored_vectors import stored_vectors, vectors_of
@@ -85,7 +87,7 @@ def embedded(params: Params) -> tuple[LabelledVectors, LabelledVectors, Labelled
     train, validation, test = images_of("train"), labelled("validation"), labelled("test")
     visible = visible_label_mask(train.ids, train.labels, params.train.label_fraction, params.seed)
     held_out = np.isin(train.ids, np.concatenate([validation.ids, test.ids]))
-    splits = [(train, np.flatnonzero(visible & ~held_out))]
+    splits = [(train, np.flatnonzero(visible & ~held_out & ~in_role(train, MEMORY)))]
     splits += [(images, np.arange(len(images))) for images in (validation, test)]
     ids = np.concatenate([images.ids[rows] for images, rows in splits])
     stored = stored_vectors(store, ids)

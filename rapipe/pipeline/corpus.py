@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.schema import CorpusParams, Params
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.names import GENERATED
+from rapipe.config.schema import Params
 from rapipe.corpus.compose import Part, Report, Rules, compose, corpus_hash
 from rapipe.corpus.conflicts import Conflicts
 from rapipe.corpus.contact_sheet import contact_sheet
@@ -23,10 +26,12 @@ from rapipe.errors import printable, rename_arguments
 from rapipe.io.folders import atomic_folder
 from rapipe.io.locks import file_lock
 from rapipe.io.tables import write_json
+from rapipe.pipeline.inputs import present_generated
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
 from rapipe.progress import say
 from rapipe.records import SPLITS, UNLABELLED, Images
 
+READS = (paths.GENERATED,)
 WRITES = (paths.CORPUS,)
 
 LISTED = 1000
@@ -38,20 +43,11 @@ COMMON = 5
 @argument_keys(**CORPUS_KEYS)
 def run(params: Params) -> None:
     """Write `data/corpus/`; sources that have not changed are not decoded again."""
-    corpus = params.corpus
-    decoding = Decoding(
-        corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels, corpus.depth
-    )
-    sources = _sources(corpus, decoding)
-    rules = Rules(
-        decoding,
-        corpus.on_error == "skip",
-        corpus.merge_classes,
-        corpus.on_conflict,
-        corpus.validation_fraction,
-        corpus.test_fraction,
-        params.seed,
-    )
+    corpus, rules = params.corpus, rules_of(params)
+    decoding = rules.decoding
+    if params.generated_sources:
+        present_generated(params)
+    sources = open_sources(corpus.sources, corpus.download, decoding)
     with atomic_folder(paths.CORPUS) as folder:
         with Workers() as workers:
             report = compose(sources, rules, folder, workers)
@@ -93,29 +89,48 @@ def card(
         "decoding": asdict(decoding),
         "mean": report.mean,
         "std": report.std,
+        **({"generated_copies": report.copies} if report.copies else {}),
         "hash": corpus_hash(splits),
     }
 
 
-def _sources(corpus: CorpusParams, decoding: Decoding) -> dict[str, Part]:
-    """Every source, opened, with the cache folder of its decoded images, by name."""
+def rules_of(params: Params) -> Rules:
+    """How sources become a corpus."""
+    corpus = params.corpus
+    return Rules(
+        Decoding(
+            corpus.image_size, corpus.resize, corpus.background, corpus.max_pixels, corpus.depth
+        ),
+        corpus.on_error == "skip",
+        corpus.merge_classes,
+        corpus.on_conflict,
+        corpus.validation_fraction,
+        corpus.test_fraction,
+        params.seed,
+    )
+
+
+def request_of(params: SourceParams, download: bool, labelled: bool) -> SourceRequest:
+    """What to read of a source."""
+    home = paths.GENERATED.parent if params.kind == GENERATED else paths.RAW
+    return SourceRequest(
+        params.path, params.label, download, home, labelled, params.image, params.split
+    )
+
+
+def open_sources(
+    groups: Iterable[SourceParams], download: bool, decoding: Decoding
+) -> dict[str, Part]:
+    """Sources, opened, with the cache folder of their decoded images, by name."""
     sources = {}
-    for params in corpus.sources:
-        labelled = params.role == "task"
-        request = SourceRequest(
-            params.path,
-            params.label,
-            corpus.download,
-            paths.RAW,
-            labelled,
-            params.image,
-            params.split,
-        )
-        source = SOURCES[params.kind](request)
-        for remark in source.remarks(params.name):
+    for group in groups:
+        request = request_of(group, download, group.labelled)
+        source = SOURCES[group.kind](request)
+        for remark in source.remarks(group.name):
             say(remark)
-        cache = paths.CACHE / cache_key(params.kind, request, source, decoding)
-        sources[params.name] = Part(source, params.role, params.limit, cache)
+        cache = paths.CACHE / cache_key(group.kind, request, source, decoding)
+        generated = group.kind == GENERATED
+        sources[group.name] = Part(source, group.role, group.limit, cache, generated)
     return sources
 
 

@@ -16,13 +16,18 @@ from rapipe.encoder.imported import ImportedVectors, read_encoder
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import UserError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
+from rapipe.evaluation.measures.attribution_maps.evaluate import evaluate_maps, spread
+from rapipe.evaluation.measures.attribution_maps.record import AttributionMaps
 from rapipe.io.checksums import sha256
 from rapipe.io.folders import atomic_folder
-from rapipe.io.tables import write_checksummed, write_csv
+from rapipe.io.provenance import Facts
+from rapipe.io.tables import fingerprint, read_numbers, write_checksummed, write_csv
 from rapipe.pipeline.inputs import (
+    PARAMS,
     bank_card,
     checked,
     classifier_card,
+    kept_folder,
     labelled,
     neighbours_of,
     present_bank,
@@ -35,13 +40,14 @@ from rapipe.specs import NO_ENCODER
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
 WRITES = (paths.EVIDENCE,)
-"""This stands for the results beside it too."""
+"""This stands for the results beside it too; each that is kept has a file of its own."""
 
 
 @argument_keys(**keys_of("retrieval", RetrievalParams))
 def run(params: Params, variant: Variant) -> None:
     """Write `results/runs/<variant>.json`, and `data/evidence/<variant>/`: images and rows.
 
+    The result is also kept in `results/kept/`, beside those of other settings.
     If the memory has been edited since the classifier was trained, there is only
     `<variant>@<memory>.json`, so that both can be compared.
     """
@@ -62,28 +68,57 @@ def run(params: Params, variant: Variant) -> None:
         levels = levels[:1]
         say(f"pretrain.encoder is {NO_ENCODER}: noisy images have no vectors, and are left out")
     evaluation = evaluate_levels(classifier, images, levels, retriever, analysis, params.seed)
-    predictions_sha256 = ""
+    facts, predictions_sha256 = dict(analysis.facts) if analysis else {}, ""
     if not edited:
         with atomic_folder(paths.EVIDENCE / variant.name) as folder:
             evaluation.predictions.write(folder / paths.PREDICTIONS)
             predictions_sha256 = sha256(folder / paths.PREDICTIONS)
             if analysis and analysis.influence:
                 write_csv(folder / paths.INFLUENCE, analysis.influence_rows())
+            if params.evaluate.maps:
+                maps, facts["maps"] = maps_of(params, classifier, images, analysis)
+                maps.write(folder / paths.MAPS)
     names = {"backbone": "backbone", "retrieval": "retrieval", "k": "rows_shown", "seed": "seed"}
     keys = {key: getattr(variant, name) for key, name in names.items()}
+    result = {
+        "setting": card["setting"],
+        "evaluation": deciding.of_evaluation(params, variant),
+        "parameters": card["parameters"],
+        "best_epoch": card["best_epoch"],
+        "edited": edited,
+        "predictions_sha256": predictions_sha256,
+        "store": store,
+        "rows": [{**keys, **row, "memory": memory} for row in evaluation.rows],
+        "by_class": evaluation.by_class,
+        **facts,
+    }
+    write_checksummed(paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json", result)
+    if not edited:
+        keep(params, variant, result)
+
+
+def keep(params: Params, variant: Variant, result: dict[str, Any]) -> None:
+    """Write `results/kept/<variant>-<fingerprint of its setting>.json`.
+
+    No run with other parameters removes it, so that `rapipe compare` has both. Its setting has
+    what made the memory too, and its history a row an epoch.
+    """
+    facts: Facts = {}
+    if variant.retrieval != "none":
+        facts = dict(present_bank(params)[PARAMS])
+    if variant.rows_shown:
+        facts |= {"retrieval.k": variant.k, "retrieval.index": params.retrieval.index}
+    elif variant.retrieval != "none":  # its own vector alone, which is of no bank
+        facts = {key: v for key, v in facts.items() if key not in ("retrieval.bank", "store")}
+    facts |= result["setting"]
+    history = read_numbers(checked(paths.MODELS / variant.name / "history.csv"))
+    by_epoch = {row["epoch"]: row for row in history}
     write_checksummed(
-        paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json",
+        kept_folder() / f"{variant.name}-{fingerprint(facts)}.json",
         {
-            "setting": card["setting"],
-            "evaluation": deciding.of_evaluation(params, variant),
-            "parameters": card["parameters"],
-            "best_epoch": card["best_epoch"],
-            "edited": edited,
-            "predictions_sha256": predictions_sha256,
-            "store": store,
-            "rows": [{**keys, **row, "memory": memory} for row in evaluation.rows],
-            "by_class": evaluation.by_class,
-            **(analysis.facts if analysis else {}),
+            "setting": facts,
+            "history": list(by_epoch.values()),
+            **{name: result[name] for name in ("parameters", "best_epoch", "rows")},
         },
     )
 
@@ -108,6 +143,17 @@ def analysis_of(
     neighbours = neighbours_of(validation, params, variant.retrieval, "validation")
     analysis.choose(validation, neighbours)
     return analysis
+
+
+def maps_of(
+    params: Params, classifier: Classifier, images: Images, analysis: RetrievalAnalysis | None
+) -> tuple[AttributionMaps, Facts]:
+    """Attribution maps of some test images, with the neighbours that these have when clean."""
+    rows = spread(images.labels, params.evaluate.maps)
+    bank, neighbours = None, None
+    if analysis and analysis.clean and analysis.clean.retrieval:
+        bank, neighbours = analysis.bank, analysis.clean.retrieval.neighbours.take(rows)
+    return evaluate_maps(classifier, images.take(rows), bank, neighbours, params.seed)
 
 
 def retriever_of(

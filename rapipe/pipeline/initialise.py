@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from rapipe import paths
-from rapipe.config.names import CHECKPOINT, ENCODER, PRETRAINED, SCRATCH, ClassifierName
+from rapipe.config.names import (
+    CHECKPOINT,
+    ENCODER,
+    PRETRAINED,
+    PROJECTION,
+    SCRATCH,
+    ClassifierName,
+    init_of,
+)
 from rapipe.config.schema import Params
 from rapipe.encoder import checkpoints
 from rapipe.encoder.encoder import Encoder, EncoderSpec
+from rapipe.encoder.initial_weights import copy_projection, write_projection
 from rapipe.io import weights
 from rapipe.io.atomic import atomic_write
 from rapipe.io.checksums import is_intact
@@ -65,6 +74,8 @@ def initialise(params: Params, text: str, folder: Path) -> None:
         cached = weights_of(params, name)
         for file in (weights.WEIGHTS, weights.CARD):
             atomic_write(folder / file, (cached / file).read_bytes())
+        if name.head == PROJECTION:
+            copy_projection(cached, folder)
         card = read_json(folder / weights.CARD, "initialise")
     facts = {
         "noise_std": grid.noise_std if name.noisy else 0.0,
@@ -92,11 +103,12 @@ def facts_of(params: Params, name: ClassifierName) -> dict[str, Any]:
     source = source_of(params, name)
     if name.initial == PRETRAINED:
         return {"spec": asdict(source.spec), **pretrain.facts_of(params, source)}
-    path = expand_home(params.classifiers.init)
+    init = init_of(params.classifiers.init, name.backbone)
+    path = expand_home(init)
     file = path / weights.CARD if path.is_dir() else path  # a card has its weights' hash
     content = file.read_bytes() if file.is_file() else b""
     digest = hashlib.sha256(content).hexdigest()
-    return {"spec": asdict(source.spec), "init": params.classifiers.init, "sha256": digest}
+    return {"spec": asdict(source.spec), "init": init, "sha256": digest}
 
 
 def source_of(params: Params, name: ClassifierName) -> Source:
@@ -104,6 +116,7 @@ def source_of(params: Params, name: ClassifierName) -> Source:
     train = params.train
     spec = pretrain.spec_of(params, name.backbone, train.width, train.stem, train.image_size)
     network = {"encoder": name.backbone, "width": spec.width, "stem": spec.stem, "init": ""}
+    network["keep_every"] = 0  # encoders on the way are kept of the memory's alone
     return Source(spec, parameters={f"pretrain.{key}": value for key, value in network.items()})
 
 
@@ -113,24 +126,33 @@ def weights_of(params: Params, name: ClassifierName) -> Path:
     if not is_intact(folder):
         with atomic_folder(folder) as part:
             if name.backbone == ENCODER:
-                Encoder.read(checked(paths.ENCODER)).write(part, {})
+                copy_encoder(part)
             elif name.initial == CHECKPOINT:
-                write_checkpoint(params.classifiers.init, source_of(params, name).spec, part)
+                init = init_of(params.classifiers.init, name.backbone)
+                write_checkpoint(init, source_of(params, name).spec, part)
             else:
                 write_pretrained(params, source_of(params, name), part)
     return folder
+
+
+def copy_encoder(folder: Path) -> None:
+    """Write the memory's encoder, and the first layer of its projection head, if it is kept."""
+    Encoder.read(checked(paths.ENCODER)).write(folder, {})
+    copy_projection(paths.ENCODER, folder)
 
 
 def write_pretrained(params: Params, source: Source, folder: Path) -> None:
     """Write this backbone pretrained on the corpus: the encoder, if that is the same."""
     facts = pretrain.facts_of(params, source)
     card = weights.read_card(checked(paths.ENCODER), "pretrain")
-    if fingerprint([card["spec"], card.get(PARAMS)]) == fingerprint([asdict(source.spec), facts]):
-        Encoder.read(paths.ENCODER).write(folder, {})
+    made_with = {**(card.get(PARAMS) or {}), "pretrain.keep_every": 0}
+    if fingerprint([card["spec"], made_with]) == fingerprint([asdict(source.spec), facts]):
+        copy_encoder(folder)
         return
     say(f"pretraining {source.spec.backbone} to start from")
     result = pretrain.pretrained(params, source)
     result.encoder.write(folder, {})
+    write_projection(folder, result.projection)
     write_csv(folder / "history.csv", [{**row, **result.scores} for row in result.history])
     shutil.rmtree(pretrain.checkpoints_of(params, source))
 

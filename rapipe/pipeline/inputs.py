@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config import deciding
+from rapipe.config.names import GENERATED, MEMORY, TASK
 from rapipe.config.schema import IMPORTED, Params
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
@@ -20,7 +22,7 @@ from rapipe.io import provenance, weights
 from rapipe.io.checksums import verify_checksums
 from rapipe.io.provenance import Facts
 from rapipe.io.tables import parse_checksummed, read_json
-from rapipe.records import Images, Neighbours
+from rapipe.records import Embeddings, Images, Neighbours
 
 PARAMS = "params"
 """Key of a card: the parameters that its artefact was made with, and the artefacts."""
@@ -45,11 +47,34 @@ def query_images(split: str, unlabelled: bool) -> Images:
     """
     images = images_of(split)
     mask = images.labels >= 0
+    if split == "train":
+        mask &= ~in_role(images, MEMORY)
     if split == "train" and unlabelled:
-        sources = corpus_card()["sources"]
-        task = [name for name, facts in sources.items() if facts["role"] == "task"]
-        mask |= np.isin(images.sources, task)
+        mask |= in_role(images, TASK)
     return images if mask.all() else images.take(np.flatnonzero(mask))
+
+
+def in_role(images: Images | Embeddings, role: str) -> npt.NDArray[np.bool_]:
+    """Mask (N,) of the images of the sources that have this role in the corpus."""
+    if names := sources_in_role(role):
+        return np.asarray(np.isin(images.sources, names))
+    return np.zeros(len(images), np.bool_)
+
+
+def sources_in_role(role: str) -> list[str]:
+    """Names of the sources that have this role in the corpus."""
+    return _sources_with("role", role)
+
+
+def generated_sources() -> list[str]:
+    """Names of the sources of the corpus whose images are generated."""
+    return _sources_with("kind", GENERATED)
+
+
+def _sources_with(parameter: str, value: str) -> list[str]:
+    facts = corpus_card()[PARAMS]
+    keys = (f"corpus.sources[{i}]" for i in range(facts["corpus.sources"]))
+    return [facts[f"{key}.name"] for key in keys if facts[f"{key}.{parameter}"] == value]
 
 
 def neighbours_of(images: Images, params: Params, strategy: str, split: str) -> Neighbours:
@@ -100,6 +125,14 @@ def setting(params: Params, variant: Variant, precision: str | None) -> Facts:
         if variant.rows_shown:
             facts["store"] = bank["store"]
     return facts
+
+
+def present_generated(params: Params) -> dict[str, Any]:
+    """The card of the generated images; `UserError` unless the present parameters made them."""
+    card = read_card(paths.GENERATED_CARD)
+    facts = deciding.of_generated(params, deciding.explicit_precision(params))
+    provenance.check(paths.GENERATED, card.get(PARAMS), facts, "generate")
+    return card
 
 
 def present_corpus(params: Params) -> dict[str, Any]:
@@ -201,6 +234,11 @@ def audit_facts(params: Params) -> Facts:
     return {**present_bank(params)[PARAMS], **strategies}
 
 
+def quality_facts() -> Facts:
+    """What the quality of generated images is of: images and encoder."""
+    return {"corpus": corpus_card()["hash"], "encoder": encoder_fingerprint()}
+
+
 def bank_card() -> dict[str, Any]:
     """What the bank was made from: version of the store, encoder, classes."""
     return read_card(paths.BANK_CARD)
@@ -228,6 +266,12 @@ def check_encoder(fingerprint: str, artefact: object, stage: str) -> None:
 def corpus_card() -> dict[str, Any]:
     """Counts, classes, pixel statistics and hash of the corpus."""
     return read_card(paths.CORPUS_CARD)
+
+
+def kept_folder() -> Path:
+    """`results/kept`; in a copy of the project, as DVC makes some, that of the project itself."""
+    project, copies, _ = Path.cwd().as_posix().partition(paths.COPIES)
+    return Path(project) / paths.KEPT if copies else paths.KEPT
 
 
 def checked(path: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.names import SELF
+from rapipe.config.names import SELF, TRAINING
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.device import device
@@ -29,6 +29,7 @@ from rapipe.pipeline.inputs import (
     images_of,
     present_encoder,
     query_images,
+    sources_in_role,
 )
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
@@ -120,7 +121,9 @@ def write_bank(
         of_encoder: what the encoder was made with.
     """
     rows, limit = store.rows.take(order), params.retrieval.bank
-    selected = select_bank(rows.ids, rows.sources, rows.splits, held_out, limit, params.seed)
+    excluded = sources_in_role(TRAINING)
+    facts = (rows.ids, rows.sources, rows.splits)
+    selected = select_bank(*facts, held_out, limit, params.seed, excluded)
     bank = rows.take(selected)
     labels = np.where(np.isin(bank.ids, hidden_labels), UNLABELLED, bank.labels)
     Embeddings(

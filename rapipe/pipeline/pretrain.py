@@ -11,11 +11,14 @@ import numpy as np
 from rapipe import paths
 from rapipe.config import deciding
 from rapipe.config.schema import IMPORTED, Params
+from rapipe.device import deterministic
 from rapipe.encoder import checkpoints
 from rapipe.encoder.backbones import BACKBONES, PUBLISHED, Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.encoder.imported import ImportedVectors
+from rapipe.encoder.initial_weights import write_projection
 from rapipe.io import weights
+from rapipe.io.atomic import atomic_write
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
 from rapipe.io.tables import fingerprint, write_csv, write_json
@@ -73,9 +76,21 @@ def run(params: Params) -> None:
         facts |= imported_vectors()
     with atomic_folder(paths.ENCODER) as folder:
         result.encoder.write(folder, facts)
+        write_projection(folder, result.projection)
+        _write_extras(folder, result)
         encoder = weights.fingerprint(weights.read_card(folder, "pretrain"))
     _write_results(result.history, result.scores, encoder)
     shutil.rmtree(checkpoints_of(params, source), ignore_errors=True)
+
+
+def _write_extras(folder: Path, result: PretrainedEncoder) -> None:
+    """Write the encoders that were kept on the way, and pictures, if there are any."""
+    for kept in result.kept.values():
+        shutil.copytree(kept, folder / paths.ENCODER_EPOCHS.name / kept.name)
+    if result.pictures:
+        from safetensors.numpy import save
+
+        atomic_write(folder / paths.ENCODER_PICTURES.name, save(result.pictures))
 
 
 def _write_results(history: list[Row], scores: Row, encoder: str) -> None:
@@ -135,19 +150,23 @@ class Source:
 def pretrained(params: Params, source: Source) -> PretrainedEncoder:
     """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
     images = images_of("train")
+    recipe = params.pretrain.recipe
+    if source.parameters:  # not of the memory's encoder: only that is kept on the way
+        recipe = replace(recipe, keep_every=0)
     weight_of = {group.name: group.weight for group in params.corpus.sources}
-    return pretrain(
-        images,
-        labelled("validation"),
-        source.spec,
-        params.pretrain.recipe,
-        initial=source.weights(),
-        weights=np.array([weight_of[name] for name in images.sources.tolist()]),
-        seed=params.seed,
-        precision=precision_of(params.train.precision, paths.PRECISION),
-        compile=params.train.compile,
-        checkpoints=checkpoints_of(params, source),
-    )
+    with deterministic(params.train.deterministic):
+        return pretrain(
+            images,
+            labelled("validation"),
+            source.spec,
+            recipe,
+            initial=source.weights(),
+            weights=np.array([weight_of[name] for name in images.sources.tolist()]),
+            seed=params.seed,
+            precision=precision_of(params.train.precision, paths.PRECISION),
+            compile=params.train.compile,
+            checkpoints=checkpoints_of(params, source),
+        )
 
 
 def write_imported(params: Params) -> None:

@@ -210,6 +210,8 @@ def _distinguish_memories(runs: Collection[Run]) -> None:
 def read_evidence(params: Params, results: Results) -> Evidence:
     """What `rapipe eval` and `rapipe audit` wrote of the present classifiers.
 
+    Without retrieval there is no memory that anything is compared with: no audit, no baselines.
+
     Raises:
         UserError: a classifier has no results of the present setting, or was evaluated on
             other images, or with other `evaluate.*`.
@@ -235,7 +237,8 @@ def read_evidence(params: Params, results: Results) -> Evidence:
         classifier_card(params, variant)  # else its history would be of another training
         history = read_numbers(checked(paths.MODELS / name / "history.csv"))
         histories.setdefault(condition, []).append(history)
-    duplicates = read_duplicates(read_audit(params, results))
+    retrieving = params.retrieval.strategies
+    duplicates = read_duplicates(read_audit(params, results)) if retrieving else []
     backbones = params.classifiers.backbones
     return Evidence(
         levels=levels,
@@ -249,7 +252,7 @@ def read_evidence(params: Params, results: Results) -> Evidence:
             for condition, predictions in seeds.items()
         },
         noise_augmented={name: name + NOISY for name in backbones if name + NOISY in backbones},
-        encoder_baselines=read_baselines(params, levels, ids),
+        encoder_baselines=read_baselines(params, levels, ids) if retrieving else {},
         fine_tuned=ENCODER if ENCODER in backbones else "",
     )
 
@@ -317,11 +320,18 @@ def read_label_errors(leakage: dict[str, Any]) -> list[dict[str, str]]:
     return _read_listed(paths.LABEL_ERRORS, leakage["label_errors_sha256"])
 
 
-def _read_listed(path: Path, digest: str) -> list[dict[str, str]]:
+def read_memorisation(quality: dict[str, Any]) -> list[dict[str, str]]:
+    """The generated images, each with the nearest training image, as the audit listed them."""
+    return _read_listed(paths.MEMORISATION, quality["memorisation_sha256"], paths.QUALITY)
+
+
+def _read_listed(
+    path: Path, digest: str, written_with: Path = paths.LEAKAGE
+) -> list[dict[str, str]]:
     """The rows that the audit listed; `UserError` unless they are those that it speaks of."""
     text = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(text).hexdigest() != digest:
         raise UserError(
-            f"{path} is not what {paths.LEAKAGE} was written with: run rapipe audit, or dvc repro"
+            f"{path} is not what {written_with} was written with: run rapipe audit, or dvc repro"
         )
     return list(csv.DictReader(io.StringIO(text.decode(), newline="")))

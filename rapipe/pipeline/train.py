@@ -44,6 +44,9 @@ from rapipe.training.precision import precision_of
 READS = (paths.CORPUS, paths.NEIGHBOURS, paths.INITIAL)
 WRITES = (paths.MODELS,)
 
+MAY_BE_NAN = ("train_top1", "validation_loss", "test_loss_not_for_selection")
+"""Measurements that may be no number where the training went on all the same."""
+
 
 @argument_keys(
     **keys_of("retrieval", FusionSpec),
@@ -65,9 +68,11 @@ def run(params: Params, variant: Variant) -> None:
     trained = _train(params, variant, variant.classifier, data, initial, checkpoints, teacher)
     with atomic_folder(paths.MODELS / variant.name) as folder:
         trained.classifier.write(folder, {**facts, **_outcome(trained)})
-        write_csv(
-            folder / "history.csv", [without_nan(row, "train_top1") for row in trained.history]
-        )
+        rows = [without_nan(row, *MAY_BE_NAN) for row in trained.history]
+        columns = list(dict.fromkeys(name for row in rows for name in row))  # resumed: first fewer
+        write_csv(folder / "history.csv", rows, columns)
+        if trained.tuned.curve:
+            write_csv(folder / paths.RATES, trained.tuned.curve)
     for finished in (checkpoints, teacher_folder):
         shutil.rmtree(finished, ignore_errors=True)
 
@@ -132,6 +137,7 @@ def _train(
         fusion=params.retrieval.fusion_spec if data.bank else FusionSpec(),
         recipe=replace(recipe, precision=precision),
         initial=initial.backbone(network),
+        projection=initial.projection(),
         noise_std=initial.noise_std,
         teacher=teacher,
         seed=variant.seed,
@@ -189,7 +195,7 @@ def _outcome(trained: TrainedClassifier) -> dict[str, Any]:
         "trained_parameters": trained.trained_parameters,
         "best_epoch": trained.best["epoch"],
         "validation_top1": trained.best["validation_top1"],
-        "tuned": trained.tuned,
+        "tuned": trained.tuned.values,
     }
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rapipe.batches.loader import ArrayField, BatchLoader
 from rapipe.batches.preprocess import Preprocess
-from rapipe.batches.transforms import VIEWS, to_float
+from rapipe.batches.transforms import VIEWS, multi_crop, to_float
 from rapipe.device import device
 from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives import Objective
@@ -52,7 +52,11 @@ class PretrainingModule(TrainingModule):
                 f"{self.activity}: {self.describe_epoch()}, but two are needed, since "
                 f"{type(objective).__name__} compares images: raise `weights`, or add images"
             )
-        self.views: nn.Module = VIEWS[recipe.views](images.pixels.shape[1])
+        size = images.pixels.shape[1]
+        if objective.local_crops:
+            self.views, self.crops = multi_crop(recipe.views, size, objective.local_side)
+        else:
+            self.views = VIEWS[recipe.views](size)
         self.preprocess = preprocess
 
     def describe_epoch(self) -> str:
@@ -70,9 +74,14 @@ class PretrainingModule(TrainingModule):
         images, labels = to_float(batch[0]), batch[1]  # (B, 3, S, S), (B,)
         v = self.network.views
         with torch.autocast(images.device.type, enabled=False):
-            views = self.preprocess(self.views(images.repeat(v, 1, 1, 1)))  # (VB, 3, H, H)
-        loss: Tensor = self.network(views.chunk(v), labels)
+            views = self.preprocess(self.views(images.repeat(v, 1, 1, 1))).chunk(v)  # (B, 3, H, H)
+            if n := self.network.local_crops:
+                crops = self.crops(images.repeat(n, 1, 1, 1))
+                views += self.preprocess.normalise(crops).chunk(n)
+        loss: Tensor = self.network(views, labels)
         self.step_metrics["loss"].append(loss.detach())
+        for name, value in self.network.measured.items():
+            self.step_metrics[name].append(value)
         return loss
 
     def configure_optimizers(self) -> Any:

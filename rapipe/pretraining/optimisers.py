@@ -23,6 +23,16 @@ def sgd(parameters: Parameters, rate: float) -> Optimizer:
     return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4, fused=True)
 
 
+def adam(parameters: Parameters, rate: float) -> Optimizer:
+    """Steps of about the same size for every weight, without weight decay.
+
+    Betas .9 and .999; rates are about a hundredth of SGD's.
+
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    """
+    return torch.optim.Adam(parameters, rate, fused=True)
+
+
 def adamw(parameters: Parameters, rate: float) -> Optimizer:
     """Steps of the same size for every weight, whatever its gradient; for transformers.
 
@@ -57,6 +67,7 @@ def _groups(parameters: Parameters, decay: float) -> list[dict[str, Any]]:
 
 OPTIMISERS: dict[str, Callable[[Parameters, float], Optimizer]] = {
     "sgd": sgd,
+    "adam": adam,
     "adamw": adamw,
     "lars": lars,
 }

@@ -6,21 +6,25 @@ Letters: N images.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rapipe.device import device
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import Encoder, EncoderSpec, NotFinite
 from rapipe.encoder.imported import ImportedVectors
 from rapipe.encoder.scores import describe, knn_accuracy, linear_accuracy, raw_pixels
+from rapipe.errors import ArgumentError
 from rapipe.pretraining.collapse import CollapseCheck
+from rapipe.pretraining.kept import KeptEncoders, folders_by_epoch
 from rapipe.pretraining.module import PretrainingModule
 from rapipe.pretraining.objectives import OBJECTIVES, Objective, ObjectiveSpec
+from rapipe.pretraining.pictures import Pictures, pictures_of
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Images, Vectors
 from rapipe.specs import PretrainingRecipe
@@ -32,6 +36,8 @@ from rapipe.training.precision import precision_of
 
 SCORED = 10_000
 """Labelled images of a split that features are scored on, at most; drawn where there are more."""
+KEPT = "epochs"
+"""Folder of the encoders that are kept on the way, in that of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,15 @@ class PretrainedEncoder:
     `linear_top1` of its features, and `knn_top1` of two baselines: `random_init_knn_top1` (the
     same network with random weights) and `raw_pixels_knn_top1`."""
     history: list[Row]
-    """A row an epoch: epoch, step, images_seen, loss, knn_top1, feature_std, effective_rank, and
-    the baselines; without pretraining one row of epoch 0, whose loss is nan."""
+    """A row an epoch: epoch, step, images_seen, loss, what the objective measured, knn_top1,
+    feature_std, effective_rank, and the baselines; without pretraining one row of epoch 0, whose
+    loss is nan."""
+    pictures: Pictures = field(default_factory=dict)
+    """Of a few validation images: attention maps and reconstructions, where there are any."""
+    projection: dict[str, Tensor] | None = None
+    """Weights of the first layer of the projection head, if classifiers may start from it."""
+    kept: dict[int, Path] = field(default_factory=dict)
+    """Folders of encoders on the way, in `checkpoints`, by epoch."""
 
 
 def pretrain(
@@ -75,7 +88,7 @@ def pretrain(
             to keep; random ones unless given.
         weights: (N,) how often an epoch sees each image; once unless given.
         precision: `bf16`, `fp32`, or `auto`: whichever is faster here.
-        checkpoints: as of `train_classifier`.
+        checkpoints: as of `train_classifier`; a recipe that keeps encoders needs it.
 
     Raises:
         ArgumentError: the recipe contradicts itself, training diverges, features collapse, or
@@ -101,16 +114,49 @@ def pretrain(
             compile_network(module, precision_of(precision))
         measure = partial(_measure, check=collapse, spec=spec, train=train, validation=validation)
         history = History(measure)
-        fit(module, [history], checkpoints, precision_of(precision), keep=True)
+        callbacks = [history, *_kept(spec, recipe, checkpoints)]
+        fit(module, callbacks, checkpoints, precision_of(precision), keep=True)
         encoder = Encoder(spec, objective.encoder).to(device())
+    kept = folders_by_epoch(checkpoints / KEPT) if checkpoints and recipe.keep_every else {}
+    rows = history.rows if objective.trains else []
+    return _result(encoder, objective, rows, train, validation, baselines, kept)
+
+
+def _result(
+    encoder: Encoder,
+    objective: Objective,
+    rows: list[Row],
+    train: Images,
+    validation: Images,
+    baselines: Row,
+    kept: dict[int, Path],
+) -> PretrainedEncoder:
+    """An encoder with its scores, and what else is left of its pretraining."""
     vectors = encoder.embed(train.pixels), encoder.embed(validation.pixels)
-    rows = history.rows if objective.trains else [_untrained(train, validation, *vectors)]
+    rows = rows or [_untrained(train, validation, *vectors)]
     scores = {
         "knn_top1": rows[-1]["knn_top1"],
         "linear_top1": linear_accuracy(train, vectors[0], validation, vectors[1]),
         **baselines,
     }
-    return PretrainedEncoder(encoder.cpu(), scores, [{**row, **baselines} for row in rows])
+    pictures = pictures_of(encoder, objective, validation)
+    projection = objective.middle.cpu().state_dict() if objective.middle else None
+    history = [{**row, **baselines} for row in rows]
+    return PretrainedEncoder(encoder.cpu(), scores, history, pictures, projection, kept)
+
+
+def _kept(
+    spec: EncoderSpec, recipe: PretrainingRecipe, checkpoints: Path | None
+) -> list[KeptEncoders]:
+    """The callback that keeps encoders, if any are to be kept."""
+    if not recipe.keep_every:
+        return []
+    if checkpoints is None:
+        raise ArgumentError(
+            f"`keep_every` is {recipe.keep_every}, but without `checkpoints` there is no folder "
+            "to keep encoders in: give one, or set it to 0"
+        )
+    return [KeptEncoders(spec, checkpoints / KEPT, recipe.keep_every)]
 
 
 def score_vectors(
@@ -153,7 +199,10 @@ def _objective(encoder: Encoder, recipe: PretrainingRecipe, classes: int) -> Obj
     backbone = spec.build()
     backbone.load_state_dict(encoder.backbone.state_dict())
     objective = OBJECTIVES[recipe.objective](
-        backbone, ObjectiveSpec(spec.image_size, classes, recipe.head, recipe.temperature)
+        backbone,
+        ObjectiveSpec(
+            spec.image_size, classes, recipe.head, recipe.temperature, recipe.local_crops
+        ),
     )
     if objective.caution:
         say(f"{recipe.objective}: {objective.caution}")
@@ -171,7 +220,8 @@ def _measure(
     online.backbone.load_state_dict(module.network.encoder.state_dict())
     try:
         check.refuse(online, module)
-        return score(online, train, validation)
+        measured = {name: module.pop_mean(name) for name in module.network.measured}
+        return {**measured, **score(online, train, validation)}
     except NotFinite:
         module.refuse_divergence("the features of an image became nan or infinite")
 

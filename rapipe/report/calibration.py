@@ -82,7 +82,7 @@ def risk_coverage(evidence: Evidence) -> Figure:
     """
     look, levels = strategy_looks(evidence), evidence.clean_and_noisiest
     names = _panel_names(evidence)
-    title = "Risk against coverage: what abstention buys"
+    title, several = "Risk against coverage: what abstention buys", evidence.with_neighbours()
     figure, panels = panels_of(list(names.values()), title, len(levels))
     for level in levels:
         for condition, stack in evidence.stacks.items():
@@ -92,7 +92,8 @@ def risk_coverage(evidence: Evidence) -> Figure:
             for name, score in _scores(stack, level).items():
                 coverage, risk = calibration.risk_coverage(score[0], stack.correct[0, level])
                 style = {**look[condition.retrieval], "ls": DASHES[name], "marker": None}
-                axes.plot(coverage, risk, label=f"{condition.retrieval}: {SCORES[name]}", **style)
+                label = f"{condition.retrieval}: {SCORES[name]}" if several else SCORES[name]
+                axes.plot(coverage, risk, label=label, **style)
     for axes in panels.values():
         axes.set(xlabel="coverage: share of images answered", xlim=(0, 1))
         axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -20,14 +20,13 @@ LISTED = 5
 
 
 def attribution(evidence: Evidence) -> Table:
-    """Attention, its agreement with effect, and what pruning by effect does.
+    """The agreement of attention with effect, and what pruning by effect does.
 
-    Measured on validation images by leaving out one neighbour at a time. Attention entropy is
-    1 if all neighbours get the same attention, 0 if one gets it all; agreement is the rank
+    Measured on validation images by leaving out one neighbour at a time. Agreement is the rank
     correlation of attention with the size of the effect. The last columns leave out of the
     memory what harmed most, or as many rows at random, and test again.
     """
-    heads = ["classifier", "retrieval", "attention entropy", "agreement"]
+    heads = ["classifier", "retrieval", "agreement"]
     heads += ["largest effect", "rows retrieved", "that harmed", "pruned", "accuracy, %", "pruned"]
     heads += ["as many at random"]
     rows = []
@@ -42,19 +41,39 @@ def attribution(evidence: Evidence) -> Table:
         ]
         mean = {
             name: np.mean([seed[name] for seed in facts])
-            for name in ("attention_entropy", "largest_effect", "rows", "harmful", "pruned")
+            for name in ("largest_effect", "rows", "harmful", "pruned")
         }
         rows.append(
             [
                 condition.backbone,
                 condition.retrieval,
-                f"{mean['attention_entropy']:.3f}",
                 _agreement([seed for seed in facts if "agreement" in seed]),
                 f"{mean['largest_effect']:.3f}",
                 *(f"{mean[name]:.0f}" for name in ("rows", "harmful", "pruned")),
                 *top1,
             ]
         )
+    return Table(heads, rows)
+
+
+def attention_entropy(evidence: Evidence) -> Table:
+    """How widely each head attends.
+
+    The entropy of the attention of each head of a fusion to the neighbours, a line a stage of the
+    backbone: 1 if all neighbours get the same attention, 0 if one gets it all. The mean over
+    tokens, validation images and seeds.
+    """
+    stages: dict[tuple[str, str, str], list[str]] = {}
+    for condition in evidence.with_neighbours():
+        facts = [run.get("attribution", {}) for run in evidence.runs[condition]]
+        seeds = [seed["attention_entropy_by_head"] for seed in facts if seed]
+        for stage, by_seed in enumerate(zip(*seeds, strict=True), start=1):
+            means = np.mean(by_seed, axis=0)
+            key = (condition.backbone, condition.retrieval, str(stage))
+            stages[key] = [f"{mean:.3f}" for mean in means]
+    most = max(map(len, stages.values()), default=0)
+    heads = ["classifier", "retrieval", "stage", *(f"head {n + 1}" for n in range(most))]
+    rows = [[*key, *cells, *[NOTHING] * (most - len(cells))] for key, cells in stages.items()]
     return Table(heads, rows)
 
 

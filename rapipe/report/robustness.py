@@ -58,18 +58,19 @@ def noise_augmentation(evidence: Evidence) -> Figure | None:
     retrieval. In training with noise, neighbours are still those of the clean image; in the
     test they are those of the noisy one, and worse than it has learned to expect.
     """
-    look = strategy_looks(evidence)
+    look, several = strategy_looks(evidence), evidence.with_neighbours()
     panels: Panels = {}
     for backbone, noisy in evidence.noise_augmented.items():
         for strategy, clean in evidence.conditions(backbone).items():
             if strategy == CONTROL:
                 continue
-            for condition, label, dashes in (
-                (clean, strategy, "-"),
-                (evidence.conditions(noisy)[strategy], f"{strategy}, noise in training", "--"),
-            ):
+            labels = (strategy, f"{strategy}, noise in training")
+            if not several:
+                labels = ("clean images in training", "noise in training")
+            both = (clean, evidence.conditions(noisy)[strategy])
+            for condition, label, dashes in zip(both, labels, ("-", "--"), strict=True):
                 points = points_of(evidence, evidence.stacks[condition].correct)
                 style = {**look[strategy], "ls": dashes}
                 panels.setdefault(backbone, {})[label] = Line(points, style)
-    title = "Test accuracy: neighbours or not, noise in training or not"
+    title = f"Test accuracy: {'neighbours or not, ' if several else ''}noise in training or not"
     return curves_over_noise(panels, title, "test accuracy")

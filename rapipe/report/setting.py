@@ -20,9 +20,7 @@ def setting_words(
     corpus: dict[str, Any],
     image_size: int,
     encoder: str,
-    scores: Row,
     recipe: TrainingRecipe,
-    fusion: FusionSpec,
     retrieval: str,
     initial: str,
 ) -> str:
@@ -30,9 +28,8 @@ def setting_words(
 
     Args:
         corpus: the card of the corpus.
-        encoder: what it is, and how it was pretrained.
-        scores: of the encoder.
-        retrieval: how many neighbours there are, and how they were retrieved.
+        encoder: a sentence on it; "" if there is none.
+        retrieval: what classifiers look up, and how; "" if nothing.
         initial: sentences on what classifiers start from, and learn from besides all labels.
     """
     counts = ", ".join(f"{split['images']:,} {name}" for name, split in corpus["splits"].items())
@@ -44,21 +41,35 @@ def setting_words(
         for name in TRICKS
         if getattr(recipe, name) != getattr(plain, name)
     )
+    words = (
+        f"Images: {sources}; {counts}; {len(corpus['classes'])} classes, {image_size} pixels; "
+        f"{removed} images with the pixels of a held-out one were removed. {encoder} Classifiers: "
+        f"{recipe.epochs} epochs{retrieval and f', {retrieval}'}. {initial}"
+    )
+    training = f" Training: {tricks}." if tricks else ""
+    return f"<p>{html.escape(' '.join((words + training).split()))}</p>"
+
+
+def fusion_words(retrieval: str, fusion: FusionSpec) -> str:
+    """How many neighbours there are and how they were retrieved, and how they enter."""
+    return (
+        f"{retrieval}, neighbours as {fusion.attend} (both = embedding and label), neighbour "
+        f"dropout {fusion.dropout:g}"
+    )
+
+
+def encoder_sentence(encoder: str, scores: Row) -> str:
+    """What the encoder is, and how good a vote of its nearest training images is."""
     random = (
         f"random initialisation {scores['random_init_knn_top1']:.1%}, "
         if "random_init_knn_top1" in scores
         else ""
     )
-    words = (
-        f"Images: {sources}; {counts}; {len(corpus['classes'])} classes, {image_size} pixels; "
-        f"{removed} images with the pixels of a held-out one were removed. Encoder: {encoder}; "
-        f"a vote of its nearest training images is right for {scores['knn_top1']:.1%} of "
-        f"validation ({random}raw pixels {scores['raw_pixels_knn_top1']:.1%}). "
-        f"Classifiers: {recipe.epochs} epochs, {retrieval}, neighbours as {fusion.attend} "
-        f"(both = embedding and label), neighbour dropout {fusion.dropout:g}. {initial}"
+    return (
+        f"Encoder: {encoder}; a vote of its nearest training images is right for "
+        f"{scores['knn_top1']:.1%} of validation ({random}raw pixels "
+        f"{scores['raw_pixels_knn_top1']:.1%})."
     )
-    training = f" Training: {tricks}." if tricks else ""
-    return f"<p>{html.escape(words.rstrip() + training)}</p>"
 
 
 def encoder_words(spec: Mapping[str, Any], published: Mapping[str, Any], training: str) -> str:

@@ -45,13 +45,17 @@ Panels = dict[str, dict[str, Line]]
 """Lines by their labels, in panels by their titles."""
 GREY = "#5b6470"
 """Of what has no neighbours, and of reference lines."""
-PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f6a00")
+PALETTE = (
+    *("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f6a00"),
+    "#882255",
+)
 """Distinct for the colour-blind too: Okabe and Ito, "Color Universal Design", 2008; of their
-yellow, which white paper swallows, the last is a darker shade."""
-MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*")
+yellow, which white paper swallows, the last but one is a darker shade. The last is Tol's wine."""
+MARKERS = ("s", "o", "^", "D", "v", "P", "X", "*", "p")
 """So that lines can be told apart without colours."""
 STRATEGIES = (
     *("sampled", "knn", "class-balanced", "diverse", "hard", "replay", "self", "self+knn"),
+    "prioritised-replay",
 )
 """Strategies that look the same in every report, whichever others stand beside them."""
 DASHES = {"self": (0, (5, 1.5))}
@@ -164,14 +168,17 @@ def log_axis(axes: Axes) -> None:
 
 
 def finish(panels: Mapping[str, Axes], label: str) -> None:
-    """Name the y axis of the first panel of each row, and every line once, under the panels."""
+    """Name the y axis of the first panel of each row, and every line once, under the panels.
+
+    Where nothing looks anything up there is one line a panel, which needs no name.
+    """
     lines: dict[str, Any] = {}
     for axes in panels.values():
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.set_ylabel(label)
         handles, labels = axes.get_legend_handles_labels()
         lines |= dict(zip(labels, handles, strict=True))
-    if lines:
+    if lines.keys() - {"none"}:
         figure = next(iter(panels.values())).figure
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=min(len(lines), 6))
 

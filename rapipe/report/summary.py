@@ -9,34 +9,40 @@ from rapipe.report.material import Material
 
 SHIFTS = ("clean", "noise")
 """Clean images, and the strongest noise."""
+COLUMNS = 12
+"""Of classifiers in the headline, if there are few enough."""
 
 
 def metrics(material: Material) -> dict[str, Any]:
-    """The headline for `dvc metrics`: top-1 accuracy by classifier, strategy and shift.
+    """The headline for `dvc metrics` and `dvc exp show`: top-1 accuracy by classifier.
 
-    Means over seeds, of the present classifiers alone, on clean images and at the strongest
-    noise; controls only where nothing is searched. Then what the encoder knows by itself. Keys
-    name no value of a parameter that an experiment changes, so that experiments share their
+    Means over seeds, of the present classifiers alone: those without neighbours and those that
+    search theirs; others only where nothing is searched. On clean images, and at the strongest
+    noise too if there is room: of all that results.csv has, a dozen columns or so are a headline.
+    Keys name no value of a parameter that an experiment changes, so that experiments share their
     columns.
     """
     searched = material.searching() or material.with_neighbours()
-    headline: dict[str, Any] = {"encoder": {"knn_top1": material.pretraining[-1]["knn_top1"]}}
-    for condition, stack in material.stacks.items():
-        if condition.retrieval == "none" or condition in searched:
-            of_backbone = headline.setdefault(condition.backbone, {})
-            of_backbone[condition.retrieval] = _top1(material, stack.correct)
-    headline["baselines"] = {
-        name: _top1(material, baseline.correct)
-        for name, baseline in material.encoder_baselines.items()
-    }
+    conditions = [c for c in material.stacks if c.retrieval == "none" or c in searched]
+    shifts = len(SHIFTS) if len(SHIFTS) * len(conditions) <= COLUMNS else 1
+    headline: dict[str, Any] = {}
+    for condition in conditions:
+        top1 = _top1(material, material.stacks[condition].correct, shifts)
+        headline.setdefault(condition.backbone, {})[condition.retrieval] = top1
+    if searched:
+        headline["encoder"] = {"knn_top1": material.pretraining[-1]["knn_top1"]}
+        headline["baselines"] = {
+            name: _top1(material, baseline.correct, 1)
+            for name, baseline in material.encoder_baselines.items()
+        }
     return headline
 
 
-def _top1(material: Material, correct: Correct) -> dict[str, dict[str, float]]:
-    """Of answers (S, L, N), by shift."""
+def _top1(material: Material, correct: Correct, shifts: int) -> dict[str, float]:
+    """Of answers (S, L, N), by shift, the first of them."""
     mean = correct.mean(axis=(0, 2))
-    levels = zip(material.clean_and_noisiest, SHIFTS, strict=False)
-    return {shift: {"top1": round(float(mean[level]), 6)} for level, shift in levels}
+    levels = zip(material.clean_and_noisiest, SHIFTS[:shifts], strict=False)
+    return {shift: round(float(mean[level]), 6) for level, shift in levels}
 
 
 def curves(material: Material) -> list[dict[str, Any]]:

@@ -19,6 +19,12 @@ class Table(NamedTuple):
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def without(self, *heads: str) -> Table:
+        """The same without the columns of these heads."""
+        columns = [i for i, head in enumerate(self.heads) if head not in heads]
+        rows = [[row[i] for i in columns] for row in self.rows]
+        return Table([self.heads[i] for i in columns], rows)
+
     def html(self) -> str:
         """HTML, with a rule where the first cell changes; empty without rows."""
         if not self.rows:

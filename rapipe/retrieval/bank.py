@@ -5,6 +5,8 @@ Letters: N rows of the store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +15,13 @@ from rapipe.records import Ids, Names
 
 
 def select_bank(
-    ids: Ids, sources: Names, splits: Names, held_out: Ids, bank: int | str, seed: int
+    ids: Ids,
+    sources: Names,
+    splits: Names,
+    held_out: Ids,
+    bank: int | str,
+    seed: int,
+    excluded_sources: Sequence[str] = (),
 ) -> npt.NDArray[np.int64]:
     """Rows of the bank: of train, limited, none with the pixels of a held-out image.
 
@@ -24,6 +32,7 @@ def select_bank(
         held_out: ids of the validation and test images, whether they are among the rows or not.
         bank: `all`; a number of images, drawn with `seed` (a smaller draw is
             part of a larger one); or names of sources joined by `+`.
+        excluded_sources: names of sources that are never looked up.
 
     Returns:
         Row numbers, ascending.
@@ -32,7 +41,10 @@ def select_bank(
         ArgumentError: `bank` is more than there are images, or selects none.
     """
     excluded = np.concatenate([held_out, ids[splits != "train"]])
-    rows = np.flatnonzero((splits == "train") & ~np.isin(ids, excluded))
+    mask = (splits == "train") & ~np.isin(ids, excluded)
+    if excluded_sources:
+        mask &= ~np.isin(sources, excluded_sources)
+    rows = np.flatnonzero(mask)
     if isinstance(bank, int):
         if bank > len(rows):
             raise ArgumentError(

@@ -26,11 +26,12 @@ from rapipe.training.callbacks import BestEpoch, EarlyStop, History
 from rapipe.training.checkpoint import ChecksummedIO, is_intact
 from rapipe.training.loggers import close
 from rapipe.training.module import TrainingModule
-from rapipe.training.tuner import tune
+from rapipe.training.tuner import Tuned, tune
 
 HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
     r"Checkpoint directory .* exists and is not empty",  # we resume from it
+    r"The dirpath has changed from ",  # the project was moved since
     r"Found \d+ module\(s\) in eval mode",  # frozen backbones, and slow copies of networks
 )
 """Warnings of Lightning that tell a user nothing."""
@@ -50,7 +51,7 @@ def fit(
     precision: Precision = "fp32",
     loggers: Sequence[Logger] = (),
     keep: bool = False,
-) -> dict[str, float]:
+) -> Tuned:
     """Train to the end of the recipe, resuming from the last measured epoch in `checkpoints`.
 
     The folder must belong to this training alone (name it by a hash of what
@@ -63,7 +64,7 @@ def fit(
         keep: leave the folder, for the caller to remove once all is written.
 
     Returns:
-        What `recipe.tune` found, by its name.
+        What `recipe.tune` found.
     """
     if checkpoints is None:
         with TemporaryDirectory() as scratch:
@@ -189,7 +190,7 @@ def _trainer(module: TrainingModule, precision: Precision, **options: Any) -> pl
 def _with_recipe(module: TrainingModule, callbacks: list[Callback]) -> list[Callback]:
     """The average comes before what measures it, and patience after."""
     recipe = module.recipe
-    average = AVERAGES[recipe.average](recipe.epochs)
+    average = AVERAGES[recipe.average](module.steps, module.steps_an_epoch)
     scores = [callback.score for callback in callbacks if isinstance(callback, BestEpoch)]
     if recipe.patience and not scores:
         raise ValueError("patience needs a BestEpoch among the callbacks")
@@ -197,7 +198,7 @@ def _with_recipe(module: TrainingModule, callbacks: list[Callback]) -> list[Call
     return [*([average] if average else []), *callbacks, *patience]
 
 
-def _tune(module: TrainingModule, stored: Path, precision: Precision) -> dict[str, float]:
+def _tune(module: TrainingModule, stored: Path, precision: Precision) -> Tuned:
     """What `recipe.tune` finds, by Trainers that leave nothing behind."""
     with TemporaryDirectory() as scratch:
         trainer = partial(

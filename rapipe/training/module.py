@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from rapipe.batches.loader import BatchLoader
-from rapipe.device import device
+from rapipe.device import fork_rng
 from rapipe.errors import ArgumentError
 from rapipe.io.weights import not_finite
-from rapipe.specs import PretrainingRecipe, TrainingRecipe
+from rapipe.specs import GenerationRecipe, PretrainingRecipe, TrainingRecipe
 
 STABLE_BATCH = 8
 """Images of a batch below which its mean and variance may be far from those of others."""
@@ -96,7 +96,7 @@ class TrainingModule(pl.LightningModule):
         self,
         network: nn.Module,
         loader: BatchLoader,
-        recipe: TrainingRecipe | PretrainingRecipe,
+        recipe: TrainingRecipe | PretrainingRecipe | GenerationRecipe,
         seed: int,
         weights: Weights,
     ) -> None:
@@ -216,7 +216,7 @@ class TrainingModule(pl.LightningModule):
 def preserving_state(module: TrainingModule) -> Iterator[None]:
     """Steps made inside leave no trace: not in weights, nor in statistics or random numbers."""
     state = copy.deepcopy(module.network.state_dict())
-    with torch.random.fork_rng([0] if device().type == "cuda" else []):
+    with fork_rng():
         yield
     module.network.load_state_dict(state)
     module.network.zero_grad(set_to_none=True)

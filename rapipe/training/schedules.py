@@ -53,6 +53,15 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factors of the learning rate, as functions of the share of the steps that is done."""
 
 
+SWA_FROM = 0.75
+"""Share of the steps after which `average: swa` averages, and holds the learning rate."""
+
+
+def swa_start(steps: int) -> int:
+    """The first step, from 0, whose weights `swa` may average: in the last quarter."""
+    return min(int(SWA_FROM * steps), steps - 1)
+
+
 def warmup(step: int, warmup_steps: int) -> float:
     """The learning rate rises along a line from 0, and then follows its schedule.
 
@@ -67,13 +76,18 @@ def warmup(step: int, warmup_steps: int) -> float:
 
 
 def scheduler(optimiser: Optimizer, steps: int, recipe: TrainingRecipe) -> LRScheduler:
-    """The learning rate of each of `steps` optimiser steps."""
-    warmup_steps = round(recipe.warmup * steps)
-    if recipe.schedule == "cosine" and not warmup_steps:
+    """The learning rate of each of `steps` optimiser steps.
+
+    With `average: swa` it stays, from where that begins, what it was one step before.
+    """
+    warmup_steps, averaged = round(recipe.warmup * steps), recipe.average == "swa"
+    if recipe.schedule == "cosine" and not warmup_steps and not averaged:
         return CosineAnnealingLR(optimiser, steps)  # rounds otherwise than the formula below
     shape = SCHEDULES[recipe.schedule]
+    last = max(0, swa_start(steps) - 1) if averaged else steps
 
     def factor(step: int) -> float:
+        step = min(step, last)
         progress = max(0, step - warmup_steps) / max(1, steps - warmup_steps)
         return warmup(step, warmup_steps) * shape(min(1.0, progress))
 

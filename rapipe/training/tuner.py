@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,6 +27,8 @@ from rapipe.progress import is_interactive, say
 from rapipe.training.module import TrainingModule, preserving_state
 
 MakeTrainer = Callable[..., pl.Trainer]
+Curve = list[dict[str, float]]
+"""Rows of learning_rate and loss, the rate rising."""
 RATES = (1e-6, 1.0)
 """Learning rates that are tried."""
 RATE_STEPS = 100
@@ -40,7 +43,16 @@ LEAST_STEPS = 8
 """An epoch keeps at least as many, however much memory there is for larger batches."""
 
 
-def learning_rate(module: TrainingModule, trainer: MakeTrainer) -> float:
+class Tuned(NamedTuple):
+    """What was found before a training."""
+
+    values: dict[str, float]
+    """By the name of the recipe's field."""
+    curve: Curve
+    """What the learning rate was found on: smoothed losses. Empty if it was not looked for."""
+
+
+def learning_rate(module: TrainingModule, trainer: MakeTrainer) -> tuple[float, Curve]:
     """Finds the learning rate at which the loss falls fastest while it rises from step to step.
 
     Lightning's own suggestion takes the slope against the rate rather than its logarithm,
@@ -57,13 +69,19 @@ def learning_rate(module: TrainingModule, trainer: MakeTrainer) -> float:
             module, min_lr=RATES[0], max_lr=RATES[1], num_training=RATE_STEPS, update_attr=False
         )
     results: dict[str, list[float]] = finder.results if finder else {"lr": [], "loss": []}
-    return steepest(results["lr"][SKIPPED:-1], results["loss"][SKIPPED:-1])
+    curve = finite(results["lr"][SKIPPED:-1], results["loss"][SKIPPED:-1])
+    return steepest(curve), curve
 
 
-def steepest(rates: list[float], losses: list[float]) -> float:
+def finite(rates: Iterable[float], losses: Iterable[float]) -> Curve:
+    """The rates that have a finite loss, each with it."""
+    pairs = zip(rates, losses, strict=True)
+    return [{"learning_rate": rate, "loss": loss} for rate, loss in pairs if math.isfinite(loss)]
+
+
+def steepest(curve: Curve) -> float:
     """The rate at which the loss falls fastest against the rate's logarithm, to two digits."""
-    finite = np.isfinite(losses)
-    x, y = np.log(np.asarray(rates)[finite]), np.asarray(losses)[finite]
+    x, y = np.log([row["learning_rate"] for row in curve]), np.array([r["loss"] for r in curve])
     slopes = np.gradient(y, x) if len(x) > 1 else np.zeros(1)
     if slopes.min() > -ROUNDING:
         raise ArgumentError(
@@ -73,7 +91,7 @@ def steepest(rates: list[float], losses: list[float]) -> float:
     return float(f"{math.exp(x[slopes.argmin()]):.1e}")
 
 
-def batch_size(module: TrainingModule, trainer: MakeTrainer) -> int:
+def batch_size(module: TrainingModule, trainer: MakeTrainer) -> tuple[int, Curve]:
     """Finds the largest batch that fits into memory, by doubling the one that is set.
 
     An epoch keeps at least 8 steps. On a GPU each size is tried until memory ends. On a CPU,
@@ -92,7 +110,7 @@ def batch_size(module: TrainingModule, trainer: MakeTrainer) -> int:
     size = tuner.scale_batch_size(
         module, init_val=smallest, max_trials=1 + doublings, max_val=1 << 40
     )
-    return size or smallest
+    return size or smallest, []
 
 
 def bytes_an_image(module: TrainingModule) -> float:
@@ -111,33 +129,32 @@ def bytes_an_image(module: TrainingModule) -> float:
     return max(1, sum(sizes.values())) / module.batch_size
 
 
-TUNERS: dict[str, Callable[[TrainingModule, MakeTrainer], float]] = {
+TUNERS: dict[str, Callable[[TrainingModule, MakeTrainer], tuple[float, Curve]]] = {
     "batch_size": batch_size,
     "learning_rate": learning_rate,
 }
 """In the order in which they are used: the rate is of the batch size."""
 
 
-def tune(module: TrainingModule, trainer: MakeTrainer, stored: Path) -> dict[str, float]:
+def tune(module: TrainingModule, trainer: MakeTrainer, stored: Path) -> Tuned:
     """Find what `recipe.tune` names and set it in the recipe, or set what was found before.
 
     Args:
         trainer: makes a Trainer that writes nothing.
         stored: file of what was found, read if it is there.
-
-    Returns:
-        What was found, by its name.
     """
-    values = read_checksummed(stored)
+    facts = read_checksummed(stored)
+    values, curve = facts.get("values", {}), facts.get("curve", [])
     names = module.recipe.tune
     for name, tuner in TUNERS.items():
         if name not in names:
             continue
         if name not in values:
             with preserving_state(module):
-                values[name] = tuner(module, trainer)
+                values[name], points = tuner(module, trainer)
+            curve = points or curve
             say(f"found {name} {values[name]:g}")
         module.recipe = replace(module.recipe, **{name: values[name]})
     if names:
-        write_checksummed(stored, values)
-    return values
+        write_checksummed(stored, {"values": values, "curve": curve})
+    return Tuned(values, curve)

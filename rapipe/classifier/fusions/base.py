@@ -1,6 +1,6 @@
 """What every fusion is: tokens and their neighbours -> tokens that know their neighbours.
 
-Letters: B batch, T tokens, C channels, K neighbours, D embedding.
+Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def weights(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
-        """How much the tokens (B, T, C) attend to each neighbour: (B, K), rows sum to at most 1.
+        """How much each head attends from each token (B, T, C) to each neighbour: (B, H, T, K).
 
-        All zero where no neighbours are present.
+        Rows sum to at most 1, and are zero where no neighbours are present.
         """
         raise NotImplementedError

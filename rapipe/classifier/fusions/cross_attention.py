@@ -70,16 +70,15 @@ class CrossAttention(Fusion):
         return fused
 
     def weights(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
-        """How much the tokens attend to each neighbour (B, K): mean over heads and tokens.
+        """How much each head attends from each token to each neighbour: (B, H, T, K).
 
-        They sum to 1, or to less where a gate takes the rest. All zero where no neighbours are
-        present.
+        Rows sum to 1, or to less where a gate takes the rest. They are zero where no neighbours
+        are present.
         """
         q, k, _ = self._projections(tokens, neighbours)
         weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K) or K + 1
-        weights = weights[..., : neighbours.labels.shape[1]]
-        mean: Tensor = weights.mean(dim=(1, 2)) * neighbours.present[:, None]
-        return mean
+        of_neighbours: Tensor = weights[..., : neighbours.labels.shape[1]]
+        return of_neighbours * neighbours.present[:, None, None, None]
 
     def _projections(
         self, tokens: Tensor, neighbours: NeighbourBatch

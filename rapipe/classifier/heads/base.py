@@ -18,9 +18,11 @@ class Head(nn.Module):
     Attributes:
         wants_tokens: whether it reads the tokens of the backbone's last stage, after the
             fusion there; else it reads the features.
+        normalises: whether features of any scale are the same to it.
     """
 
     wants_tokens: bool
+    normalises: bool = False
 
     def forward(self, features: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Features (B, F), and tokens (B, T, C) for a head that wants them -> logits (B, classes).

@@ -28,12 +28,18 @@ DEFAULT = "digits"
 PRESETS = (
     *("digits", "tiny", "own-images", "own-images-scratch"),
     *(
+        "digits-generated",
         "cifar10-pretrained",
         "cifar10-cpu",
         "cifar10",
         "cifar10-mixed",
         "stl10",
         "simclr",
+        "simclr-v2",
+        "graph-attention",
+        "coursework-cifar10",
+        "coursework-stl10",
+        "coursework-tiny-imagenet",
         "study-cpu",
         "study",
     ),

@@ -15,6 +15,7 @@ from rapipe.corpus.sources.celeba import celeba
 from rapipe.corpus.sources.cifar import cifar10, cifar100
 from rapipe.corpus.sources.digits import digits
 from rapipe.corpus.sources.folder import folder
+from rapipe.corpus.sources.generated import generated
 from rapipe.corpus.sources.idx import idx
 from rapipe.corpus.sources.mnist import fashion_mnist, mnist
 from rapipe.corpus.sources.parquet import SUFFIX, parquet
@@ -35,6 +36,7 @@ SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "stl10": stl10,
     "tiny-imagenet": tiny_imagenet,
     "celeba": celeba,
+    "generated": generated,
 }
 
 

@@ -51,6 +51,7 @@ class TimmBackbone(HookedBackbone):
             side = error.side if isinstance(error, Misfit) else 0
             raise UserError(_refusal(name, stem, image_size, side)) from error
         check_pool(pool, f"timm:{name}", plan.prefix, plan.has_cls)
+        self.name, self.image_size = name, image_size
         self.prefix = plan.prefix or 0
         self.pool = "model" if plan.prefix is None else pool
         self.net = create(name, plan.options)

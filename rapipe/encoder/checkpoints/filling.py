@@ -12,11 +12,15 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 
+import torch
+
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.backbones.open_clip_models import OpenClipBackbone
 from rapipe.encoder.backbones.resnet import ResNetBackbone
+from rapipe.encoder.backbones.timm_models import TimmBackbone
 from rapipe.encoder.checkpoints.files import State
-from rapipe.errors import ArgumentError
+from rapipe.encoder.checkpoints.resampling import resample_mixer
+from rapipe.errors import ArgumentError, UserError
 
 NET = "net."
 """Prefix of a library's network inside a backbone."""
@@ -49,8 +53,9 @@ def fill(backbone: Backbone, state: State, init: str) -> str:
     """Load what `read(init)` returned; returns a sentence on what was loaded and left out.
 
     It may have the names of rapipe, torchvision, timm, solo-learn or lightly (its own ResNet,
-    or `nn.Sequential` of a ResNet's children), below any prefix. Where a timm model has a way
-    to resample position and patch embeddings to its image and patch size, it is used.
+    or `nn.Sequential` of a ResNet's children), below any prefix. What of a timm model depends on
+    the size of images and patches is resampled: positions, patch embeddings, and layers that mix
+    tokens.
 
     A file holds no strides and no padding: with a 3x3 stem, `stem` must be what it was
     in that pretraining. solo-learn's for CIFAR pads by 2, where ours pads by 1.
@@ -120,7 +125,7 @@ def _fit(backbone: Backbone, targets: State, tensors: State, init: str) -> State
     problem = _problem(backbone, targets, tensors, init)
     if not problem:
         return tensors
-    converted = _convert(backbone, tensors)
+    converted = resample_mixer(_convert(backbone, tensors), targets)
     if _problem(backbone, targets, converted, init):
         raise ArgumentError(problem)
     return converted
@@ -158,7 +163,28 @@ def _remedy(backbone: Backbone, targets: State, tensors: State) -> str:
             settings.append(f"`stem` to {STEMS[side]}")
         if settings:
             return f"set {' and '.join(settings)}, as in that checkpoint"
+    if isinstance(backbone, TimmBackbone):
+        own_size = backbone.net.pretrained_cfg["input_size"][-1]
+        for size in dict.fromkeys((backbone.image_size, own_size)):
+            if _fits(backbone.name, size, tensors):
+                return (
+                    "not all that depends on the size of patches can be resampled: set `stem` "
+                    f"to imagenet and `image_size` to {size}, or a larger one for more patches"
+                )
     return "it is of another network, or of other settings"
+
+
+def _fits(name: str, image_size: int, tensors: State) -> bool:
+    """Whether a model of timm with its own patches takes them, at this size of images."""
+    try:
+        with torch.device("meta"):  # its shapes are enough
+            backbone = TimmBackbone(name, "imagenet", image_size)
+    except UserError:
+        return False
+    targets = {name.removeprefix(NET): tensor for name, tensor in backbone.state_dict().items()}
+    converted = resample_mixer(_convert(backbone, tensors), targets)
+    absent = torch.empty(0)
+    return all(converted.get(n, absent).shape == tensor.shape for n, tensor in targets.items())
 
 
 def _convert(backbone: Backbone, tensors: State) -> State:

@@ -12,7 +12,7 @@ Letters: Q images, K neighbours, N bank rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class Attribution(NamedTuple):
     indices: Indices  # (Q, K), rows of the bank
     attention: npt.NDArray[np.float32]  # (Q, K), rows sum to 1
     effect: Effects
+    head_entropy: list[npt.NDArray[np.float32]]  # (Q, heads), one a stage; none where K is 1
 
 
 def attribute(
@@ -66,27 +67,30 @@ def attribute(
         attention = attention[:, -k:]
         total = attention.sum(axis=1, keepdims=True)
         attention = attention / np.maximum(total, metrics.MIN_PROBABILITY)
-    return Attribution(indices, attention, with_all[:, None] - np.stack(without, axis=1))
+    shown = bank, indices, query_vectors
+    entropy = classifier.attention_entropy(pixels, *shown) if k > 1 else []
+    return Attribution(indices, attention, with_all[:, None] - np.stack(without, axis=1), entropy)
 
 
-def summary(attribution: Attribution, seed: int) -> dict[str, float]:
+def summary(attribution: Attribution, seed: int) -> dict[str, Any]:
     """Attention in a few numbers.
 
     Returns:
-        `attention_entropy`: mean over images, as a share of the entropy of
-        attending to all K alike (1 = alike, 0 = to one). `agreement`: Spearman's
+        `attention_entropy_by_head`: of each head, a list a stage; mean over images and
+        tokens, as a share of the entropy of attending to all K alike (1 = alike, 0 = to
+        one). It is no entropy of mean attention: heads that each attend to another neighbour
+        would have a high one. `agreement`: Spearman's
         correlation, within an image, of attention with the size of the effect;
         mean over images, with low and high (95 %). `largest_effect`: mean
         over images of the largest effect of one neighbour, in probability.
     """
-    _, k = attribution.indices.shape
-    shares = np.maximum(attribution.attention.astype(np.float64), metrics.MIN_PROBABILITY)
-    entropy = -(shares * np.log(shares)).sum(axis=1)
     agreement = metrics.rank_correlation(attribution.attention, np.abs(attribution.effect))
     defined = agreement[~np.isnan(agreement)]
     facts = {
         "images": len(attribution.indices),
-        "attention_entropy": float(entropy.mean() / np.log(k)) if k > 1 else 0.0,
+        "attention_entropy_by_head": [
+            stage.mean(axis=0).tolist() for stage in attribution.head_entropy
+        ],
         "largest_effect": float(np.abs(attribution.effect).max(axis=1).mean()),
     }
     if len(defined):

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.config.schema import Params, SourceParams
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.schema import Params
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import DecodedSplit, Workers, cache_key, decode_split
 from rapipe.corpus.labels import conflicting_ids, limit_mask
-from rapipe.corpus.sources import SOURCES, SourceRequest, kind_of
+from rapipe.corpus.sources import SOURCES, kind_of
 from rapipe.corpus.sources.base import UNDIVIDED
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
@@ -22,6 +23,7 @@ from rapipe.encoder.imported import has_encoder
 from rapipe.errors import UserError, printable, rename_arguments
 from rapipe.io.text import expand_home
 from rapipe.io.weights import CARD
+from rapipe.pipeline.corpus import request_of
 from rapipe.pipeline.inputs import check_encoder, checked, corpus_card, images_of, read_card
 from rapipe.pipeline.memory.edit import after_edit, open_store
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
@@ -62,7 +64,7 @@ def run(
             "corpus.sources and import the vectors of all anew by rapipe store import"
         )
     source_params = _source_params(params, source, name)
-    labelled = not unlabelled and source_params.role == "task"
+    labelled = not unlabelled and source_params.labelled
     decoded, names = _decode(params, source_params, labelled)
     for class_name in classes:
         if class_name not in names:
@@ -126,15 +128,7 @@ def _decode(
 ) -> tuple[DecodedSplit, tuple[str, ...]]:
     """The training images of a source as squares, and the names of its classes."""
     decoding = Decoding(**corpus_card()["decoding"])
-    request = SourceRequest(
-        source_params.path,
-        source_params.label,
-        params.corpus.download,
-        paths.RAW,
-        labelled,
-        source_params.image,
-        source_params.split,
-    )
+    request = request_of(source_params, params.corpus.download, labelled)
     kind, name = source_params.kind, source_params.name
     images = SOURCES[kind](request)
     for remark in images.remarks(name):

@@ -72,7 +72,7 @@ def run(
     present_bank(params)
     bank = Embeddings.read(checked(paths.BANK))
     encoder = read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device())
-    query = _read_image(image)
+    query = read_image(image)
     query_id = np.array([pixel_hash(query.pixels)])
     try:
         vectors = encoder.embed(query.pixels[None])
@@ -194,7 +194,7 @@ def _class_name(label: int) -> str:
     return str(bank_card()["classes"][label]) if label >= 0 else "?"
 
 
-def _read_image(image: str) -> QueryImage:
+def read_image(image: str) -> QueryImage:
     """A test image by its row, or a file."""
     if image.isdecimal():
         test = images_of("test")

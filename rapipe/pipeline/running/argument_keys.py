@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from rapipe.config.schema import CorpusParams
+from rapipe.config.corpus_params import CorpusParams
 from rapipe.errors import ArgumentError
 
 P = ParamSpec("P")

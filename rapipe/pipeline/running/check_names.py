@@ -25,9 +25,12 @@ from rapipe.config.names import (
     LINEAR,
     NOISE,
     PRETRAINED,
+    PROJECTION,
     SELF,
+    TRAINING,
     WITH_SELF,
     ClassifierName,
+    init_of,
 )
 from rapipe.config.schema import (
     Params,
@@ -39,6 +42,7 @@ from rapipe.corpus.sources import SOURCES
 from rapipe.encoder import backbones, checkpoints
 from rapipe.encoder.backbones.pooling import check_pool
 from rapipe.errors import UserError
+from rapipe.generation import GENERATORS
 from rapipe.io.text import expand_home, quoted
 from rapipe.pipeline.inputs import images_of, query_images
 from rapipe.pipeline.requests import method_of
@@ -48,10 +52,8 @@ from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import check_k
 from rapipe.retrieval.strategies import STRATEGIES
-from rapipe.specs import NO_ENCODER
+from rapipe.specs import NO_ENCODER, GenerationRecipe
 
-COPIES = "/.dvc/tmp/exps/"
-"""Where `dvc exp run` puts copies of a project."""
 WIDE = 8192
 """Of a projection head: most objectives have a square of its last width, in a layer or a loss."""
 WIDEST = {"dino": 65_536}
@@ -80,6 +82,9 @@ def check(params: Params) -> None:
     for i, source in enumerate(params.corpus.sources):
         _known(f"corpus.sources[{i}].kind", source.kind, SOURCES)
     _copied(params)
+    _known("generate.method", params.generate.method, GENERATORS)
+    if params.generated_sources:
+        _generator(params)
     _known("pretrain.objective", params.pretrain.objective, OBJECTIVES)
     if params.pretrain.encoder != NO_ENCODER:
         _encoder(params)
@@ -97,8 +102,10 @@ def check(params: Params) -> None:
     _known("retrieval.fusion", params.retrieval.fusion, FUSIONS)
     for key, text in _classifiers(params).items():
         _classifier(params, key, text)
-    if any(ClassifierName.parse(t).initial == CHECKPOINT for t in _classifiers(params).values()):
-        checkpoints.check(params.classifiers.init)
+    names = map(ClassifierName.parse, _classifiers(params).values())
+    starts = {name.backbone for name in names if name.initial == CHECKPOINT}
+    for init in sorted({init_of(params.classifiers.init, backbone) for backbone in starts}):
+        checkpoints.check(init)
     _known("train.augment", params.train.augment, VIEWS)
     _tricks(params.train)
 
@@ -112,15 +119,17 @@ def check_memory(params: Params) -> None:
     train, asking_too = images_of("train"), bool(params.classifiers.distill)
     every = np.full(len(train), "train")
     none = train.ids[:0]  # the corpus has taken out of train what is held out
-    rows = select_bank(train.ids, train.sources, every, none, params.retrieval.bank, params.seed)
-    if set(params.retrieval.strategies) == {SELF}:  # which shows nothing of it
+    excluded = [source.name for source in params.corpus.sources if source.role == TRAINING]
+    facts, limit = (train.ids, train.sources, every), params.retrieval.bank
+    rows = select_bank(*facts, none, limit, params.seed, excluded)
+    if set(params.retrieval.strategies) <= {SELF}:  # which shows nothing of it
         return
     check_k(params.retrieval.k, query_images("train", asking_too).ids, train.ids[rows])
 
 
 def _copied(params: Params) -> None:
     """Raise `UserError` in a copy of the project, as DVC makes some, that lacks the images."""
-    if COPIES not in Path.cwd().as_posix() or paths.CORPUS_CARD.exists():
+    if paths.COPIES not in Path.cwd().as_posix() or paths.CORPUS_CARD.exists():
         return
     for i, source in enumerate(params.corpus.sources):
         if source.path and not expand_home(source.path).exists():
@@ -129,6 +138,12 @@ def _copied(params: Params) -> None:
                 "the project: dvc exp run --temp, and --queue, copy only what git tracks; write "
                 "an absolute path, or run it without --temp"
             )
+
+
+@argument_keys(**keys_of("generate", GenerationRecipe), image_size="corpus.image_size")
+def _generator(params: Params) -> None:
+    """Raise `UserError` if the method cannot make such images here."""
+    GENERATORS[params.generate.method].check(params.corpus.image_size)
 
 
 def _tricks(train: TrainParams) -> None:
@@ -202,7 +217,7 @@ def _classifier(params: Params, key: str, text: str) -> None:
     """Raise `UserError` unless the name of a classifier has a known backbone and head."""
     name, train = ClassifierName.parse(text), params.train
     if name.initial == PRETRAINED:
-        _pretrained(params, key, text, name.backbone)
+        _pretrained(params, key, text, name)
     if name.backbone != ENCODER:
         size = train.image_size or params.corpus.image_size
         _backbone(key, name.backbone, train.width, train.stem, size)
@@ -212,9 +227,16 @@ def _classifier(params: Params, key: str, text: str) -> None:
         raise UserError(f"{key} is {quoted(text)}; behind + must stand one of {words}")
 
 
-def _pretrained(params: Params, key: str, text: str, backbone: str) -> None:
+def _pretrained(params: Params, key: str, text: str, name: ClassifierName) -> None:
     """Raise `UserError` if there is nothing that a classifier could have been pretrained by."""
-    memory = params.pretrain
+    memory, backbone = params.pretrain, name.backbone
+    if name.head == PROJECTION and OBJECTIVES[memory.objective].middle is None:
+        fitting = [other for other, objective in OBJECTIVES.items() if objective.middle]
+        raise UserError(
+            f"{key} is {quoted(text)}, but pretrain.objective is {memory.objective}, which keeps "
+            f"no layer of its projection head: choose {' or '.join(fitting)}, or leave "
+            f"+{PROJECTION} out"
+        )
     if backbone == ENCODER:
         if memory.encoder == NO_ENCODER:
             raise UserError(

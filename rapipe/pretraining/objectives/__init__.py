@@ -7,6 +7,7 @@ from rapipe.pretraining.objectives.dino import DINO
 from rapipe.pretraining.objectives.mae import MAE
 from rapipe.pretraining.objectives.moco import MoCo
 from rapipe.pretraining.objectives.simclr import SimCLR
+from rapipe.pretraining.objectives.simclr_v2 import SimCLRv2
 from rapipe.pretraining.objectives.simsiam import SimSiam
 from rapipe.pretraining.objectives.supervised import Supervised
 from rapipe.pretraining.objectives.untrained import Imported, Untrained
@@ -15,6 +16,7 @@ from rapipe.pretraining.objectives.vicreg import VICReg
 OBJECTIVES: dict[str, type[Objective]] = {
     "byol": BYOL,
     "simclr": SimCLR,
+    "simclr-v2": SimCLRv2,
     "moco": MoCo,
     "simsiam": SimSiam,
     "barlow-twins": BarlowTwins,

@@ -26,6 +26,8 @@ class ObjectiveSpec:
     `()` the objective's own."""
     temperature: float
     """tau of NT-Xent; 0 is the objective's own."""
+    local_crops: int = 0
+    """Small crops of each image that `forward` takes behind the views."""
 
 
 class Objective(nn.Module):
@@ -38,6 +40,12 @@ class Objective(nn.Module):
         caution: one sentence for whoever uses these features; empty if there is none.
         may_collapse: whether features that hardly differ between images are a failure;
             what reconstructs images learns though its features lie close together.
+        local_crops: number of small crops of each image that `forward` takes behind them.
+        local_side: their side in pixels; 0 where there are none.
+        measured: what the last `forward` measured besides its loss: scalars, by the name of
+            their column in the history.
+        middle: the first layer of the projection head, with its normalisation and ReLU, if
+            classifiers may start from it; None if not.
         ignores: fields of the spec that this objective has no use for, so that to
             set them is a mistake.
         restricts_encoders: whether `check_encoder` refuses some backbones.
@@ -46,9 +54,12 @@ class Objective(nn.Module):
     encoder: Backbone
     trains: bool = True
     views: int = 2
+    local_crops: int = 0
+    local_side: int = 0
+    middle: nn.Module | None = None
     caution: str = ""
     may_collapse: bool = True
-    ignores: tuple[str, ...] = ("temperature",)
+    ignores: tuple[str, ...] = ("temperature", "local_crops")
     restricts_encoders: bool = False
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
@@ -56,6 +67,7 @@ class Objective(nn.Module):
         self.check(spec)
         self.check_encoder(encoder)
         self.encoder = encoder
+        self.measured: dict[str, Tensor] = {}
 
     @classmethod
     def check(cls, spec: ObjectiveSpec) -> None:
@@ -76,7 +88,8 @@ class Objective(nn.Module):
         """Scalar loss.
 
         Args:
-            views: each (B, 3, H, W), normalised, of the same images in the same order.
+            views: each (B, 3, H, W), normalised, of the same images in the same order; then
+                small crops of them, if there are any.
             labels: (B,), -1 where there is none.
         """
         raise NotImplementedError

@@ -25,6 +25,8 @@ from rapipe.pretraining.objectives.parts import in_float32
 MASK_RATIO = 0.75
 MIN_PATCHES = 4
 """Of an image: a quarter of fewer is none."""
+EPSILON = 1e-6
+"""That lightly adds to the variance of a patch."""
 DECODER_BLOCKS = 4
 """The paper's 8 are for 196 patches."""
 
@@ -48,7 +50,7 @@ class MAE(Objective):
     )
     may_collapse = False
     restricts_encoders = True
-    ignores = ("head", "temperature")
+    ignores = ("head", "temperature", "local_crops")
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         from lightly.models.modules import MaskedVisionTransformerTIMM
@@ -111,6 +113,23 @@ class MAE(Objective):
         tokens = set_at_index(blank.to(encoded.dtype), indices, encoded)  # (B, T, C)
         pixels: Tensor = self.decoder_pred(self.decoder(tokens)[:, self.prefix :])
         return pixels
+
+    def show(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, H) without their masked patches, and with reconstructions of these.
+
+        What it has learned is a patch's pixels normalised within the patch: they are shown with
+        the mean and the variance of the patch itself.
+        """
+        from lightly.models.utils import patchify, unpatchify
+
+        visible, masked = self.draw_mask(len(images), images.device)
+        patches = patchify(images, self.side)  # (B, P, 3SS)
+        mean, var = patches.mean(dim=2, keepdim=True), patches.var(dim=2, keepdim=True)
+        drawn = self.reconstruct(images, visible) * (var + EPSILON).sqrt() + mean
+        index = masked[:, :, None].expand(-1, -1, patches.shape[2])
+        reconstructed = patches.scatter(1, index, drawn.gather(1, index))
+        seen = patches.scatter(1, index, 0.0)
+        return unpatchify(seen, self.side), unpatchify(reconstructed, self.side)
 
 
 def _transformer(encoder: Backbone) -> Any:

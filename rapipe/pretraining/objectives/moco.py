@@ -17,7 +17,7 @@ from torch import Tensor
 from rapipe.encoder.backbones import Backbone
 from rapipe.pretraining.objectives.base import ObjectiveSpec
 from rapipe.pretraining.objectives.momentum import MomentumObjective
-from rapipe.pretraining.objectives.parts import in_float32, mlp
+from rapipe.pretraining.objectives.parts import in_float32, mlp, persist_queue
 
 HEAD = (512, 128)
 TEMPERATURE = 0.2
@@ -37,7 +37,7 @@ class MoCo(MomentumObjective):
     Source: Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv 2020.
     """
 
-    ignores = ()
+    ignores = ("local_crops",)
     last_momentum = 0.99
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
@@ -46,9 +46,7 @@ class MoCo(MomentumObjective):
         widths = spec.head or HEAD
         super().__init__(encoder, spec, mlp(encoder.features, widths, norm=False))
         self.contrast = NTXentLoss(spec.temperature or TEMPERATURE, (QUEUE, widths[-1]))
-        queue = self.contrast.memory_bank
-        for name in ("bank", "bank_ptr"):  # lightly leaves them out of checkpoints
-            queue.register_buffer(name, getattr(queue, name), persistent=True)
+        persist_queue(self.contrast.memory_bank)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         first, second = views

@@ -36,6 +36,12 @@ def mlp(
     return head
 
 
+def persist_queue(queue: nn.Module) -> None:
+    """Let checkpoints hold a memory bank of lightly's, which it leaves out of them."""
+    for name in ("bank", "bank_ptr"):
+        queue.register_buffer(name, getattr(queue, name), persistent=True)
+
+
 def in_float32(loss: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
     """The loss of these outputs in float32, whatever precision they were made in.
 

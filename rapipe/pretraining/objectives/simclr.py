@@ -24,7 +24,7 @@ class SimCLR(Objective):
     Representations", ICML 2020.
     """
 
-    ignores = ()
+    ignores = ("local_crops",)
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         from lightly.loss import NTXentLoss

@@ -25,7 +25,7 @@ class Supervised(Objective):
         "this encoder sees the labels of its training images, so what it finds is no result of "
         "learning without them"
     )
-    ignores = ("head", "temperature")
+    ignores = ("head", "temperature", "local_crops")
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
         super().__init__(encoder, spec)

@@ -13,7 +13,7 @@ class Untrained(Objective):
     """
 
     trains = False
-    ignores = ("head", "temperature")
+    ignores = ("head", "temperature", "local_crops")
 
 
 class Imported(Untrained):

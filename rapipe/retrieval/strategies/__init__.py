@@ -9,6 +9,7 @@ from rapipe.retrieval.strategies.class_balanced import class_balanced
 from rapipe.retrieval.strategies.diverse import diverse
 from rapipe.retrieval.strategies.hard import hard
 from rapipe.retrieval.strategies.knn import knn
+from rapipe.retrieval.strategies.prioritised_replay import prioritised_replay
 from rapipe.retrieval.strategies.query_vector import query_vector, query_vector_and_knn
 from rapipe.retrieval.strategies.replay import replay
 from rapipe.retrieval.strategies.sampled import sampled
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, Strategy] = {
     "replay": replay,
     "self": query_vector,
     "self+knn": query_vector_and_knn,
+    "prioritised-replay": prioritised_replay,
 }
 
 __all__ = ["STRATEGIES", "NotServedError", "RetrievalRequest", "Strategy"]

@@ -30,7 +30,7 @@ class RetrievalRequest:
     diversity: float = 0.5
     """Of `diverse`: weight of the dissimilarity among neighbours, 0 to 1."""
     replay: int = 1000
-    """Of `replay`: rows of the first-in-first-out memory."""
+    """Of `replay` and `prioritised-replay`: rows of the memory."""
 
 
 Rows = npt.NDArray[np.int64]

@@ -12,6 +12,7 @@ K neighbours.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from rapipe.io import memory_map
 from rapipe.progress import track
@@ -51,13 +52,9 @@ def replay(queries: VectorsWithIds, bank: Embeddings, request: RetrievalRequest)
     """
     k, size = request.k, request.replay
     check_k(k, queries.ids, bank.ids)
-    if k > size:
-        raise NotServedError(
-            f"`replay` is {size}, but `k` is {k}; choose a `replay` of at least {k}, or a "
-            "smaller `k`"
-        )
+    check_room(k, size)
     stream = stream_order(bank.ids, request.seed)
-    positions = _positions(queries.ids, bank.ids[stream])  # (Q,), -1 = not in the bank
+    positions = positions_of(queries.ids, bank.ids[stream])  # (Q,), -1 = not in the bank
     shape = len(positions), k
     top = TopK(np.empty(shape, np.int32), np.empty(shape, np.float32))
     window = min(size, len(bank) - 1)
@@ -68,7 +65,7 @@ def replay(queries: VectorsWithIds, bank: Embeddings, request: RetrievalRequest)
         group = np.flatnonzero(segments == segment)
         part = queries.take(group)
         if segment < 0:
-            near = _nearest_in(np.sort(stream[-size:]), part, bank, k)
+            near = nearest_in(np.sort(stream[-size:]), part, bank, k)
         else:
             start = segment * span
             offsets = positions[group] - start
@@ -77,20 +74,34 @@ def replay(queries: VectorsWithIds, bank: Embeddings, request: RetrievalRequest)
     return Neighbours(queries.ids, *top, EXACT_SEARCH)
 
 
+def check_room(k: int, size: int) -> None:
+    """Raise `NotServedError` if a replay memory of this size cannot show k rows."""
+    if k > size:
+        raise NotServedError(
+            f"`replay` is {size}, but `k` is {k}; choose a `replay` of at least {k}, or a "
+            "smaller `k`"
+        )
+
+
 def stream_order(ids: Ids, seed: int) -> Rows:
-    """The order (N,) in which the rows of a bank come; copies come together.
+    """The order (N,) in which the rows of a bank come; copies come together."""
+    return np.argsort(mix_ids(ids, seed), kind="stable")
+
+
+def mix_ids(ids: Ids, seed: int) -> npt.NDArray[np.uint64]:
+    """A random number (N,) for each id, which depends on it and the seed alone.
 
     Ids are mixed as in SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
-    Generators", OOPSLA 2014), which gives no two of them the same position.
+    Generators", OOPSLA 2014), which gives no two of them the same number.
     """
     start = np.random.default_rng(seed).integers(2**64, dtype=np.uint64)
     mixed = np.add(ids.astype(np.uint64), start, dtype=np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> shift)) * np.uint64(factor)
-    return np.argsort(mixed ^ (mixed >> 31), kind="stable")
+    return np.asarray(mixed ^ (mixed >> 31))
 
 
-def _positions(ids: Ids, stream_ids: Ids) -> Rows:
+def positions_of(ids: Ids, stream_ids: Ids) -> Rows:
     """The first position of each id (Q,) in the stream (N,); -1 if it is not in it.
 
     Copies come together, so those of a query are in its window only if all others are, too.
@@ -100,7 +111,7 @@ def _positions(ids: Ids, stream_ids: Ids) -> Rows:
     return np.where(unique[at] == ids, first[at], -1)
 
 
-def _nearest_in(subset: Rows, queries: VectorsWithIds, bank: Embeddings, k: int) -> TopK:
+def nearest_in(subset: Rows, queries: VectorsWithIds, bank: Embeddings, k: int) -> TopK:
     """Up to k nearest of a subset of the bank."""
     near, _ = nearest(queries, bank.take(subset), k)
     return TopK(to_bank_rows(subset, near.rows), near.similarities)
@@ -133,7 +144,7 @@ def _nearest_in_segment(
     excluded = bank.ids[rows] == queries.ids[:, None]
     rows[excluded], similarities[excluded] = -1, -np.inf
     if len(shared):
-        core = _nearest_in(np.sort(shared), queries, bank, min(k, len(shared)))
+        core = nearest_in(np.sort(shared), queries, bank, min(k, len(shared)))
         rows = np.concatenate([rows, core.rows], axis=1)
         similarities = np.concatenate([similarities, core.similarities], axis=1)
     return top_k(rows, similarities, bank.ids, k)
