@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from rapipe.errors import shortened
 from rapipe.evaluation.evidence import Evidence
+from rapipe.evaluation.results import searches
 from rapipe.records import Pixels
 from rapipe.report.material import Material
 from rapipe.report.pictures import Tile, short, tiles
@@ -69,7 +70,7 @@ def columns(image: Pixels, label: str, maps: Sequence[Column], method: str) -> F
 
 
 def pictures(material: Material) -> Figure | None:
-    """Maps of test images by every classifier, with and without neighbours.
+    """Maps of test images by every classifier, without neighbours and with those it looked up.
 
     Orange pixels speak for the class that the classifier predicts, blue ones against it. Above
     each image the class and its probability; dashed frames are wrong. The neighbours stay those
@@ -90,6 +91,8 @@ def pictures(material: Material) -> Figure | None:
     }
     several = material.with_neighbours()
     for condition, maps in material.attribution_maps.items():
+        if condition.retrieval != "none" and not searches(condition.retrieval):
+            continue  # the controls have the table
         lines[f"{condition.backbone}\n{condition.retrieval if several else ''}"] = [
             Tile(overlay(image, map_), f"{short(names[p])} {100 * share:.0f} %", p == label)
             for image, map_, p, share, label in zip(

@@ -170,7 +170,7 @@ def tiles(lines: Mapping[str, Sequence[Tile]], title: str) -> Figure:
     columns = max(len(line) for line in lines.values())
     size = (1.4 + 1.05 * columns, 0.5 + 1.25 * len(lines))
     figure, grid = plt.subplots(len(lines), columns, figsize=size, squeeze=False)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.suptitle(title, fontsize=11, fontweight="bold", y=1 - 0.1 / size[1])
     for axes_row, (name, line) in zip(grid, lines.items(), strict=True):
         for axes in axes_row:
             axes.axis("off")
@@ -180,6 +180,11 @@ def tiles(lines: Mapping[str, Sequence[Tile]], title: str) -> Figure:
             -0.15, 0.5, name, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=8
         )
     figure.subplots_adjust(
-        wspace=0.15, hspace=0.4, top=1 - 0.6 / size[1], bottom=0.05, left=1.4 / size[0], right=0.99
+        wspace=0.15,
+        hspace=0.4,
+        top=1 - 0.6 / size[1],
+        bottom=0.1 / size[1],
+        left=1.4 / size[0],
+        right=0.99,
     )
     return figure
