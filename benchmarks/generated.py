@@ -22,7 +22,19 @@ from typing import Any
 
 from benchmarks.common import machine
 from benchmarks.memories import IMAGES, PHOTOGRAPHS
-from benchmarks.methods import RESULTS, WORK, Row, add, content_of, done, percent, rows_of
+from benchmarks.rows import (
+    RESULTS,
+    WORK,
+    Row,
+    add,
+    content_of,
+    done,
+    percent,
+    result_of,
+    rows_of,
+    top1_by_noise,
+    with_tables,
+)
 from study.work import ROOT, Content, Overrides, working_in
 
 CLASSIFIERS, GENERATORS = RESULTS / "generated.csv", RESULTS / "generators.csv"
@@ -69,7 +81,7 @@ def main() -> None:
         print(json.dumps({"machine": machine("torch", "diffusers"), **rows}, indent=2))
     else:
         print("\n".join(tables()))
-    DOCS.write_text(with_tables(DOCS.read_text()))
+    DOCS.write_text(with_tables(DOCS.read_text(), BEGIN, END, tables()))
 
 
 def corpora(photographs: str) -> dict[str, Overrides]:
@@ -122,12 +134,7 @@ def evaluate_role(images: str, method: str, role: str, overrides: Overrides) -> 
             return
         prepare(content, images, method)
         for variant in missing:
-            from rapipe.pipeline import evaluate, train
-
-            train.run(params, variant)
-            evaluate.run(params, variant)
-            run = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
-            top1 = {f"top1_noise_{row['noise_std']:g}": row["top1"] for row in run["rows"]}
+            top1 = top1_by_noise(result_of(params, variant))
             add(CLASSIFIERS, {**key, **_parts(variant), **top1})
 
 
@@ -160,13 +167,6 @@ def prepare(content: Content, images: str, method: str) -> None:
     near = round(quality["memorisation"]["near_share"], 4)
     sizes = {"generated": quality["images"]["generated"], "training": quality["images"]["training"]}
     add(GENERATORS, {**key, **sizes, **distances, "near_share": near, "seconds": seconds})
-
-
-def with_tables(text: str) -> str:
-    """The page with the present tables instead of its previous ones."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return "\n".join((head + BEGIN, *tables(), "", END + tail))
 
 
 def tables() -> Iterator[str]:

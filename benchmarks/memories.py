@@ -24,7 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine
-from benchmarks.methods import DOCS, RESULTS, WORK, Row, add, content_of, done, percent, rows_of
+from benchmarks.methods import DOCS
+from benchmarks.rows import (
+    RESULTS,
+    WORK,
+    Row,
+    add,
+    content_of,
+    done,
+    percent,
+    result_of,
+    rows_of,
+    top1_by_noise,
+    with_tables,
+)
 from study.work import Content, Overrides, working_in
 
 MEMORIES, CLASSIFIERS = RESULTS / "memories.csv", RESULTS / "memory_classifiers.csv"
@@ -39,7 +52,7 @@ CONTINUED: Overrides = {
     "pretrain.objective": "byol",
     "pretrain.image_size": 64,
     "pretrain.epochs": 2,
-    "pretrain.learning_rate": 0.02,
+    "pretrain.learning_rate": 0.002,
 }
 CASES: dict[str, Overrides] = {
     "random weights": {"pretrain.objective": "none"},
@@ -91,7 +104,7 @@ def main() -> None:
         print(json.dumps({"machine": machine("torch", "timm"), **rows}, indent=2))
     else:
         print("\n".join(tables()))
-    DOCS.write_text(with_tables(DOCS.read_text()))
+    DOCS.write_text(with_tables(DOCS.read_text(), BEGIN, END, tables()))
 
 
 def corpora(photographs: str) -> dict[str, Overrides]:
@@ -124,12 +137,7 @@ def measure(name: str, images: str, overrides: Overrides, seeds: int) -> None:
         if not done(MEMORIES, key):
             add(MEMORIES, {**key, **facts_of_memory()})
         for variant in variants_left:
-            from rapipe.pipeline import evaluate, train
-
-            train.run(params, variant)
-            evaluate.run(params, variant)
-            run = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
-            top1 = {f"top1_noise_{row['noise_std']:g}": row["top1"] for row in run["rows"]}
+            top1 = top1_by_noise(result_of(params, variant))
             add(CLASSIFIERS, {**_variant_key(name, variant), **top1})
 
 
@@ -208,13 +216,6 @@ def drift_at(std: float) -> tuple[float, float]:
     noisy = search(vectors, bank, clean.indices.shape[1], images.ids)
     drifted = drift(clean, noisy, vectors, bank, images.labels)
     return round(drifted["recall"] or 0.0, 4), round(drifted["purity"] or 0.0, 4)
-
-
-def with_tables(text: str) -> str:
-    """The page with the present tables instead of its previous ones."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return "\n".join((head + BEGIN, *tables(), "", END + tail))
 
 
 def tables() -> Iterator[str]:

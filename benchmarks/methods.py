@@ -13,18 +13,27 @@ Markdown tables or as JSON, and the tables in docs/methods.md are made anew. Eac
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine
 from benchmarks.method_cases import CASES, ENCODER_KINDS, STRATEGIES, Case
-from study.work import ROOT, Content, Overrides, override, preset_content, working_in
+from benchmarks.rows import (
+    RESULTS,
+    WORK,
+    Row,
+    add,
+    content_of,
+    done,
+    percent,
+    result_of,
+    rows_of,
+    with_tables,
+)
+from study.work import ROOT, Overrides, working_in
 
-WORK, RESULTS = ROOT / "data/methods", ROOT / "results/methods"
 ENCODERS, CLASSIFIERS = RESULTS / "encoders.csv", RESULTS / "classifiers.csv"
 CIFAR = {"corpus.validation_fraction": 0.2, "pretrain.views": "crop"}
 """What photographs need, beside their source."""
@@ -32,7 +41,6 @@ OFF = {"evaluate.attributed": 0, "evaluate.swap_std": [], "train.probe_every": 0
 """What the tables do not show."""
 DOCS = ROOT / "docs/methods.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -56,14 +64,7 @@ def main() -> None:
         print(json.dumps({"machine": machine("torch", "lightly", "timm"), **rows}, indent=2))
     else:
         print("\n".join(tables()))
-    DOCS.write_text(with_tables(DOCS.read_text()))
-
-
-def content_of(overrides: Overrides) -> Content:
-    """The default's parameters, with some of them changed."""
-    from rapipe.config import presets
-
-    return override(preset_content(presets.DEFAULT), overrides)
+    DOCS.write_text(with_tables(DOCS.read_text(), BEGIN, END, tables()))
 
 
 def pretrained(case: Case, photographs: str) -> None:
@@ -108,11 +109,7 @@ def classified(case: Case, seed: int) -> None:
         if missing:
             prepare(params)
         for variant in missing:
-            from rapipe.pipeline import evaluate, train
-
-            train.run(params, variant)
-            evaluate.run(params, variant)
-            run = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
+            run = result_of(params, variant)
             by_noise = {row["noise_std"]: row for row in run["rows"]}
             row = {**key, "retrieval": variant.retrieval, "parameters": run["parameters"]}
             for std in (0.0, 0.1, 0.2):
@@ -131,36 +128,6 @@ def prepare(params: Any) -> None:
             stage.run(params)
     prefetch.run(params)
     initialise.run(params)
-
-
-def rows_of(path: Path) -> list[Row]:
-    """The rows of a table; none if it is not there."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def done(path: Path, key: Row) -> bool:
-    """Whether a table has a row with these values."""
-    return any(all(row[k] == str(v) for k, v in key.items()) for row in rows_of(path))
-
-
-def add(path: Path, row: Row) -> None:
-    """Add a row to a table."""
-    rows = [*rows_of(path), row]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def with_tables(text: str) -> str:
-    """The page with the present tables instead of its previous ones."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return "\n".join((head + BEGIN, *tables(), "", END + tail))
 
 
 def tables() -> Iterator[str]:
@@ -234,13 +201,6 @@ def classifier_values(case: Case) -> list[list[str]]:
         values = [percent([row[score] for row in rows]) for score in scores]
         lines.append([retrieval, *values, f"{int(rows[0]['parameters']):,}"])
     return lines
-
-
-def percent(values: list[Any]) -> str:
-    """The mean in percent, and the lowest and highest if there are several."""
-    numbers = [100 * float(value) for value in values]
-    spread = f" ({min(numbers):.1f} to {max(numbers):.1f})" if len(numbers) > 1 else ""
-    return f"{statistics.mean(numbers):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_memories_are_compared_with_classifiers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import memories
-    from benchmarks.methods import rows_of
+    from benchmarks.rows import rows_of
 
     monkeypatch.setattr(memories, "WORK", tmp_path)
     for name in ("MEMORIES", "CLASSIFIERS"):
@@ -66,7 +66,7 @@ def test_generated_images_are_compared_by_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import generated
-    from benchmarks.methods import rows_of
+    from benchmarks.rows import rows_of
 
     monkeypatch.setattr(generated, "WORK", tmp_path)
     for name in ("GENERATORS", "CLASSIFIERS"):

@@ -235,10 +235,11 @@ def test_every_method_stands_in_the_docs() -> None:
 
 def test_tables_in_the_docs_are_made_of_the_results() -> None:
     """`python -m benchmarks.methods --only nothing` makes them anew."""
-    from benchmarks.methods import with_tables
+    from benchmarks.methods import BEGIN, END, tables
+    from benchmarks.rows import with_tables
 
     text = (ROOT / "docs/methods.md").read_text()
-    assert with_tables(text) == text
+    assert with_tables(text, BEGIN, END, tables()) == text
 
 
 def test_methods_are_listed() -> None:
