@@ -98,3 +98,47 @@ def test_generated_images_are_compared_by_role(
     assert "| neither | " in table
     assert "| both, acgan | " in table
     assert "&ndash;" not in table
+
+
+@pytest.mark.slow
+def test_tables_of_the_coursework_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import coursework
+    from benchmarks.rows import rows_of
+
+    rates = (0.001, 0.01)
+    settings = [
+        coursework.Setting(
+            {
+                "corpus.sources": [{"kind": "digits", "limit": 0.1}],
+                "pretrain.objective": "none",
+                "train.epochs": 1,
+                "train.width": 8,
+                "train.learning_rate": rate,
+            },
+            ("perceiver",),
+            coursework.DIGITS,
+            retrievals,
+            f"{rate:g}",
+        )
+        for rate, retrievals in zip(rates, (("none",), ("none", "knn")), strict=True)
+    ]
+    key = (coursework.DIGITS, "0.01", "perceiver")
+    report = coursework.Report(
+        "About.", "Why.", tuple(settings), {key: "12.3"}, True, ("train.learning_rate",)
+    )
+    monkeypatch.setattr(coursework, "REPORTS", {"rates": report})
+    for name in ("WORK", "FIGURES"):
+        monkeypatch.setattr(coursework, name, tmp_path / name)
+    monkeypatch.setattr(coursework, "ROWS", tmp_path / "rows.csv")
+    for _ in range(2):  # what has a row is not run again
+        for setting in settings:
+            coursework.measure("rates", setting, "")
+    coursework.draw("rates", settings[-1], "")
+    assert len(rows_of(coursework.ROWS)) == 9
+    assert (tmp_path / "FIGURES/train.learning_rate-curves.png").exists()
+    heads, _, first, second = list(coursework.table("rates"))[1:]
+    assert heads == "| images | setting | classifier | weights | theirs | none | knn |"
+    assert first.startswith("| the digits | 0.001 | perceiver |")
+    assert first.endswith(f"| {coursework.UNKNOWN} |")
+    assert "| 12.3 |" in second
+    assert second.count(" / ") == 2
