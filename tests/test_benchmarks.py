@@ -124,7 +124,7 @@ def test_tables_of_the_coursework_are_made(tmp_path: Path, monkeypatch: pytest.M
     ]
     key = (coursework.DIGITS, "0.01", "perceiver")
     report = coursework.Report(
-        "About.", "Why.", tuple(settings), {key: "12.3"}, True, ("train.learning_rate",)
+        "About.", tuple(settings), {key: "12.3"}, True, ("train.learning_rate",)
     )
     monkeypatch.setattr(coursework, "REPORTS", {"rates": report})
     for name in ("WORK", "FIGURES"):
