@@ -137,7 +137,7 @@ def test_unlabelled_neighbours_lend_no_label() -> None:
     optimiser = torch.optim.SGD(fusion.parameters(), 1.0)
     fusion(torch.randn(5, 7, 16), found).square().sum().backward()
     optimiser.step()
-    assert (fusion._context(found) == 0).all()
+    assert (fusion.project(found.vectors, none) == 0).all()
 
 
 def test_fusion_weights_are_the_softmax_of_a_loop() -> None:

@@ -15,8 +15,9 @@ from rapipe import metrics
 from rapipe.batches import loader
 from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
+from rapipe.classifier import neighbour_batch
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, gather_fields, join
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField, gather_fields, join
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import ArgumentError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
@@ -308,3 +309,28 @@ def test_vectors_that_cannot_be_seen_or_do_not_fit_are_refused() -> None:
     other = make_embeddings(20, d=5)
     with pytest.raises(ArgumentError, match=r"train hold query vectors of 8 .* `bank` have 5"):
         rapipe.train_classifier(images, tables, other)
+
+
+@pytest.mark.parametrize("strategy", ["knn", "self+knn"])
+@pytest.mark.parametrize("attend", ["both", "embedding"])
+def test_each_row_of_the_bank_is_projected_once(
+    strategy: str, attend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where images share neighbours; the logits are those of projecting each neighbour."""
+    images, classifier = make_images(200, seed=1), network(attend=attend, gate=True)
+    source = retriever_of(strategy)
+    bank, table = DeviceBank(source.bank, CLASSES, CPU), source.retrieve(images)
+    first, projected = classifier.fusions[0], []
+    project: Any = first.project
+
+    def counted(vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        projected.append(labels.numel())
+        return project(vectors, labels)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(first, "project", counted)
+    once = classifier.predict(images.pixels, bank, *shown(table))
+    own = 256 if strategy == "self+knn" else 0  # padded to a multiple of 64
+    assert sum(projected) == 64 + own
+    monkeypatch.setattr(neighbour_batch, "_neighbour_field", lambda i, b, _: NeighbourField(i, b))
+    np.testing.assert_array_equal(once, classifier.predict(images.pixels, bank, *shown(table)))
+    assert sum(projected) == 64 + 2 * own + 256 * K

@@ -144,7 +144,8 @@ class Classifier(nn.Module):
         """
         was_training, device = self.training, self.device
         self.eval()
-        fields = gather_fields(device, bank, indices, query_vectors, resident=False)
+        projects: list[Any] = [fusion.project for fusion in self.fusions]
+        fields = gather_fields(device, bank, indices, query_vectors, False, projects)
         loader = BatchLoader(device, ArrayField(pixels, device, resident=False), *fields)
         chunks = [
             self(to_float(images), join(parts)).float()

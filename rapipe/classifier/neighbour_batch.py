@@ -3,12 +3,12 @@
 A network does not tell the two apart: an image's own vector, where it is shown, stands before
 its neighbours as one of them, without a label.
 
-Letters: N rows, B batch, K neighbours, D embedding.
+Letters: N rows, U different ones among them, B batch, K neighbours, D embedding, P projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,17 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rapipe.batches.loader import ArrayField, Field, copy_async
+from rapipe.batches.loader import ArrayField, Field, copy_async, index_rows, pad_rows
 from rapipe.io import memory_map
 from rapipe.records import UNLABELLED, Embeddings, Indices, Vectors
+
+Project = Callable[[Tensor, Tensor], Tensor]
+"""What a fusion makes of neighbours, each by itself: vectors (..., D), labels (...) -> (..., P)."""
+PROJECTED_AT_ONCE = 4096
+"""Rows of a bank."""
 
 
 class NeighbourBatch(NamedTuple):
     """The neighbours of a batch."""
 
-    vectors: Tensor  # (B, K, D) float
+    vectors: Tensor  # (B, K, D) float; (B, 0, D) where they are projected
     labels: Tensor  # (B, K) int64, -1 = none
     present: Tensor  # (B,) bool: false where an image is to see no neighbours
+    projected: Callable[[Project], Tensor] | None = None
+    """What each fusion makes of them, (B, K, P), if that is known; by its `project`."""
+
+    def projected_by(self, project: Project) -> Tensor:
+        """What a fusion makes of them: (B, K, P)."""
+        return self.projected(project) if self.projected else project(self.vectors, self.labels)
 
 
 class DeviceBank:
@@ -53,6 +64,10 @@ class DeviceBank:
         """Rows of the bank (B, K) int64, on the device if the vectors are; as `Field.fetch`."""
         device_rows = rows if self.vectors.resident else copy_async(rows.numpy(), self.device)
         return self.vectors.fetch(rows), device_rows
+
+    def take(self, rows: Tensor) -> NeighbourBatch:
+        """Rows of the bank (..., int64) on the CPU -> these neighbours."""
+        return self.assemble(self.fetch(rows.to(self.device) if self.vectors.resident else rows))
 
     def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> these neighbours, all of them present."""
@@ -90,12 +105,56 @@ class NeighbourField:
         return self.bank.assemble(fetched)
 
 
+class ProjectedField:
+    """The same in a prediction, where no weight changes: each row is projected once, and looked up.
+
+    For neighbours that many images share that is a small part of the work.
+    """
+
+    def __init__(
+        self, indices: Indices, bank: DeviceBank, projects: Iterable[Project], rows: Indices
+    ) -> None:
+        self.labels = bank.labels[torch.from_numpy(rows.astype(np.int64)).to(bank.device)]  # (U,)
+        self.dimension = bank.bank.vectors.shape[1]
+        order = rows[pad_rows(len(rows))].astype(np.int64)
+        chunks = [order[i : i + PROJECTED_AT_ONCE] for i in range(0, len(order), PROJECTED_AT_ONCE)]
+        projects = list(projects)
+        tables: list[list[Tensor]] = [[] for _ in projects]
+        for chunk in chunks:
+            batch = bank.take(torch.from_numpy(chunk))
+            for table, project in zip(tables, projects, strict=True):
+                table.append(project(batch.vectors, batch.labels))
+        self.tables = {p: torch.cat(table) for p, table in zip(projects, tables, strict=True)}
+        positions = np.searchsorted(rows, indices)  # (N, K)
+        self.positions = ArrayField(positions, bank.device)
+
+    @property
+    def resident(self) -> bool:
+        return self.positions.resident
+
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (B,) of the table."""
+        return self.positions.fetch(rows)
+
+    def assemble(self, fetched: Any) -> NeighbourBatch:
+        """What was fetched -> the neighbours."""
+        positions: Tensor = self.positions.assemble(fetched)  # (B, K)
+        b = len(positions)
+        return NeighbourBatch(
+            torch.empty(b, 0, self.dimension, device=positions.device),
+            self.labels[positions],
+            torch.ones(b, dtype=torch.bool, device=positions.device),
+            lambda project: index_rows(self.tables[project], positions),
+        )
+
+
 def gather_fields(
     device: torch.device,
     bank: DeviceBank | None,
     indices: Indices | None,
     query_vectors: Vectors | None,
     resident: bool = True,
+    projects: Sequence[Project] = (),
 ) -> list[Field]:
     """The fields of a batch that `join` makes its neighbours of; none if nothing is shown.
 
@@ -103,13 +162,24 @@ def gather_fields(
         bank, indices: the memory, and rows (N, K) of it; K may be 0.
         query_vectors: (N, D) of the images themselves, if they are shown.
         resident: as of `ArrayField`, for `query_vectors`.
+        projects: of the fusions that see them, if their weights do not change meanwhile.
     """
     fields: list[Field] = []
     if bank is not None and indices is not None and indices.shape[1]:
-        fields.append(NeighbourField(indices, bank))
+        fields.append(_neighbour_field(indices, bank, projects))
     if query_vectors is not None:
         fields.append(ArrayField(query_vectors, device, resident))
     return fields
+
+
+def _neighbour_field(
+    indices: Indices, bank: DeviceBank, projects: Sequence[Project]
+) -> NeighbourField | ProjectedField:
+    """The one that projects fewer rows."""
+    rows = np.unique(indices) if projects else indices.reshape(-1)
+    if 2 * len(rows) > indices.size:
+        return NeighbourField(indices, bank)
+    return ProjectedField(indices, bank, projects, rows)
 
 
 def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
@@ -126,4 +196,12 @@ def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
         torch.cat([vectors, neighbours.vectors], dim=1),
         torch.cat([labels, neighbours.labels], dim=1),
         neighbours.present,
+        _after(neighbours.projected, vectors, labels) if neighbours.projected else None,
     )
+
+
+def _after(
+    projected: Callable[[Project], Tensor], vectors: Tensor, labels: Tensor
+) -> Callable[[Project], Tensor]:
+    """The projections of these, and then of the others: (B, 1 + K, P)."""
+    return lambda project: torch.cat([project(vectors, labels), projected(project)], dim=1)

@@ -1,6 +1,6 @@
 """What every fusion is: tokens and their neighbours -> tokens that know their neighbours.
 
-Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads.
+Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads, P projection.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ class Fusion(nn.Module):
 
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__()
+
+    def project(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """What there is to see of neighbours, each by itself: (..., D) and (...) -> (..., P).
+
+        A prediction asks it once for each row of a bank, and looks the rest up.
+        """
+        raise NotImplementedError
 
     def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C); those of an image without neighbours stay as they are."""

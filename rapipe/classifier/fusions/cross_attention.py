@@ -80,30 +80,29 @@ class CrossAttention(Fusion):
         of_neighbours: Tensor = weights[..., : neighbours.labels.shape[1]]
         return of_neighbours * neighbours.present[:, None, None, None]
 
+    def project(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """Keys and values: (..., 2C)."""
+        terms = []
+        if self.attend != "label":
+            terms.append(self.embedding(vectors))
+        if self.attend != "embedding":
+            unlabelled = torch.full_like(labels, self.label.num_embeddings - 1)
+            terms.append(self.label(torch.where(labels < 0, unlabelled, labels)))
+        projected: Tensor = self.key_value(sum(terms[1:], terms[0]))
+        return projected
+
     def _projections(
         self, tokens: Tensor, neighbours: NeighbourBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, C/H), and keys and values (B, H, K, C/H), or K + 1 with a gate."""
         q = self._split(self.query(self.norm(tokens)))
-        key_values = self.key_value(self._context(neighbours))  # (B, K, 2C)
+        key_values = neighbours.projected_by(self.project)  # (B, K, 2C)
         if self.nothing is not None:
             b, _, c = tokens.shape
             nothing = F.pad(self.nothing, (0, c)).expand(b, 1, 2 * c)
             key_values = torch.cat([key_values, nothing], dim=1)
         k, v = map(self._split, key_values.chunk(2, dim=-1))
         return q, k, v
-
-    def _context(self, neighbours: NeighbourBatch) -> Tensor:
-        """What can be attended to: (B, K, C)."""
-        terms = []
-        if self.attend != "label":
-            terms.append(self.embedding(neighbours.vectors))
-        if self.attend != "embedding":
-            labels = neighbours.labels
-            unlabelled = torch.full_like(labels, self.label.num_embeddings - 1)
-            terms.append(self.label(torch.where(labels < 0, unlabelled, labels)))
-        context: Tensor = sum(terms[1:], terms[0])
-        return context
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, H, N, C/H)."""

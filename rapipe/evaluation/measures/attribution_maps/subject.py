@@ -43,7 +43,8 @@ class FixedNeighbours(nn.Module):
         """
         shown = self.neighbours
         if shown is not None:
-            shown = NeighbourBatch(*(part.expand(len(images), *part.shape[1:]) for part in shown))
+            parts = [part.expand(len(images), *part.shape[1:]) for part in shown[:3]]
+            shown = NeighbourBatch(parts[0], parts[1], parts[2])
         logits: Tensor = self.classifier(images, shown).float()
         return logits - logits.mean(dim=1, keepdim=True)
 
