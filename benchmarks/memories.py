@@ -83,6 +83,7 @@ GRID: Overrides = {
     "evaluate.noise_std": list(NOISE),
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
+    "evaluate.maps": 0,
     "train.probe_every": 0,
 }
 
