@@ -17,7 +17,13 @@ from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
 from rapipe.classifier import neighbour_batch
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField, gather_fields, join
+from rapipe.classifier.neighbour_batch import (
+    DeviceBank,
+    NeighbourField,
+    gather_fields,
+    join,
+    standardise,
+)
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import ArgumentError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
@@ -82,7 +88,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
             rows = table.indices[row]
             vectors = np.concatenate([own[[row]], bank.vectors[rows]])
             labels = [-1, *(label if label < 2 else -1 for label in bank.labels[rows])]
-            assert np.array_equal(batch.vectors[i].numpy(), vectors)
+            assert torch.equal(batch.vectors[i], standardise(torch.from_numpy(vectors)))
             assert batch.labels[i].tolist() == labels
     assert ("vectors" in vars(device_bank)) == (strategy != "self")  # of which it needs none
 

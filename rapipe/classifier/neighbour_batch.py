@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rapipe.batches.loader import ArrayField, Field, copy_async, index_rows, pad_rows
 from rapipe.io import memory_map
@@ -26,10 +27,18 @@ PROJECTED_AT_ONCE = 4096
 """Rows of a bank."""
 
 
+def standardise(vectors: Tensor) -> Tensor:
+    """Vectors (..., D), each with mean 0 and variance 1: a layer normalisation without weights.
+
+    As a fusion reads them, of any encoder. No weight has a part in it, so a bank needs it once.
+    """
+    return F.layer_norm(vectors, vectors.shape[-1:])
+
+
 class NeighbourBatch(NamedTuple):
     """The neighbours of a batch."""
 
-    vectors: Tensor  # (B, K, D) float; (B, 0, D) where they are projected
+    vectors: Tensor  # (B, K, D) float, standardised; (B, 0, D) where they are projected
     labels: Tensor  # (B, K) int64, -1 = none
     present: Tensor  # (B,) bool: false where an image is to see no neighbours
     projected: Callable[[Project], Tensor] | None = None
@@ -57,8 +66,8 @@ class DeviceBank:
 
     @cached_property
     def vectors(self) -> ArrayField:
-        """Those of the bank (N, D)."""
-        return ArrayField(self.bank.vectors, self.device)
+        """Those of the bank (N, D), standardised."""
+        return ArrayField(self.bank.vectors, self.device, transform=standardise)
 
     def fetch(self, rows: Tensor) -> Any:
         """Rows of the bank (B, K) int64, on the device if the vectors are; as `Field.fetch`."""
@@ -168,7 +177,7 @@ def gather_fields(
     if bank is not None and indices is not None and indices.shape[1]:
         fields.append(_neighbour_field(indices, bank, projects))
     if query_vectors is not None:
-        fields.append(ArrayField(query_vectors, device, resident))
+        fields.append(ArrayField(query_vectors, device, resident, standardise))
     return fields
 
 
