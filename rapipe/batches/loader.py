@@ -124,7 +124,8 @@ def _copy_blocks(
     array: npt.NDArray[Any], device: torch.device, transform: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
     """The array on the device, copied by blocks: a mapped one is never in memory twice."""
-    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    nothing = torch.from_numpy(np.empty((0, *array.shape[1:]), array.dtype))
+    dtype = (transform(nothing) if transform else nothing).dtype
     tensor = torch.empty(array.shape, dtype=dtype, device=device)
     for start in range(0, len(array), BLOCK):
         block = torch.from_numpy(np.array(array[start : start + BLOCK])).to(device)

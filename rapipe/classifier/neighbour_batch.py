@@ -56,18 +56,30 @@ class DeviceBank:
 
     Args:
         classes: of the classifier; labels of other classes count as none.
+        dtype: of the vectors on the device. What a training multiplies in bfloat16 it else rounds
+            in each step, to the same numbers.
     """
 
-    def __init__(self, bank: Embeddings, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        bank: Embeddings,
+        classes: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
         self.bank = bank
+        self.dtype = dtype
         labels = np.where(bank.labels < classes, bank.labels, UNLABELLED)
         self.labels = torch.from_numpy(labels).to(device)
 
     @cached_property
     def vectors(self) -> ArrayField:
         """Those of the bank (N, D), standardised."""
-        return ArrayField(self.bank.vectors, self.device, transform=standardise)
+        return ArrayField(self.bank.vectors, self.device, transform=self._prepare)
+
+    def _prepare(self, vectors: Tensor) -> Tensor:
+        return standardise(vectors).to(self.dtype)
 
     def fetch(self, rows: Tensor) -> Any:
         """Rows of the bank (B, K) int64, on the device if the vectors are; as `Field.fetch`."""
@@ -82,7 +94,8 @@ class DeviceBank:
         """What was fetched -> these neighbours, all of them present."""
         vectors, rows = fetched
         present = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        return NeighbourBatch(self.vectors.assemble(vectors), self.labels[rows], present)
+        labels = index_rows(self.labels, rows)
+        return NeighbourBatch(self.vectors.assemble(vectors), labels, present)
 
 
 class NeighbourField:
@@ -202,7 +215,7 @@ def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
         present = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
         return NeighbourBatch(vectors, labels, present)
     return NeighbourBatch(
-        torch.cat([vectors, neighbours.vectors], dim=1),
+        torch.cat([vectors.to(neighbours.vectors.dtype), neighbours.vectors], dim=1),
         torch.cat([labels, neighbours.labels], dim=1),
         neighbours.present,
         _after(neighbours.projected, vectors, labels) if neighbours.projected else None,

@@ -128,28 +128,38 @@ class CrossAttention(Fusion):
         vectors, and what they read there is brought back. What a label, or a bias, adds is the
         same for all neighbours of a class, and is looked up.
         """
-        (b, t, c), h = tokens.shape, self.heads
+        (b, t, c), h, k = tokens.shape, self.heads, neighbours.labels.shape[1]
         q = self.query(self.norm(tokens)).view(b * t, h, c // h) * (c // h) ** -0.5
         q = q.transpose(0, 1)  # (H, B*T, C/H)
-        contexts = self.key_value(self._contexts()).view(-1, 2, h, c // h)  # (L, 2, H, C/H)
-        keys, values = contexts.permute(1, 2, 0, 3)  # (H, L, C/H)
-        rows = self._rows(neighbours.labels)[:, None, None].expand(b, h, t, -1)  # (B, H, T, K)
-        scores = self._by_image(q @ keys.mT, b).gather(-1, rows)  # (B, H, T, K)
+        to_context = self.key_value(self._contexts()).view(-1, 2, h, c // h)  # (L, 2, H, C/H)
+        context_keys, context_values = to_context.permute(1, 2, 0, 3)  # (H, L, C/H)
+        scores: list[Tensor] = []  # (B, H, T, K) each
         if self.dimension:
             weight = self.key_value.weight @ self.embedding.weight  # (2C, D)
             to_key, to_value = weight.view(2, h, c // h, self.dimension)
             probes = self._by_image(q @ to_key, b)  # (B, H, T, D)
-            found = probes.flatten(1, 2) @ neighbours.vectors.mT  # (B, H*T, K)
-            scores = scores + found.view(b, h, t, -1)
+            vectors = neighbours.vectors.to(probes.dtype)  # once, in autocast too
+            scores.append((probes.flatten(1, 2) @ vectors.mT).view(b, h, t, k))
+        if self.contexts > 1:
+            rows = self._rows(neighbours.labels)[:, None, None].expand(b, h, t, k)
+            scores.append(self._by_image(q @ context_keys.mT, b).gather(-1, rows))
+        weights = sum(scores[1:], scores[0])
         if self.nothing is not None:
-            nothing = self._by_image(q @ self.nothing.view(h, c // h, 1), b)  # (B, H, T, 1)
-            scores = torch.cat([scores, nothing], dim=-1)
-        weights = scores.softmax(dim=-1)[..., : rows.shape[-1]]  # (B, H, T, K)
-        shares = weights.new_zeros(b, h, t, self.contexts).scatter_add(-1, rows, weights)
-        read: Tensor = shares @ values.to(shares.dtype)  # (B, H, T, C/H)
+            nothing = self.nothing.view(h, 1, c // h)
+            if self.contexts == 1:  # which every other score is lower by
+                nothing = nothing - context_keys
+            weights = torch.cat([weights, self._by_image(q @ nothing.mT, b)], dim=-1)
+        weights = weights.softmax(dim=-1)[..., :k]
+        if self.contexts > 1:
+            shares = weights.new_zeros(b, h, t, self.contexts).scatter_add(-1, rows, weights)
+            read = shares @ context_values.to(shares.dtype)  # (B, H, T, C/H)
+        else:
+            read = context_values[:, 0, None]
+            if self.nothing is not None:
+                read = read * weights.sum(dim=-1, keepdim=True)
         if self.dimension:
-            mean = weights.flatten(1, 2) @ neighbours.vectors  # (B, H*T, D)
-            mean = mean.view(b, h, t, -1).transpose(0, 1).reshape(h, b * t, -1)
+            mean = (weights.flatten(1, 2) @ vectors).view(b, h, t, -1)
+            mean = mean.transpose(0, 1).reshape(h, b * t, -1)  # (H, B*T, D)
             read = read + self._by_image(mean @ to_value.mT, b)
         return read
 
@@ -165,9 +175,7 @@ class CrossAttention(Fusion):
 
     def _rows(self, labels: Tensor) -> Tensor:
         """The row of `_contexts` of each label, -1 included."""
-        if self.attend == "embedding":
-            return torch.zeros_like(labels)
-        return torch.where(labels < 0, self.label.num_embeddings - 1, labels)
+        return torch.where(labels < 0, self.contexts - 1, labels)
 
     @staticmethod
     def _by_image(x: Tensor, b: int) -> Tensor:
