@@ -127,10 +127,12 @@ def train_classifier(
         preprocess = classifier.preprocess.to(device())
         images = {split: preprocess.shrink(part) for split, part in images.items()}
     data = _Data(images, neighbours, DeviceBank(bank, classes, device()) if bank else None)
-    *shown, learnt_from = data.of("train")
+    train, its_neighbours, memory = data.of("train")
     if bank is not None and precision_of(recipe.precision) == "bf16":
-        learnt_from = DeviceBank(bank, classes, device(), torch.bfloat16)
-    module = ClassifierModule(classifier, *shown, learnt_from, recipe, seed, noise_std, teacher)
+        memory = DeviceBank(bank, classes, device(), torch.bfloat16)
+    module = ClassifierModule(
+        classifier, train, its_neighbours, memory, recipe, seed, noise_std, teacher
+    )
     with deterministic(recipe.deterministic):
         return _fit(module, data, checkpoints, loggers)
 

@@ -175,7 +175,8 @@ class CrossAttention(Fusion):
 
     def _rows(self, labels: Tensor) -> Tensor:
         """The row of `_contexts` of each label, -1 included."""
-        return torch.where(labels < 0, self.contexts - 1, labels)
+        rows: Tensor = torch.where(labels < 0, self.contexts - 1, labels)
+        return rows
 
     @staticmethod
     def _by_image(x: Tensor, b: int) -> Tensor:
