@@ -152,7 +152,7 @@ class CrossAttention(Fusion):
         weights = weights.softmax(dim=-1)[..., :k]
         if self.contexts > 1:
             shares = weights.new_zeros(b, h, t, self.contexts).scatter_add(-1, rows, weights)
-            read = shares @ context_values.to(shares.dtype)  # (B, H, T, C/H)
+            read: Tensor = shares @ context_values.to(shares.dtype)  # (B, H, T, C/H)
         else:
             read = context_values[:, 0, None]
             if self.nothing is not None:
