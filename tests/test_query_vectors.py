@@ -15,12 +15,11 @@ from rapipe import metrics
 from rapipe.batches import loader
 from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
-from rapipe.classifier import neighbour_batch
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import (
     DeviceBank,
-    NeighbourField,
-    gather_fields,
+    Shown,
+    fields_of,
     join,
     standardise,
 )
@@ -77,7 +76,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
     table, mapped = Neighbours.read(tmp_path / "t.arrow"), Embeddings.read(tmp_path / "bank")
     monkeypatch.setattr(loader, "memory_budget", lambda device: budget)
     device_bank = DeviceBank(mapped, 2, CPU)
-    fields = gather_fields(CPU, device_bank, *shown(table))
+    fields = fields_of(Shown(device_bank, *shown(table)), CPU)
     order = np.random.default_rng(0).integers(0, 50, 37)
     own = FirstPixels().embed(images.pixels)
     for start, parts in enumerate(BatchLoader(CPU, *fields).batches(order, 16)):
@@ -298,7 +297,7 @@ def test_a_classifier_learns_what_only_the_vectors_say() -> None:
 def test_hidden_neighbours_take_the_own_vector_with_them() -> None:
     images, source = make_images(9, seed=5), retriever_of("self+knn")
     classifier, table = network(), source.retrieve(images)
-    fields = gather_fields(CPU, DeviceBank(source.bank, CLASSES, CPU), *shown(table))
+    fields = fields_of(Shown(DeviceBank(source.bank, CLASSES, CPU), *shown(table)), CPU)
     (parts,) = BatchLoader(CPU, *fields).batches(np.arange(9), 9)
     batch = join(parts)
     assert batch is not None
@@ -337,6 +336,6 @@ def test_each_row_of_the_bank_is_projected_once(
     once = classifier.predict(images.pixels, bank, *shown(table))
     own = 256 if strategy == "self+knn" else 0  # padded to a multiple of 64
     assert sum(projected) == 64 + own
-    monkeypatch.setattr(neighbour_batch, "_neighbour_field", lambda i, b, _: NeighbourField(i, b))
+    monkeypatch.setattr("rapipe.classifier.classifier.project_banks", lambda *_: {})
     np.testing.assert_array_equal(once, classifier.predict(images.pixels, bank, *shown(table)))
     assert sum(projected) == 64 + 2 * own + 256 * K
