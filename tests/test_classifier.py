@@ -115,5 +115,5 @@ def test_what_comes_before_the_first_fusion_is_computed_once() -> None:
     backbone: Any = classifier.backbone
     for part in (backbone.convolutions, backbone.hidden):
         part.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    classifier.predict_with_each(images.pixels, [Shown(bank, table + row) for row in range(5)])
-    assert seen == [64, 320]
+    classifier.predict_with_each(images.pixels, [Shown(bank, table + row) for row in range(10)])
+    assert seen == [64, 8 * 64, 64, 2 * 64]

@@ -36,6 +36,9 @@ from rapipe.metrics import MIN_PROBABILITY
 from rapipe.records import Indices, Pixels, Vectors
 from rapipe.specs import FusionSpec
 
+BRANCHES = 8
+"""Sets of neighbours that are predicted with at once, at most: what they share costs an eighth."""
+
 
 @dataclass(frozen=True)
 class ClassifierSpec:
@@ -170,7 +173,9 @@ class Classifier(nn.Module):
         self.eval()
         projects: list[Any] = [fusion.project for fusion in self.fusions]
         projections = project_banks(shown, projects)
-        together = len(shown) if self.backbone.branches and self.fusions else 1
+        together = 1
+        if self.backbone.branches and self.fusions:
+            together = min(len(shown), BRANCHES)
         size = self.preprocess.batch_size if together == 1 else ROW_MULTIPLE
         logits: list[np.ndarray] = []
         for start in range(0, len(shown), together):
