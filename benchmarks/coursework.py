@@ -61,7 +61,6 @@ PHOTOGRAPHS: Overrides = {
     "pretrain.views": "crop",
     "retrieval.k": 50,
     "retrieval.attend": "both",
-    "retrieval.stages": "last",
     "train.augment": "flip",
 }
 """Photographs have a memory by EfficientNet-Lite0."""

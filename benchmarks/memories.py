@@ -80,6 +80,7 @@ ANY = "any"
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.strategies": ["self", "sampled", "knn"],
+    "retrieval.stages": "all",
     "evaluate.noise_std": list(NOISE),
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,

@@ -37,8 +37,14 @@ from study.work import ROOT, Overrides, working_in
 ENCODERS, CLASSIFIERS = RESULTS / "encoders.csv", RESULTS / "classifiers.csv"
 CIFAR = {"corpus.validation_fraction": 0.2, "pretrain.views": "crop"}
 """What photographs need, beside their source."""
-OFF = {"evaluate.attributed": 0, "evaluate.swap_std": [], "train.probe_every": 0}
-"""What the tables do not show."""
+OFF = {
+    "retrieval.stages": "all",
+    "evaluate.attributed": 0,
+    "evaluate.swap_std": [],
+    "evaluate.maps": 0,
+    "train.probe_every": 0,
+}
+"""Where neighbours enter in every row; and what the tables do not show."""
 DOCS = ROOT / "docs/methods.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 

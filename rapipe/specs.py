@@ -87,7 +87,7 @@ class FusionSpec:
     """how neighbours enter the classifier: cross-attention"""
     attend: Literal["embedding", "label", "both"] = "embedding"
     """what neighbours are to the classifier: embedding | label | both"""
-    stages: Literal["all", "last"] = "all"
+    stages: Literal["all", "last"] = "last"
     """where they enter the backbone: all (after each of its stages) | last (after the last one)"""
     gate: bool = False
     """whether attention may also go to no neighbour at all"""

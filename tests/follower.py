@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 from conftest import make_embeddings, make_images
 
 from rapipe.batches.loader import CPU
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.retriever import Retriever
 from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
 from rapipe.records import Images
@@ -36,6 +37,9 @@ class Follower:
         labels = bank.labels.numpy()[indices]
         counted = [np.bincount(row[row >= 0], minlength=CLASSES) for row in labels]
         return np.stack(counted) + np.eye(CLASSES)[0] * 1e-3
+
+    def predict_with_each(self, pixels: np.ndarray, shown: Sequence[Shown]) -> list[np.ndarray]:
+        return [self.predict(pixels, *own) for own in shown]
 
     def attention(
         self,

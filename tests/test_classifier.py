@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from conftest import make_embeddings, make_images, make_spec
 
 from rapipe.batches.loader import CPU
 from rapipe.classifier.classifier import Classifier, ClassifierSpec
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.backbones import BACKBONES
 from rapipe.errors import UserError
 
@@ -76,3 +77,43 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-20] ^= 0xFF
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("stages", ["all", "last"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "alexnet", "perceiver", "perceiver_io", "timm:resnet10t"]
+)
+def test_sets_of_neighbours_together_give_what_each_gives_alone(name: str, stages: str) -> None:
+    """Of other banks, numbers and none at all; also where a network cannot branch."""
+    torch.manual_seed(0)
+    classifier = Classifier(spec(name, stages=stages)).eval()
+    images, rng = make_images(70), np.random.default_rng(0)
+    bank, other = (DeviceBank(make_embeddings(20, seed=seed), 3, CPU) for seed in (0, 1))
+    four, two = (rng.integers(0, 20, (70, k)).astype(np.int32) for k in (4, 2))
+    own = rng.standard_normal((70, 8)).astype(np.float32)
+    sets = [
+        Shown(bank, four),
+        Shown(bank, two),
+        Shown(),
+        Shown(other, four),
+        Shown(bank, two, own),
+        Shown(query_vectors=own),
+    ]
+    together = classifier.predict_with_each(images.pixels, sets)
+    alone = [classifier.predict(images.pixels, *shown) for shown in sets]
+    for one, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+    for first, second in itertools.combinations(together, 2):
+        assert not np.allclose(first, second, atol=1e-5)
+
+
+def test_what_comes_before_the_first_fusion_is_computed_once() -> None:
+    classifier = Classifier(spec("alexnet")).eval()
+    images, bank = make_images(64), DeviceBank(make_embeddings(20), 3, CPU)
+    table = np.zeros((64, 1), np.int32)
+    seen: list[int] = []
+    backbone: Any = classifier.backbone
+    for part in (backbone.convolutions, backbone.hidden):
+        part.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    classifier.predict_with_each(images.pixels, [Shown(bank, table + row) for row in range(10)])
+    assert seen == [64, 8 * 64, 64, 2 * 64]

@@ -48,6 +48,56 @@ def test_attention_is_torchs() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("attend", ATTEND)
+def test_attention_in_the_space_of_the_vectors_is_the_same(attend: str, gate: bool) -> None:
+    """With few tokens no neighbour is projected: same values, and same gradients of all weights."""
+    torch.manual_seed(0)
+    fusion, found = fusion_of(attend, gate), retrieved(k=40)
+    tokens = torch.randn(5, 2, 16, requires_grad=True)
+    present = torch.tensor([True, True, False, True, True])
+    if fusion.nothing is not None:
+        torch.nn.init.normal_(fusion.nothing)
+    ways = []
+    for projected in (False, True):
+        fusion.zero_grad()
+        tokens.grad = None
+        fusion.train()
+        fusion._projecting_is_dearer = lambda *_: not projected  # type: ignore[method-assign]  # noqa: B023
+        fused = fusion(tokens, found._replace(present=present))
+        fused.square().sum().backward()
+        gradients = {name: weight.grad for name, weight in fusion.named_parameters()}
+        ways.append((fused, tokens.grad, gradients))
+    (one, one_tokens, one_weights), (two, two_tokens, two_weights) = ways
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(one_tokens, two_tokens)
+    for name, gradient in one_weights.items():
+        torch.testing.assert_close(gradient, two_weights[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_way_of_attention_is_chosen_by_what_it_takes() -> None:
+    """A vector of 128 is projected for many tokens of few channels, not for few of many."""
+    few, many = (
+        CrossAttention(channels, 128, 3, FusionSpec(attend="both")) for channels in (128, 16)
+    )
+    assert few._projecting_is_dearer(64, 4, 32)
+    assert not few._projecting_is_dearer(64, 4, 4)
+    assert not few._projecting_is_dearer(1, 4, 32)  # the weights' own product is once a batch
+    assert not many._projecting_is_dearer(64, 256, 32)
+
+
+def test_a_prediction_projects_always() -> None:
+    """Else the last bits of an image's logits would depend on how many images there are."""
+    fusion, found, tokens = fusion_of("both"), retrieved(k=40), torch.randn(5, 2, 16)
+    fusion._projecting_is_dearer = lambda *_: True  # type: ignore[method-assign]
+    fusion.eval()
+    by_row = found._replace(
+        vectors=found.vectors[:, :0],
+        projected=lambda project: project(found.vectors, found.labels),
+    )
+    assert torch.equal(fusion(tokens, found), fusion(tokens, by_row))
+
+
 @pytest.mark.parametrize("attend", ATTEND)
 def test_fusion_ignores_the_order_of_neighbours(attend: str) -> None:
     fusion, tokens, found = fusion_of(attend), torch.randn(5, 7, 16), retrieved()

@@ -239,8 +239,9 @@ def test_logits_that_are_not_finite_are_no_answer(retrieval: str) -> None:
 
 
 def test_a_vector_that_is_nan_makes_no_prediction() -> None:
-    bank = DeviceBank(make_embeddings(20), 3, CPU)
-    bank.vectors.array[3, 0] = math.nan
+    embeddings = make_embeddings(20)
+    embeddings.vectors[3, 0] = math.nan
+    bank = DeviceBank(embeddings, 3, CPU)
     indices = np.array([[0, 1, 2, 4], [0, 1, 2, 3]], np.int32)
     with pytest.raises(UserError, match="gave 1 of 2 images logits that are not finite"):
         classifier().predict(make_images(2).pixels, bank, indices)

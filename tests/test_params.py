@@ -68,7 +68,11 @@ def test_every_key_has_a_description_that_is_its_comment() -> None:
     ("old", "new", "sentence"),
     [
         ("\ntrain:", "\ntrain:\n  seeds: [7]", "train.seeds is called classifiers.seeds now: wri"),
-        ("stages: all", "places: all", "retrieval.places is called retrieval.stages now: write 'a"),
+        (
+            "stages: last",
+            "places: last",
+            "retrieval.places is called retrieval.stages now: write 'l",
+        ),
         ("alexnet+noise] #", "alexnet+corpus] #", "+corpus is called +pretrained now"),
         ("alexnet+noise] #", "alexnet+elsewhere] #", "+elsewhere is called +checkpoint now"),
         (

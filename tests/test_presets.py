@@ -194,7 +194,7 @@ def test_sources_of_another_preset_leave_no_comments_behind(tmp_path: Path) -> N
     ("old", "new", "sentence"),
     [
         ("  k: 32", "  kk: 1\n  k: 32", r"retrieval\.kk is no parameter"),
-        ("  stages: all", "  places: all", r"retrieval\.places is called retrieval\.stages now"),
+        ("  stages: last", "  places: last", r"retrieval\.places is called retrieval\.stages now"),
         ("\n  k: 32", "\n  k: &k 32\n  k2: *k", r"retrieval\.k2 is no parameter"),
         ("  width: 16 # channels of its", "  width: &w 24 # channels of its", ""),
         ("\n  k: 32", "\n\tk: 32", "is not valid YAML"),

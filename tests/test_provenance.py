@@ -93,7 +93,7 @@ OTHERS: dict[str, Any] = {
     "retrieval.index": "IVF4,Flat",
     "retrieval.min_recall": 0.5,
     "retrieval.attend": "both",
-    "retrieval.stages": "last",
+    "retrieval.stages": "all",
     "retrieval.gate": True,
     "retrieval.dropout": 0.25,
     "retrieval.prune": 0.1,

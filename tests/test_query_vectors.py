@@ -15,9 +15,14 @@ from rapipe import metrics
 from rapipe.batches import loader
 from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
-from rapipe.classifier import neighbour_batch
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField, gather_fields, join
+from rapipe.classifier.neighbour_batch import (
+    DeviceBank,
+    Shown,
+    fields_of,
+    join,
+    standardise,
+)
 from rapipe.encoder.retriever import Retriever
 from rapipe.errors import ArgumentError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
@@ -71,7 +76,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
     table, mapped = Neighbours.read(tmp_path / "t.arrow"), Embeddings.read(tmp_path / "bank")
     monkeypatch.setattr(loader, "memory_budget", lambda device: budget)
     device_bank = DeviceBank(mapped, 2, CPU)
-    fields = gather_fields(CPU, device_bank, *shown(table))
+    fields = fields_of(Shown(device_bank, *shown(table)), CPU)
     order = np.random.default_rng(0).integers(0, 50, 37)
     own = FirstPixels().embed(images.pixels)
     for start, parts in enumerate(BatchLoader(CPU, *fields).batches(order, 16)):
@@ -82,7 +87,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
             rows = table.indices[row]
             vectors = np.concatenate([own[[row]], bank.vectors[rows]])
             labels = [-1, *(label if label < 2 else -1 for label in bank.labels[rows])]
-            assert np.array_equal(batch.vectors[i].numpy(), vectors)
+            assert torch.equal(batch.vectors[i], standardise(torch.from_numpy(vectors)))
             assert batch.labels[i].tolist() == labels
     assert ("vectors" in vars(device_bank)) == (strategy != "self")  # of which it needs none
 
@@ -292,7 +297,7 @@ def test_a_classifier_learns_what_only_the_vectors_say() -> None:
 def test_hidden_neighbours_take_the_own_vector_with_them() -> None:
     images, source = make_images(9, seed=5), retriever_of("self+knn")
     classifier, table = network(), source.retrieve(images)
-    fields = gather_fields(CPU, DeviceBank(source.bank, CLASSES, CPU), *shown(table))
+    fields = fields_of(Shown(DeviceBank(source.bank, CLASSES, CPU), *shown(table)), CPU)
     (parts,) = BatchLoader(CPU, *fields).batches(np.arange(9), 9)
     batch = join(parts)
     assert batch is not None
@@ -331,6 +336,6 @@ def test_each_row_of_the_bank_is_projected_once(
     once = classifier.predict(images.pixels, bank, *shown(table))
     own = 256 if strategy == "self+knn" else 0  # padded to a multiple of 64
     assert sum(projected) == 64 + own
-    monkeypatch.setattr(neighbour_batch, "_neighbour_field", lambda i, b, _: NeighbourField(i, b))
+    monkeypatch.setattr("rapipe.classifier.classifier.project_banks", lambda *_: {})
     np.testing.assert_array_equal(once, classifier.predict(images.pixels, bank, *shown(table)))
     assert sum(projected) == 64 + 2 * own + 256 * K

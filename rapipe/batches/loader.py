@@ -16,7 +16,7 @@ Letters: N rows, B batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -67,18 +67,27 @@ class ArrayField:
     Args:
         resident: copy all of it to the device if it fits; an array that is read only
             once is better streamed.
+        transform: of rows on the device (B, ...), each by itself: of all of them once if they
+            are copied there, else of those of each batch.
     """
 
     def __init__(
-        self, array: npt.NDArray[Any], device: torch.device, resident: bool = True
+        self,
+        array: npt.NDArray[Any],
+        device: torch.device,
+        resident: bool = True,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.array = array
         self.device = device
+        self.transform = transform
         self.on_device: Tensor | None = None
-        """The array on the device, (N, ...)."""
+        """The array on the device, transformed, (N, ...)."""
         shareable = device == CPU and array.flags.writeable and not memory_map.is_mapped(array)
-        if shareable or (resident and array.nbytes <= memory_budget(device)):
-            self.on_device = torch.from_numpy(array) if shareable else _copy_blocks(array, device)
+        if shareable and not transform:
+            self.on_device = torch.from_numpy(array)
+        elif resident and array.nbytes <= memory_budget(device):
+            self.on_device = _copy_blocks(array, device, transform)
 
     @property
     def resident(self) -> bool:
@@ -100,7 +109,8 @@ class ArrayField:
         """What `fetch` returned -> (..., rest of the array's shape)."""
         if self.on_device is not None:
             return index_rows(self.on_device, fetched)
-        return fetched if isinstance(fetched, Tensor) else index_rows(*fetched)
+        rows = fetched if isinstance(fetched, Tensor) else index_rows(*fetched)
+        return self.transform(rows) if self.transform else rows
 
     def _read(self, rows: Rows) -> npt.NDArray[Any]:
         """Copies of rows that ascend."""
@@ -110,12 +120,16 @@ class ArrayField:
         return memory_map.take_rows(self.array, rows)
 
 
-def _copy_blocks(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+def _copy_blocks(
+    array: npt.NDArray[Any], device: torch.device, transform: Callable[[Tensor], Tensor] | None
+) -> Tensor:
     """The array on the device, copied by blocks: a mapped one is never in memory twice."""
-    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    nothing = torch.from_numpy(np.empty((0, *array.shape[1:]), array.dtype))
+    dtype = (transform(nothing) if transform else nothing).dtype
     tensor = torch.empty(array.shape, dtype=dtype, device=device)
     for start in range(0, len(array), BLOCK):
-        tensor[start : start + BLOCK] = torch.from_numpy(np.array(array[start : start + BLOCK]))
+        block = torch.from_numpy(np.array(array[start : start + BLOCK])).to(device)
+        tensor[start : start + BLOCK] = transform(block) if transform else block
         memory_map.release_pages()
     return tensor
 

@@ -6,8 +6,9 @@ Letters: B batch, N images, D embedding, K neighbours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rapipe.batches.loader import ArrayField, BatchLoader, pad_rows
+from rapipe.batches.loader import ROW_MULTIPLE, ArrayField, BatchLoader, pad_rows
 from rapipe.batches.transforms import to_float
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.heads import HEADS
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, gather_fields, join
+from rapipe.classifier.neighbour_batch import (
+    DeviceBank,
+    NeighbourBatch,
+    Shown,
+    fields_of,
+    join,
+    project_banks,
+)
 from rapipe.encoder.backbones import Fuse, no_fusion
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
@@ -27,6 +35,9 @@ from rapipe.io import weights
 from rapipe.metrics import MIN_PROBABILITY
 from rapipe.records import Indices, Pixels, Vectors
 from rapipe.specs import FusionSpec
+
+BRANCHES = 8
+"""Sets of neighbours that are predicted with at once, at most: what they share costs an eighth."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor, neighbours: NeighbourBatch | None = None) -> Tensor:
         """Images (B, 3, S, S) in [0, 1], and their neighbours -> logits (B, classes)."""
-        fuse = no_fusion if neighbours is None else self._fuse(neighbours)
+        return self._forward(images, [neighbours])
+
+    def _forward(self, images: Tensor, neighbours: Sequence[NeighbourBatch | None]) -> Tensor:
+        """Logits with each of R sets of neighbours, one after the other: (R * B, classes)."""
+        fuse = no_fusion if neighbours == [None] else self._fuse(neighbours)
         last_tokens: list[Tensor] = []
 
         def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
@@ -113,16 +128,20 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.standardise(features), *last_tokens)
         return logits
 
-    def _fuse(self, neighbours: NeighbourBatch) -> Fuse:
+    def _fuse(self, neighbours: Sequence[NeighbourBatch | None]) -> Fuse:
+        """One set of neighbours, or several for the same images, which then branch."""
+
         def fuse(stage: int, tokens: Tensor) -> Tensor:
             if stage < self.first_stage:
                 return tokens
-            fused: Tensor = self.fusions[stage - self.first_stage](tokens, neighbours)
-            return fused
+            count, fusion = len(neighbours), self.fusions[stage - self.first_stage]
+            branches = [tokens] * count if stage == self.first_stage else tokens.chunk(count)
+            pairs = zip(branches, neighbours, strict=True)
+            fused = [part if own is None else fusion(part, own) for part, own in pairs]
+            return torch.cat(fused) if count > 1 else fused[0]
 
         return fuse
 
-    @torch.inference_mode()
     def predict(
         self,
         pixels: Pixels,
@@ -142,22 +161,46 @@ class Classifier(nn.Module):
         Raises:
             UserError: a logit is not finite: it would be no answer, and no metric of it true.
         """
+        return self.predict_with_each(pixels, [Shown(bank, indices, query_vectors)])[0]
+
+    @torch.inference_mode()
+    def predict_with_each(self, pixels: Pixels, shown: Sequence[Shown]) -> list[np.ndarray]:
+        """What `predict` returns, if the same images are shown each of these.
+
+        As often as the backbone can, what comes before the first fusion is computed once.
+        """
         was_training, device = self.training, self.device
         self.eval()
         projects: list[Any] = [fusion.project for fusion in self.fusions]
-        fields = gather_fields(device, bank, indices, query_vectors, False, projects)
-        loader = BatchLoader(device, ArrayField(pixels, device, resident=False), *fields)
-        chunks = [
-            self(to_float(images), join(parts)).float()
-            for images, *parts in loader.batches(pad_rows(len(pixels)), self.preprocess.batch_size)
-        ]
+        projections = project_banks(shown, projects)
+        together = 1
+        if self.backbone.branches and self.fusions:
+            together = min(len(shown), BRANCHES)
+        size = self.preprocess.batch_size if together == 1 else ROW_MULTIPLE
+        logits: list[np.ndarray] = []
+        for start in range(0, len(shown), together):
+            sets = shown[start : start + together]
+            fields = [
+                fields_of(own, device, False, projections.get(own.bank) if own.bank else None)
+                for own in sets
+            ]
+            images = ArrayField(pixels, device, resident=False)
+            loader = BatchLoader(device, images, *chain(*fields))
+            counts = [len(own) for own in fields]
+            chunks: list[list[Tensor]] = [[] for _ in sets]
+            for batch, *parts in loader.batches(pad_rows(len(pixels)), size):
+                numbers = iter(parts)
+                neighbours = [join(list(islice(numbers, count))) for count in counts]
+                branches = self._forward(to_float(batch), neighbours).float().chunk(len(sets))
+                for own, branch in zip(chunks, branches, strict=True):
+                    own.append(branch)
+            logits += [torch.cat(own)[: len(pixels)].cpu().numpy() for own in chunks]
         self.train(was_training)
-        logits = np.asarray(torch.cat(chunks)[: len(pixels)].cpu().numpy())
-        failures = int((~np.isfinite(logits)).any(axis=1).sum())
+        failures = int(sum((~np.isfinite(own)).any(axis=1).sum() for own in logits))
         if failures:
             raise UserError(
-                f"the classifier gave {failures:,} of {len(logits):,} images logits that are not "
-                "finite: train it again (rapipe train), with a lower learning rate"
+                f"the classifier gave {failures:,} of {len(logits) * len(pixels):,} images logits "
+                "that are not finite: train it again (rapipe train), with a lower learning rate"
             )
         return logits
 

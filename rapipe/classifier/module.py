@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rapipe.batches.loader import ArrayField, BatchLoader, Field
 from rapipe.batches.transforms import VIEWS, RandomGaussianNoise, to_float
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, gather_fields, join
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
 from rapipe.device import device
 from rapipe.records import Images, Neighbours
 from rapipe.specs import TrainingRecipe
@@ -63,7 +63,7 @@ class ClassifierModule(TrainingModule):
         on = device()
         shown: list[Field] = []  # on the device before the images, if not all of it fits
         if neighbours is not None:
-            shown = gather_fields(on, bank, neighbours.indices, neighbours.query_vectors)
+            shown = fields_of(Shown(bank, neighbours.indices, neighbours.query_vectors), on)
         fields = [ArrayField(images.pixels, on), ArrayField(images.labels, on), *shown]
         if teacher is not None:
             fields.append(ArrayField(teacher.logits, on))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rapipe.batches.loader import ArrayField, Field, copy_async, index_rows, pad_rows
 from rapipe.io import memory_map
@@ -26,10 +27,18 @@ PROJECTED_AT_ONCE = 4096
 """Rows of a bank."""
 
 
+def standardise(vectors: Tensor) -> Tensor:
+    """Vectors (..., D), each with mean 0 and variance 1: a layer normalisation without weights.
+
+    As a fusion reads them, of any encoder. No weight has a part in it, so a bank needs it once.
+    """
+    return F.layer_norm(vectors, vectors.shape[-1:])
+
+
 class NeighbourBatch(NamedTuple):
     """The neighbours of a batch."""
 
-    vectors: Tensor  # (B, K, D) float; (B, 0, D) where they are projected
+    vectors: Tensor  # (B, K, D) float, standardised; (B, 0, D) where they are projected
     labels: Tensor  # (B, K) int64, -1 = none
     present: Tensor  # (B,) bool: false where an image is to see no neighbours
     projected: Callable[[Project], Tensor] | None = None
@@ -47,18 +56,30 @@ class DeviceBank:
 
     Args:
         classes: of the classifier; labels of other classes count as none.
+        dtype: of the vectors on the device. What a training multiplies in bfloat16 it else rounds
+            in each step, to the same numbers.
     """
 
-    def __init__(self, bank: Embeddings, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        bank: Embeddings,
+        classes: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.device = device
         self.bank = bank
+        self.dtype = dtype
         labels = np.where(bank.labels < classes, bank.labels, UNLABELLED)
         self.labels = torch.from_numpy(labels).to(device)
 
     @cached_property
     def vectors(self) -> ArrayField:
-        """Those of the bank (N, D)."""
-        return ArrayField(self.bank.vectors, self.device)
+        """Those of the bank (N, D), standardised."""
+        return ArrayField(self.bank.vectors, self.device, transform=self._prepare)
+
+    def _prepare(self, vectors: Tensor) -> Tensor:
+        return standardise(vectors).to(self.dtype)
 
     def fetch(self, rows: Tensor) -> Any:
         """Rows of the bank (B, K) int64, on the device if the vectors are; as `Field.fetch`."""
@@ -73,7 +94,8 @@ class DeviceBank:
         """What was fetched -> these neighbours, all of them present."""
         vectors, rows = fetched
         present = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        return NeighbourBatch(self.vectors.assemble(vectors), self.labels[rows], present)
+        labels = index_rows(self.labels, rows)
+        return NeighbourBatch(self.vectors.assemble(vectors), labels, present)
 
 
 class NeighbourField:
@@ -105,17 +127,20 @@ class NeighbourField:
         return self.bank.assemble(fetched)
 
 
-class ProjectedField:
-    """The same in a prediction, where no weight changes: each row is projected once, and looked up.
+class Projections:
+    """Rows of a bank as fusions see them while no weight changes: each is projected once.
 
     For neighbours that many images share that is a small part of the work.
+
+    Args:
+        rows: (U,) of the bank, ascending.
+        projects: of the fusions.
     """
 
-    def __init__(
-        self, indices: Indices, bank: DeviceBank, projects: Iterable[Project], rows: Indices
-    ) -> None:
-        self.labels = bank.labels[torch.from_numpy(rows.astype(np.int64)).to(bank.device)]  # (U,)
+    def __init__(self, bank: DeviceBank, rows: Indices, projects: Iterable[Project]) -> None:
+        self.rows = rows
         self.dimension = bank.bank.vectors.shape[1]
+        self.labels = bank.labels[torch.from_numpy(rows.astype(np.int64)).to(bank.device)]  # (U,)
         order = rows[pad_rows(len(rows))].astype(np.int64)
         chunks = [order[i : i + PROJECTED_AT_ONCE] for i in range(0, len(order), PROJECTED_AT_ONCE)]
         projects = list(projects)
@@ -125,8 +150,19 @@ class ProjectedField:
             for table, project in zip(tables, projects, strict=True):
                 table.append(project(batch.vectors, batch.labels))
         self.tables = {p: torch.cat(table) for p, table in zip(projects, tables, strict=True)}
-        positions = np.searchsorted(rows, indices)  # (N, K)
-        self.positions = ArrayField(positions, bank.device)
+
+
+class ProjectedField:
+    """The field of a batch that holds its neighbours, of which each is projected already.
+
+    Args:
+        indices: (N, K), rows of the bank, all of them among the `projections`.
+    """
+
+    def __init__(self, indices: Indices, projections: Projections) -> None:
+        self.projections = projections
+        positions = np.searchsorted(projections.rows, indices)  # (N, K)
+        self.positions = ArrayField(positions, projections.labels.device)
 
     @property
     def resident(self) -> bool:
@@ -138,52 +174,68 @@ class ProjectedField:
 
     def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> the neighbours."""
-        positions: Tensor = self.positions.assemble(fetched)  # (B, K)
+        projections, positions = self.projections, self.positions.assemble(fetched)  # (B, K)
         b = len(positions)
         return NeighbourBatch(
-            torch.empty(b, 0, self.dimension, device=positions.device),
-            self.labels[positions],
+            torch.empty(b, 0, projections.dimension, device=positions.device),
+            projections.labels[positions],
             torch.ones(b, dtype=torch.bool, device=positions.device),
-            lambda project: index_rows(self.tables[project], positions),
+            lambda project: index_rows(projections.tables[project], positions),
         )
 
 
-def gather_fields(
+class Shown(NamedTuple):
+    """What a classifier is shown beside the images: rows of a bank, their own vectors, or both."""
+
+    bank: DeviceBank | None = None
+    indices: Indices | None = None
+    """(N, K), rows of the bank; K may be 0. None: no image has neighbours."""
+    query_vectors: Vectors | None = None
+    """(N, D) of the images themselves."""
+
+
+def fields_of(
+    shown: Shown,
     device: torch.device,
-    bank: DeviceBank | None,
-    indices: Indices | None,
-    query_vectors: Vectors | None,
     resident: bool = True,
-    projects: Sequence[Project] = (),
+    projections: Projections | None = None,
 ) -> list[Field]:
     """The fields of a batch that `join` makes its neighbours of; none if nothing is shown.
 
     Args:
-        bank, indices: the memory, and rows (N, K) of it; K may be 0.
-        query_vectors: (N, D) of the images themselves, if they are shown.
-        resident: as of `ArrayField`, for `query_vectors`.
-        projects: of the fusions that see them, if their weights do not change meanwhile.
+        resident: as of `ArrayField`, for the images' own vectors.
+        projections: of the bank, where its rows are projected already.
     """
+    bank, indices, query_vectors = shown
     fields: list[Field] = []
     if bank is not None and indices is not None and indices.shape[1]:
-        fields.append(_neighbour_field(indices, bank, projects))
+        if projections:
+            fields.append(ProjectedField(indices, projections))
+        else:
+            fields.append(NeighbourField(indices, bank))
     if query_vectors is not None:
-        fields.append(ArrayField(query_vectors, device, resident))
+        fields.append(ArrayField(query_vectors, device, resident, standardise))
     return fields
 
 
-def _neighbour_field(
-    indices: Indices, bank: DeviceBank, projects: Sequence[Project]
-) -> NeighbourField | ProjectedField:
-    """The one that projects fewer rows."""
-    rows = np.unique(indices) if projects else indices.reshape(-1)
-    if 2 * len(rows) > indices.size:
-        return NeighbourField(indices, bank)
-    return ProjectedField(indices, bank, projects, rows)
+def project_banks(
+    shown: Sequence[Shown], projects: Sequence[Project]
+) -> dict[DeviceBank, Projections]:
+    """The banks of which fewer rows are shown than neighbours, and the projections of these."""
+    by_bank: dict[DeviceBank, list[Indices]] = {}
+    for bank, indices, _ in shown:
+        if bank is not None and indices is not None and indices.shape[1]:
+            by_bank.setdefault(bank, []).append(indices)
+    projections = {}
+    for bank, tables in by_bank.items():
+        rows = np.unique(np.concatenate([np.unique(table) for table in tables]))
+        if 2 * len(rows) <= sum(table.size for table in tables):
+            projections[bank] = Projections(bank, rows, projects)
+    return projections
 
 
 def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
-    """What the fields of `gather_fields` hold, as one batch; the images' own vectors come first."""
+    """What the fields of `fields_of` hold, as one batch; the images' own vectors come first."""
     neighbours = next((part for part in parts if isinstance(part, NeighbourBatch)), None)
     vectors = next((part[:, None] for part in parts if isinstance(part, Tensor)), None)
     if vectors is None:
@@ -193,7 +245,7 @@ def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
         present = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
         return NeighbourBatch(vectors, labels, present)
     return NeighbourBatch(
-        torch.cat([vectors, neighbours.vectors], dim=1),
+        torch.cat([vectors.to(neighbours.vectors.dtype), neighbours.vectors], dim=1),
         torch.cat([labels, neighbours.labels], dim=1),
         neighbours.present,
         _after(neighbours.projected, vectors, labels) if neighbours.projected else None,

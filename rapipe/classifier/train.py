@@ -127,7 +127,12 @@ def train_classifier(
         preprocess = classifier.preprocess.to(device())
         images = {split: preprocess.shrink(part) for split, part in images.items()}
     data = _Data(images, neighbours, DeviceBank(bank, classes, device()) if bank else None)
-    module = ClassifierModule(classifier, *data.of("train"), recipe, seed, noise_std, teacher)
+    train, its_neighbours, memory = data.of("train")
+    if bank is not None and precision_of(recipe.precision) == "bf16":
+        memory = DeviceBank(bank, classes, device(), torch.bfloat16)
+    module = ClassifierModule(
+        classifier, train, its_neighbours, memory, recipe, seed, noise_std, teacher
+    )
     with deterministic(recipe.deterministic):
         return _fit(module, data, checkpoints, loggers)
 

@@ -19,6 +19,8 @@ GRID = 2
 class AlexNet(Backbone):
     """Widths are multiples of `width`; 64 gives the published ones (64, 192, 384, 256, 256)."""
 
+    branches = True
+
     def __init__(self, width: int, stem: str) -> None:
         super().__init__()
         first, second, third, last = width, 3 * width, 6 * width, 4 * width

@@ -10,7 +10,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 Fuse = Callable[[int, Tensor], Tensor]
-"""Called after stage i with tokens (B, T, C_i); returns tokens of the same shape."""
+"""Called after stage i with tokens (B, T, C_i); returns tokens of the same shape.
+
+From a backbone that `branches` it may take several sets of neighbours for the same images: then it
+returns the tokens of all images with the first set, of all with the second, and so on, from its
+first call on.
+"""
 
 
 def no_fusion(stage: int, tokens: Tensor) -> Tensor:
@@ -24,8 +29,10 @@ class Backbone(nn.Module):
     Attributes:
         widths: channels C_i of the tokens after each stage.
         features: F, the dimension of the output.
+        branches: whether the rest of it works on more images than it began with.
     """
 
+    branches = False
     widths: tuple[int, ...]
     features: int
 
@@ -44,6 +51,6 @@ def fuse_map(fuse: Fuse, stage: int, x: Tensor) -> Tensor:
     """Apply `fuse` to a feature map (B, C, H, W), its positions as tokens."""
     if fuse is no_fusion:
         return x
-    b, c, h, w = x.shape
+    _, c, h, w = x.shape
     tokens = x.flatten(2).transpose(1, 2)  # (B, H*W, C)
-    return fuse(stage, tokens).transpose(1, 2).reshape(b, c, h, w)
+    return fuse(stage, tokens).transpose(1, 2).reshape(-1, c, h, w)

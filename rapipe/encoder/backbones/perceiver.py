@@ -35,6 +35,8 @@ class Perceiver(Backbone):
         image_size: side of the images in pixels.
     """
 
+    branches = True
+
     def __init__(self, channels: int, heads: int, stem: str, image_size: int) -> None:
         super().__init__()
         self.patches = Patches(stem, image_size)
@@ -60,6 +62,8 @@ class Perceiver(Backbone):
         x = self.latents.expand(len(images), -1, -1)  # (B, L, C)
         for stage in range(DEPTH):
             block: Any = self.blocks[stage]
+            if len(context) < len(x):  # which has branched
+                context = context.repeat(len(x) // len(context), 1, 1)
             x = block.cross_attn(x, context=context) + x
             x = block.cross_ff(x) + x
             x = fuse(stage, x)

@@ -26,6 +26,8 @@ HEADS = 4
 class PerceiverIO(Backbone):
     """Latents and query have 4 * `width` channels; `stem` sets the side of the patches."""
 
+    branches = True
+
     def __init__(self, width: int, stem: str, image_size: int) -> None:
         super().__init__()
         channels = 4 * width
@@ -45,7 +47,7 @@ class PerceiverIO(Backbone):
         x = fuse(0, _pass(self.encode, x, context=context))
         for stage, block in enumerate(self.blocks, start=1):
             x = fuse(stage, _pass(block, x))
-        query = self.query.expand(len(images), -1, -1)  # (B, 1, C)
+        query = self.query.expand(len(x), -1, -1)  # (B, 1, C)
         features: Tensor = self.norm(_pass(self.decode, query, context=x).squeeze(1))  # (B, C)
         return features
 

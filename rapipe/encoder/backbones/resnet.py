@@ -36,6 +36,8 @@ class ResNetBackbone(Backbone):
         bottleneck: blocks of three convolutions in place of the basic ones of two.
     """
 
+    branches = True
+
     def __init__(
         self, blocks: tuple[int, ...], width: int, stem: str, bottleneck: bool = False
     ) -> None:

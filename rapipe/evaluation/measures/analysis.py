@@ -121,11 +121,8 @@ class RetrievalAnalysis:
             top1 = metrics.top_k(vote(*level.retrieval.voters, self.classes), labels, 1)
             facts = {"vote": vote.name, "k": vote.k, "validation_top1": vote.validation_top1}
             self.facts["votes"].append({**std, **facts, "top1": top1})
-        shown, with_clean = clean.retrieval.neighbours, level.logits
-        if level is not clean:
-            with_clean = self.classifier.predict(
-                level.pixels, self.bank, shown.indices, shown.query_vectors
-            )
+        assert level.with_clean is not None
+        shown, with_clean = clean.retrieval.neighbours, level.with_clean
         if shown.k:
             neighbours, vectors = level.retrieval.neighbours, level.retrieval.queries.vectors
             drifted = drift.drift(shown, neighbours, vectors, self.retriever.bank, labels)
@@ -195,7 +192,8 @@ def evaluate_levels(
     builder = PredictionsBuilder(images, retriever.bank if retriever else None, vote)
     rows: list[dict[str, Any]] = []
     by_class: list[float | None] = []
-    for level in predict_levels(classifier, images, levels, retriever, bank, seed):
+    asked = images, levels, retriever, bank, seed
+    for level in predict_levels(classifier, *asked, with_clean=analysis is not None):
         builder.add(level)
         k = level.retrieval.neighbours.k if level.retrieval else 0
         bank_size = len(retriever.bank) if retriever and k else 0

@@ -19,9 +19,8 @@ import numpy.typing as npt
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.evaluation.statistics import interval_of_mean
-from rapipe.progress import track
 from rapipe.records import Indices, Labels, Pixels, Vectors
 
 Effects = npt.NDArray[np.float64]  # (Q, K)
@@ -44,7 +43,7 @@ def attribute(
     indices: Indices,
     query_vectors: Vectors | None = None,
 ) -> Attribution:
-    """Leave each neighbour out once, K predictions of all images.
+    """Leave each neighbour out once: 1 + K predictions of all images.
 
     Args:
         targets: (Q,) the class whose probability counts.
@@ -53,15 +52,9 @@ def attribute(
     """
     _, k = indices.shape
     images = np.arange(len(targets))
-
-    def probability(rows: Indices) -> npt.NDArray[np.float64]:
-        logits = classifier.predict(pixels, bank, rows, query_vectors)
-        return np.asarray(metrics.softmax(logits)[images, targets])
-
-    with_all = probability(indices)
-    without = [
-        probability(np.delete(indices, j, axis=1)) for j in track(range(k), "leaving out", k)
-    ]
+    tables = [indices, *(np.delete(indices, j, axis=1) for j in range(k))]
+    every = classifier.predict_with_each(pixels, [Shown(bank, t, query_vectors) for t in tables])
+    with_all, *without = (metrics.softmax(logits)[images, targets] for logits in every)
     attention = classifier.attention(pixels, bank, indices, query_vectors)
     if query_vectors is not None:  # shares among the neighbours
         attention = attention[:, -k:]

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
+from rapipe.device import memory_budget
 from rapipe.encoder.retriever import Retriever, nearest_of_class
 from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
 from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels, Vectors
@@ -214,12 +215,7 @@ def evaluate_counterfactuals(
     before = metrics.softmax(level.logits)  # (Q, C)
     correct = metrics.hits(level.logits, labels).astype(np.float32)
     effects = CounterfactualEffects([], [], [])
-    for counterfactual in counterfactuals.of(level.retrieval):
-        name, indices, embeddings, vectors = counterfactual
-        bank = device_bank
-        if embeddings is not counterfactuals.retriever.bank:
-            bank = DeviceBank(embeddings, classifier.spec.classes, classifier.device)
-        logits = classifier.predict(level.pixels, bank, indices, vectors)
+    for counterfactual, logits in _predict(classifier, level, counterfactuals, device_bank):
         after = metrics.softmax(logits)
         change = metrics.hits(logits, labels) - correct
         distance = metrics.total_variation(before, after).astype(np.float32)
@@ -228,7 +224,7 @@ def evaluate_counterfactuals(
         effects.rows.append(
             {
                 "noise_std": level.noise_std,
-                "swap": name,
+                "swap": counterfactual.name,
                 "top1": metrics.top_k(logits, labels, 1),
                 "change": float(change.mean()),
                 "flips": float((before.argmax(axis=1) != after.argmax(axis=1)).mean()),
@@ -239,9 +235,36 @@ def evaluate_counterfactuals(
                 ),
             }
         )
-        # A poisoned copy of the bank goes before the next one is made.
-        del counterfactual, embeddings, bank, indices, vectors
     return effects
+
+
+def _predict(
+    classifier: Classifier,
+    level: LevelPredictions,
+    counterfactuals: Counterfactuals,
+    device_bank: DeviceBank,
+) -> Iterator[tuple[Counterfactual, Logits]]:
+    """Each counterfactual, and the logits with it; together as long as their banks fit."""
+    assert level.retrieval is not None
+    room = memory_budget(classifier.device)
+    group: list[tuple[Counterfactual, Shown]] = []
+    size = 0
+
+    def predicted() -> Iterator[tuple[Counterfactual, Logits]]:
+        logits = classifier.predict_with_each(level.pixels, [shown for _, shown in group])
+        yield from zip([swap for swap, _ in group], logits, strict=True)
+        group.clear()
+
+    for swap in counterfactuals.of(level.retrieval):
+        bank = device_bank
+        if swap.bank is not counterfactuals.retriever.bank:
+            bank = DeviceBank(swap.bank, classifier.spec.classes, classifier.device)
+            size += swap.bank.vectors.nbytes
+        group.append((swap, Shown(bank, swap.indices, swap.query_vectors)))
+        if size > room:
+            yield from predicted()
+            size = 0
+    yield from predicted()
 
 
 def neighbour_agreement(

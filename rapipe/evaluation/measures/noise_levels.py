@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.retriever import Retriever
 from rapipe.evaluation.measures.calibration import vote_entropy
 from rapipe.evaluation.measures.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
@@ -42,6 +42,8 @@ class LevelPredictions:
     logits: npt.NDArray[np.float32]  # (N, C)
     retrieval: Retrieval | None = None
     """None without retrieval."""
+    with_clean: npt.NDArray[np.float32] | None = None
+    """Logits with the neighbours of the clean images, if that was asked for."""
 
 
 def predict_levels(
@@ -52,6 +54,7 @@ def predict_levels(
     bank: DeviceBank | None,
     seed: int,
     corruption: str = GAUSSIAN_NOISE,
+    with_clean: bool = False,
 ) -> Iterator[LevelPredictions]:
     """The images at each noise level (0 = clean), one after the other.
 
@@ -61,19 +64,25 @@ def predict_levels(
             None for a classifier without retrieval.
         seed: of the noise.
         corruption: its name in the table of corruptions.
+        with_clean: predict also with the neighbours of the first level; with a retriever alone.
     """
+    clean: Shown | None = None
     for std in track(levels, "evaluating", len(levels)):
         pixels = CORRUPTIONS[corruption](images.pixels, images.ids, std, seed)
         retrieval: Retrieval | None = None
-        shown: tuple[Any, ...] = ()
+        shown = [Shown()]
         if retriever:
             queries = retriever.queries(images, pixels)
             neighbours = retriever.neighbours(queries)
             voters = retriever.labelled_neighbours(neighbours, queries)
             retrieval = Retrieval(queries, neighbours, voters)
-            shown = bank, neighbours.indices, neighbours.query_vectors
-        logits = classifier.predict(pixels, *shown)
-        yield LevelPredictions(std, pixels, logits, retrieval)
+            shown = [Shown(bank, neighbours.indices, neighbours.query_vectors)]
+            clean = clean or shown[0]
+            shown += [clean] * (with_clean and shown[0] is not clean)
+        logits = classifier.predict_with_each(pixels, shown)
+        yield LevelPredictions(
+            std, pixels, logits[0], retrieval, logits[-1] if with_clean else None
+        )
 
 
 def scores(level: LevelPredictions, images: Images) -> dict[str, float]:

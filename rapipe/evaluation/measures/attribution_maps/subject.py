@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from rapipe.batches.loader import ArrayField, BatchLoader
 from rapipe.batches.transforms import to_float
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, gather_fields, join
+from rapipe.classifier.neighbour_batch import (
+    DeviceBank,
+    NeighbourBatch,
+    Shown,
+    fields_of,
+    join,
+)
 from rapipe.records import Labels, Neighbours, Pixels
 
 
@@ -106,7 +112,7 @@ def subjects(
     indices, vectors = None, None
     if neighbours:
         indices, vectors = neighbours.indices, neighbours.query_vectors
-    fields = gather_fields(device, bank, indices, vectors, resident=False)
+    fields = fields_of(Shown(bank, indices, vectors), device, resident=False)
     loader = BatchLoader(device, ArrayField(pixels, device, resident=False), *fields)
     batches = loader.batches(np.arange(len(pixels)), 1)
     for target, (stored, *parts) in zip(targets.tolist(), batches, strict=True):
