@@ -131,7 +131,7 @@ def edited(text: str, edit: tuple[str, ...], folder: Path) -> str:
     return re.sub(rf"(?m)^(  ){key}:(.*)$", inline[name], text)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     first=st.sampled_from(presets.PRESETS),
     second=st.sampled_from(presets.PRESETS),

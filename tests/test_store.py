@@ -553,7 +553,10 @@ def after(edit: str, folder: Path) -> str:
     return home.open().manifest.sha256
 
 
-@pytest.mark.parametrize("edit", [*EDITS, "index"])
+@pytest.mark.parametrize(
+    "edit",
+    [pytest.param(e, marks=() if e == "remove" else pytest.mark.slow) for e in (*EDITS, "index")],
+)
 def test_killed_edits_leave_the_old_version_or_the_new(edit: str, tmp_path: Path) -> None:
     kill_once(edit, tmp_path / "home", random.Random(edit).uniform(0, 0.05))
 
@@ -715,7 +718,7 @@ def test_a_full_disk(edit: str, small_disk: Path) -> None:
     assert home.open().manifest.sha256 == before.sha256
 
 
-@pytest.mark.parametrize("edit", ["write", "add"])
+@pytest.mark.parametrize("edit", ["write", pytest.param("add", marks=pytest.mark.slow)])
 def test_a_full_disk_for_who_may_not_mount_one(edit: str, tmp_path: Path) -> None:
     """The same by a limit on the size of files, which the system sets for any process."""
     import resource
