@@ -72,4 +72,5 @@ def source_of(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-main()
+if __name__ == "__main__":
+    main()
