@@ -40,6 +40,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.prefetch
 	python -m benchmarks.pretrain
 	python -m benchmarks.embed
+	python -m benchmarks.evaluate
 	python -m benchmarks.startup
 
 # After a change of rapipe/config/schema.py or rapipe/specs.py.

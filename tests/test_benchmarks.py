@@ -13,6 +13,7 @@ from conftest import ROOT
 BENCHMARKS = {
     "corpus": ["--quick"],
     "embed": ["--quick"],
+    "evaluate": ["--quick", "--images", "100"],
     "prefetch": ["--quick"],
     "pretrain": ["--quick"],
     "search": ["--rows", "2000"],

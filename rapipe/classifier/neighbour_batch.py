@@ -76,9 +76,10 @@ class DeviceBank:
     @cached_property
     def vectors(self) -> ArrayField:
         """Those of the bank (N, D), standardised."""
-        return ArrayField(self.bank.vectors, self.device, transform=self._prepare)
+        return ArrayField(self.bank.vectors, self.device, transform=self.prepare)
 
-    def _prepare(self, vectors: Tensor) -> Tensor:
+    def prepare(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., D) as they are on the device."""
         return standardise(vectors).to(self.dtype)
 
     def fetch(self, rows: Tensor) -> Any:
