@@ -102,6 +102,27 @@ def test_generated_images_are_compared_by_role(
 
 
 @pytest.mark.slow
+def test_pictures_of_the_coursework_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import coursework_pictures as made
+
+    for name in ("WORK", "FOLDER"):
+        monkeypatch.setattr(made, name, tmp_path / name)
+    few = {"corpus.sources": [{"kind": "digits", "limit": 0.1}], "train.width": 8}
+    run = made.Run({**made.RUNS["learning-rate"].overrides, **few}, ("rates", "gallery"))
+    made.make("few", run)
+    assert all(map(Path.exists, made.pictures("few", run).values()))
+    monkeypatch.setattr(made, "ENCODERS", ("alexnet", "resnet18"))
+    changed = {"pretrain.epochs": 1, "pretrain.keep_every": 1, "classifiers.seeds": [0]}
+    monkeypatch.setattr(
+        made, "DOWNSTREAM", {**made.DOWNSTREAM, **few, **changed, "train.epochs": 1}
+    )
+    made.draw_downstream()
+    assert (tmp_path / "FOLDER/downstream.png").exists()
+
+
+@pytest.mark.slow
 def test_tables_of_the_coursework_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import coursework
     from benchmarks.rows import rows_of
