@@ -244,13 +244,15 @@ def alone(rows: list[Row]) -> Iterator[str]:
         "found again, noise .1",
         ".2",
     )
-    yield f"| {' | '.join((*heads, 'images a second', 'GB'))} |"
-    yield "|---" * (len(heads) + 2) + "|"
+    costs = {"images_a_second": "images a second", "gigabytes": "GB"}
+    costs = costs if all(row["images_a_second"] for row in rows) else {}  # measured alone
+    yield f"| {' | '.join((*heads, *costs.values()))} |"
+    yield "|---" * (len(heads) + len(costs)) + "|"
     names = ("vote_noise_0", "probe_noise_0", "vote_noise_0.1", "vote_noise_0.2")
     for row in rows:
         values = [percent([row[name]]) for name in names]
         values += [percent([row[f"recall_noise_{std:g}"]]) for std in NOISE]
-        values += [row["images_a_second"], row["gigabytes"]]
+        values += [row[name] for name in costs]
         yield f"| {row['memory']} | {' | '.join(values)} |"
 
 
