@@ -119,19 +119,17 @@ def initialise() -> None:
 @app.command()
 def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Train the classifiers, all or some."""
-    from rapipe.pipeline import train
     from rapipe.pipeline.running.stage import run_selected_variants
 
-    run_selected_variants(train.run, backbone, retrieval, seed)
+    run_selected_variants("train", backbone, retrieval, seed)
 
 
 @app.command(name="eval")
 def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
     """Evaluate the classifiers, all or some, on the whole test split, clean and noisy."""
-    from rapipe.pipeline import evaluate
     from rapipe.pipeline.running.stage import run_selected_variants
 
-    run_selected_variants(evaluate.run, backbone, retrieval, seed)
+    run_selected_variants("evaluate", backbone, retrieval, seed)
 
 
 @app.command()

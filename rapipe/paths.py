@@ -3,13 +3,11 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 DVC = Path(".dvc")
 COPIES = "/.dvc/tmp/exps/"
 """Where in a project `dvc exp run --temp` and `--queue` put copies of it."""
 DATA = Path("data")
-CHECKED = Path("data/checked")
-"""Says that params.yaml has been checked."""
-
 RAW = Path("data/raw")
 """Public data sets, each in a folder of its own; DVC watches it."""
 CACHE = Path("data/cache")
@@ -54,7 +52,7 @@ LOGS = Path("data/logs")
 MODELS = Path("data/models")
 EVIDENCE = Path("data/evidence")
 """For each classifier, what it made of every test image, and what each row of memory did."""
-BASELINE_ANSWERS = EVIDENCE / "baselines"
+BASELINE_ANSWERS = Path("data/baselines")
 """What the encoder's baselines made of every test image."""
 RATES = "learning_rate.csv"
 """What the learning rate of a classifier was found on, beside its weights."""
@@ -63,6 +61,8 @@ INFLUENCE = "rows.csv"
 MAPS = "maps.arrow"
 PRECISION = Path("data/precision.json")
 """How much faster bfloat16 was measured to be here, where the user's cache cannot keep it."""
+MADE = Path("data/made")
+"""What each classifier, and its evaluation, was made from."""
 COSTS = Path("data/costs")
 """What each stage took when it last ran here; no output, since it is never the same twice."""
 LOCKS = Path("data/locks")

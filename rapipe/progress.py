@@ -17,17 +17,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WIDE = 10_000
 """Columns."""
+_label = ""
+"""What lines begin with."""
+
+
+def label_lines(label: str) -> None:
+    """From now on lines begin with this, and there are no bars: other processes print too."""
+    global _label
+    _label = f"{label}: "
 
 
 def is_interactive() -> bool:
     """Whether stderr is a terminal."""
-    return bool(sys.stderr and not sys.stderr.closed and sys.stderr.isatty())
+    return not _label and bool(sys.stderr and not sys.stderr.closed and sys.stderr.isatty())
 
 
 def say(message: str) -> None:
     """Print one line on stderr, if there is one."""
     if sys.stderr and not sys.stderr.closed:
-        print(printable(message), file=sys.stderr, flush=True)
+        print(printable(_label + message), file=sys.stderr, flush=True)
 
 
 def print_line(text: str) -> None:

@@ -1,10 +1,9 @@
-"""What dvc.yaml runs as the stages evaluate-*: BACKBONE RETRIEVAL SEED."""
+"""What dvc.yaml runs as the stage evaluate."""
 
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        from rapipe.pipeline import evaluate
-        from rapipe.pipeline.running.stage import run_variant_stage
+        from rapipe.pipeline.running.stage import run_stale_variants
 
-        run_variant_stage(evaluate.run)
+        run_stale_variants("evaluate")

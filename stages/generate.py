@@ -5,6 +5,7 @@ if __name__ == "__main__":  # the processes that decode images import this file,
 
     with exit_on_user_error():
         from rapipe.pipeline import generate
-        from rapipe.pipeline.running.stage import run_stage
+        from rapipe.pipeline.running.stage import refuse_link, run_stage
 
+        refuse_link()
         run_stage(generate.run)

@@ -1,10 +1,9 @@
-"""What dvc.yaml runs as the stages train-*: BACKBONE RETRIEVAL SEED."""
+"""What dvc.yaml runs as the stage train."""
 
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        from rapipe.pipeline import train
-        from rapipe.pipeline.running.stage import run_variant_stage
+        from rapipe.pipeline.running.stage import run_stale_variants
 
-        run_variant_stage(train.run)
+        run_stale_variants("train")

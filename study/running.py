@@ -254,8 +254,6 @@ def _prepare(study: Study, setting: Setting, content: Content, encoder: Path) ->
 
 def _classifier(variant: Variant, file: Path, shared: dict[str, Any]) -> None:
     """Train and test one classifier, unless another process does; keep what is worth keeping."""
-    from rapipe.pipeline import evaluate, train
-
     name = variant.name
     with file_lock(Path(f"{name}.lock").absolute(), f"trains {name}", wait=False) as acquired:
         if not acquired or has_record(file, shared["parameters"]):
@@ -263,8 +261,8 @@ def _classifier(variant: Variant, file: Path, shared: dict[str, Any]) -> None:
         say(f"{shared['piece']} / {shared['setting']} / {name}")
         resumed = any(paths.CHECKPOINTS.glob(f"{name}-*"))  # then its seconds are of the rest
         if not is_intact(paths.MODELS / name):  # else it was interrupted while it was tested
-            _variant_stage(train.run, variant)
-        _variant_stage(evaluate.run, variant)
+            _variant_stage("train", variant)
+        _variant_stage("evaluate", variant)
         write_checksummed(file, {**shared, "resumed": resumed, **classifier_record(variant)})
         shutil.rmtree(paths.EVIDENCE / name)
         shutil.rmtree(paths.MODELS / name)
@@ -277,7 +275,8 @@ def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) ->
     run_stage(run, name, module)
 
 
-def _variant_stage(run: Callable[[Params, Variant], None], variant: Variant) -> None:
-    from rapipe.pipeline.running.stage import run_selected_variants
+def _variant_stage(stage: str, variant: Variant) -> None:
+    from rapipe.pipeline.running.check_names import load_checked
+    from rapipe.pipeline.running.stage import run_variant
 
-    run_selected_variants(run, variant.backbone, variant.retrieval, variant.seed)
+    run_variant(stage, load_checked(paths.PARAMS), variant)

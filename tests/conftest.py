@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch starts its threads
     threads = (os.cpu_count() or 1) // int(workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+os.environ.setdefault("RAPIPE_JOBS", "1")  # variants run in the process of the test
 hypothesis.settings.register_profile(  # the same examples each time; `make soak` draws others
     "default", derandomize=True, deadline=None, max_examples=50, database=None
 )
@@ -129,7 +130,6 @@ def make_tiny(folder: Path) -> Params:
     from rapipe.pipeline import (
         audit,
         baselines,
-        check,
         corpus,
         embed,
         evaluate,
@@ -145,7 +145,7 @@ def make_tiny(folder: Path) -> Params:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (check, generate, corpus, pretrain, embed, prefetch):
+        for stage in (generate, corpus, pretrain, embed, prefetch):
             stage.run(params)
         for stage in (audit, baselines, initialise):
             stage.run(params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,15 +63,18 @@ def test_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
 
 @pytest.mark.ci
 def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("fusion: cross-attention", "fusion: none"))
     done = subprocess.run(
-        [sys.executable, "-m", "stages.train", "vgg", "none", "0"],
-        cwd=ROOT,
+        [sys.executable, "-m", "stages.train"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: backbone is 'vgg'; params.yaml has resnet18")
+    assert done.stderr.startswith("error: retrieval.fusion is 'none'; it must be one of cross-")
 
 
 def test_what_the_disk_refuses_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ from rapipe.cli import app
 from rapipe.config import presets
 from rapipe.config.loading import load
 from rapipe.errors import UserError
-from rapipe.pipeline import check, doctor
+from rapipe.pipeline import doctor
 from rapipe.pipeline.memory import edit
 from rapipe.pipeline.running import check_names
+from rapipe.pipeline.running.stage import refuse_link
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def test_the_rest_of_the_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "is 0.0.1, but must be" in wrong["packages"]
     assert "corpus is missing" in wrong["parameters"]
     with pytest.raises(UserError, match="data is a link, and DVC keeps nothing behind one"):
-        check.refuse_link()
+        refuse_link()
 
 
 class _NoLocks:

@@ -22,7 +22,6 @@ from filelock import ReadWriteLock
 from rapipe import paths
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
-from rapipe.config.variants import variants
 from rapipe.errors import Interrupted, UserError
 from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline import report
@@ -36,7 +35,7 @@ UNREAD = ("sheet.png", "rows.csv", "history.csv", "scores.json")
 """Files that hardly a stage reads: to go on to the end takes seconds."""
 UNREPORTED = ("validation.arrow", "weights.safetensors")
 LONG = ("pretrain", "report")
-"""Stages that go on for long before they write; `train-plain` writes as `pretrain` does."""
+"""Stages that go on for long before they write; `train` writes as `pretrain` does."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_every_stage_refuses_what_was_damaged_before_it(
     outcomes: list[Outcome] = []
     damaged: set[tuple[str, str]] = set()
     for stage, path in damage.trials(stages):
-        kind = stage.kind
+        kind = stage.name
         if path.name in UNREAD or (kind, path.name) in damaged or paths.STORE in path.parents:
             continue
         if kind == "report" and path.name in UNREPORTED:
@@ -73,8 +72,8 @@ def test_every_stage_refuses_what_was_damaged_before_it(
         outcomes.append(damage.try_one(stage, path, damage.WAYS[len(outcomes) % 4], dice))
     assert not [outcome.message for outcome in outcomes if not outcome.survived]
     assert len(outcomes) > 60
-    first = {"check", "generate"}  # they read nothing that another stage wrote
-    assert {kind for kind, _ in damaged} == {stage.kind for stage in stages} - first
+    first = {"generate"}  # it reads nothing that another stage wrote
+    assert {kind for kind, _ in damaged} == {stage.name for stage in stages} - first
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_every_stage_survives_a_full_and_a_read_only_disk(
     small_disk: tuple[Path, list[reference.Stage]],
 ) -> None:
     mounted, stages = small_disk
-    one_each = {stage.kind: stage for stage in stages}
+    one_each = {stage.name: stage for stage in stages}
     outcomes = []
     for index, (name, stage) in enumerate(one_each.items()):
         if name in LONG:
@@ -216,8 +215,7 @@ def test_ctrl_c_ends_a_training_and_says_where_it_resumes(
     head, _, tail = text.partition("\ntrain:\n")
     params = f"{head}\ntrain:\n{tail.replace('epochs: 1 ', 'epochs: 3000 ', 1)}"
     (folder / "params.yaml").write_text(params)
-    variant = variants(load(folder / "params.yaml"))[0]
-    command = [sys.executable, "-m", "stages.train", variant.backbone, "none", "0"]
+    command = [sys.executable, "-m", "rapipe", "train", "--retrieval", "none"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     while not list((folder / paths.CHECKPOINTS).glob("*/last.ckpt")):

@@ -24,7 +24,7 @@ from tests.faults.reference import COMMANDS, Reference, Target, build
 from tests.faults.warm import ProcessGroup
 from tests.faults.worker import PARTS, Worker
 
-TRAIN = "train-plain@alexnet+pretrained-0"
+TRAIN = "train"
 CHECKPOINT = "last.ckpt"
 
 
@@ -36,7 +36,7 @@ def processes() -> Iterator[ProcessGroup]:
 
 @pytest.fixture(scope="module")
 def reference(processes: ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    kinds = ("corpus", "pretrain", "initialise", "train-plain")
+    kinds = ("corpus", "pretrain", "embed", "prefetch", "initialise", "train")
     return build(tmp_path_factory.mktemp("reference"), processes, kinds, with_dvc=False)
 
 

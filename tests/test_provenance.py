@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from rapipe.pipeline import (
 )
 from rapipe.pipeline.inputs import corpus_card
 from rapipe.pipeline.results import read_evidence, read_results
+from rapipe.pipeline.running.fresh import RETRIEVAL, SELECTING
 from rapipe.retrieval.search import EXACT
 
 OTHERS: dict[str, Any] = {
@@ -195,14 +196,27 @@ def other_value(key: str) -> Any:
     return "fp32" if card["params"][key] == "bf16" else "bf16"  # `auto` was one of them
 
 
+def declares(names: Iterable[str], key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
 def stages_of(key: str) -> set[str]:
-    """The stages that DVC runs again where a parameter has changed."""
-    declared = {
-        stage
-        for stage, facts in STAGES.items()
-        if any(key == name or key.startswith(f"{name}.") for name in facts.get("params", ()))
-    }
-    return downstream(declared - {"check"}) - {"report"}
+    """The stages that run again where a parameter has changed.
+
+    Those of variants are told apart by kinds, `train-plain` and `train-retrieval`, as each variant
+    is made again only where something has changed that it depends on.
+    """
+    declared = {name for name, facts in STAGES.items() if declares(facts.get("params", ()), key)}
+    stale = downstream(declared - {*SELECTING})
+    names = stale - {*SELECTING, "report"}
+    for stage, selecting in SELECTING.items():
+        params = [name for name in STAGES[stage]["params"] if name not in selecting]
+        if stage in stale or declares(params, key) or "train-retrieval" in names:
+            names.add(f"{stage}-retrieval")
+        params = [name for name in params if not name.startswith(RETRIEVAL)]
+        if {"corpus", "initialise", "train-plain"} & names or declares(params, key):
+            names.add(f"{stage}-plain")
+    return names
 
 
 def chain(variant: Variant) -> set[str]:
@@ -350,7 +364,7 @@ def tables(params: Params) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stage", DECIDED)
 def test_what_decides_is_what_dvc_watches(stage: str, in_tiny: Params) -> None:
-    declared: list[str] = STAGES[stage]["params"]
+    declared: list[str] = STAGES[stage.partition("-")[0]]["params"]
     for key in DECIDED[stage](in_tiny):
         assert any(
             key == name or key.startswith((f"{name}.", f"{name}[", f"{name} ")) for name in declared

@@ -45,7 +45,7 @@ WRITES = (paths.BASELINES, paths.BASELINE_ANSWERS)
 
 
 def run(params: Params) -> None:
-    """Write `results/baselines.json`, and `data/evidence/baselines/`: the answers by image."""
+    """Write `results/baselines.json`, and `data/baselines/`: the answers by image."""
     facts = baseline_facts(params)
     train, validation, test = embedded(params)
     images = labelled("test")

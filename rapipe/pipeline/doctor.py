@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rapipe import paths
 from rapipe.errors import UserError
-from rapipe.pipeline.check import refuse_link
+from rapipe.pipeline.running.stage import refuse_link
 from rapipe.progress import print_line
 
 SPACE = 2_000_000_000

@@ -1,4 +1,4 @@
-"""Stages evaluate-plain and evaluate-retrieval: one classifier on the whole test split."""
+"""Stage evaluate: each classifier on the whole test split."""
 
 from __future__ import annotations
 

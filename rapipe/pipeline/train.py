@@ -1,4 +1,4 @@
-"""Stages train-plain and train-retrieval: one classifier, its best epoch chosen on validation."""
+"""Stage train: for each variant a classifier, its best epoch chosen on validation."""
 
 from __future__ import annotations
 

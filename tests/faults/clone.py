@@ -17,8 +17,9 @@ from rapipe.config.yaml_text import read_yaml, write_yaml
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 REPRODUCIBLE = (
-    *("data/checked", "data/corpus", "data/encoder", "data/store.json", "data/neighbours"),
-    *("data/start", "data/models", "data/evidence", "data/vectors", "results"),
+    *("data/generated", "data/corpus", "data/encoder", "data/vectors", "data/store.json"),
+    *("data/neighbours", "data/baselines", "data/initial", "data/models", "data/evidence"),
+    *("data/made", "results"),
 )
 """What must be the same bytes in every run. Files of `data/store` have random names."""
 LEFT = (

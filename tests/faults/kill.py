@@ -31,7 +31,7 @@ from tests.faults.outcome import Attempt, Outcome, Setting, dice
 from tests.faults.reference import Reference, Target, state, store_state, temporary_folder
 from tests.faults.warm import ProcessGroup
 
-RESUMING = ("pretrain", "train-plain", "train-retrieval")
+RESUMING = ("pretrain", "train")
 PATIENCE = 10.0
 """Seconds within which a process must end after a signal."""
 SLOWER = 10.0
@@ -208,7 +208,7 @@ class Trial:
 
     def check_resumed(self) -> None:
         """A training that has a checkpoint goes on from there."""
-        if not self.checkpoint or self.target.name.partition("@")[0] not in RESUMING:
+        if not self.checkpoint or self.target.name not in RESUMING:
             return
         self.resumed = "resuming" in self.text
         self.notes["resumed" if self.resumed else "checkpoints not resumed"] += 1

@@ -53,14 +53,9 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    """`python -m stages.NAME ...`."""
+    """`python -m stages.NAME`."""
     reads: tuple[Path, ...]
     writes: tuple[Path, ...]
-
-    @property
-    def kind(self) -> str:
-        """Its name without the item of its matrix."""
-        return self.name.partition("@")[0]
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,7 @@ def build(
     """
     clone = Clone.make(folder / "clone")
     clone.shrink()
-    pipeline = [stage for stage in stages(clone.path) if not kinds or stage.kind in kinds]
+    pipeline = [stage for stage in stages(clone.path) if not kinds or stage.name in kinds]
     measured = Measuring(folder, processes)
     targets: dict[str, Target] = {}
     runs = {stage.name: measured.run(clone, stage.command, stage.writes) for stage in pipeline}
@@ -243,7 +238,7 @@ def dvc_run(clone: Clone, log: Path) -> tuple[dict[str, Any], float, int]:
     if "Running stage" in printed:
         raise RuntimeError(f"stages depend on something that they do not name: {printed}")
     lock = read_yaml((clone.path / "dvc.lock").read_text())
-    forget(clone, lock, "check")
+    forget(clone, lock, "generate")
     env = {**clone.with_site, **dying.fault_environment(log, process="dvc")}
     started = clone.start(log.with_name("output"), "dvc", "repro", **env)
     if started.wait():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -17,14 +18,14 @@ from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.pipeline.running.costs import record_costs
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
+from rapipe.pipeline.running.fresh import RETRIEVAL_INPUTS, Freshness
 from rapipe.pipeline.running.locks import artefact_locks
+from rapipe.pipeline.running.side_by_side import Workers
 from rapipe.progress import say
 
-RunVariant = Callable[[Params, Variant], None]
+PIPELINE = "rapipe.pipeline."
 VARIANT_FOLDERS = (paths.MODELS, paths.EVIDENCE)
 """Where each variant has its own subfolder; only that is locked."""
-RETRIEVAL_INPUTS = (paths.ENCODER, paths.NEIGHBOURS)
-"""What variants without retrieval do not need."""
 
 
 def run_stage(
@@ -42,22 +43,25 @@ def run_stage(
             run(params)
 
 
-def run_variant_stage(run: RunVariant) -> None:
-    """Run a stage for the one variant that the command line names."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("backbone")
-    parser.add_argument("retrieval")
-    parser.add_argument("seed", type=int)
-    arguments = parser.parse_args()
-    run_selected_variants(run, arguments.backbone, arguments.retrieval, arguments.seed)
+def run_stale_variants(stage: str) -> None:
+    """Run a stage for each variant of params.yaml that is out of date, as dvc.yaml does."""
+    with exit_on_user_error():
+        workers, params = Workers[Variant](PIPELINE + stage), load_checked(paths.PARAMS)
+        freshness = Freshness(stage, params)
+        every = variants(params)
+        stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
+        if len(stale) < len(every):
+            say(f"{len(every) - len(stale)} of {len(every)} are up to date, and stay as they are")
+        work = partial(run_variant, stage, params)
+        workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
 
 
 def run_selected_variants(
-    run: RunVariant, backbone: str | None, retrieval: str | None, seed: int | None
+    stage: str, backbone: str | None, retrieval: str | None, seed: int | None
 ) -> None:
     """Run a stage for each variant of params.yaml that has these parts; None selects all."""
     with exit_on_user_error():
-        params = load_checked(paths.PARAMS)
+        workers, params = Workers[Variant](PIPELINE + stage), load_checked(paths.PARAMS)
         selected = variants(params)
         selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
         for part, value in selection.items():
@@ -66,12 +70,18 @@ def run_selected_variants(
                 names = ", ".join(map(str, choices))
                 raise UserError(f"{part} is {value!r}; params.yaml has {names}")
             selected = [v for v in selected if value in (None, getattr(v, part))]
-        module = sys.modules[run.__module__]
-        for v in selected:
-            if len(selected) > 1:
-                say(v.name)
-            with _locked(module, [v]), record_costs(f"{stage_name(run)}-{v.name}"):
-                run(params, v)
+        workers.run(partial(run_variant, stage, params), selected, _name, lambda _: None)
+
+
+def run_variant(stage: str, params: Params, variant: Variant) -> None:
+    """Run a stage for one variant, in this process."""
+    module = import_module(PIPELINE + stage)
+    with _locked(module, [variant]), record_costs(f"{stage}-{variant.name}"):
+        module.run(params, variant)
+
+
+def _name(variant: Variant) -> str:
+    return variant.name
 
 
 @contextmanager
@@ -103,3 +113,13 @@ def _folders(artefacts: tuple[Path, ...], selected: list[Variant]) -> list[Path]
 def stage_name(run: Callable[..., None]) -> str:
     """What a stage is called: its module."""
     return run.__module__.rpartition(".")[2]
+
+
+def refuse_link() -> None:
+    """Raise `UserError` if the data folder is a link, behind which DVC keeps no outputs."""
+    if paths.DATA.is_symlink():
+        raise UserError(
+            f"{paths.DATA} is a link, and DVC keeps nothing behind one: make it a folder; to use a "
+            "larger disk, move the whole project there or mount the disk on it, or move only DVC's "
+            "cache (dvc cache dir FOLDER) and the images (corpus.sources may name any path)"
+        )
