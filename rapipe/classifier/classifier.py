@@ -33,6 +33,7 @@ from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import UserError
 from rapipe.io import weights
 from rapipe.metrics import MIN_PROBABILITY
+from rapipe.progress import track
 from rapipe.records import Indices, Pixels, Vectors
 from rapipe.specs import FusionSpec
 
@@ -178,13 +179,14 @@ class Classifier(nn.Module):
             together = min(len(shown), BRANCHES)
         size = self.preprocess.batch_size if together == 1 else ROW_MULTIPLE
         logits: list[np.ndarray] = []
-        for start in range(0, len(shown), together):
+        images = ArrayField(pixels, device, resident=len(shown) > together)
+        starts = range(0, len(shown), together)
+        for start in track(starts, "showing other neighbours", len(starts)):
             sets = shown[start : start + together]
             fields = [
                 fields_of(own, device, False, projections.get(own.bank) if own.bank else None)
                 for own in sets
             ]
-            images = ArrayField(pixels, device, resident=False)
             loader = BatchLoader(device, images, *chain(*fields))
             counts = [len(own) for own in fields]
             chunks: list[list[Tensor]] = [[] for _ in sets]
