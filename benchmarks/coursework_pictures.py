@@ -128,30 +128,11 @@ def make(name: str, run: Run) -> None:
     """Run the pipeline, and copy what its page shows."""
     from rapipe import paths
     from rapipe.config.loading import parse
-    from rapipe.config.variants import variants
-    from rapipe.pipeline import (
-        audit,
-        baselines,
-        corpus,
-        embed,
-        evaluate,
-        generate,
-        initialise,
-        prefetch,
-        pretrain,
-        report,
-        train,
-    )
+    from rapipe.pipeline.running.whole import run_all
 
     content = content_of(run.overrides)
     with working_in(WORK / "coursework" / f"pictures-{name}", content):
-        params = parse(content)
-        for stage in (generate, corpus, pretrain, embed, prefetch, audit, baselines, initialise):
-            stage.run(params)
-        for variant in variants(params):
-            train.run(params, variant)
-            evaluate.run(params, variant)
-        report.run(params)
+        run_all(parse(content))
         FOLDER.mkdir(exist_ok=True)
         for section, file in pictures(name, run).items():
             file.write_bytes((paths.FIGURES / f"{section}.png").read_bytes())

@@ -20,7 +20,6 @@ from filelock import FileLock
 from rapipe.config import presets
 from rapipe.config.loading import load
 from rapipe.config.schema import Params
-from rapipe.config.variants import variants
 from rapipe.records import Embeddings, Images
 
 ROOT = Path(__file__).parent.parent
@@ -127,32 +126,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
 
 def make_tiny(folder: Path) -> Params:
     """Run every stage on the preset `tiny` in a folder."""
-    from rapipe.pipeline import (
-        audit,
-        baselines,
-        corpus,
-        embed,
-        evaluate,
-        generate,
-        initialise,
-        prefetch,
-        pretrain,
-        report,
-        train,
-    )
+    from rapipe.pipeline.running.whole import run_all
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         presets.write("tiny", Path("params.yaml"))
         params = load(Path("params.yaml"))
-        for stage in (generate, corpus, pretrain, embed, prefetch):
-            stage.run(params)
-        for stage in (audit, baselines, initialise):
-            stage.run(params)
-        for variant in variants(params):
-            train.run(params, variant)
-            evaluate.run(params, variant)
-        report.run(params)
+        run_all(params)
     return params
 
 

@@ -18,6 +18,7 @@ from rapipe.config import deciding
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.config.yaml_text import read_yaml
+from rapipe.pipeline.running import whole
 from rapipe.pipeline.running.fresh import RETRIEVAL, SELECTING
 
 STAGES: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
@@ -86,19 +87,23 @@ def test_an_edit_runs_again_what_it_changes(file: str, stages: set[str]) -> None
 
 
 def test_stages_are_those_of_the_design() -> None:
-    assert list(STAGES) == [
-        "generate",
-        "corpus",
-        "pretrain",
-        "embed",
-        "prefetch",
-        "audit",
-        "baselines",
-        "initialise",
-        "train",
-        "evaluate",
-        "report",
-    ]
+    assert (
+        list(STAGES)
+        == list(whole.STAGES)
+        == [
+            "generate",
+            "corpus",
+            "pretrain",
+            "embed",
+            "prefetch",
+            "audit",
+            "baselines",
+            "initialise",
+            "train",
+            "evaluate",
+            "report",
+        ]
+    )
 
 
 def test_no_value_reaches_a_command() -> None:

@@ -18,7 +18,6 @@ from rapipe import paths
 from rapipe.config import presets
 from rapipe.config.loading import parse
 from rapipe.config.schema import Params
-from rapipe.config.variants import variants
 from rapipe.corpus.compose import Part
 from rapipe.corpus.sources import SOURCES, SourceRequest
 from rapipe.errors import ArgumentError, UserError
@@ -26,19 +25,13 @@ from rapipe.generation.module import GenerationModule
 from rapipe.io.tables import parse_checksummed
 from rapipe.pipeline import (
     audit,
-    baselines,
     corpus,
-    embed,
-    evaluate,
     generate,
-    initialise,
-    prefetch,
     pretrain,
-    report,
-    train,
 )
 from rapipe.pipeline.inputs import images_of, labelled
 from rapipe.pipeline.running.check_names import check as check_names
+from rapipe.pipeline.running.whole import run_all
 from rapipe.records import SPLITS, Images
 from rapipe.retrieval.bank import select_bank
 
@@ -279,12 +272,7 @@ def test_the_pipeline_with_generated_images(
     content["generate"] |= {"images": 3, "width": 4, "epochs": 1, "steps": 2}
     content["classifiers"]["backbones"] = ["alexnet"]
     params = parse(content)
-    for stage in (generate, corpus, pretrain, embed, prefetch, audit, baselines, initialise):
-        stage.run(params)
-    for variant in variants(params):
-        train.run(params, variant)
-        evaluate.run(params, variant)
-    report.run(params)
+    run_all(params)
     quality = parse_checksummed(paths.QUALITY.read_text())
     assert quality["images"]["generated"] == 30
     assert quality["compared"]["training"] == quality["compared"]["generated"] == 30
