@@ -61,6 +61,22 @@ def imported(file: str, lazily: bool = True) -> frozenset[str]:
     return frozenset(found - {file, "rapipe/__init__.py"})
 
 
+def packages_of(file: str) -> set[str]:
+    """Others' packages that `file`, and what it imports, import before any line of it runs."""
+    done: set[str] = set()
+    todo, packages = {file}, set[str]()
+    while todo:
+        current = todo.pop()
+        done.add(current)
+        todo |= imported(current, lazily=False) - done
+        for node in ast.parse((ROOT / current).read_text()).body:
+            if isinstance(node, ast.Import):
+                packages |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                packages.add(node.module.partition(".")[0])
+    return packages - {"rapipe"}
+
+
 def closure(file: str) -> set[str]:
     """All our files that running `file` may read, itself included; exempt ones are left out."""
     done: set[str] = set()

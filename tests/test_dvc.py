@@ -187,7 +187,7 @@ def test_params_read_for_generated_images_are_declared(
     seen: set[str] = set()
     shutil.copytree(with_generated[0], tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
-    generating = importlib.import_module("rapipe.pipeline.generate")
+    generating = importlib.import_module("rapipe.generation.generate")
     library = generating.generate
 
     def recorded(images: Any, recipe: Any, **more: Any) -> Any:

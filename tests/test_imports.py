@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from imports import ROOT, imported
+from imports import ROOT, imported, packages_of
+
+from rapipe.pipeline.running import whole
 
 ROWS = (
     ("errors", "paths"),
@@ -71,6 +73,22 @@ def test_arrows_run_one_way() -> None:
 
 def test_every_room_has_a_row() -> None:
     assert {room(file) for file in files()} == {name for names in ROWS for name in names}
+
+
+def test_no_stage_waits_for_a_package_that_it_may_not_need() -> None:
+    """A package that takes a second to import is imported where it is used.
+
+    Torch takes one to two; Lightning, which brings torchmetrics and these scipy, torchvision and
+    transformers, three more.
+    """
+    slow = {"lightly", "lancedb", "lance", "faiss", "kornia", "timm", "transformers", "diffusers"}
+    slow |= {"torch", "pytorch_lightning", "torchvision", "matplotlib", "sklearn", "scipy"}
+    slow |= {"captum", "mlxtend", "pandas"}
+    expected = {stage: {"torch"} for stage in whole.STAGES}
+    expected |= {"corpus": set(), "train": {"torch", "pytorch_lightning"}}
+    expected["report"] = {"torch", "matplotlib"}
+    waits = {stage: packages_of(f"rapipe/pipeline/{stage}.py") & slow for stage in whole.STAGES}
+    assert waits == expected
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

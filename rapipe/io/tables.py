@@ -93,6 +93,13 @@ def read_checksummed(path: Path) -> dict[str, Any]:
         return {}
 
 
+def without_nan(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A row as it is written: None, an empty cell, where one of these columns has no number."""
+    return {
+        name: None if name in names and math.isnan(value) else value for name, value in row.items()
+    }
+
+
 def write_csv(
     path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,6 @@ from rapipe.config.schema import Params
 from rapipe.corpus.compose import compose, corpus_hash
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode_cache import Workers
-from rapipe.generation import pictures
-from rapipe.generation.generate import Generated, generate
 from rapipe.io import weights
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
@@ -33,6 +32,9 @@ from rapipe.progress import say
 from rapipe.records import Images
 from rapipe.specs import GenerationRecipe
 from rapipe.training.precision import precision_of
+
+if TYPE_CHECKING:  # what trains imports Lightning, which takes seconds
+    from rapipe.generation.generate import Generated
 
 WRITES = (paths.GENERATED,)
 
@@ -46,6 +48,8 @@ def run(params: Params) -> None:
         with atomic_folder(paths.GENERATED):
             pass  # DVC wants a folder, always the same
         return
+    from rapipe.generation.generate import generate
+
     precision = precision_of(params.train.precision, paths.PRECISION)
     images = training_images(params)
     facts = {**deciding.of_generated(params, precision), "images": corpus_hash({"train": images})}
@@ -81,6 +85,8 @@ def training_images(params: Params) -> Images:
 
 def write(generated: Generated, folder: Path, facts: Facts, seed: int) -> None:
     """Write images, weights, history and pictures into an empty folder."""
+    from rapipe.generation import pictures
+
     images = generated.images
     images.write(folder / paths.GENERATED_IMAGES.name)
     facts = {**facts, "classes": list(images.classes), "images": len(images)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from rapipe.io import weights
 from rapipe.io.atomic import atomic_write
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
-from rapipe.io.tables import fingerprint, write_csv, write_json
+from rapipe.io.tables import fingerprint, without_nan, write_csv, write_json
 from rapipe.pipeline.inputs import (
     PARAMS,
     checked,
@@ -32,11 +33,13 @@ from rapipe.pipeline.inputs import (
 )
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import check_memory
-from rapipe.pretraining.pretrain import PretrainedEncoder, pretrain, score_vectors
 from rapipe.progress import say
 from rapipe.specs import NO_ENCODER, PretrainingRecipe
-from rapipe.training.callbacks import Row, without_nan
 from rapipe.training.precision import precision_of
+
+if TYPE_CHECKING:  # what trains imports Lightning, which takes seconds
+    from rapipe.pretraining.pretrain import PretrainedEncoder
+    from rapipe.training.callbacks import Row
 
 READS = (paths.CORPUS,)
 WRITES = (paths.ENCODER, paths.PRETRAINING)
@@ -149,6 +152,8 @@ class Source:
 
 def pretrained(params: Params, source: Source) -> PretrainedEncoder:
     """Pretrain a backbone by `pretrain.*`; resumes where it was interrupted."""
+    from rapipe.pretraining.pretrain import pretrain
+
     images = images_of("train")
     recipe = params.pretrain.recipe
     if source.parameters:  # not of the memory's encoder: only that is kept on the way
@@ -171,6 +176,8 @@ def pretrained(params: Params, source: Source) -> PretrainedEncoder:
 
 def write_imported(params: Params) -> None:
     """Write the card of a memory without an encoder, and scores of its vectors."""
+    from rapipe.pretraining.pretrain import score_vectors
+
     facts = {"corpus": present_corpus(params)["hash"], **deciding.of_encoder(params, None)}
     vectors = imported_vectors()
     train, validation = labelled("train"), labelled("validation")

@@ -23,7 +23,7 @@ from rapipe.encoder.encoder import EncoderSpec
 from rapipe.encoder.initial_weights import InitialWeights
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
-from rapipe.io.tables import fingerprint, write_csv
+from rapipe.io.tables import fingerprint, without_nan, write_csv
 from rapipe.pipeline.inputs import (
     checked,
     labelled,
@@ -37,7 +37,6 @@ from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
 from rapipe.specs import FusionSpec, TrainingRecipe
-from rapipe.training.callbacks import without_nan
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
 

@@ -6,7 +6,6 @@ Where weights are averaged, the averaged ones are measured and kept.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,13 +21,6 @@ from rapipe.training.averaging import Averaging
 Row = dict[str, float]
 PROBED_EPOCHS = 2
 """Epochs in which measurements are also made between steps."""
-
-
-def without_nan(row: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A row as it is written: None, an empty cell, where one of these columns has no number."""
-    return {
-        name: None if name in names and math.isnan(value) else value for name, value in row.items()
-    }
 
 
 class History(Callback):
