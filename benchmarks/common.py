@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
+
+from rapipe.cores import cores
 
 Result = dict[str, Any]
 Seconds = dict[str, list[float]]
@@ -45,12 +46,6 @@ def precision() -> Any:
     from rapipe.training.precision import precision_of
 
     return precision_of("auto")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def gpu() -> dict[str, str]:

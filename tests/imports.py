@@ -13,6 +13,7 @@ EXEMPT = {
     "rapipe/specs.py",  # as these are of params.yaml too
     "rapipe/paths.py",  # constants that dvc.yaml spells out
     "rapipe/errors.py",  # words
+    "rapipe/cores.py",  # how many processes share the work
     "rapipe/progress.py",  # what is shown, not what is computed
     "rapipe/pipeline/running",  # how a stage is started, and what is refused before
     "stages",  # which start a stage, and nothing else

@@ -9,7 +9,7 @@ from imports import ROOT, imported, packages_of
 from rapipe.pipeline.running import whole
 
 ROWS = (
-    ("errors", "paths"),
+    ("errors", "paths", "cores"),
     ("progress", "metrics", "specs"),
     ("io", "device"),
     ("records",),

@@ -14,7 +14,9 @@ import psutil
 import pytest
 from conftest import ROOT
 
+from rapipe.cores import busy_cores
 from rapipe.errors import UserError
+from rapipe.pipeline import pretrain
 from rapipe.pipeline.running.side_by_side import JOBS, THREADS, Workers, shares
 from rapipe.progress import is_interactive, say
 
@@ -127,3 +129,17 @@ def test_the_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOBS, "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert shares()[0] == 1
+
+
+def test_others_are_seen_and_pretraining_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        assert busy_cores() > 0.3
+        other.kill()
+    for threads, busy, said in ((2, 1.04, True), (1, 1.04, False), (2, 0.1, False)):
+        monkeypatch.setattr("torch.get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(pretrain, "busy_cores", lambda busy=busy: busy)
+        pretrain.tell_if_busy()
+        sentence = "other processes keep 1.0 cores busy: with OMP_NUM_THREADS=1 this is faster\n"
+        assert capsys.readouterr().err == (sentence if said else "")

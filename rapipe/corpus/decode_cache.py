@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -29,6 +28,7 @@ import numpy.typing as npt
 import PIL
 import simplejpeg
 
+from rapipe.cores import cores
 from rapipe.corpus import decode, encoded, formats, loading, sources
 from rapipe.corpus.decode import Data, DecodeResult, Decoding, decode_into, prepare_worker
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
@@ -211,9 +211,7 @@ class Workers:
     """
 
     def __init__(self, count: int | None = None) -> None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        self.count = min(count or cores, MAX_WORKERS)
+        self.count = min(count or cores(), MAX_WORKERS)
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from rapipe import paths
 from rapipe.config import deciding
 from rapipe.config.schema import IMPORTED, Params
-from rapipe.device import deterministic
+from rapipe.cores import busy_cores
+from rapipe.device import deterministic, device
 from rapipe.encoder import checkpoints
 from rapipe.encoder.backbones import BACKBONES, PUBLISHED, Backbone
 from rapipe.encoder.encoder import EncoderSpec
@@ -58,6 +60,8 @@ KEYS = {
 }
 
 
+BUSY = 0.5
+"""Cores of other processes from which on threads wait for long."""
 UNMEASURED = ("loss", "random_init_knn_top1")
 """What an encoder that is not trained lacks, or a memory without one."""
 
@@ -159,6 +163,7 @@ def pretrained(params: Params, source: Source) -> PretrainedEncoder:
     if source.parameters:  # not of the memory's encoder: only that is kept on the way
         recipe = replace(recipe, keep_every=0)
     weight_of = {group.name: group.weight for group in params.corpus.sources}
+    tell_if_busy()
     with deterministic(params.train.deterministic):
         return pretrain(
             images,
@@ -172,6 +177,12 @@ def pretrained(params: Params, source: Source) -> PretrainedEncoder:
             compile=params.train.compile,
             checkpoints=checkpoints_of(params, source),
         )
+
+
+def tell_if_busy() -> None:
+    """Say so where other processes slow threads down: these wait for one another at each step."""
+    if device().type == "cpu" and torch.get_num_threads() > 1 and (busy := busy_cores()) > BUSY:
+        say(f"other processes keep {busy:.1f} cores busy: with OMP_NUM_THREADS=1 this is faster")
 
 
 def write_imported(params: Params) -> None:

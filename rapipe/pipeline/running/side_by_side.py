@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from rapipe import progress
+from rapipe.cores import cores
 from rapipe.errors import UserError
 from rapipe.pipeline.running.exit_codes import INTERRUPTED, exit_on_user_error
 from rapipe.progress import say
@@ -38,10 +39,8 @@ BY_SIGNAL = 128
 
 def shares() -> tuple[int, int]:
     """How many at once, and the threads of each; on a GPU one at once."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     text, wanted = os.environ.get(THREADS, ""), os.environ.get(JOBS, "")
-    threads = int(text) if text.isdecimal() and int(text) else cores
+    threads = int(text) if text.isdecimal() and int(text) else cores()
     if wanted and not (wanted.isdecimal() and int(wanted)):
         raise UserError(f"{JOBS} is {wanted!r}; it must be a whole number from 1")
     jobs = 1 if torch.cuda.is_available() else min(MOST, threads)
