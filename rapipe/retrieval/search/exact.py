@@ -29,7 +29,7 @@ from rapipe.retrieval.search.ranking import Candidates, Index
 GROUP = 64
 SINGLE_TILE, TILE = 1 << 16, 1 << 15
 """A bank of up to SINGLE_TILE rows is one tile; a larger one is many, of TILE rows."""
-CHUNK, LARGE_CHUNK = 512, 2048
+CHUNK, LARGE_CHUNK = 1024, 2048
 """Queries at once; more if each chunk has to read the bank again."""
 IN_MEMORY_BYTES = 1 << 28
 """A larger bank is read tile by tile, unless a quarter of the GPU can hold it."""
