@@ -19,6 +19,8 @@ from rapipe.report.style import PALETTE, styled
 
 LETTERS = 12
 """Of a name above a picture."""
+LETTER = 0.083
+"""Inches of a row of pictures that a letter above one of them takes."""
 EXAMPLES, NEIGHBOURS = 6, 8
 """Test images in the gallery, and neighbours of each."""
 
@@ -81,9 +83,10 @@ def pixels_by_id(images: Images, ids: Ids) -> Pixels:
 def gallery(examples: Sequence[Neighbourhood]) -> Figure:
     """Images, each with its neighbours; a solid frame: same class, a dashed one: another."""
     columns = 1 + max(len(example.labels) for example in examples)
-    figure, grid = plt.subplots(
-        len(examples), columns, figsize=(columns, 1.15 * len(examples)), squeeze=False
-    )
+    names = [short(name) for example in examples for name in (example.label, *example.labels)]
+    width = max(1.0, LETTER * (len(max(names, key=len)) + len("  0.00")))
+    size = (width * columns, 1.15 * len(examples))
+    figure, grid = plt.subplots(len(examples), columns, figsize=size, squeeze=False)
     for axes_row, example in zip(grid, examples, strict=True):
         for axes in axes_row:
             axes.axis("off")
