@@ -42,6 +42,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.embed
 	python -m benchmarks.evaluate
 	python -m benchmarks.startup
+	python -m benchmarks.whole
 
 # After a change of rapipe/config/schema.py or rapipe/specs.py.
 schema: $(VENV)/installed

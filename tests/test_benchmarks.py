@@ -18,6 +18,7 @@ BENCHMARKS = {
     "pretrain": ["--quick"],
     "search": ["--rows", "2000"],
     "startup": ["--quick"],
+    "whole": ["--quick"],
 }
 
 
