@@ -52,11 +52,11 @@ class Workers(Generic[T]):
     """Processes that do the same work for different items.
 
     Args:
-        imports: the module that all of them need. It is imported once, from now on, and the
-            processes begin with it.
+        imports: modules that all of them need. They are imported once, from now on, and the
+            processes begin with them.
     """
 
-    def __init__(self, imports: str) -> None:
+    def __init__(self, *imports: str) -> None:
         self.jobs, self._threads = shares()
         self._running: dict[Any, tuple[BaseProcess, T]] = {}
         is_linux = sys.platform == "linux"
@@ -64,7 +64,7 @@ class Workers(Generic[T]):
         if self.jobs > 1 and is_linux:
             from multiprocessing import forkserver
 
-            forkserver.set_forkserver_preload([imports])
+            forkserver.set_forkserver_preload(list(imports))
             with self._environment():
                 forkserver.ensure_running()
 

@@ -24,6 +24,8 @@ from rapipe.pipeline.running.side_by_side import Workers
 from rapipe.progress import say
 
 PIPELINE = "rapipe.pipeline."
+LATER = {"train": ("torchvision.models",), "evaluate": ("torchvision.models", "captum.attr")}
+"""By stage, what nearly every variant imports when it gets there: seconds each time."""
 VARIANT_FOLDERS = (paths.MODELS, paths.EVIDENCE)
 """Where each variant has its own subfolder; only that is locked."""
 
@@ -46,7 +48,7 @@ def run_stage(
 def run_stale_variants(stage: str) -> None:
     """Run a stage for each variant of params.yaml that is out of date, as dvc.yaml does."""
     with exit_on_user_error():
-        workers, params = Workers[Variant](PIPELINE + stage), load_checked(paths.PARAMS)
+        workers, params = _workers(stage), load_checked(paths.PARAMS)
         freshness = Freshness(stage, params)
         every = variants(params)
         stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
@@ -61,7 +63,7 @@ def run_selected_variants(
 ) -> None:
     """Run a stage for each variant of params.yaml that has these parts; None selects all."""
     with exit_on_user_error():
-        workers, params = Workers[Variant](PIPELINE + stage), load_checked(paths.PARAMS)
+        workers, params = _workers(stage), load_checked(paths.PARAMS)
         selected = variants(params)
         selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
         for part, value in selection.items():
@@ -71,6 +73,10 @@ def run_selected_variants(
                 raise UserError(f"{part} is {value!r}; params.yaml has {names}")
             selected = [v for v in selected if value in (None, getattr(v, part))]
         workers.run(partial(run_variant, stage, params), selected, _name, lambda _: None)
+
+
+def _workers(stage: str) -> Workers[Variant]:
+    return Workers(PIPELINE + stage, *LATER[stage])
 
 
 def run_variant(stage: str, params: Params, variant: Variant) -> None:
