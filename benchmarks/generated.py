@@ -4,10 +4,11 @@
     python -m benchmarks.generated --only nothing
 
 On the digits, and on 10,000 training images of CIFAR-10 from FOLDER, which holds its train.parquet
-and test.parquet: one generator of each method, and ResNet-18 and a Perceiver with its images and
-without, alone and with the nearest neighbours, several trainings each. All have the same encoder,
-which has never seen a generated image. Each run adds a row to `results/methods/`; what has one is
-not run again. Then all rows are printed, and the tables in docs/generation.md are made anew.
+and test.parquet: one generator of each method, and ResNet-18 (on the digits a Perceiver too) with
+its images and without, alone and with the nearest neighbours, several trainings each. All have the
+same encoder, which has never seen a generated image. Each run adds a row to `results/methods/`; what
+has one is not run again. Then all rows are printed, and the tables in docs/generation.md are made
+anew.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def corpora(photographs: str) -> dict[str, Overrides]:
     sets: dict[str, Overrides] = {"digits": {"corpus.sources": [{"kind": "digits"}]}}
     if photographs:
         source = {"kind": "parquet", "path": str(Path(photographs).absolute()), "limit": IMAGES}
-        sets["cifar10"] = {**PHOTOGRAPHS, "corpus.sources": [source]}
+        narrower = {"corpus.sources": [source], "classifiers.backbones": ["resnet18"]}
+        sets["cifar10"] = {**PHOTOGRAPHS, **narrower}
     return {images: {**GENERATION[images], **overrides} for images, overrides in sets.items()}
 
 
