@@ -37,7 +37,8 @@ from benchmarks.rows import (
 from rapipe.config.loading import parse
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
-from study.work import ROOT, Overrides, link, working_in
+from rapipe.io.links import link
+from study.work import ROOT, Overrides, working_in
 
 ROWS = RESULTS / "coursework.csv"
 DOCS, FIGURES = ROOT / "docs/coursework.md", ROOT / "docs/coursework"

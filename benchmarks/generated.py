@@ -6,9 +6,9 @@
 On the digits, and on 10,000 training images of CIFAR-10 from FOLDER, which holds its train.parquet
 and test.parquet: one generator of each method, and ResNet-18 (on the digits a Perceiver too) with
 its images and without, alone and with the nearest neighbours, several trainings each. All have the
-same encoder, which has never seen a generated image. Each run adds a row to `results/methods/`; what
-has one is not run again. Then all rows are printed, and the tables in docs/generation.md are made
-anew.
+same encoder, which has never seen a generated image. Each run adds a row to `results/methods/`;
+what has one is not run again. Then all rows are printed, and the tables in docs/generation.md are
+made anew.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ CACHE = Path("data/cache")
 INDEX = CACHE / "index"
 QUERIES = CACHE / "queries"
 """Embeddings of noisy test images, by what they were made from."""
+VARIANTS_CACHE = CACHE / "variants"
+"""Classifiers and evaluations that have been made before, by what they were made from."""
 INITIAL_CACHE = CACHE / "initial"
 """Weights to start from that have been made before, by what they were made from."""
 GENERATED = Path("data/generated")

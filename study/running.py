@@ -22,12 +22,13 @@ from rapipe.config.variants import Variant
 from rapipe.errors import UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
+from rapipe.io.links import link
 from rapipe.io.locks import file_lock
 from rapipe.io.tables import fingerprint, write_checksummed, write_json
 from rapipe.progress import say
 from study.experiments import ENCODERS, EXPERIMENTS, RANDOM, TASK, WIDER, Setting
 from study.records import classifier_record, encoder_record, has_record, read_record
-from study.work import ROOT, Content, Overrides, link, override, preset_content, working_in
+from study.work import ROOT, Content, Overrides, override, preset_content, working_in
 
 WORK, RESULTS = ROOT / "data/study", ROOT / "results/study"
 SHARED = (paths.CORPUS, paths.ENCODER, paths.STORE, paths.STORE_MANIFEST, paths.PRECISION)

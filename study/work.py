@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import asdict
@@ -58,21 +57,3 @@ def working_in(folder: Path, content: Content) -> Iterator[None]:
         link.replace(raw)
     with chdir(folder):
         yield
-
-
-def link(source: Path, target: Path) -> None:
-    """The same files under another name: artefacts are replaced, never written into."""
-    if source.is_dir():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, copy_function=_link_file)
-    elif source.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        _link_file(source, target)
-
-
-def _link_file(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a disk without links
-        shutil.copy2(source, target)

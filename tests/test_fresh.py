@@ -111,16 +111,38 @@ def test_an_output_that_is_not_what_was_made_is_made_again(project: Params) -> N
     assert {*stale(project, "evaluate")} == {first, second, others[0]}
 
 
+def test_what_was_made_before_comes_back(project: Params) -> None:
+    """Where something else has taken its place; unless what is kept is damaged."""
+    first, second, *_ = variants(project)
+    for variant in (first, second):
+        shutil.rmtree(paths.MODELS / variant.name)
+    freshness = Freshness("train", project)
+    assert freshness.restore(first, freshness.made_from(first))
+    assert stale(project, "train") == [second]
+    [kept] = paths.VARIANTS_CACHE.glob(f"train-{second.name}-*")
+    [weights] = kept.rglob("weights.safetensors")
+    weights.write_bytes(b"damaged")
+    assert not freshness.restore(second, freshness.made_from(second))
+    longer = Freshness("train", changed(project, "train.epochs", OTHERS["train.epochs"]))
+    assert not longer.restore(first, longer.made_from(first))
+
+
 def test_a_stage_makes_what_is_out_of_date_and_keeps_the_rest(
     project: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = variants(project)[0]
     before = {file: file.stat().st_ino for file in paths.MODELS.rglob("*.safetensors")}
     content = (paths.MODELS / first.name / "weights.safetensors").read_bytes()
-    shutil.rmtree(paths.MODELS / first.name)
-    running.run_stale_variants("train")
     count = len(variants(project))
-    assert f"{count - 1} of {count} are up to date, and stay" in capsys.readouterr().err
+    for cached in (True, False):
+        shutil.rmtree(paths.MODELS / first.name)
+        if not cached:
+            shutil.rmtree(paths.VARIANTS_CACHE)
+        running.run_stale_variants("train")
+        printed = capsys.readouterr().err
+        assert f"{count - 1} of {count} are up to date, and stay" in printed
+        assert (f"1 of {count} have been made before, and are taken" in printed) == cached
+        assert ("epoch 1 " in printed) == (not cached)
     after = {file: file.stat().st_ino for file in paths.MODELS.rglob("*.safetensors")}
     assert {file for file in after if after[file] != before[file]} == {
         paths.MODELS / first.name / "weights.safetensors"

@@ -3,6 +3,7 @@
 DVC runs a stage where any of its dependencies has changed. Of its variants those are made again
 of which a part has changed that they depend on: plain classifiers depend on nothing of retrieval.
 What each was made from stands in `data/made/<stage>/<variant>.json`, an output of the stage too.
+DVC has no cache of runs for outputs that persist, so those of variants are kept here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.config.yaml_text import read_yaml
 from rapipe.io.checksums import CHECKSUMS, is_intact, sha256
+from rapipe.io.links import link
 from rapipe.io.tables import fingerprint, read_checksummed, write_checksummed
 
 RETRIEVAL = "retrieval."
@@ -29,6 +31,7 @@ SELECTING = {
 }
 """By stage, parameters that say which variants there are, and decide nothing of any one."""
 CODE = "rapipe/"
+MARK = "made.json"
 Facts = dict[str, Any]
 
 
@@ -62,13 +65,37 @@ class Freshness:
         """Whether its outputs are whole, and those that would be made again."""
         outputs = self._outputs(variant)
         made = {"from": self.made_from(variant), "outputs": _digests(outputs)}
-        same = read_checksummed(self._mark(variant)) == made
-        return same and all(is_intact(path) for path in outputs if path.is_dir())
+        return read_checksummed(self._mark(variant)) == made and _intact(outputs)
 
     def note(self, variant: Variant, made_from: Facts) -> None:
-        """Write down what the present outputs of a variant have been made from."""
-        outputs = _digests(self._outputs(variant))
-        write_checksummed(self._mark(variant), {"from": made_from, "outputs": outputs})
+        """Write down what the present outputs of a variant have been made from, and keep them."""
+        outputs = self._outputs(variant)
+        made = {"from": made_from, "outputs": _digests(outputs)}
+        write_checksummed(self._mark(variant), made)
+        kept = self._kept(variant, made_from)
+        for path in outputs:
+            link(path, kept / path)
+        write_checksummed(kept / MARK, made)
+
+    def restore(self, variant: Variant, made_from: Facts) -> bool:
+        """Bring back the outputs that were made from the same before, if they are kept."""
+        kept = self._kept(variant, made_from)
+        made = read_checksummed(kept / MARK)
+        outputs = {Path(name): kept / name for name in made.get("outputs", ())}
+        digests = _digests(outputs.values()).values()
+        if (
+            not outputs
+            or [*digests] != [*made["outputs"].values()]
+            or not _intact(outputs.values())
+        ):
+            return False
+        for path, copy in outputs.items():
+            link(copy, path)
+        write_checksummed(self._mark(variant), made)
+        return True
+
+    def _kept(self, variant: Variant, made_from: Facts) -> Path:
+        return paths.VARIANTS_CACHE / f"{self._marks.name}-{variant.name}-{fingerprint(made_from)}"
 
     def _mark(self, variant: Variant) -> Path:
         return self._marks / f"{variant.name}.json"
@@ -82,6 +109,10 @@ def _parts(path: Path, variant: Variant) -> list[Path]:
     """The folders in an input that belong to a variant; the input itself if it has none such."""
     names = (variant.name, variant.backbone, variant.retrieval, paths.BANK.name)
     return [path / name for name in names if (path / name).exists()] or [path]
+
+
+def _intact(artefacts: Iterable[Path]) -> bool:
+    return all(is_intact(path) for path in artefacts if path.is_dir())
 
 
 def _digests(artefacts: Iterable[Path]) -> dict[str, str]:

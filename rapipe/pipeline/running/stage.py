@@ -54,6 +54,10 @@ def run_stale_variants(stage: str) -> None:
         stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
         if len(stale) < len(every):
             say(f"{len(every) - len(stale)} of {len(every)} are up to date, and stay as they are")
+        kept = [v for v, made_from in stale.items() if freshness.restore(v, made_from)]
+        if kept:
+            say(f"{len(kept)} of {len(every)} have been made before, and are taken from the cache")
+            stale = {v: made_from for v, made_from in stale.items() if v not in kept}
         work = partial(run_variant, stage, params)
         workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
 
