@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before numpy and torch count cores
+    threads = (os.cpu_count() or 1) // int(workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+
+import dataclasses
 import pickle
 import shutil
 import signal
@@ -23,9 +28,6 @@ from rapipe.config.schema import Params
 from rapipe.records import Embeddings, Images
 
 ROOT = Path(__file__).parent.parent
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch starts its threads
-    threads = (os.cpu_count() or 1) // int(workers)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
 os.environ.setdefault("RAPIPE_JOBS", "1")  # variants run in the process of the test
 hypothesis.settings.register_profile(  # the same examples each time; `make soak` draws others
     "default", derandomize=True, deadline=None, max_examples=50, database=None

@@ -31,7 +31,6 @@ from PIL import Image
 from rapipe.config import presets
 from rapipe.config.corpus_params import SourceParams
 from rapipe.config.loading import load
-from rapipe.config.variants import variants
 from rapipe.corpus.contact_sheet import contact_sheet
 from rapipe.corpus.decode import Decoding, decode
 from rapipe.corpus.decode_cache import ROWS, DecodedSplit, Workers, decode_split
@@ -45,6 +44,7 @@ from rapipe.encoder.checkpoints import fill, read
 from rapipe.errors import UserError
 from rapipe.io import memory_map
 from rapipe.io.checksums import write_checksums
+from rapipe.pipeline.running.whole import run_all
 from rapipe.records import Embeddings, Images
 from rapipe.report import pictures, style
 from tests.faults.images import tags_of
@@ -507,19 +507,13 @@ def test_a_report_on_classes_with_names_that_try(
         pq.write_table(table, f"d/{split}.parquet")
     presets.write("tiny", Path("params.yaml"))
     params = load(Path("params.yaml"))
-    source = SourceParams(kind="parquet", path="d", name="<i>src$\\frac$ [red]")
+    source = SourceParams(kind="parquet", path="d", name="<i>src$frac$ [red]")
     params = replace(
         params,
         corpus=replace(params.corpus, sources=(source,)),
         classifiers=replace(params.classifiers, backbones=("alexnet",)),
     )
-    stages = ("corpus", "pretrain", "embed", "prefetch", "audit", "baselines", "initialise")
-    for name in stages:
-        import_module(f"rapipe.pipeline.{name}").run(params)
-    for variant in variants(params):
-        for name in ("train", "evaluate"):
-            import_module(f"rapipe.pipeline.{name}").run(params, variant)
-    import_module("rapipe.pipeline.report").run(params)
+    run_all(params)
     page = Path("results/index.html").read_text("utf-8")
     assert "&lt;script&gt;" in page
     kinds = {tag for tag, _ in tags_of(page)}

@@ -277,7 +277,8 @@ class Alone(Trial):
         code = self.processes.wait()
         done = code == 0 or self.refused_repetition(code)
         # The sentence is cut too: what a command prints is in a file here.
-        is_cut = "File too large" in self.text or self.output.stat().st_size >= harm.size
+        written = self.output.stat().st_size if self.output.exists() else 0
+        is_cut = "File too large" in self.text or written >= harm.size
         refused = code == 2 and harm.size > 0 and is_cut
         self.count(harm, not done and not refused)
         if code == 0:
