@@ -46,7 +46,7 @@ DIGITS, CIFAR10, TINY_IMAGENET = "the digits", "CIFAR-10", "Tiny ImageNet"
 SEEDS = (0, 1, 2)
 PLAIN = "none"
 UNKNOWN = "&ndash;"
-"""What the reports say nothing of."""
+"""What the reports say nothing of, or has not been measured."""
 QUIET: Overrides = {
     "classifiers.seeds": list(SEEDS),
     "evaluate.noise_std": [],
@@ -394,8 +394,8 @@ def table(name: str) -> Iterator[str]:
 
 
 def cell(rows: list[Row], top3: bool) -> str:
-    """Accuracy in percent; and top-3 where theirs has it."""
-    if not rows:
+    """Accuracy in percent, when all seeds are there; and top-3 where theirs has it."""
+    if len(rows) < len(SEEDS):
         return UNKNOWN
     values = [percent([row[name] for row in rows]) for name in ("top1", "top3")[: 1 + top3]]
     return " / ".join(values)

@@ -84,6 +84,7 @@ def test_a_corpus_that_is_killed_within_a_write_is_made_anew(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_everything_is_killed_at_any_moment_in_any_way(tmp_path: Path) -> None:
     with closing(ProcessGroup()) as group:
         everything = build(tmp_path / "reference", group)

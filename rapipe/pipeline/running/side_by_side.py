@@ -59,6 +59,7 @@ class Workers(Generic[T]):
     def __init__(self, *imports: str) -> None:
         self.jobs, self._threads = shares()
         self._running: dict[Any, tuple[BaseProcess, T]] = {}
+        self._begun: list[BaseProcess] = []
         is_linux = sys.platform == "linux"
         self._context: Any = multiprocessing.get_context("forkserver" if is_linux else "spawn")
         if self.jobs > 1 and is_linux:
@@ -115,6 +116,7 @@ class Workers(Generic[T]):
 
     def _start(self, work: Callable[[T], None], item: T, name: Callable[[T], str]) -> None:
         process = self._context.Process(target=_begin, args=(work, item, name(item)))
+        self._begun.append(process)  # before: Ctrl-C may come while it starts
         with self._environment():
             process.start()
         self._running[process.sentinel] = process, item
@@ -122,13 +124,15 @@ class Workers(Generic[T]):
     def _end(self, patience: float) -> None:
         """Wait until all have ended; they are told to after so many seconds."""
         stop = time.monotonic() + patience
-        for process, _ in self._running.values():
+        alive = [process for process in self._begun if process.is_alive()]
+        for process in alive:
             process.join(max(0, stop - time.monotonic()))
-        for process, _ in self._running.values():
+        for process in alive:
             process.terminate()
-        for process, _ in self._running.values():
+        for process in alive:
             process.join()
         self._running.clear()
+        self._begun.clear()
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
