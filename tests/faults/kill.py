@@ -122,6 +122,7 @@ class Trial:
         self.scratch = scratch
         self.clone = target.start.copy(folder / "clone")
         self.names = {name for name, _ in self.clone.files()}
+        self.clone.remove([paths.VARIANTS_CACHE])  # or nothing would be trained
         self.actions: list[str] = []
         self.wrong: list[str] = []
         self.notes: Counter[str] = Counter()

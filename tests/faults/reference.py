@@ -200,7 +200,7 @@ class Measuring:
         with temporary_folder() as scratch:
             env = {"TMPDIR": str(scratch), **dying.fault_environment(log)}
             for _ in range(2 if writes else 1):
-                clone.remove(writes)
+                clone.remove((*writes, paths.VARIANTS_CACHE))
                 start = time.monotonic()
                 self.processes.start(clone.path, output, command, env, names)
                 if self.processes.wait():
