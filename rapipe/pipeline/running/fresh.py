@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ class Freshness:
         self._inputs = [Path(dep) for dep in declared["deps"] if not dep.startswith(CODE)]
         self._code = _content(Path(dep) for dep in declared["deps"] if dep.startswith(CODE))
         keys = (key for key in declared["params"] if key not in SELECTING[stage])
-        self._params = {key: _value(params, key) for key in keys}
+        values = asdict(params)
+        self._params = {key: reduce(getitem, key.split("."), values) for key in keys}
 
     def made_from(self, variant: Variant) -> Facts:
         """What the present code, parameters and inputs would make the variant from."""
@@ -128,11 +131,3 @@ def _content(folders: Iterable[Path]) -> str:
         for file in [folder] if folder.is_file() else sorted(folder.rglob("*.py")):
             digest.update(f"{file} {sha256(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _value(params: Params, key: str) -> Any:
-    """A parameter, or a group of them, by its key."""
-    value: Any = asdict(params)
-    for name in key.split("."):
-        value = value[name]
-    return value
