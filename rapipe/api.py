@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.corpus.compose import Part, Rules, compose
 from rapipe.corpus.decode import Decoding, decode, pixel_hash
 from rapipe.corpus.decode_cache import Workers
@@ -196,7 +196,7 @@ def predict(
     if retriever is None:
         return metrics.softmax(classifier.predict(pixels))
     shown = retriever.retrieve(images_of(pixels))
-    return metrics.softmax(classifier.predict(pixels, bank, shown.indices, shown.query_vectors))
+    return metrics.softmax(classifier.predict(pixels, *Shown.of(bank, shown)))
 
 
 def _bank(classifier: Classifier, retriever: Retriever | None) -> DeviceBank | None:

@@ -32,6 +32,10 @@ CORPUS_CARD = CORPUS / "card.json"
 LOCATIONS = CORPUS / "locations.csv"
 """Which file or row each image came from."""
 CONTACT_SHEET = CORPUS / "sheet.png"
+SHIFTS = CORPUS / "shifts"
+"""Images that classifiers are only evaluated on. What stands there is in no other file of the
+corpus, so that no training depends on it."""
+SHIFTS_CARD = SHIFTS / "card.json"
 ENCODER = Path("data/encoder")
 ENCODER_EPOCHS = ENCODER / "epochs"
 """Encoders that were kept on the way, in folders by epoch; none where none was."""
@@ -131,6 +135,11 @@ def maker(path: Path) -> str:
 def split(name: str) -> Path:
     """The corpus file of a split: train, validation or test."""
     return CORPUS / f"{name}.arrow"
+
+
+def shift(name: str) -> Path:
+    """The file of the images of a source of the role shift."""
+    return SHIFTS / f"{name}.arrow"
 
 
 def table(strategy: str, split_name: str) -> Path:

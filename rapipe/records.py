@@ -272,6 +272,18 @@ class Neighbours:
             query_vectors=None if vectors is None else memory_map.take_rows(vectors, rows),
         )
 
+    def followed_by(self, other: Neighbours) -> Neighbours:
+        """Both, one after the other; they show the same number of rows, and both query vectors."""
+        vectors = None
+        if self.query_vectors is not None and other.query_vectors is not None:
+            vectors = np.concatenate([self.query_vectors, other.query_vectors])
+        return Neighbours(
+            np.concatenate([self.query_ids, other.query_ids]),
+            np.concatenate([self.indices, other.indices]),
+            np.concatenate([self.similarities, other.similarities]),
+            query_vectors=vectors,
+        )
+
     def check_against(self, bank_ids: Ids) -> None:
         """Raise `RecordError` if a query retrieves itself, or a row that is not in the bank."""
         _require((self.indices < len(bank_ids)).all(), "an index is outside the bank")

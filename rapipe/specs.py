@@ -32,6 +32,8 @@ MANY = 10**9
 """More than there is of anything: where a number is only a limit."""
 LISTED = 100
 """Most entries of a list."""
+VECTORS, LABELS, SIMILARITIES = "vectors", "labels", "similarities"
+"""What a fusion may see of neighbours."""
 
 
 def at_least(low: int, most: int = MANY) -> Any:

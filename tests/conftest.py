@@ -66,6 +66,16 @@ def make_embeddings(n: int, d: int = 8, seed: int = 0, split: str = "train") -> 
     )
 
 
+def make_neighbours(indices: np.ndarray, query_vectors: np.ndarray | None = None) -> Any:
+    """Neighbours (Q, K) of the images of `make_images`, with similarities that fall with rank."""
+    from rapipe.records import Neighbours
+
+    q, k = indices.shape
+    similarities = np.linspace(0.9, 0.1, q * k, dtype=np.float32).reshape(k, q).T.copy()
+    ids = make_images(q).ids
+    return Neighbours(ids, indices.astype(np.int32), similarities, query_vectors=query_vectors)
+
+
 def make_spec(
     backbone: str = "alexnet",
     width: int = 4,
@@ -77,6 +87,7 @@ def make_spec(
     dropout: float = 0.5,
     gate: bool = False,
     stages: str = "all",
+    fusion: str = "cross-attention",
     **options: Any,
 ) -> Any:
     """The spec of a classifier of three classes of 16 pixels; without fusion if `attend` is ""."""
@@ -87,8 +98,8 @@ def make_spec(
     network = EncoderSpec(backbone, width, stem, 16, mean, std)
     if not attend:
         return ClassifierSpec(network, 3, **options)
-    fusion = FusionSpec(attend=attend, dropout=dropout, gate=gate, stages=stages)
-    return ClassifierSpec(network, 3, fusion=fusion, dimension=dimension, **options)
+    spec = FusionSpec(fusion=fusion, attend=attend, dropout=dropout, gate=gate, stages=stages)
+    return ClassifierSpec(network, 3, fusion=spec, dimension=dimension, **options)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from conftest import make_embeddings, make_images
 
 from rapipe.batches.loader import CPU
+from rapipe.classifier.fusions.base import SEES_ALL
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.retriever import Retriever
 from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
@@ -22,7 +24,8 @@ CLASSES, K = 3, 5
 class Follower:
     """A classifier that says what most of its neighbours are, and class 0 without any."""
 
-    spec = SimpleNamespace(classes=CLASSES, attend="both")
+    spec = SimpleNamespace(classes=CLASSES)
+    inputs = SEES_ALL
     device = CPU
 
     def predict(
@@ -30,7 +33,7 @@ class Follower:
         pixels: np.ndarray,
         bank: DeviceBank | None = None,
         indices: np.ndarray | None = None,
-        query_vectors: np.ndarray | None = None,
+        *_: Any,
     ) -> np.ndarray:
         if bank is None or indices is None:
             return np.eye(CLASSES)[np.zeros(len(pixels), int)]
@@ -46,7 +49,7 @@ class Follower:
         pixels: np.ndarray,
         bank: DeviceBank,
         indices: np.ndarray,
-        query_vectors: np.ndarray | None = None,
+        *_: Any,
     ) -> np.ndarray:
         return np.full(indices.shape, 1 / indices.shape[1], np.float32)
 
@@ -55,7 +58,7 @@ class Follower:
         pixels: np.ndarray,
         bank: DeviceBank,
         indices: np.ndarray,
-        query_vectors: np.ndarray | None = None,
+        *_: Any,
     ) -> list[np.ndarray]:
         return [np.ones((len(pixels), 2), np.float32)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import make_embeddings, make_images, make_spec
+from conftest import make_embeddings, make_images, make_neighbours, make_spec
 from follower import CLASSES, Follower, K
 
 from rapipe import metrics
@@ -27,7 +27,7 @@ def test_a_planted_bad_row_is_most_harmful_and_pruned() -> None:
         images.pixels[images.labels != 2],
         images.labels[images.labels != 2],
         there,
-        shown[images.labels != 2].astype(np.int32),
+        make_neighbours(shown[images.labels != 2]),
     )
     influence = attribution.influence(found)
     assert influence.rows[0] == 0
@@ -57,7 +57,9 @@ def test_attention_and_effect_are_those_of_a_loop(
     network, images, bank = real(backbone=backbone), make_images(6), make_embeddings(20)
     there = DeviceBank(bank, CLASSES, CPU)
     indices = np.array([np.random.default_rng(i).permutation(20)[:K] for i in range(6)], np.int32)
-    found = attribution.attribute(network, images.pixels, images.labels, there, indices)
+    found = attribution.attribute(
+        network, images.pixels, images.labels, there, make_neighbours(indices)
+    )
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
     assert found.attention.std() > 0
     for i in range(6):
@@ -96,7 +98,7 @@ def test_entropy_of_each_head_is_that_of_a_loop(own_vector: bool) -> None:
         fusion.register_forward_hook(lambda f, inputs, _: weights.append(f.weights(*inputs)))
     network.predict(images.pixels, there, indices, vectors)
     found = attribution.attribute(
-        network, images.pixels, images.labels, there, indices, vectors
+        network, images.pixels, images.labels, there, make_neighbours(indices, vectors)
     ).head_entropy
     assert len(found) == len(network.fusions) == 2
     for stage, (entropies, attention) in enumerate(zip(found, weights, strict=False)):
@@ -111,7 +113,9 @@ def test_entropy_of_each_head_is_that_of_a_loop(own_vector: bool) -> None:
 def test_a_lone_neighbour_is_compared_with_none() -> None:
     network, images, bank = real(), make_images(4), make_embeddings(20)
     there, indices = DeviceBank(bank, CLASSES, CPU), np.arange(4, dtype=np.int32)[:, None]
-    found = attribution.attribute(network, images.pixels, images.labels, there, indices)
+    found = attribution.attribute(
+        network, images.pixels, images.labels, there, make_neighbours(indices)
+    )
     own = np.arange(4), images.labels
     every = metrics.softmax(network.predict(images.pixels, there, indices))[own]
     none = metrics.softmax(network.predict(images.pixels))[own]

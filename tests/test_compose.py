@@ -53,7 +53,7 @@ class Corpus:
     """Composes sources, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = self.out = folder
         self.folders = 0
         self.report = Report()
 
@@ -63,7 +63,7 @@ class Corpus:
 
     def __call__(self, rules: Rules = RULES, **sources: Source | Part) -> dict[str, Images]:
         self.folders += 1
-        out = self.folder / f"out{self.folders}"
+        out = self.out = self.folder / f"out{self.folders}"
         parts = {
             name: source if isinstance(source, Part) else self.part(source)
             for name, source in sources.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from follower import CLASSES, Follower, followed, retrieve
 
 from rapipe import metrics
 from rapipe.batches.loader import CPU
+from rapipe.classifier.fusions.base import SEES_ALL
 from rapipe.classifier.neighbour_batch import DeviceBank
 from rapipe.encoder.retriever import Retriever
 from rapipe.evaluation.measures.counterfactuals import (
@@ -20,6 +22,7 @@ from rapipe.evaluation.measures.counterfactuals import (
 from rapipe.evaluation.measures.noise_levels import LevelPredictions
 from rapipe.records import OTHER_IMAGE, Images
 from rapipe.retrieval.strategies import STRATEGIES
+from rapipe.specs import LABELS, VECTORS
 
 
 def by_name(counterfactuals: Counterfactuals, level: LevelPredictions) -> dict[str, Counterfactual]:
@@ -27,9 +30,9 @@ def by_name(counterfactuals: Counterfactuals, level: LevelPredictions) -> dict[s
 
 
 def counterfactuals_of(
-    images: Images, retriever: Retriever, attend: str = "both", pruned: int = 0
+    images: Images, retriever: Retriever, inputs: Collection[str] = SEES_ALL, pruned: int = 0
 ) -> Counterfactuals:
-    return Counterfactuals(images, retriever, CLASSES, attend, (0.25,), np.arange(pruned))
+    return Counterfactuals(images, retriever, CLASSES, inputs, (0.25,), np.arange(pruned))
 
 
 def test_oracles_show_the_right_class_or_one_wrong_one() -> None:
@@ -103,7 +106,7 @@ def test_strategies_that_the_memory_cannot_serve_are_no_counterfactuals() -> Non
 def test_poisoned_shares_have_names_of_their_own() -> None:
     images, retriever, level = followed()
     counterfactuals = Counterfactuals(
-        images, retriever, CLASSES, "both", (0.001, 0.004), np.arange(2)
+        images, retriever, CLASSES, SEES_ALL, (0.001, 0.004), np.arange(2)
     )
     names = [own.name for own in counterfactuals.of(level.retrieval)]
     assert len(set(names)) == len(names)
@@ -114,13 +117,13 @@ def test_poisoned_shares_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attend", "absent"),
-    [("embedding", ["shuffled labels", "25% wrong labels"]), ("label", ["25% wrong vectors"])],
+    ("inputs", "absent"),
+    [({VECTORS}, ["shuffled labels", "25% wrong labels"]), ({LABELS}, ["25% wrong vectors"])],
 )
-def test_what_a_classifier_cannot_see_is_not_swapped(attend: str, absent: list[str]) -> None:
+def test_what_a_classifier_cannot_see_is_not_swapped(inputs: set[str], absent: list[str]) -> None:
     images, retriever, level = followed()
     both = set(by_name(counterfactuals_of(images, retriever), level))
-    assert both - set(by_name(counterfactuals_of(images, retriever, attend), level)) == set(absent)
+    assert both - set(by_name(counterfactuals_of(images, retriever, inputs), level)) == set(absent)
 
 
 def test_who_only_follows_neighbours_changes_as_they_do() -> None:

@@ -335,7 +335,7 @@ def test_one_stage_by_hand(key: str, stage: str, project: Params) -> None:
 
 DECIDED: dict[str, Callable[[Params], dict[str, Any]]] = {
     "generate": lambda params: deciding.of_generated(params, "fp32"),
-    "corpus": deciding.of_corpus,
+    "corpus": lambda params: {**deciding.of_corpus(params), **deciding.of_shifts(params)},
     "pretrain": lambda params: deciding.of_encoder(params, "fp32"),
     "prefetch": lambda params: {**deciding.of_bank(params), **tables(params)},
     "baselines": deciding.of_baselines,

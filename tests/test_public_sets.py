@@ -23,9 +23,9 @@ from rapipe.corpus.sources.archives import unpack
 from rapipe.corpus.sources.download import md5_of
 from rapipe.errors import UserError
 
-celeba, cifar, mnist, stl10, svhn, tiny_imagenet = (
+celeba, cifar, cifar10_c, mnist, stl10, svhn, tiny_imagenet = (
     import_module(f"rapipe.corpus.sources.{name}")  # the package has functions of these names
-    for name in ("celeba", "cifar", "mnist", "stl10", "svhn", "tiny_imagenet")
+    for name in ("celeba", "cifar", "cifar10_c", "mnist", "stl10", "svhn", "tiny_imagenet")
 )
 RNG = np.random.default_rng(0)
 TRAIN, TEST = (RNG.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (10, 4))
@@ -119,6 +119,102 @@ def test_cifar10_python_version_is_read_and_never_unpickled(tmp_path: Path, prot
     (folder / "test_batch").write_bytes(b"\x80\x02}q")
     with pytest.raises(UserError, match=r"test_batch is damaged"):
         SOURCES["cifar10"](SourceRequest(str(tmp_path)))
+
+
+def write_cifar10_c(folder: Path, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """Files of two images at each of five severities; other arrays in their place."""
+    shape = (10, 32, 32, 3)
+    images = {name: RNG.integers(0, 256, shape, dtype=np.uint8) for name in ("fog", "snow")}
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {**images, "labels": np.array([3, 9] * 5), **arrays}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return arrays
+
+
+def test_cifar10_c_by_corruption_and_severity(tmp_path: Path) -> None:
+    arrays = write_cifar10_c(tmp_path / "raw/cifar10-c/CIFAR-10-C")
+    write_cifar10_c(tmp_path / "bare")
+    for severity in range(1, 6):
+        request = SourceRequest(home=tmp_path / "raw", image=f"snow:{severity}")
+        source = SOURCES["cifar10-c"](request)
+        data, labels = read(source, "test")
+        rows = slice(2 * severity - 2, 2 * severity)
+        assert np.array_equal(np.stack(data), arrays["snow"][rows])
+        assert labels == [3, 9]
+        assert [item.location[-7:] for item in source.splits["test"].items()] == [
+            f"image {row}" for row in range(10)[rows]
+        ]
+    assert [*source.splits] == ["test"]
+    assert (len(source.classes), source.classes[3], source.classes[9]) == (10, "cat", "truck")
+    read(SOURCES["cifar10-c"](SourceRequest(str(tmp_path / "bare"), image="fog:1")), "test")
+
+
+def test_cifar10_c_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10_c(tmp_path / "files")
+    files = {f"CIFAR-10-C/{p.name}": p.read_bytes() for p in (tmp_path / "files").iterdir()}
+    request = SourceRequest(str(tmp_path / "set"), image="fog:5")
+    with pytest.raises(
+        UserError, match=r"CIFAR-10-C\.tar is missing: put the file from https://ze"
+    ):
+        SOURCES["cifar10-c"](request)
+    md5 = tar(tmp_path / "set" / cifar10_c.ARCHIVE.name, files)
+    monkeypatch.setattr(cifar10_c, "ARCHIVE", replace(cifar10_c.ARCHIVE, md5=md5))
+    assert read(SOURCES["cifar10-c"](request), "test")[1] == [3, 9]
+
+
+@pytest.mark.parametrize("image", ["", "fog", "fog:0", "fog:6", "rain:1", "labels:1", "../x/fog:1"])
+def test_what_is_no_corruption_of_cifar10_c_names_the_files(tmp_path: Path, image: str) -> None:
+    write_cifar10_c(tmp_path)
+    (tmp_path / "._fog.npy").write_bytes(b"litter")
+    with pytest.raises(UserError, match=r"`image` is '.*a severity from 1 to 5.* has fog, snow$"):
+        SOURCES["cifar10-c"](SourceRequest(str(tmp_path), image=image))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        (
+            {"fog": np.zeros((10, 32, 32), np.uint8)},
+            r"fog\.npy holds an array of shape \(10, 32, 32",
+        ),
+        ({"fog": np.zeros((10, 32, 32, 3))}, r"type float64, not images of 32 x 32 x 3 bytes"),
+        ({"fog": np.zeros((5, 32, 32, 3), np.uint8)}, "fog.npy holds 5 images, but .* 10 labels"),
+        ({"labels": np.zeros((10, 1), int)}, r"labels\.npy holds an array of shape \(10, 1\)"),
+        ({"labels": np.zeros(10)}, r"type float64, not labels"),
+        ({"labels": np.arange(10)}, "does not hold the same labels for each of 5 severities"),
+        (
+            {"labels": np.zeros(9, int), "fog": np.zeros((9, 32, 32, 3), np.uint8)},
+            "does not hold the same labels for each of 5 severities",
+        ),
+        ({"fog": np.array([Exploit()])}, r"fog\.npy cannot be read: it holds objects"),
+        ({"labels": np.array([Exploit()])}, r"labels\.npy cannot be read: it holds objects"),
+    ],
+)
+def test_damaged_files_of_cifar10_c(
+    tmp_path: Path, arrays: dict[str, np.ndarray], sentence: str
+) -> None:
+    write_cifar10_c(tmp_path, **arrays)
+    with pytest.raises(UserError, match=sentence):
+        SOURCES["cifar10-c"](SourceRequest(str(tmp_path), image="fog:1"))
+
+
+def test_other_damage_of_cifar10_c(tmp_path: Path) -> None:
+    write_cifar10_c(tmp_path, labels=np.array([3, 10] * 5))
+    request = SourceRequest(str(tmp_path), image="fog:1")
+    items = [*SOURCES["cifar10-c"](request).splits["test"].items()]
+    assert [item.error for item in items][1].startswith("has the label 10; it must be from 0 to 9")
+    content = (tmp_path / "fog.npy").read_bytes()
+    for damage in (b"", b"\x80\x04no array", content[:-1], content.replace(b"(10, ", b"(10; ")):
+        (tmp_path / "fog.npy").write_bytes(damage)
+        with pytest.raises(UserError, match=r"fog\.npy cannot be read"):
+            SOURCES["cifar10-c"](request)
+    (tmp_path / "fog.npy").write_bytes(content)
+    (tmp_path / "labels.npy").unlink()
+    with pytest.raises(UserError, match=r"labels\.npy is missing: unpack the archive again"):
+        SOURCES["cifar10-c"](request)
+    with pytest.raises(UserError, match="cifar10-c has no label 'x'; it has one only"):
+        SOURCES["cifar10-c"](replace(request, label="x"))
 
 
 def test_cifar100_fine_and_coarse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

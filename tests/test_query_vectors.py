@@ -16,6 +16,7 @@ from rapipe.batches import loader
 from rapipe.batches.loader import CPU, BatchLoader
 from rapipe.batches.transforms import gaussian_noise
 from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.fusions.base import SEES_ALL
 from rapipe.classifier.neighbour_batch import (
     DeviceBank,
     Shown,
@@ -32,7 +33,7 @@ from rapipe.evaluation.measures.noise_levels import LevelPredictions, predict_le
 from rapipe.records import OTHER_IMAGE, Embeddings, Images, Neighbours
 from rapipe.retrieval.search import VectorsWithIds
 from rapipe.retrieval.strategies import STRATEGIES, RetrievalRequest
-from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.specs import VECTORS, FusionSpec, TrainingRecipe
 
 CLASSES, K = 3, 4
 BOTH = pytest.mark.parametrize("strategy", ["self", "self+knn"])
@@ -61,8 +62,8 @@ def network(**options: Any) -> Classifier:
     return Classifier(make_spec(width=8, **options)).eval()
 
 
-def shown(table: Neighbours) -> tuple[np.ndarray, np.ndarray | None]:
-    return table.indices, table.query_vectors
+def shown(table: Neighbours) -> tuple[np.ndarray | None, ...]:
+    return Shown.of(None, table)[1:]
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 30])
@@ -76,7 +77,7 @@ def test_a_batch_holds_them_before_the_rows_of_the_bank(
     table, mapped = Neighbours.read(tmp_path / "t.arrow"), Embeddings.read(tmp_path / "bank")
     monkeypatch.setattr(loader, "memory_budget", lambda device: budget)
     device_bank = DeviceBank(mapped, 2, CPU)
-    fields = fields_of(Shown(device_bank, *shown(table)), CPU)
+    fields = fields_of(Shown(device_bank, *shown(table)), CPU, {VECTORS})
     order = np.random.default_rng(0).integers(0, 50, 37)
     own = FirstPixels().embed(images.pixels)
     for start, parts in enumerate(BatchLoader(CPU, *fields).batches(order, 16)):
@@ -210,7 +211,7 @@ def by_name(
     source: Retriever, images: Images, level: LevelPredictions
 ) -> dict[str, Counterfactual]:
     everything = Counterfactuals(
-        images, source, CLASSES, "both", (0.5,), np.arange(3), ("self", "self+knn")
+        images, source, CLASSES, SEES_ALL, (0.5,), np.arange(3), ("self", "self+knn")
     )
     assert level.retrieval is not None
     return {swap.name: swap for swap in everything.of(level.retrieval)}
@@ -244,7 +245,7 @@ def test_another_images_vector_comes_with_its_neighbours_and_all_else_keeps_the_
 def test_effects_of_neighbours_beside_it_are_those_of_a_loop() -> None:
     images, classifier, source = make_images(6, seed=5), network(), retriever_of("self+knn")
     bank, table = DeviceBank(source.bank, CLASSES, CPU), source.retrieve(images)
-    found = attribute(classifier, images.pixels, images.labels, bank, *shown(table))
+    found = attribute(classifier, images.pixels, images.labels, bank, table)
     assert found.attention.shape == found.effect.shape == (6, K)
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
     everything = classifier.attention(images.pixels, bank, *shown(table))
@@ -297,7 +298,7 @@ def test_a_classifier_learns_what_only_the_vectors_say() -> None:
 def test_hidden_neighbours_take_the_own_vector_with_them() -> None:
     images, source = make_images(9, seed=5), retriever_of("self+knn")
     classifier, table = network(), source.retrieve(images)
-    fields = fields_of(Shown(DeviceBank(source.bank, CLASSES, CPU), *shown(table)), CPU)
+    fields = fields_of(Shown(DeviceBank(source.bank, CLASSES, CPU), *shown(table)), CPU, {VECTORS})
     (parts,) = BatchLoader(CPU, *fields).batches(np.arange(9), 9)
     batch = join(parts)
     assert batch is not None
@@ -309,7 +310,7 @@ def test_hidden_neighbours_take_the_own_vector_with_them() -> None:
 def test_vectors_that_cannot_be_seen_or_do_not_fit_are_refused() -> None:
     source = retriever_of("self")
     images, tables = splits_of(source)
-    with pytest.raises(ArgumentError, match="`attend`: label no vector is seen; choose embedding"):
+    with pytest.raises(ArgumentError, match="`attend`: label no vector is seen"):
         rapipe.train_classifier(images, tables, source.bank, fusion=FusionSpec(attend="label"))
     other = make_embeddings(20, d=5)
     with pytest.raises(ArgumentError, match=r"train hold query vectors of 8 .* `bank` have 5"):

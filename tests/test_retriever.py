@@ -63,7 +63,7 @@ def test_nearest_of_class_is_that_of_a_loop() -> None:
     bank, queries = make_embeddings(60, seed=6), make_embeddings(20, seed=7)
     targets = np.arange(20) % CLASSES
     keys = VectorsWithIds(queries.ids, queries.vectors)
-    found = nearest_of_class(keys, bank, targets, 4)
+    found = nearest_of_class(keys, bank, targets, 4).rows
     for query, target in enumerate(targets):
         rows = np.flatnonzero(bank.labels == target)
         products = bank.vectors[rows] @ queries.vectors[query]
@@ -73,7 +73,7 @@ def test_nearest_of_class_is_that_of_a_loop() -> None:
 def test_a_class_with_few_rows_repeats_them_and_never_shows_the_query() -> None:
     bank = make_embeddings(6, seed=6)  # two rows a class
     keys = VectorsWithIds(bank.ids[:1], bank.vectors[:1])
-    assert nearest_of_class(keys, bank, bank.labels[:1], 4).tolist() == [[3, 3, 3, 3]]
+    assert nearest_of_class(keys, bank, bank.labels[:1], 4).rows.tolist() == [[3, 3, 3, 3]]
 
 
 class Counting:

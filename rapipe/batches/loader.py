@@ -120,6 +120,40 @@ class ArrayField:
         return memory_map.take_rows(self.array, rows)
 
 
+class RepeatedField:
+    """A field (N, ...) twice, one after the other: row N + i is row i."""
+
+    def __init__(self, field: Field, n: int) -> None:
+        self.field = field
+        self.n = n
+
+    @property
+    def resident(self) -> bool:
+        return self.field.resident
+
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (B,), each below 2N."""
+        return self.field.fetch(rows % self.n)
+
+    def assemble(self, fetched: Any) -> Any:
+        """What was fetched -> the field's."""
+        return self.field.assemble(fetched)
+
+
+class RowField:
+    """The numbers of the rows (B,), on the device."""
+
+    resident = True
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return rows
+
+    def assemble(self, fetched: Tensor) -> Tensor:
+        """The same."""
+        return fetched
+
+
 def _copy_blocks(
     array: npt.NDArray[Any], device: torch.device, transform: Callable[[Tensor], Tensor] | None
 ) -> Tensor:

@@ -161,10 +161,14 @@ class RandomGaussianNoise(nn.Module):
         self.std = std
 
     def forward(self, images: Tensor) -> Tensor:
-        b = len(images)
-        noise = torch.randn(images.shape) * self.std  # on the CPU, so the same on every device
-        noisy = torch.rand(b, 1, 1, 1) < 0.5
-        return (images + (noise * noisy).to(images.device, non_blocking=True)).clamp_(0, 1)
+        return noised(images, self.std, torch.rand(len(images)) < 0.5)
+
+
+def noised(images: Tensor, std: float, noisy: Tensor) -> Tensor:
+    """The images (B, 3, H, W), with Gaussian noise on those in `noisy` (B,), clipped to [0, 1]."""
+    noise = torch.randn(images.shape) * std  # on the CPU, so the same on every device
+    noise = noise.to(images.device, non_blocking=True)
+    return (images + noise * noisy.to(images.device)[:, None, None, None]).clamp_(0, 1)
 
 
 class RandAugment(nn.Module):

@@ -34,8 +34,8 @@ from rapipe.errors import UserError
 from rapipe.io import weights
 from rapipe.metrics import MIN_PROBABILITY
 from rapipe.progress import track
-from rapipe.records import Indices, Pixels, Vectors
-from rapipe.specs import FusionSpec
+from rapipe.records import Indices, Pixels, Similarities, Vectors
+from rapipe.specs import VECTORS, FusionSpec
 
 BRANCHES = 8
 """Sets of neighbours that are predicted with at once, at most: what they share costs an eighth."""
@@ -61,6 +61,11 @@ class ClassifierSpec:
     """How neighbours enter; None for a classifier without retrieval."""
     dimension: int = 0
     """D of the neighbours' vectors; 0 without retrieval."""
+    similarity: tuple[float, float] = (0.0, 1.0)
+    """Mean and standard deviation of the neighbours' similarities in training.
+
+    By which a fusion sees them standardised: encoders differ in what is similar.
+    """
 
     @classmethod
     def of_card(cls, spec: dict[str, Any]) -> ClassifierSpec:
@@ -68,11 +73,14 @@ class ClassifierSpec:
         lists = {name: tuple(spec["network"][name]) for name in ("mean", "std")}
         network = EncoderSpec(**{**spec["network"], **lists})
         fusion = FusionSpec(**spec["fusion"]) if spec["fusion"] else None
-        return cls(**{**spec, "network": network, "fusion": fusion})
+        similarity = tuple(spec.get("similarity", cls.similarity))  # not in cards of older versions
+        return cls(**{**spec, "network": network, "fusion": fusion, "similarity": similarity})
 
 
 class Classifier(nn.Module):
-    """A backbone and a head; with retrieval, a `Fusion` at each stage of the backbone, or the last.
+    """A backbone and a head; with retrieval, a `Fusion` of tokens or of what the head says.
+
+    One of tokens is at each stage of the backbone, or at the last.
 
     >>> spec = ClassifierSpec(EncoderSpec.of(train), len(train.classes))
     >>> Classifier(spec).predict(test.pixels).argmax(axis=1)
@@ -85,12 +93,15 @@ class Classifier(nn.Module):
         self.preprocess = network.preprocess()
         self.backbone = network.build()
         self.head = HEADS[spec.head](self.backbone.widths[-1], self.backbone.features, spec.classes)
+        kind = FUSIONS[fusion.fusion] if fusion else None
+        self.inputs = kind.inputs_of(fusion) if kind and fusion else frozenset()
+        """What the fusion sees of neighbours."""
+        self.late = kind is not None and kind.late
         widths = self.backbone.widths if fusion else ()
         self.first_stage = len(widths) - 1 if fusion and fusion.stages == "last" else 0
+        places = (self.backbone.features,) if self.late else widths[self.first_stage :]
         self.fusions = nn.ModuleList(
-            FUSIONS[fusion.fusion](width, spec.dimension, spec.classes, fusion)
-            for width in widths[self.first_stage :]
-            if fusion
+            kind(width, spec.dimension, spec.classes, fusion) for width in places if kind and fusion
         )
         self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
@@ -116,7 +127,8 @@ class Classifier(nn.Module):
 
     def _forward(self, images: Tensor, neighbours: Sequence[NeighbourBatch | None]) -> Tensor:
         """Logits with each of R sets of neighbours, one after the other: (R * B, classes)."""
-        fuse = no_fusion if neighbours == [None] else self._fuse(neighbours)
+        plain = self.late or neighbours == [None]
+        fuse = no_fusion if plain else self._fuse(neighbours)
         last_tokens: list[Tensor] = []
 
         def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
@@ -125,19 +137,34 @@ class Classifier(nn.Module):
 
         # Only for a head that wants tokens: else no map need become tokens without a fusion.
         callback = fuse_and_record if self.head.wants_tokens else fuse
-        features = self.backbone(self.preprocess(images), callback)
-        logits: Tensor = self.head(self.standardise(features), *last_tokens)
+        features = self.standardise(self.backbone(self.preprocess(images), callback))
+        logits: Tensor = self.head(features, *last_tokens)
+        if self.late:
+            (fusion,) = self.fusions
+            branches = [
+                logits if own is None else fusion(features, logits, self._standardised(own))
+                for own in neighbours
+            ]
+            logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
+
+    def _standardised(self, neighbours: NeighbourBatch) -> NeighbourBatch:
+        """The same with the similarities that a fusion sees."""
+        if neighbours.similarities is None:
+            return neighbours
+        mean, std = self.spec.similarity
+        return neighbours._replace(similarities=(neighbours.similarities - mean) / std)
 
     def _fuse(self, neighbours: Sequence[NeighbourBatch | None]) -> Fuse:
         """One set of neighbours, or several for the same images, which then branch."""
+        shown = [own if own is None else self._standardised(own) for own in neighbours]
 
         def fuse(stage: int, tokens: Tensor) -> Tensor:
             if stage < self.first_stage:
                 return tokens
             count, fusion = len(neighbours), self.fusions[stage - self.first_stage]
             branches = [tokens] * count if stage == self.first_stage else tokens.chunk(count)
-            pairs = zip(branches, neighbours, strict=True)
+            pairs = zip(branches, shown, strict=True)
             fused = [part if own is None else fusion(part, own) for part, own in pairs]
             return torch.cat(fused) if count > 1 else fused[0]
 
@@ -149,6 +176,7 @@ class Classifier(nn.Module):
         bank: DeviceBank | None = None,
         indices: Indices | None = None,
         query_vectors: Vectors | None = None,
+        similarities: Similarities | None = None,
     ) -> np.ndarray:
         """Logits (N, classes) float32 of images (N, H, W, 3), in evaluation mode.
 
@@ -158,11 +186,14 @@ class Classifier(nn.Module):
             bank, indices: the memory, and rows (N, K) of it; without both, no image has
                 neighbours.
             query_vectors: (N, D) of the images themselves, if they are to be seen too.
+            similarities: (N, K) of the rows to the images, for a fusion that sees them.
 
         Raises:
+            ArgumentError: the fusion sees similarities, and there are none.
             UserError: a logit is not finite: it would be no answer, and no metric of it true.
         """
-        return self.predict_with_each(pixels, [Shown(bank, indices, query_vectors)])[0]
+        shown = Shown(bank, indices, query_vectors, similarities)
+        return self.predict_with_each(pixels, [shown])[0]
 
     @torch.inference_mode()
     def predict_with_each(self, pixels: Pixels, shown: Sequence[Shown]) -> list[np.ndarray]:
@@ -173,9 +204,9 @@ class Classifier(nn.Module):
         was_training, device = self.training, self.device
         self.eval()
         projects: list[Any] = [fusion.project for fusion in self.fusions]
-        projections = project_banks(shown, projects)
+        projections = project_banks(shown, projects) if VECTORS in self.inputs else {}
         together = 1
-        if self.backbone.branches and self.fusions:
+        if (self.backbone.branches or self.late) and self.fusions:
             together = min(len(shown), BRANCHES)
         size = self.preprocess.batch_size if together == 1 else ROW_MULTIPLE
         logits: list[np.ndarray] = []
@@ -184,7 +215,9 @@ class Classifier(nn.Module):
         for start in track(starts, "showing other neighbours", len(starts)):
             sets = shown[start : start + together]
             fields = [
-                fields_of(own, device, False, projections.get(own.bank) if own.bank else None)
+                fields_of(
+                    own, device, self.inputs, False, projections.get(own.bank) if own.bank else None
+                )
                 for own in sets
             ]
             loader = BatchLoader(device, images, *chain(*fields))
@@ -212,29 +245,32 @@ class Classifier(nn.Module):
         bank: DeviceBank | None,
         indices: Indices | None,
         query_vectors: Vectors | None = None,
+        similarities: Similarities | None = None,
     ) -> np.ndarray:
-        """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32, rows sum to 1.
+        """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32.
 
-        The mean over tokens and heads, then over the stages where neighbours enter. With
-        `query_vectors` (N, 1 + K): an image's own vector comes first.
+        Rows sum to 1, or to less where something else has a share. The mean over tokens and heads,
+        then over the stages where neighbours enter. With `query_vectors` (N, 1 + K): an image's
+        own vector comes first.
         """
-        shown = bank, indices, query_vectors
+        shown = bank, indices, query_vectors, similarities
         by_stage = self._of_attention(lambda weights: weights.mean(dim=(1, 2)), pixels, *shown)
         return np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
 
     def attention_entropy(
         self,
         pixels: Pixels,
-        bank: DeviceBank,
-        indices: Indices,
+        bank: DeviceBank | None,
+        indices: Indices | None,
         query_vectors: Vectors | None = None,
+        similarities: Similarities | None = None,
     ) -> list[np.ndarray]:
         """Entropy of each head's attention to K neighbours: (N, heads) float32, one a stage.
 
         As `head_entropy`; of an image's own vector nothing counts. K is at least 2.
         """
-        k = indices.shape[1]
-        shown = bank, indices, query_vectors
+        k = 0 if indices is None else indices.shape[1]
+        shown = bank, indices, query_vectors, similarities
         by_stage = self._of_attention(
             lambda weights: head_entropy(weights[..., -k:]), pixels, *shown
         )

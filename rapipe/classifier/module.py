@@ -12,16 +12,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rapipe.batches.loader import ArrayField, BatchLoader, Field
-from rapipe.batches.transforms import VIEWS, RandomGaussianNoise, to_float
+from rapipe.batches.loader import ArrayField, BatchLoader, Field, RepeatedField, RowField
+from rapipe.batches.transforms import VIEWS, noised, to_float
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
 from rapipe.device import device
 from rapipe.records import Images, Neighbours
 from rapipe.specs import TrainingRecipe
 from rapipe.training.mixing import label_smoothing, mixup
-from rapipe.training.module import TrainingModule
+from rapipe.training.module import Rows, TrainingModule
 from rapipe.training.schedules import scheduler
+
+COPIED = 0.5
+"""Share of an epoch's images that have noise, where there is noise: Rusak et al., "A simple way to
+make neural networks robust against diverse image corruptions", ECCV 2020."""
 
 
 class Teacher(NamedTuple):
@@ -42,7 +46,9 @@ class ClassifierModule(TrainingModule):
     Args:
         images: N of them.
         neighbours, bank: theirs, with the same rows; None without retrieval.
-        noise_std: standard deviation of the noise on half of the images of a batch; 0 = none.
+        noise_std: standard deviation of the noise on half of the images of an epoch; 0 = none.
+        noisy_neighbours: those of noisy copies of the images, with the same rows, which half of
+            them are shown: those with noise, where there is some.
         teacher: of the same images; labels may then be -1, and are only compared with.
     """
 
@@ -58,31 +64,46 @@ class ClassifierModule(TrainingModule):
         recipe: TrainingRecipe,
         seed: int,
         noise_std: float = 0.0,
+        noisy_neighbours: Neighbours | None = None,
         teacher: Teacher | None = None,
     ) -> None:
         on = device()
-        shown: list[Field] = []  # on the device before the images, if not all of it fits
-        if neighbours is not None:
-            shown = fields_of(Shown(bank, neighbours.indices, neighbours.query_vectors), on)
-        fields = [ArrayField(images.pixels, on), ArrayField(images.labels, on), *shown]
+        count = len(images)
+        if noisy_neighbours is not None and neighbours is not None:
+            neighbours = neighbours.followed_by(noisy_neighbours)
+        shown = fields_of(Shown.of(bank, neighbours), on, classifier.inputs)
+        fields: list[Field] = [ArrayField(images.pixels, on), ArrayField(images.labels, on)]
         if teacher is not None:
             fields.append(ArrayField(teacher.logits, on))
-        super().__init__(classifier, BatchLoader(on, *fields), recipe, seed, np.ones(len(images)))
+        self.copies = count if noise_std or noisy_neighbours is not None else 0
+        """Rows from here on are copies of the images: with noise, or shown what noisy ones are."""
+        if self.copies:
+            if noisy_neighbours is None:
+                shown = [RepeatedField(field, count) for field in shown]
+            fields = [RepeatedField(field, count) for field in fields]
+        loader = BatchLoader(on, RowField(), *fields, *shown)
+        super().__init__(classifier, loader, recipe, seed, np.ones(count))
         self.temperature = teacher.temperature if teacher else None
         self.augment: nn.Module = VIEWS[recipe.augment](images.pixels.shape[1])
-        if noise_std:
-            self.augment = nn.Sequential(self.augment, RandomGaussianNoise(noise_std))
+        self.noise_std = noise_std
         fusion = classifier.spec.fusion
         self.dropout = fusion.dropout if fusion else 0.0
         """Probability that an image sees none of its neighbours in a step."""
 
+    def epoch_order(self, rng: np.random.Generator) -> Rows:
+        """All images, a random half of them as copies."""
+        order = super().epoch_order(rng)
+        return order + self.copies * (rng.random(len(order)) < COPIED) if self.copies else order
+
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
-        pixels, labels, *more = batch
-        teacher = more.pop() if self.temperature else None
+        rows, pixels, labels, *more = batch
+        teacher = more.pop(0) if self.temperature else None
         images = to_float(pixels)  # (B, 3, H, W)
         others, weight = None, 1.0
         with torch.autocast(images.device.type, enabled=False):
             images = self.augment(images)
+            if self.noise_std:
+                images = noised(images, self.noise_std, rows >= self.copies)
             if self.recipe.mixup:
                 images, others, weight = mixup(images, self.recipe.mixup)
         neighbours = join(more)

@@ -8,7 +8,7 @@ Letters: N rows, U different ones among them, B batch, K neighbours, D embedding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rapipe.batches.loader import ArrayField, Field, copy_async, index_rows, pad_rows
+from rapipe.errors import ArgumentError
 from rapipe.io import memory_map
-from rapipe.records import UNLABELLED, Embeddings, Indices, Vectors
+from rapipe.records import UNLABELLED, Embeddings, Indices, Neighbours, Similarities, Vectors
+from rapipe.specs import SIMILARITIES, VECTORS
 
 Project = Callable[[Tensor, Tensor], Tensor]
 """What a fusion makes of neighbours, each by itself: vectors (..., D), labels (...) -> (..., P)."""
@@ -38,11 +40,20 @@ def standardise(vectors: Tensor) -> Tensor:
 class NeighbourBatch(NamedTuple):
     """The neighbours of a batch."""
 
-    vectors: Tensor  # (B, K, D) float, standardised; (B, 0, D) where they are projected
+    vectors: Tensor  # (B, K, D) float, standardised; (B, 0, D) where they are projected or unseen
     labels: Tensor  # (B, K) int64, -1 = none
     present: Tensor  # (B,) bool: false where an image is to see no neighbours
+    similarities: Tensor | None = None  # (B, K) float32, to the image; None where no fusion asks
     projected: Callable[[Project], Tensor] | None = None
     """What each fusion makes of them, (B, K, P), if that is known; by its `project`."""
+
+    def repeated(self, b: int) -> NeighbourBatch:
+        """Those of one image, for a batch of as many."""
+        parts = [part.expand(b, *part.shape[1:]) for part in self[:3]]
+        similarities = self.similarities
+        if similarities is not None:
+            similarities = similarities.expand(b, -1)
+        return NeighbourBatch(parts[0], parts[1], parts[2], similarities)
 
     def projected_by(self, project: Project) -> Tensor:
         """What a fusion makes of them: (B, K, P)."""
@@ -94,9 +105,52 @@ class DeviceBank:
     def assemble(self, fetched: Any) -> NeighbourBatch:
         """What was fetched -> these neighbours, all of them present."""
         vectors, rows = fetched
-        present = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        labels = index_rows(self.labels, rows)
-        return NeighbourBatch(self.vectors.assemble(vectors), labels, present)
+        return self.labelled(rows)._replace(vectors=self.vectors.assemble(vectors))
+
+    def labelled(self, rows: Tensor) -> NeighbourBatch:
+        """Rows of the bank (B, K) int64 on the device -> these neighbours, without vectors."""
+        b, d = len(rows), self.bank.vectors.shape[1]
+        present = torch.ones(b, dtype=torch.bool, device=self.device)
+        nothing = torch.empty(b, 0, d, device=self.device)
+        return NeighbourBatch(nothing, index_rows(self.labels, rows), present)
+
+
+class LabelField:
+    """The field of a batch that holds its neighbours, of which nobody sees the vectors.
+
+    Args:
+        indices: (N, K), rows of the bank; K is at least 1.
+    """
+
+    def __init__(self, indices: Indices, bank: DeviceBank) -> None:
+        self.bank = bank
+        self.indices = ArrayField(indices, bank.device)
+
+    @property
+    def resident(self) -> bool:
+        return self.indices.resident
+
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (B,) of the table."""
+        return self.indices.fetch(rows)
+
+    def assemble(self, fetched: Any) -> NeighbourBatch:
+        """What was fetched -> the neighbours."""
+        return self.bank.labelled(self.indices.assemble(fetched).long())
+
+
+class SimilaritiesOfBatch(NamedTuple):
+    """What tells them from other fields."""
+
+    similarities: Tensor  # (B, K)
+
+
+class SimilarityField(ArrayField):
+    """The field of a batch that holds the similarities of its neighbours, (N, K)."""
+
+    def assemble(self, fetched: Any) -> Any:
+        """What was fetched -> the similarities."""
+        return SimilaritiesOfBatch(super().assemble(fetched))
 
 
 class NeighbourField:
@@ -181,7 +235,7 @@ class ProjectedField:
             torch.empty(b, 0, projections.dimension, device=positions.device),
             projections.labels[positions],
             torch.ones(b, dtype=torch.bool, device=positions.device),
-            lambda project: index_rows(projections.tables[project], positions),
+            projected=lambda project: index_rows(projections.tables[project], positions),
         )
 
 
@@ -193,27 +247,54 @@ class Shown(NamedTuple):
     """(N, K), rows of the bank; K may be 0. None: no image has neighbours."""
     query_vectors: Vectors | None = None
     """(N, D) of the images themselves."""
+    similarities: Similarities | None = None
+    """(N, K) of the rows; needed where a fusion sees them."""
+
+    @classmethod
+    def of(cls, bank: DeviceBank | None, neighbours: Neighbours | None) -> Shown:
+        """All that there is of neighbours; nothing without them."""
+        if neighbours is None:
+            return cls()
+        parts = neighbours.indices, neighbours.query_vectors, neighbours.similarities
+        return cls(bank, *parts)
+
+    def without(self, column: int) -> Shown:
+        """The same but for one neighbour of each image: (N, K - 1)."""
+        indices, _, similarities = self[1:]
+        return self._replace(
+            indices=None if indices is None else np.delete(indices, column, axis=1),
+            similarities=None if similarities is None else np.delete(similarities, column, axis=1),
+        )
 
 
 def fields_of(
     shown: Shown,
     device: torch.device,
+    inputs: Collection[str],
     resident: bool = True,
     projections: Projections | None = None,
 ) -> list[Field]:
     """The fields of a batch that `join` makes its neighbours of; none if nothing is shown.
 
     Args:
-        resident: as of `ArrayField`, for the images' own vectors.
+        inputs: what the fusion sees of them: of `rapipe.specs.VECTORS`, `LABELS`, `SIMILARITIES`.
+        resident: as of `ArrayField`, for what is of the images: vectors and similarities.
         projections: of the bank, where its rows are projected already.
+
+    Raises:
+        ArgumentError: similarities are seen, but none are shown.
     """
-    bank, indices, query_vectors = shown
+    bank, indices, query_vectors, similarities = shown
     fields: list[Field] = []
     if bank is not None and indices is not None and indices.shape[1]:
         if projections:
             fields.append(ProjectedField(indices, projections))
         else:
-            fields.append(NeighbourField(indices, bank))
+            fields.append((NeighbourField if VECTORS in inputs else LabelField)(indices, bank))
+        if SIMILARITIES in inputs:
+            if similarities is None:
+                raise ArgumentError("`similarities` of the neighbours are needed by this fusion")
+            fields.append(SimilarityField(similarities, device, resident))
     if query_vectors is not None:
         fields.append(ArrayField(query_vectors, device, resident, standardise))
     return fields
@@ -224,7 +305,7 @@ def project_banks(
 ) -> dict[DeviceBank, Projections]:
     """The banks of which fewer rows are shown than neighbours, and the projections of these."""
     by_bank: dict[DeviceBank, list[Indices]] = {}
-    for bank, indices, _ in shown:
+    for bank, indices, *_ in shown:
         if bank is not None and indices is not None and indices.shape[1]:
             by_bank.setdefault(bank, []).append(indices)
     projections = {}
@@ -235,20 +316,29 @@ def project_banks(
     return projections
 
 
-def join(parts: Sequence[NeighbourBatch | Tensor]) -> NeighbourBatch | None:
-    """What the fields of `fields_of` hold, as one batch; the images' own vectors come first."""
+def join(parts: Sequence[Any]) -> NeighbourBatch | None:
+    """What the fields of `fields_of` hold, as one batch; the images' own vectors come first.
+
+    An image has a similarity of 1 to itself.
+    """
     neighbours = next((part for part in parts if isinstance(part, NeighbourBatch)), None)
+    given = (part.similarities for part in parts if isinstance(part, SimilaritiesOfBatch))
+    similarities = next(given, None)
     vectors = next((part[:, None] for part in parts if isinstance(part, Tensor)), None)
+    if neighbours is not None:
+        neighbours = neighbours._replace(similarities=similarities)
     if vectors is None:
         return neighbours
     labels = torch.full(vectors.shape[:2], UNLABELLED, device=vectors.device)  # (B, 1)
+    ones = torch.ones(vectors.shape[:2], device=vectors.device)
     if neighbours is None:
         present = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
-        return NeighbourBatch(vectors, labels, present)
+        return NeighbourBatch(vectors, labels, present, ones)
     return NeighbourBatch(
         torch.cat([vectors.to(neighbours.vectors.dtype), neighbours.vectors], dim=1),
         torch.cat([labels, neighbours.labels], dim=1),
         neighbours.present,
+        None if similarities is None else torch.cat([ones, similarities], dim=1),
         _after(neighbours.projected, vectors, labels) if neighbours.projected else None,
     )
 

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier, ClassifierSpec
+from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.module import ClassifierModule, Teacher
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.device import deterministic, device
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError
-from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
-from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours, Similarities
+from rapipe.specs import SIMILARITIES, VECTORS, FusionSpec, TrainingRecipe
 from rapipe.training.callbacks import BestEpoch, History, Row
 from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
@@ -76,6 +77,7 @@ def train_classifier(
     initial: Backbone | None = None,
     projection: Mapping[str, Tensor] | None = None,
     noise_std: float = 0.0,
+    noisy_neighbours: Neighbours | None = None,
     teacher: Teacher | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
@@ -99,7 +101,9 @@ def train_classifier(
         initial: a backbone with the weights to start from; random ones unless given.
         projection: weights that the layer of the head `projection` starts from, as `pretrain`
             returns them; random ones unless given.
-        noise_std: of Gaussian noise on half of the images of a batch, where white is 1.
+        noise_std: of Gaussian noise on half of the images of an epoch, where white is 1.
+        noisy_neighbours: of noisy copies of the training images, in their rows; half of the images
+            of an epoch are shown these, and with `noise_std` it is the noisy ones.
         seed: of initial weights, batches and all that is drawn.
         checkpoints: a folder of this training alone, from which it goes on if it was interrupted;
             it stays, for the caller to remove once the result is saved.
@@ -110,12 +114,14 @@ def train_classifier(
             cannot compile the network.
     """
     if teacher is None:
-        images, neighbours = _labelled(images, neighbours)
-    _check(images, neighbours, bank, fusion)
+        images, neighbours, noisy_neighbours = _labelled(images, neighbours, noisy_neighbours)
+    _check(images, neighbours, bank, fusion, noisy_neighbours)
     classes = len(images["train"].classes)
     spec = ClassifierSpec(network or EncoderSpec.of(images["train"]), classes, head, frozen)
     if bank is not None:
         spec = replace(spec, fusion=fusion, dimension=bank.vectors.shape[1])
+        if neighbours and SIMILARITIES in FUSIONS[fusion.fusion].inputs_of(fusion):
+            spec = replace(spec, similarity=_moments(neighbours["train"].similarities))
     torch.manual_seed(seed)
     classifier = Classifier(spec)
     if initial is not None:
@@ -131,7 +137,15 @@ def train_classifier(
     if bank is not None and precision_of(recipe.precision) == "bf16":
         memory = DeviceBank(bank, classes, device(), torch.bfloat16)
     module = ClassifierModule(
-        classifier, train, its_neighbours, memory, recipe, seed, noise_std, teacher
+        classifier,
+        train,
+        its_neighbours,
+        memory,
+        recipe,
+        seed,
+        noise_std,
+        noisy_neighbours,
+        teacher,
     )
     with deterministic(recipe.deterministic):
         return _fit(module, data, checkpoints, loggers)
@@ -157,7 +171,7 @@ def _fit(
 
     def scores(split: str, suffix: str = "") -> Row:
         images, neighbours, bank = data.of(split)
-        shown = (bank, neighbours.indices, neighbours.query_vectors) if neighbours else ()
+        shown = Shown.of(bank, neighbours)
         with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
             logits = classifier.predict(images.pixels, *shown)
         return {
@@ -179,16 +193,27 @@ def _fit(
     return TrainedClassifier(classifier.cpu().eval(), history.rows, row, tuned)
 
 
+def _moments(similarities: Similarities) -> tuple[float, float]:
+    """Mean and standard deviation; 0 and 1 of none, or of equal ones."""
+    if not similarities.size:
+        return 0.0, 1.0
+    return float(similarities.mean(dtype=float)), float(similarities.std(dtype=float)) or 1.0
+
+
 def _labelled(
-    images: Mapping[str, Images], neighbours: Mapping[str, Neighbours] | None
-) -> tuple[Mapping[str, Images], Mapping[str, Neighbours] | None]:
+    images: Mapping[str, Images],
+    neighbours: Mapping[str, Neighbours] | None,
+    noisy: Neighbours | None,
+) -> tuple[Mapping[str, Images], Mapping[str, Neighbours] | None, Neighbours | None]:
     """The same without training images that have no label."""
     rows = np.flatnonzero(images["train"].labels != UNLABELLED)
     if len(rows) == len(images["train"]):
-        return images, neighbours
+        return images, neighbours, noisy
     if neighbours:
         neighbours = {**neighbours, "train": neighbours["train"].take(rows)}
-    return {**images, "train": images["train"].take(rows)}, neighbours
+    if noisy:
+        noisy = noisy.take(rows)
+    return {**images, "train": images["train"].take(rows)}, neighbours, noisy
 
 
 def _check(
@@ -196,6 +221,7 @@ def _check(
     neighbours: Mapping[str, Neighbours] | None,
     bank: Embeddings | None,
     fusion: FusionSpec,
+    noisy: Neighbours | None,
 ) -> None:
     """Raise `ArgumentError` unless all splits are there, and neighbours are theirs."""
     for split in ("train", "validation"):
@@ -206,6 +232,14 @@ def _check(
     if neighbours is None or bank is None:
         return
     d = bank.vectors.shape[1]
+    train = neighbours.get("train")
+    if noisy and train and (noisy.k, noisy.with_self) != (train.k, train.with_self):
+        raise ArgumentError(
+            f"`noisy_neighbours` show {noisy.k} rows of `bank`, but `neighbours` of train show "
+            f"{train.k}: retrieve both with one strategy"
+        )
+    if noisy and not np.array_equal(noisy.query_ids, images["train"].ids):
+        raise ArgumentError("`noisy_neighbours` are of other images than `images` of train")
     for split in images:
         if split not in neighbours:
             raise ArgumentError(f"`neighbours` has no {split} split, but `images` has")
@@ -217,8 +251,8 @@ def _check(
                 f"`neighbours` of {split} hold query vectors of {vectors.shape[1]} dimensions, but "
                 f"those of `bank` have {d}: embed both with one encoder"
             )
-        if vectors is not None and fusion.attend == "label":
+        if vectors is not None and VECTORS not in FUSIONS[fusion.fusion].inputs_of(fusion):
             raise ArgumentError(
-                f"`neighbours` of {split} hold the images' own vectors, but with `attend`: label "
-                "no vector is seen; choose embedding or both"
+                f"`neighbours` of {split} hold the images' own vectors, but with `fusion`: "
+                f"{fusion.fusion} and `attend`: {fusion.attend} no vector is seen"
             )

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from rapipe.config.names import GENERATED, MEMORY, TASK
+from rapipe.config.names import GENERATED, MEMORY, SHIFT, TASK
 from rapipe.errors import UserError, unreadable
 from rapipe.io.text import quoted
 from rapipe.specs import LISTED, MANY, STRICT, Finite
 
+NAME_BYTES = 200
+"""Of a name that becomes that of a file: file systems take 255, with the ending."""
 HeldOut = Annotated[Finite, Field(gt=0, le=0.9)]
 
 
@@ -20,8 +22,8 @@ class SourceParams:
     """One source of images; `rapipe.corpus.sources` has the kinds. Only `kind` is needed."""
 
     kind: str
-    """digits | folder | parquet | idx | mnist | fashion-mnist | svhn | cifar10 | cifar100 | stl10 |
-    tiny-imagenet | celeba | generated"""
+    """digits | folder | parquet | idx | mnist | fashion-mnist | svhn | cifar10 | cifar10-c |
+    cifar100 | stl10 | tiny-imagenet | celeba | generated"""
     path: str = ""
     """file or folder; public data sets lie in data/raw/KIND"""
     name: str = ""
@@ -29,14 +31,16 @@ class SourceParams:
     label: str = ""
     """which of several labels: an attribute of CelebA, coarse for CIFAR-100, a column of Parquet"""
     image: str = ""
-    """column of Parquet with the images; image or img unless given"""
+    """column of Parquet with the images, image or img unless given; of cifar10-c the corruption
+    and its severity, such as fog:3"""
     split: str = ""
     """column of Parquet that says train, validation or test; names of files unless given"""
-    role: Literal["task", "memory", "training", "both"] = "task"
+    role: Literal["task", "memory", "training", "both", "shift"] = "task"
     """task (learned and tested) | memory (looked up, never a query) | training (learned, never
-    looked up) | both; of the last three nothing is tested"""
+    looked up) | both | shift (evaluated only, by class names of the task); of memory, training and
+    both nothing is tested"""
     limit: int | float = 1.0
-    """training images to use: a number of them, or a share up to 1.0"""
+    """training images to use, in the role shift those evaluated: a number, or a share up to 1.0"""
     weight: Annotated[Finite, Field(ge=0, le=100)] = 1.0
     """how often pretraining sees each image in an epoch; 0 = never"""
 
@@ -52,6 +56,8 @@ class SourceParams:
                 )
         if self.kind == GENERATED:
             self._check_generated()
+        if self.role == SHIFT:
+            self._check_shift()
         share = isinstance(self.limit, float)
         if not 0 < self.limit <= (1 if share else MANY):
             raise UserError(
@@ -72,10 +78,23 @@ class SourceParams:
                     f"corpus.sources: the {key} of {self.name} is {quoted(value)}, but the kind "
                     f"{GENERATED} has none: leave it out"
                 )
-        if self.role == TASK:
+        if self.role in (TASK, SHIFT):
             raise UserError(
-                f"corpus.sources: the role of {self.name} is task, but nothing is tested on images "
-                f"of the kind {GENERATED}: choose training, memory or both"
+                f"corpus.sources: the role of {self.name} is {self.role}, but nothing is tested on "
+                f"images of the kind {GENERATED}: choose training, memory or both"
+            )
+
+    def _check_shift(self) -> None:
+        """Raise `UserError` if it has a weight, or a name that no file can have."""
+        if self.weight != 1:
+            raise UserError(
+                f"corpus.sources: the weight of {self.name} is {self.weight:g}, but images of the "
+                f"role {SHIFT} are never pretrained on: leave it out"
+            )
+        if self.name.startswith(".") or len(self.name.encode()) > NAME_BYTES:
+            raise UserError(
+                f"corpus.sources: the name {quoted(self.name)} is that of a file too, since its "
+                f"role is {SHIFT}: it may not begin with a dot, or have over {NAME_BYTES} bytes"
             )
 
 
@@ -124,5 +143,6 @@ class CorpusParams:
                 f"corpus.sources: all have the kind {GENERATED}; name the images that they are "
                 "generated from"
             )
-        if not any(source.weight for source in self.sources):
+        weights = [source.weight for source in self.sources if source.role != SHIFT]
+        if weights and not any(weights):
             raise UserError("corpus.sources: every weight is 0, so there is nothing to pretrain on")

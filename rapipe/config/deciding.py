@@ -22,6 +22,7 @@ from rapipe.config.names import (
     PRETRAINED,
     SCRATCH,
     SELF,
+    SHIFT,
     ClassifierName,
     init_of,
 )
@@ -43,6 +44,8 @@ OF_NETWORK = tuple(
 )
 """Parameters of the memory's encoder alone: a classifier's network pretrained by the same recipe
 has its own."""
+SHIFTS = f"corpus.sources of the role {SHIFT}"
+"""Their names."""
 KEEP_EVERY = "pretrain.keep_every"
 """It decides what is kept on the way, and not the last encoder, which classifiers start from."""
 
@@ -57,9 +60,26 @@ def of_params(params: Params) -> Facts:
 
 
 def of_corpus(params: Params) -> Facts:
-    """Of the images, their labels and splits; not whether missing ones may be fetched."""
+    """Of the images, their labels and splits; not whether missing ones may be fetched.
+
+    Nor those of the role shift, which nothing learns or looks up: `of_shifts`.
+    """
     generated = of_generated(params, None) if params.generated_sources else {}
     return {**generated, **_of_images(params, params.corpus.sources)}
+
+
+def of_shifts(params: Params) -> Facts:
+    """Of the images that classifiers are only evaluated on, besides the corpus."""
+    sources = [source for source in params.corpus.sources if source.role == SHIFT]
+    return {
+        SHIFTS: [source.name for source in sources],
+        **{
+            f"corpus.sources {key} of {source.name}": value
+            for source in sources
+            for key, value in asdict(source).items()
+            if key not in ("name", "role", "weight")
+        },
+    }
 
 
 def of_generated(params: Params, precision: str | None) -> Facts:
@@ -77,6 +97,7 @@ def of_generated(params: Params, precision: str | None) -> Facts:
 
 
 def _of_images(params: Params, sources: Sequence[SourceParams]) -> Facts:
+    sources = [source for source in sources if source.role != SHIFT]
     corpus = {**asdict(params.corpus), "sources": len(sources)}
     del corpus["download"]
     by_source = {
@@ -94,7 +115,8 @@ def of_encoder(params: Params, precision: str | None) -> Facts:
     Args:
         precision: of its training; None if that is `auto`, and not measured.
     """
-    weights = {source.name: source.weight for source in params.corpus.sources}
+    sources = (source for source in params.corpus.sources if source.role != SHIFT)
+    weights = {source.name: source.weight for source in sources}
     return {
         "seed": params.seed,
         **_keys("pretrain", asdict(params.pretrain)),

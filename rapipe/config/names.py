@@ -21,7 +21,7 @@ WITH_SELF = (SELF, "self+knn")
 """Strategies that show an image's own vector."""
 GENERATED = "generated"
 """The kind of source whose images are generated from the training images of the others."""
-TASK, MEMORY, TRAINING, BOTH = "task", "memory", "training", "both"
+TASK, MEMORY, TRAINING, BOTH, SHIFT = "task", "memory", "training", "both", "shift"
 """Roles of sources."""
 LINEAR = "linear"
 """The head of a name without one."""

@@ -25,6 +25,7 @@ from rapipe.config.names import (
     DISTILLED,
     GENERATED,
     SELF,
+    SHIFT,
     TRAINING,
     ClassifierName,
     init_of,
@@ -336,9 +337,10 @@ class Params:
                     "choose all, a number of images, or from "
                     f"{', '.join(sorted(sources)[:10])} joined by +"
                 )
-            if sources[name] == TRAINING:
+            if sources[name] in (TRAINING, SHIFT):
+                instead = ", or choose the role both" if sources[name] == TRAINING else ""
                 raise UserError(
                     f"retrieval.bank is {quoted(bank)}, but the role of {quoted(name)} in "
-                    f"corpus.sources is {TRAINING}, which is never looked up: leave it out, or "
-                    "choose the role both"
+                    f"corpus.sources is {sources[name]}, which is never looked up: leave it out"
+                    f"{instead}"
                 )

@@ -11,7 +11,8 @@ A source has a role. `task`: classifiers learn its labels, and are tested on its
 test split. Of other roles all images are training images. `memory`: they are
 for the encoder and the bank, and are never a query; they have labels only if they
 are generated. `training`: classifiers learn them, and they are not in the bank.
-`both`: classifiers learn them, and they are in the bank.
+`both`: classifiers learn them, and they are in the bank. Images of the role
+`shift` are in no split: classifiers are only evaluated on them (`shifts`).
 
 Letters: N images, S side in pixels.
 """
@@ -35,6 +36,7 @@ from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import SkippedImage, Workers, decode_split
 from rapipe.corpus.labels import held_out_mask, limit_mask
 from rapipe.corpus.repeats import remove_copies, remove_repeats
+from rapipe.corpus.shifts import Shift, select_shift
 from rapipe.corpus.sources.base import UNDIVIDED, Source
 from rapipe.corpus.split_rows import SplitRows
 from rapipe.corpus.values import ValueCounts
@@ -55,9 +57,9 @@ class Part:
     """A source as a part of a corpus.
 
     Args:
-        role: task, memory, training or both.
+        role: task, memory, training, both or shift.
         limit: number of its training images, or share of them (1.0 = all); drawn by
-            class, and a smaller draw is part of a larger one.
+            class, and a smaller draw is part of a larger one. Of a shift those to evaluate.
         cache: the folder for its decoded images.
         generated: whether its images are generated. They have labels in every role, and give
             way to real images with the same pixels.
@@ -116,23 +118,30 @@ class Report:
     mean: list[float] = field(default_factory=list)
     """Of each channel over the real images of train, on [0, 1]."""
     std: list[float] = field(default_factory=list)
+    shifts: dict[str, Shift] = field(default_factory=dict)
+    """By source of the role shift."""
 
 
 def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Workers) -> Report:
     """Write `train.arrow`, `validation.arrow`, `test.arrow` and `locations.csv` into `out`.
+
+    Besides, `shifts/NAME.arrow` of each source of the role shift; the others are the same without.
 
     Args:
         sources: by name.
         workers: that decode the images.
 
     Raises:
-        ArgumentError: a source lacks a split, class names clash, or a class has no training
-            image or a split no labelled one, so that `sources` or a field of `rules` has to
-            change; or an image cannot be used, and `skip` is off; or the same pixels are in
-            several classes, and `on_conflict` is stop.
+        ArgumentError: a source lacks a split, class names clash, a class has no training image
+            or a split no labelled one, or a shift no class of the task, so that `sources` or a
+            field of `rules` has to change; or an image cannot be used, and `skip` is off; or the
+            same pixels are in several classes, and `on_conflict` is stop.
         UserError: fewer than two classes are left.
     """
-    classes = join_classes(sources, rules.merge_classes)
+    shifts = {name: part for name, part in sources.items() if part.role == "shift"}
+    sources = {name: part for name, part in sources.items() if name not in shifts}
+    _check_train(sources)
+    classes = join_classes(sources or shifts, rules.merge_classes)
     report = Report()
     pieces: dict[str, list[SplitRows]] = {split: [] for split in SPLITS}
     for name, part in sources.items():
@@ -155,26 +164,19 @@ def compose(sources: Mapping[str, Part], rules: Rules, out: Path, workers: Worke
                 "add images (a class is divided from three different ones on), or change "
                 "`validation_fraction` or `test_fraction`"
             )
-    side = rules.decoding.size
     counts = np.zeros((3, 256), np.int64)
     for split, split_pieces in pieces.items():
-        filled = [piece for piece in split_pieces if len(piece.rows)]
-        rows = ImageRows(
-            np.concatenate([piece.ids for piece in filled]),
-            np.concatenate([piece.labels for piece in filled]),
-            np.repeat([piece.name for piece in filled], [len(piece.rows) for piece in filled]),
-            classes,
-            (side, side, 3),
-        )
-        counted = {piece.name for piece in filled} - generated if split == "train" else set()
-        blocks = _pixel_blocks(filled, counted, counts)
-        rows.write(out / f"{split}.arrow", _prefetch(blocks))
+        counted = sources.keys() - generated if split == "train" else set()
+        _write(out / f"{split}.arrow", split_pieces, classes, counted, counts)
     locations = {
         split: chain.from_iterable(piece.locations() for piece in split_pieces)
         for split, split_pieces in pieces.items()
     }
     write_locations(out / "locations.csv", locations)
     report.mean, report.std = channel_moments(counts)
+    for name, part in shifts.items():
+        kept = _read_shift(name, part, rules, classes, pieces, report, workers)
+        _write(out / "shifts" / f"{name}.arrow", kept, classes, set(), counts)
     return report
 
 
@@ -234,6 +236,41 @@ def join_classes(sources: Mapping[str, Part], merge_classes: bool) -> tuple[str,
     return tuple(source_of)
 
 
+def _check_train(sources: Mapping[str, Part]) -> None:
+    """Raise `ArgumentError` if a source has nothing to learn or look up."""
+    for name, part in sources.items():
+        if part.source.splits.keys().isdisjoint(("train", UNDIVIDED)):
+            raise ArgumentError(
+                f"`sources`: {name} has no train split, only {', '.join(part.source.splits)}: its "
+                f"role cannot be {part.role}; in the role shift classifiers are evaluated on it"
+            )
+
+
+def _generator(name: str, rules: Rules) -> np.random.Generator:
+    """Of the draws of one source, whatever other sources there are."""
+    return np.random.default_rng([rules.seed, *name.encode()])
+
+
+def _write(
+    path: Path,
+    pieces: Sequence[SplitRows],
+    classes: tuple[str, ...],
+    counted: Collection[str],
+    counts: npt.NDArray[np.int64],
+) -> None:
+    """Write the images of all pieces; `_pixel_blocks` says what is counted."""
+    filled = [piece for piece in pieces if len(piece.rows)]
+    side = filled[0].decoded.size
+    rows = ImageRows(
+        np.concatenate([piece.ids for piece in filled]),
+        np.concatenate([piece.labels for piece in filled]),
+        np.repeat([piece.name for piece in filled], [len(piece.rows) for piece in filled]),
+        classes,
+        (side, side, 3),
+    )
+    rows.write(path, _prefetch(_pixel_blocks(filled, counted, counts)))
+
+
 def _read_splits(
     name: str,
     part: Part,
@@ -245,14 +282,45 @@ def _read_splits(
     """The splits of one source; missing ones are held out of train."""
     tested = part.role == "task"
     label_of = _label_of(name, part, classes)
+    wanted = [s for s in part.source.splits if tested or s in ("train", UNDIVIDED)]
+    splits = _decode(name, part, wanted, rules, report, workers)
+    divided = _divide(splits, tested, part.limit, rules, _generator(name, rules))
+    return {
+        split: replace(piece, labels=label_of[piece.labels]) for split, piece in divided.items()
+    }
+
+
+def _read_shift(
+    name: str,
+    part: Part,
+    rules: Rules,
+    classes: tuple[str, ...],
+    pieces: Mapping[str, Sequence[SplitRows]],
+    report: Report,
+    workers: Workers,
+) -> list[SplitRows]:
+    """The images of one source that are only evaluated; `pieces` are those of the splits."""
+    wanted = ["test"] if "test" in part.source.splits else [*part.source.splits]
+    decoded = _decode(name, part, wanted, rules, report, workers)
+    used = {
+        split: np.concatenate([piece.ids for piece in pieces[split]])
+        for split in ("train", "validation")
+    }
+    kept, report.shifts[name] = select_shift(
+        name, decoded, part.source.classes, classes, used, part.limit, _generator(name, rules)
+    )
+    return kept
+
+
+def _decode(
+    name: str, part: Part, wanted: Sequence[str], rules: Rules, report: Report, workers: Workers
+) -> dict[str, SplitRows]:
+    """Some splits of a source, with its own labels; the report gets what the source is like."""
     splits: dict[str, SplitRows] = {}
     report.skipped[name], report.sizes[name] = [], []
-    for split, data in part.source.splits.items():
-        if not tested and split not in ("train", UNDIVIDED):
-            continue
-        decoded = decode_split(
-            data, f"{name} {split}", rules.decoding, rules.skip, part.cache / split, workers
-        )
+    for split in wanted:
+        data, cache = part.source.splits[split], part.cache / split
+        decoded = decode_split(data, f"{name} {split}", rules.decoding, rules.skip, cache, workers)
         report.skipped[name] += decoded.skipped
         report.sizes[name].append(decoded.sizes)
         if not len(decoded.ids):
@@ -263,11 +331,7 @@ def _read_splits(
         np.concatenate([decoded.peaks for decoded in parts]),
         np.concatenate([decoded.extremes for decoded in parts]),
     )
-    rng = np.random.default_rng([rules.seed, *name.encode()])
-    divided = _divide(name, splits, tested, part.limit, rules, rng)
-    return {
-        split: replace(piece, labels=label_of[piece.labels]) for split, piece in divided.items()
-    }
+    return splits
 
 
 def _label_of(name: str, part: Part, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
@@ -284,7 +348,6 @@ def _label_of(name: str, part: Part, classes: tuple[str, ...]) -> npt.NDArray[np
 
 
 def _divide(
-    name: str,
     splits: dict[str, SplitRows],
     tested: bool,
     limit: int | float,
@@ -294,9 +357,6 @@ def _divide(
     """Hold test images out of train, then limit train, then hold validation images out of it."""
     if UNDIVIDED in splits:
         splits["train"] = splits.pop(UNDIVIDED)
-    if "train" not in splits:
-        present = ", ".join(splits) or "others"
-        raise ArgumentError(f"`sources`: {name} has no train split, only {present}")
     train = splits["train"]
     if tested and "test" not in splits:
         train, splits["test"] = _hold_out(train, rules.test_fraction, rng)

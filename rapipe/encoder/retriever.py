@@ -12,8 +12,9 @@ import numpy as np
 from rapipe.encoder.embedding_cache import embed_cached
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.imported import ImportedVectors
-from rapipe.records import Embeddings, Images, Indices, Labels, Neighbours, Pixels
+from rapipe.records import Embeddings, Images, Labels, Neighbours, Pixels
 from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search
+from rapipe.retrieval.search.ranking import TopK
 from rapipe.retrieval.strategies import STRATEGIES, NotServedError, RetrievalRequest
 from rapipe.retrieval.votes import LabelledNeighbours
 
@@ -115,17 +116,20 @@ class Retriever:
         return self.bank if mask.all() else self.bank.take(np.flatnonzero(mask))
 
 
-def nearest_of_class(queries: VectorsWithIds, bank: Embeddings, targets: Labels, k: int) -> Indices:
+def nearest_of_class(queries: VectorsWithIds, bank: Embeddings, targets: Labels, k: int) -> TopK:
     """The k nearest rows (Q, k) of the class in `targets` (Q,); if there are fewer, they repeat.
 
     Every target must have a row that is not the query itself.
     """
-    indices = np.empty((len(targets), k), np.int32)
+    shape = len(targets), k
+    top = TopK(np.empty(shape, np.int32), np.empty(shape, np.float32))
     for label in np.unique(targets):
         group = np.flatnonzero(targets == label)
         rows = np.flatnonzero(bank.labels == label)
         excluded = np.isin(bank.ids[rows], queries.ids[group]).sum()
         most = min(k, len(rows) - int(excluded))
         near = search(queries.vectors[group], bank.take(rows), most, queries.ids[group])
-        indices[group] = rows[near.indices][:, np.arange(k) % most]
-    return indices
+        columns = np.arange(k) % most
+        top.rows[group] = rows[near.indices][:, columns]
+        top.similarities[group] = near.similarities[:, columns]
+    return top

@@ -10,7 +10,7 @@ import numpy as np
 
 from rapipe import metrics, paths
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.config.variants import Variant, variants
 from rapipe.corpus.decode import pixel_hash
@@ -121,7 +121,7 @@ def _explain(
     pixels, bank, neighbours = query.pixels[None], None, None
     if variant.retrieval != "none":
         bank, neighbours = _neighbours(params, variant, classifier, pixels, name)
-    shown = (bank, neighbours.indices, neighbours.query_vectors) if neighbours else ()
+    shown = Shown.of(bank, neighbours)
     probabilities = metrics.softmax(classifier.predict(pixels, *shown))[0]
     target = int(probabilities.argmax())
     targets = np.array([target])

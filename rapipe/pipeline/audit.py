@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
-from rapipe.config.names import TRAINING
+from rapipe.config.names import SHIFT, TRAINING
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.errors import UserError
@@ -27,6 +27,7 @@ from rapipe.pipeline.inputs import (
     in_role,
     query_images,
     read_table,
+    shift_images,
     sources_in_role,
 )
 from rapipe.pipeline.label_errors import Queries, list_label_errors
@@ -107,6 +108,10 @@ def check_bank(bank: Embeddings, splits: dict[str, Images]) -> int:
     for split in ("validation", "test"):
         ids = leakage.shared_ids(splits[split].ids, bank.ids)
         _refuse(ids, paths.BANK, f"images of the {split} split", REBUILD)
+    for name, images in shift_images().items():
+        ids = leakage.shared_ids(images.ids, bank.ids)
+        remedy = "run rapipe embed and rapipe prefetch"  # which put the store back to the corpus
+        _refuse(ids, paths.BANK, f"images of {name}, whose role is {SHIFT}", remedy)
     return len(bank)
 
 

@@ -1,10 +1,15 @@
-"""Stage corpus: sources -> an Arrow file for each split, a card, and a contact sheet."""
+"""Stage corpus: sources -> an Arrow file for each split, a card, and a contact sheet.
+
+Sources of the role shift have the same in a folder of their own. Nothing else that is written
+depends on them, so that trainings stay valid when one is added.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,11 +60,15 @@ def run(params: Params) -> None:
         contact_sheet(splits["train"], folder / paths.CONTACT_SHEET.name, params.seed)
         facts = {**card(splits, sources, report, decoding), "params": deciding.of_corpus(params)}
         write_json(folder / paths.CORPUS_CARD.name, facts)
+        write_shifts(folder / paths.SHIFTS.name, sources, report, params)
     caches = {part.cache.name for part in sources.values()}
     _prune(caches | {paths.INDEX.name, paths.INITIAL_CACHE.name})
     for name, skipped in report.skipped.items():
         if skipped:
-            say(f"{name}: {len(skipped)} skipped, listed in {paths.CORPUS_CARD}")
+            listed = paths.SHIFTS_CARD if name in report.shifts else paths.CORPUS_CARD
+            say(f"{name}: {len(skipped)} skipped, listed in {listed}")
+    for name, shift in report.shifts.items():
+        say(f"{name}: {shift}")
     for name, values in report.values.items():
         for hint in values.hints(decoding.depth):
             say(f"warning: {name}: {rename_arguments(hint, CORPUS_KEYS)}")
@@ -79,7 +88,11 @@ def card(
     return {
         "classes": list(splits["train"].classes),
         "splits": {name: _counts(images) for name, images in splits.items()},
-        "sources": {name: _source(name, part, report, decoding) for name, part in sources.items()},
+        "sources": {
+            name: _source(name, part, report, decoding)
+            for name, part in sources.items()
+            if name not in report.shifts
+        },
         "duplicates": {**_duplicates(splits), "removed": report.repeated},
         "conflicts": _conflicts(report.conflicts),
         "absent_classes": {
@@ -92,6 +105,23 @@ def card(
         **({"generated_copies": report.copies} if report.copies else {}),
         "hash": corpus_hash(splits),
     }
+
+
+def write_shifts(folder: Path, sources: dict[str, Part], report: Report, params: Params) -> None:
+    """Write the card, and contact sheets, of the images that classifiers are only evaluated on."""
+    folder.mkdir(exist_ok=True)
+    cards = {}
+    for name, shift in report.shifts.items():
+        images = Images.read(folder / paths.shift(name).name)
+        contact_sheet(images, folder / f"{name}.png", params.seed)
+        cards[name] = {
+            **_source(name, sources[name], report, rules_of(params).decoding),
+            "shift": asdict(shift),
+            "by_class": _counts(images)["by_class"],
+            "hash": corpus_hash({name: images}),
+        }
+    facts = {"sources": cards, "params": deciding.of_shifts(params)}
+    write_json(folder / paths.SHIFTS_CARD.name, facts)
 
 
 def rules_of(params: Params) -> Rules:

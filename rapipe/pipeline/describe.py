@@ -9,9 +9,10 @@ from rich.table import Table
 from rapipe import paths
 from rapipe.corpus.conflicts import Conflict, LabelledCopy
 from rapipe.corpus.labels import absence_words
+from rapipe.corpus.shifts import Shift
 from rapipe.corpus.sources.base import remarks
 from rapipe.errors import UserError, printable
-from rapipe.pipeline.inputs import corpus_card
+from rapipe.pipeline.inputs import corpus_card, shifts_card
 from rapipe.progress import console, print_line
 
 CLASSES = 30
@@ -40,14 +41,18 @@ def run() -> None:
         print_line(f"{name} of train: {', '.join(f'{value:.4f}' for value in card[name])}")
     print_line(f"hash: {card['hash']}")
     print_line(f"contact sheet: {paths.CONTACT_SHEET}")
-    for name, source in card["sources"].items():
+    shifts = shifts_card()["sources"]
+    for name, source in shifts.items():
+        print_line(f"{name}: {Shift(**source['shift'])}")
+    for name, source in {**card["sources"], **shifts}.items():
         for remark in remarks(source["passed_over"], source["hints"]):
             print_line(f"{name}: {remark}")
         for line in source["skipped_list"][:SKIPPED]:
             print_line(f"skipped from {name}: {line}")
         if source["skipped"] > SKIPPED:
             more = f"{source['skipped'] - SKIPPED:,} more"
-            print_line(f"skipped from {name}: {more} (see {paths.CORPUS_CARD})")
+            listed = paths.SHIFTS_CARD if name in shifts else paths.CORPUS_CARD
+            print_line(f"skipped from {name}: {more} (see {listed})")
 
 
 def _print_conflicts(conflicts: dict[str, Any]) -> None:

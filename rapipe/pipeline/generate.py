@@ -16,7 +16,7 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.config import deciding
-from rapipe.config.names import GENERATED
+from rapipe.config.names import GENERATED, SHIFT
 from rapipe.config.schema import Params
 from rapipe.corpus.compose import compose, corpus_hash
 from rapipe.corpus.contact_sheet import contact_sheet
@@ -72,7 +72,7 @@ def run(params: Params) -> None:
 def training_images(params: Params) -> Images:
     """The labelled training images of the corpus without its generated sources."""
     corpus, rules = params.corpus, rules_of(params)
-    groups = [group for group in corpus.sources if group.kind != GENERATED]
+    groups = [g for g in corpus.sources if g.kind != GENERATED and g.role != SHIFT]
     sources = open_sources(groups, corpus.download, rules.decoding)
     paths.DATA.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=paths.DATA, prefix="generate-") as scratch:

@@ -38,6 +38,16 @@ def images_of(split: str) -> Images:
     return Images.read(checked(paths.split(split)))
 
 
+def shift_images() -> dict[str, Images]:
+    """The images of each source that classifiers are only evaluated on, by its name.
+
+    All have labels, which are those of the task's classes. `present_shifts` says whether the
+    present parameters made them.
+    """
+    names = shifts_card()["sources"]
+    return {name: Images.read(checked(paths.shift(name))) for name in names}
+
+
 def query_images(split: str, unlabelled: bool) -> Images:
     """The images of a split that are queries: the labelled ones.
 
@@ -140,6 +150,17 @@ def present_corpus(params: Params) -> dict[str, Any]:
     card = corpus_card()
     provenance.check(paths.CORPUS, card.get(PARAMS), deciding.of_corpus(params), "corpus")
     return card
+
+
+def present_shifts(params: Params) -> Facts:
+    """What an evaluation under shift is of: the hash of the images of each source of that role.
+
+    Raises:
+        UserError: the present parameters did not make them.
+    """
+    card = shifts_card()
+    provenance.check(paths.SHIFTS, card.get(PARAMS), deciding.of_shifts(params), "corpus")
+    return {f"shift {name}": source["hash"] for name, source in card["sources"].items()}
 
 
 def present_encoder(params: Params) -> dict[str, Any]:
@@ -266,6 +287,13 @@ def check_encoder(fingerprint: str, artefact: object, stage: str) -> None:
 def corpus_card() -> dict[str, Any]:
     """Counts, classes, pixel statistics and hash of the corpus."""
     return read_card(paths.CORPUS_CARD)
+
+
+def shifts_card() -> dict[str, Any]:
+    """What the images are that classifiers are only evaluated on; older versions made none."""
+    if not paths.SHIFTS.exists():
+        return {"sources": {}, PARAMS: {deciding.SHIFTS: []}}
+    return read_card(paths.SHIFTS_CARD)
 
 
 def kept_folder() -> Path:

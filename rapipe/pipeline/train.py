@@ -12,7 +12,7 @@ import numpy as np
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.module import Teacher
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.classifier.train import TrainedClassifier, train_classifier
 from rapipe.config.names import ENCODER, ClassifierName
 from rapipe.config.schema import Params
@@ -184,7 +184,7 @@ def _teacher_logits(
         return teacher.predict(pixels)
     bank = DeviceBank(data.bank, teacher.spec.classes, device())
     shown = data.neighbours["train"]
-    return teacher.predict(pixels, bank, shown.indices, shown.query_vectors)
+    return teacher.predict(pixels, *Shown.of(bank, shown))
 
 
 def _outcome(trained: TrainedClassifier) -> dict[str, Any]:

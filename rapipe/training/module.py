@@ -115,8 +115,12 @@ class TrainingModule(pl.LightningModule):
 
     def train_dataloader(self) -> EpochBatches:
         rng = _rng(self.seed, self.current_epoch)
-        order = epoch_rows(self.weights, rng)[: self.batches_an_epoch * self.batch_size]
+        order = self.epoch_order(rng)[: self.batches_an_epoch * self.batch_size]
         return EpochBatches(self.loader, order, self.batch_size)
+
+    def epoch_order(self, rng: np.random.Generator) -> Rows:
+        """Rows of the loader's fields, in the order of an epoch."""
+        return epoch_rows(self.weights, rng)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""

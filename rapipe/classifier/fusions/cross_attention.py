@@ -6,12 +6,13 @@ Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads, L cl
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier.fusions.base import Fusion
+from rapipe.classifier.fusions.base import TokenFusion
 from rapipe.classifier.neighbour_batch import NeighbourBatch
 from rapipe.specs import FusionSpec
 
@@ -19,19 +20,22 @@ ATTENTION_HEADS = 4
 """Fewer where channels cannot be split among as many."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention: (B, H, T, C), (B, H, K, C), (B, H, K, C) -> (B, H, T, C).
 
-    Spelled out on a CPU, where torch's fused kernel is 5 to 12 times slower for so few channels.
+    A bias (B, H, 1, K) is added to the scores. Spelled out on a CPU, where torch's fused kernel is
+    5 to 12 times slower for so few channels.
     """
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v)
+        mask = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], -1)
+        return F.scaled_dot_product_attention(q, k, v, mask)
     scaled = q * q.shape[-1] ** -0.5  # of q, which is smaller than the weights
-    values: Tensor = (scaled @ k.mT).softmax(dim=-1) @ v
+    scores = scaled @ k.mT
+    values: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1) @ v
     return values
 
 
-class CrossAttention(Fusion):
+class CrossAttention(TokenFusion):
     """Pre-norm multi-head cross-attention to the neighbours, added to the tokens.
 
     Neighbours are a set: their order plays no part. With the output projection
@@ -47,6 +51,8 @@ class CrossAttention(Fusion):
     General Perception with Iterative Attention", ICML 2021.
     """
 
+    always_gated: ClassVar[bool] = False
+
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.attend = spec.attend
@@ -61,7 +67,8 @@ class CrossAttention(Fusion):
             self.label = nn.Embedding(classes + 1, channels, padding_idx=classes)
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        self.nothing = nn.Parameter(torch.zeros(channels)) if spec.gate else None
+        gated = spec.gate or self.always_gated
+        self.nothing = nn.Parameter(torch.zeros(channels)) if gated else None
 
     def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""
@@ -69,7 +76,7 @@ class CrossAttention(Fusion):
         if self.training and self._projecting_is_dearer(b, t, neighbours.labels.shape[1]):
             values = self._values_by_vectors(tokens, neighbours)  # (B, H, T, C/H)
         else:  # always in a prediction: that of an image is the same, whatever it is asked with
-            values = attention(*self._projections(tokens, neighbours))
+            values = attention(*self._projections(tokens, neighbours), self._bias(neighbours))
         update = self.out(values.transpose(1, 2).reshape(b, t, c))  # (B, T, C)
         fused: Tensor = tokens + update * neighbours.present[:, None, None]
         return fused
@@ -81,9 +88,15 @@ class CrossAttention(Fusion):
         are present.
         """
         q, k, _ = self._projections(tokens, neighbours)
-        weights = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1)  # (B, H, T, K) or K + 1
+        scores = q * q.shape[-1] ** -0.5 @ k.mT  # (B, H, T, K) or K + 1
+        bias = self._bias(neighbours)
+        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
         of_neighbours: Tensor = weights[..., : neighbours.labels.shape[1]]
         return of_neighbours * neighbours.present[:, None, None, None]
+
+    def bias(self, neighbours: NeighbourBatch) -> Tensor | None:
+        """What is added to the scores of neighbours, (B, H, K)."""
+        return None
 
     def project(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """Keys and values: (..., 2C)."""
@@ -107,6 +120,13 @@ class CrossAttention(Fusion):
             key_values = torch.cat([key_values, nothing], dim=1)
         k, v = map(self._split, key_values.chunk(2, dim=-1))
         return q, k, v
+
+    def _bias(self, neighbours: NeighbourBatch) -> Tensor | None:
+        """The same for all tokens, (B, H, 1, K), or K + 1 with a gate, whose own is 0."""
+        bias = self.bias(neighbours)
+        if bias is not None:
+            bias = (bias if self.nothing is None else F.pad(bias, (0, 1)))[:, :, None]
+        return bias
 
     def _projecting_is_dearer(self, b: int, t: int, k: int) -> bool:
         """Whether `_values_by_vectors` is the faster way, by the multiplications of an image.
@@ -143,6 +163,9 @@ class CrossAttention(Fusion):
         if self.contexts > 1:
             rows = self._rows(neighbours.labels)[:, None, None].expand(b, h, t, k)
             scores.append(self._by_image(q @ context_keys.mT, b).gather(-1, rows))
+        bias = self.bias(neighbours)
+        if bias is not None:
+            scores.append(bias[:, :, None])
         weights = sum(scores[1:], scores[0])
         if self.nothing is not None:
             nothing = self.nothing.view(h, 1, c // h)

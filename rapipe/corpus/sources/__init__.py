@@ -13,6 +13,7 @@ from pathlib import Path
 from rapipe.corpus.sources.base import Item, Source, SourceRequest, Split
 from rapipe.corpus.sources.celeba import celeba
 from rapipe.corpus.sources.cifar import cifar10, cifar100
+from rapipe.corpus.sources.cifar10_c import cifar10_c
 from rapipe.corpus.sources.digits import digits
 from rapipe.corpus.sources.folder import folder
 from rapipe.corpus.sources.generated import generated
@@ -32,6 +33,7 @@ SOURCES: dict[str, Callable[[SourceRequest], Source]] = {
     "fashion-mnist": fashion_mnist,
     "svhn": svhn,
     "cifar10": cifar10,
+    "cifar10-c": cifar10_c,
     "cifar100": cifar100,
     "stl10": stl10,
     "tiny-imagenet": tiny_imagenet,

@@ -69,8 +69,6 @@ class RetrievalAnalysis:
 
     def choose(self, validation: Images, neighbours: Neighbours) -> None:
         """Choose votes, and rows to prune, by validation images and their neighbours."""
-        fusion = self.classifier.spec.fusion
-        assert fusion is not None
         queries = None
         if neighbours.k and not self.retriever.fully_labelled:
             queries = self.retriever.queries(validation, validation.pixels)
@@ -80,7 +78,7 @@ class RetrievalAnalysis:
             self.images,
             self.retriever,
             self.classes,
-            fusion.attend,
+            self.classifier.inputs,
             self.poisoned,
             self._attribute(validation, neighbours),
             self.strategies,
@@ -94,9 +92,7 @@ class RetrievalAnalysis:
         images = np.sort(np.random.default_rng(self.seed).permutation(len(validation))[:count])
         pixels, labels = validation.pixels[images], validation.labels[images]
         shown = neighbours.take(images)
-        attributed = attribution.attribute(
-            self.classifier, pixels, labels, self.bank, shown.indices, shown.query_vectors
-        )
+        attributed = attribution.attribute(self.classifier, pixels, labels, self.bank, shown)
         self.influence = attribution.influence(attributed)
         bank_size = len(self.retriever.bank)
         pruned = attribution.most_harmful(self.influence, self.prune, bank_size, neighbours.k)

@@ -21,7 +21,7 @@ from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.evaluation.statistics import interval_of_mean
-from rapipe.records import Indices, Labels, Pixels, Vectors
+from rapipe.records import Indices, Labels, Neighbours, Pixels
 
 Effects = npt.NDArray[np.float64]  # (Q, K)
 
@@ -40,29 +40,27 @@ def attribute(
     pixels: Pixels,
     targets: Labels,
     bank: DeviceBank,
-    indices: Indices,
-    query_vectors: Vectors | None = None,
+    neighbours: Neighbours,
 ) -> Attribution:
     """Leave each neighbour out once: 1 + K predictions of all images.
 
     Args:
         targets: (Q,) the class whose probability counts.
-        indices: (Q, K), rows of the bank; K is at least 1.
-        query_vectors: (Q, D) of the images themselves, if the classifier sees them too.
+        neighbours: (Q, K), rows of the bank; K is at least 1.
     """
-    _, k = indices.shape
+    shown, k = Shown.of(bank, neighbours), neighbours.k
     images = np.arange(len(targets))
-    tables = [indices, *(np.delete(indices, j, axis=1) for j in range(k))]
-    every = classifier.predict_with_each(pixels, [Shown(bank, t, query_vectors) for t in tables])
+    every = classifier.predict_with_each(pixels, [shown, *(shown.without(j) for j in range(k))])
     with_all, *without = (metrics.softmax(logits)[images, targets] for logits in every)
-    attention = classifier.attention(pixels, bank, indices, query_vectors)
-    if query_vectors is not None:  # shares among the neighbours
+    attention = classifier.attention(pixels, *shown)
+    if neighbours.with_self:  # shares among the neighbours
         attention = attention[:, -k:]
         total = attention.sum(axis=1, keepdims=True)
         attention = attention / np.maximum(total, metrics.MIN_PROBABILITY)
-    shown = bank, indices, query_vectors
     entropy = classifier.attention_entropy(pixels, *shown) if k > 1 else []
-    return Attribution(indices, attention, with_all[:, None] - np.stack(without, axis=1), entropy)
+    return Attribution(
+        neighbours.indices, attention, with_all[:, None] - np.stack(without, axis=1), entropy
+    )
 
 
 def summary(attribution: Attribution, seed: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Letters: Q queries, K neighbours, N bank rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import methodcaller
@@ -24,9 +24,19 @@ from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.device import memory_budget
 from rapipe.encoder.retriever import Retriever, nearest_of_class
 from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
-from rapipe.records import OTHER_IMAGE, Embeddings, Images, Indices, Labels, Vectors
+from rapipe.records import (
+    OTHER_IMAGE,
+    Embeddings,
+    Images,
+    Indices,
+    Labels,
+    Neighbours,
+    Similarities,
+    Vectors,
+)
 from rapipe.retrieval import votes
 from rapipe.retrieval.strategies import NotServedError
+from rapipe.specs import LABELS, VECTORS
 
 Logits = npt.NDArray[np.float32]  # (Q, C)
 ALWAYS = ("sampled", "knn")
@@ -40,6 +50,13 @@ class Counterfactual(NamedTuple):
     indices: Indices | None  # (Q, K)
     bank: Embeddings
     query_vectors: Vectors | None = None  # (Q, D), that stand for the images' own
+    similarities: Similarities | None = None  # (Q, K), that the classifier sees, if it sees any
+
+    @classmethod
+    def showing(cls, name: str, neighbours: Neighbours, bank: Embeddings) -> Counterfactual:
+        """One that shows all that there is of these neighbours."""
+        parts = neighbours.query_vectors, neighbours.similarities
+        return cls(name, neighbours.indices, bank, *parts)
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Counterfactuals:
 
     Args:
         classes: C of the task; rows of other classes count as unlabelled.
-        attend: what neighbours are to the classifier; what it cannot see is not swapped.
+        inputs: what the classifier sees of neighbours; what it does not is not swapped.
         poisoned: shares of the bank, 0 to 1, whose contents are replaced.
         pruned: rows to leave out of the bank; empty for none.
         strategies: whose neighbours are shown, beside ALWAYS.
@@ -57,7 +74,7 @@ class Counterfactuals:
     images: Images
     retriever: Retriever
     classes: int
-    attend: str
+    inputs: Collection[str]
     poisoned: Sequence[float]
     pruned: npt.NDArray[np.int64]
     strategies: tuple[str, ...] = ()
@@ -72,29 +89,29 @@ class Counterfactuals:
         others = (*ALWAYS, *self.strategies) if shown.k else ()
         for strategy in dict.fromkeys((*others, self.retriever.strategy)):
             if strategy == self.retriever.strategy:
-                yield Counterfactual(strategy, shown.indices, bank, shown.query_vectors)
+                yield Counterfactual.showing(strategy, shown, bank)
                 continue
             with suppress(NotServedError):
                 neighbours = self.retriever.neighbours(retrieval.queries, strategy)
-                vectors = neighbours.query_vectors
-                yield Counterfactual(strategy, neighbours.indices, bank, vectors)
+                yield Counterfactual.showing(strategy, neighbours, bank)
         yield Counterfactual("none", None, bank)
         other = shown.take(self._other_images(len(shown.indices)))
-        yield Counterfactual(OTHER_IMAGE, other.indices, bank, other.query_vectors)
+        yield Counterfactual.showing(OTHER_IMAGE, other, bank)
         if shown.k:  # by `map`, which keeps no poisoned copy of the bank
             beside = methodcaller("_replace", query_vectors=shown.query_vectors)
             yield from map(beside, self._of_bank(retrieval))
 
     def _of_bank(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
         """Those that swap rows of the bank, or what is in them."""
-        indices, bank = retrieval.neighbours.indices, self.retriever.bank
+        factual = Counterfactual.showing("", retrieval.neighbours, self.retriever.bank)
         yield from self._oracles(retrieval)
-        if self.attend != "embedding":
-            shuffled = self._rng("shuffled").permutation(bank.labels)
-            yield Counterfactual("shuffled labels", indices, replace(bank, labels=shuffled))
+        if LABELS in self.inputs:
+            labels = self._rng("shuffled").permutation(factual.bank.labels)
+            shuffled = replace(factual.bank, labels=labels)
+            yield factual._replace(name="shuffled labels", bank=shuffled)
         yield self._own_duplicate(retrieval)
         for share in self.poisoned:
-            yield from self._poison(indices, share)
+            yield from self._poison(factual, share)
         yield from self._prune(retrieval)
 
     def _rng(self, name: str) -> np.random.Generator:
@@ -127,8 +144,10 @@ class Counterfactuals:
             ids, vectors = retrieval.queries
             queries = retrieval.queries._replace(ids=ids[rows], vectors=vectors[rows])
             indices = retrieval.neighbours.indices.copy()
-            indices[rows] = nearest_of_class(queries, bank, targets[rows], indices.shape[1])
-            yield Counterfactual(name, indices, bank)
+            similarities = retrieval.neighbours.similarities.copy()
+            near = nearest_of_class(queries, bank, targets[rows], indices.shape[1])
+            indices[rows], similarities[rows] = near.rows, near.similarities
+            yield Counterfactual(name, indices, bank, similarities=similarities)
 
     def _own_duplicate(self, retrieval: Retrieval) -> Counterfactual:
         """The nearest neighbour is the image itself, with its class: as if it had leaked."""
@@ -142,25 +161,30 @@ class Counterfactuals:
         )
         indices = retrieval.neighbours.indices.copy()
         indices[:, 0] = len(bank) + np.arange(count)
-        return Counterfactual("own duplicate", indices, leaked)
+        similarities = retrieval.neighbours.similarities.copy()
+        similarities[:, 0] = 1
+        return Counterfactual("own duplicate", indices, leaked, similarities=similarities)
 
-    def _poison(self, indices: Indices, share: float) -> Iterator[Counterfactual]:
-        """A share of the rows has a wrong class, or the vector of another row."""
+    def _poison(self, factual: Counterfactual, share: float) -> Iterator[Counterfactual]:
+        """A share of the rows has a wrong class, or the vector of another row.
+
+        Similarities stay those of the search, which was before.
+        """
         bank = self.retriever.bank
         rng = self._rng("poison")
         rows = rng.permutation(len(bank))[: round(share * len(bank))]
-        if self.attend != "embedding":
+        if LABELS in self.inputs:
             labels = bank.labels.copy()
             relabelled = rows[(labels[rows] >= 0) & (labels[rows] < self.classes)]
             steps = rng.integers(1, self.classes, len(relabelled)) if self.classes > 1 else 0
             labels[relabelled] = (labels[relabelled] + steps) % self.classes
             poisoned = replace(bank, labels=labels)
-            yield Counterfactual(f"{100 * share:g}% wrong labels", indices, poisoned)
-        if self.attend != "label":
+            yield factual._replace(name=f"{100 * share:g}% wrong labels", bank=poisoned)
+        if VECTORS in self.inputs:
             vectors = np.array(bank.vectors)
             vectors[rows] = bank.vectors[np.sort(rng.integers(0, len(bank), len(rows)))]
             poisoned = replace(bank, vectors=vectors)
-            yield Counterfactual(f"{100 * share:g}% wrong vectors", indices, poisoned)
+            yield factual._replace(name=f"{100 * share:g}% wrong vectors", bank=poisoned)
 
     def _prune(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
         """The bank without the rows to prune, and without as many random ones.
@@ -176,7 +200,7 @@ class Counterfactuals:
                 pruned = bank.take(np.delete(np.arange(len(bank)), rows))
                 with suppress(NotServedError):
                     neighbours = self.retriever.neighbours(retrieval.queries, bank=pruned)
-                    yield Counterfactual(name, neighbours.indices, pruned)
+                    yield Counterfactual.showing(name, neighbours, pruned)
 
 
 class CounterfactualEffects(NamedTuple):
@@ -260,7 +284,7 @@ def _predict(
         if swap.bank is not counterfactuals.retriever.bank:
             bank = DeviceBank(swap.bank, classifier.spec.classes, classifier.device)
             size += swap.bank.vectors.nbytes
-        group.append((swap, Shown(bank, swap.indices, swap.query_vectors)))
+        group.append((swap, Shown(bank, swap.indices, swap.query_vectors, swap.similarities)))
         if size > room:
             yield from predicted()
             size = 0

@@ -76,7 +76,7 @@ def predict_levels(
             neighbours = retriever.neighbours(queries)
             voters = retriever.labelled_neighbours(neighbours, queries)
             retrieval = Retrieval(queries, neighbours, voters)
-            shown = [Shown(bank, neighbours.indices, neighbours.query_vectors)]
+            shown = [Shown.of(bank, neighbours)]
             clean = clean or shown[0]
             shown += [clean] * (with_clean and shown[0] is not clean)
         logits = classifier.predict_with_each(pixels, shown)

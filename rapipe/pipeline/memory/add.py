@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from rapipe import paths
 from rapipe.config.corpus_params import SourceParams
+from rapipe.config.names import SHIFT
 from rapipe.config.schema import Params
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import DecodedSplit, Workers, cache_key, decode_split
@@ -24,7 +25,14 @@ from rapipe.errors import UserError, printable, rename_arguments
 from rapipe.io.text import expand_home
 from rapipe.io.weights import CARD
 from rapipe.pipeline.corpus import request_of
-from rapipe.pipeline.inputs import check_encoder, checked, corpus_card, images_of, read_card
+from rapipe.pipeline.inputs import (
+    check_encoder,
+    checked,
+    corpus_card,
+    images_of,
+    read_card,
+    shift_images,
+)
 from rapipe.pipeline.memory.edit import after_edit, open_store
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys
 from rapipe.progress import say
@@ -81,7 +89,8 @@ def run(
     rows = np.flatnonzero(mask)
     if not len(rows):
         raise UserError(
-            f"{source} has no training image to add that the test and validation splits lack"
+            f"{source} has no training image to add that the test and validation "
+            "splits and the shifts lack"
         )
     used = [names[label] for label in np.unique(decoded.labels[rows]) if label >= 0]
     store_classes = store.manifest.classes
@@ -111,6 +120,10 @@ def _source_params(params: Params, source: str, name: str) -> SourceParams:
     """The source by its name in params.yaml, its kind, or its path."""
     sources = {group.name: group for group in params.corpus.sources}
     if source in sources:
+        if sources[source].role == SHIFT:
+            raise UserError(
+                f"the role of {source!r} in corpus.sources is {SHIFT}, which is never looked up"
+            )
         return replace(sources[source], name=name or source, limit=1.0, weight=1.0)
     if source in SOURCES:
         return SourceParams(kind=source, name=name or source)
@@ -166,5 +179,6 @@ def _embed(
 
 
 def _held_out() -> npt.NDArray[np.int64]:
-    """Ids of the images of validation and test: they never enter the store."""
-    return np.concatenate([images_of(s).ids for s in ("validation", "test")])
+    """Ids of the images that never enter the store: validation, test and those of shifts."""
+    held_out = [images_of("validation"), images_of("test"), *shift_images().values()]
+    return np.concatenate([images.ids for images in held_out])

@@ -11,7 +11,7 @@ import numpy as np
 
 from rapipe import metrics, paths
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.corpus.decode import Decoding, decode, pixel_hash
@@ -125,15 +125,15 @@ def _predict(
     params: Params, variant: Variant, query: QueryImage, bank: Embeddings, shown: Neighbours
 ) -> Prediction:
     """Predict with all neighbours, with none, and without each."""
-    indices, vectors = shown.indices, shown.query_vectors
     classifier_card(params, variant)
     classifier, _ = Classifier.read(checked(paths.MODELS / variant.name))
     classifier.to(device())
     device_bank, pixels = DeviceBank(bank, classifier.spec.classes, device()), query.pixels[None]
-    probabilities = metrics.softmax(classifier.predict(pixels, device_bank, indices, vectors))[0]
+    with_all = classifier.predict(pixels, *Shown.of(device_bank, shown))
+    probabilities = metrics.softmax(with_all)[0]
     label = int(probabilities.argmax())
-    without = metrics.softmax(classifier.predict(pixels, query_vectors=vectors))[0]
-    attribution = attribute(classifier, pixels, np.array([label]), device_bank, indices, vectors)
+    without = metrics.softmax(classifier.predict(pixels, query_vectors=shown.query_vectors))[0]
+    attribution = attribute(classifier, pixels, np.array([label]), device_bank, shown)
     return Prediction(
         variant, label, float(probabilities[label]), float(without[label]), attribution
     )

@@ -52,7 +52,7 @@ from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import check_k
 from rapipe.retrieval.strategies import STRATEGIES
-from rapipe.specs import NO_ENCODER, GenerationRecipe
+from rapipe.specs import NO_ENCODER, VECTORS, GenerationRecipe
 
 WIDE = 8192
 """Of a projection head: most objectives have a square of its last width, in a layer or a loss."""
@@ -92,14 +92,9 @@ def check(params: Params) -> None:
     _known("pretrain.optimiser", params.pretrain.optimiser, OPTIMISERS)
     for i, name in enumerate(params.retrieval.strategies):
         _known(f"retrieval.strategies[{i}]", name, STRATEGIES)
-        if name in WITH_SELF and params.retrieval.attend == "label":
-            raise UserError(
-                f"retrieval.strategies[{i}] is {quoted(name)}, which shows an image its own "
-                "vector, but with retrieval.attend: label no vector is seen; choose embedding or "
-                "both"
-            )
-    method_of(params)  # which refuses other names
     _known("retrieval.fusion", params.retrieval.fusion, FUSIONS)
+    _query_vectors_seen(params.retrieval)
+    method_of(params)  # which refuses other names
     for key, text in _classifiers(params).items():
         _classifier(params, key, text)
     names = map(ClassifierName.parse, _classifiers(params).values())
@@ -108,6 +103,24 @@ def check(params: Params) -> None:
         checkpoints.check(init)
     _known("train.augment", params.train.augment, VIEWS)
     _tricks(params.train)
+
+
+def _query_vectors_seen(retrieval: RetrievalParams) -> None:
+    """Raise `UserError` if an image's own vector is shown to a fusion that sees no vectors."""
+    inputs = {name: fusion.inputs_of(retrieval.fusion_spec) for name, fusion in FUSIONS.items()}
+    for i, name in enumerate(retrieval.strategies):
+        if name not in WITH_SELF or VECTORS in inputs[retrieval.fusion]:
+            continue
+        shows = f"retrieval.strategies[{i}] is {quoted(name)}, which shows an image its own vector"
+        if FUSIONS[retrieval.fusion].inputs:
+            sees = ", ".join(other for other, seen in inputs.items() if VECTORS in seen)
+            raise UserError(
+                f"{shows}, but retrieval.fusion {retrieval.fusion} sees no vectors; choose from "
+                f"{sees}"
+            )
+        raise UserError(
+            f"{shows}, but with retrieval.attend: label no vector is seen; choose embedding or both"
+        )
 
 
 def check_memory(params: Params) -> None:

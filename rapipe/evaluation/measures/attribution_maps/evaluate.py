@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rapipe import metrics
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.evaluation.measures.attribution_maps.methods import (
     STEPS,
     DoesNotApplyError,
@@ -65,7 +65,7 @@ def evaluate_maps(
         `deep_lift_completeness_error` (None where DeepLIFT does not apply); `deletion`,
         `insertion` and `random_order`, areas under the probability of the class.
     """
-    shown = (bank, neighbours.indices, neighbours.query_vectors) if neighbours else ()
+    shown = Shown.of(bank, neighbours)
     probabilities = metrics.softmax(classifier.predict(images.pixels, *shown))  # (N, classes)
     predicted = probabilities.argmax(axis=1)
     explained = subjects(classifier, images.pixels, predicted, bank, neighbours, seed=seed)

@@ -49,8 +49,7 @@ class FixedNeighbours(nn.Module):
         """
         shown = self.neighbours
         if shown is not None:
-            parts = [part.expand(len(images), *part.shape[1:]) for part in shown[:3]]
-            shown = NeighbourBatch(parts[0], parts[1], parts[2])
+            shown = shown.repeated(len(images))
         logits: Tensor = self.classifier(images, shown).float()
         return logits - logits.mean(dim=1, keepdim=True)
 
@@ -109,10 +108,7 @@ def subjects(
         references: (R, S, S, 3); the baseline unless given.
     """
     device = classifier.device
-    indices, vectors = None, None
-    if neighbours:
-        indices, vectors = neighbours.indices, neighbours.query_vectors
-    fields = fields_of(Shown(bank, indices, vectors), device, resident=False)
+    fields = fields_of(Shown.of(bank, neighbours), device, classifier.inputs, resident=False)
     loader = BatchLoader(device, ArrayField(pixels, device, resident=False), *fields)
     batches = loader.batches(np.arange(len(pixels)), 1)
     for target, (stored, *parts) in zip(targets.tolist(), batches, strict=True):
