@@ -53,6 +53,7 @@ QUIET: Overrides = {
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
     "evaluate.maps": 0,
+    "evaluate.corruptions": [],
     "train.probe_every": 0,
 }
 """What no table shows."""

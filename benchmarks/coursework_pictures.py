@@ -25,6 +25,7 @@ SMALL: Overrides = {
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
     "evaluate.maps": 0,
+    "evaluate.corruptions": [],
 }
 """For pictures of which classifiers are no part."""
 NOT_PRETRAINED: Overrides = {"pretrain.objective": "none"}

@@ -54,6 +54,7 @@ GRID: Overrides = {
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
     "evaluate.maps": 0,
+    "evaluate.corruptions": [],
     "train.probe_every": 0,
 }
 GENERATION: dict[str, Overrides] = {

@@ -85,6 +85,7 @@ GRID: Overrides = {
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
     "evaluate.maps": 0,
+    "evaluate.corruptions": [],
     "train.probe_every": 0,
 }
 
@@ -201,10 +202,10 @@ def facts_of_memory() -> Row:
 def drift_at(std: float) -> tuple[float, float]:
     """Of noisy test images: the share of clean neighbours found again, and label purity."""
     from rapipe import paths
+    from rapipe.batches.transforms import gaussian_noise
     from rapipe.device import device
     from rapipe.encoder.embedding_cache import embed_cached
     from rapipe.encoder.imported import read_encoder
-    from rapipe.evaluation.measures.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
     from rapipe.evaluation.measures.drift import drift
     from rapipe.pipeline.inputs import encoder_fingerprint, labelled
     from rapipe.records import Embeddings, Neighbours
@@ -212,7 +213,7 @@ def drift_at(std: float) -> tuple[float, float]:
 
     images, bank = labelled("test"), Embeddings.read(paths.BANK)
     clean = Neighbours.read(paths.table("knn", "test"))
-    pixels = CORRUPTIONS[GAUSSIAN_NOISE](images.pixels, images.ids, std, 0)
+    pixels = gaussian_noise(images.pixels, images.ids, std, 0)
     encoder = read_encoder(paths.ENCODER, paths.VECTORS).to(device())
     vectors = embed_cached(encoder, pixels, paths.QUERIES, encoder_fingerprint())
     noisy = search(vectors, bank, clean.indices.shape[1], images.ids)

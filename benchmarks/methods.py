@@ -42,6 +42,7 @@ OFF = {
     "evaluate.attributed": 0,
     "evaluate.swap_std": [],
     "evaluate.maps": 0,
+    "evaluate.corruptions": [],
     "train.probe_every": 0,
 }
 """Where neighbours enter in every row; and what the tables do not show."""
@@ -159,7 +160,8 @@ def lines_of(kind: str, name: str, source: str, columns: int) -> Iterator[str]:
         lines = encoder_values(case) if kind in ENCODER_KINDS else classifier_values(case)
         title = f"`{name}`" if case.name == name else f"`{name}`: {case.name}"
         command = f"`{case.command}`" if case.overrides else ""
-        for values in lines or [[UNMEASURED.get(name, "&ndash;")] + [""] * (columns - 1)]:
+        nothing = UNMEASURED.get(kind, UNMEASURED.get(name, "&ndash;"))
+        for values in lines or [[nothing] + [""] * (columns - 1)]:
             yield f"| {title} | {' | '.join(values)} | {source} | {command} |"
             title, source, command = "", "", ""
 
@@ -170,8 +172,9 @@ UNMEASURED = {
     **dict.fromkeys(("ddpm", "acgan"), "[generation.md](generation.md)"),
     **dict.fromkeys(("csv", "tensorboard", "wandb", "wandb-offline"), "changes no result"),
     "deterministic": "on a CPU changes no result",
+    "corruption": "[results.md](results.md#corruptions-and-shifts)",
 }
-"""What stands where there is nothing to measure."""
+"""What stands where there is nothing to measure, by kind or by method."""
 ENCODER_COLUMNS = ("digits kNN", "digits linear", "CIFAR-10 kNN", "CIFAR-10 linear")
 COLUMNS = ("neighbours", "clean", "noise .1", "noise .2", "top-3", "parameters")
 

@@ -173,7 +173,8 @@ def evaluate(
         seed: of the noise.
 
     Returns:
-        A row for each level: noise_std, top1, top3 and ece (0 to 1), nll (nats), n_test.
+        A row for each level: noise_std, top1, top3 and ece (0 to 1), nll (nats), n_test; with a
+        retriever also what `rapipe.evaluation.measures.noise_levels.scores` says of neighbours.
 
     Raises:
         ArgumentError: the classifier wants neighbours and there is no retriever, or its vectors
@@ -181,7 +182,10 @@ def evaluate(
     """
     bank = _bank(classifier, retriever)
     levels = predict_levels(classifier, images, noise_std, retriever, bank, seed)
-    return [scores(level, images) for level in levels]
+    return [
+        {"noise_std": level.noise_std, **scores(level, images, classifier, bank)}
+        for level in levels
+    ]
 
 
 def predict(

@@ -16,6 +16,7 @@ from rapipe.classifier.heads import HEADS
 from rapipe.device import deterministic
 from rapipe.encoder.backbones import BACKBONES, FAMILIES
 from rapipe.errors import UserError
+from rapipe.evaluation.corruptions import CORRUPTIONS
 from rapipe.evaluation.measures.attribution_maps.methods import METHODS as MAPS
 from rapipe.generation import GENERATORS
 from rapipe.pretraining.objectives import OBJECTIVES
@@ -100,6 +101,7 @@ TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("start", "classifiers.backbones", WORDS),
     ("fusion", "retrieval.fusion", FUSIONS),
     ("strategy", "retrieval.strategies", STRATEGIES),
+    ("corruption", "evaluate.corruptions", CORRUPTIONS),
     ("schedule", "train.schedule", SCHEDULES),
     ("average", "train.average", AVERAGES),
     ("tuned", "train.tune", TUNERS),
@@ -108,6 +110,11 @@ TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("logger", "train.loggers", LOGGERS),
     ("map", "rapipe attribute --method", MAPS),
 )
+SOURCES: dict[str, str] = {
+    "corruption": 'Hendrycks, Dietterich, "Benchmarking Neural Network Robustness to Common '
+    'Corruptions and Perturbations", ICLR 2019.',
+}
+"""Of all methods of a kind."""
 KINDS = tuple(dict.fromkeys(kind for kind, _, _ in TABLES))
 
 
@@ -135,7 +142,7 @@ def _rows() -> Iterator[dict[str, str]]:
                 "name": name,
                 "parameter": key,
                 "about": about,
-                "source": source,
+                "source": SOURCES[kind] if kind in SOURCES else source,
             }
 
 

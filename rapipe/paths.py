@@ -147,6 +147,10 @@ def table(strategy: str, split_name: str) -> Path:
     return NEIGHBOURS / strategy / f"{split_name}.arrow"
 
 
+NOISY_TRAIN, COPIED_TRAIN = "train-noisy", "train-copied"
+"""Queries that are noisy copies of the training images: for NAME+noise, and for all others."""
+
+
 def table_card(strategy: str) -> Path:
     """How the tables of a strategy were found, and with what recall."""
     return NEIGHBOURS / strategy / "card.json"

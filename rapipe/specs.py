@@ -86,13 +86,14 @@ class FusionSpec:
     """How neighbours enter a classifier."""
 
     fusion: str = "cross-attention"
-    """how neighbours enter the classifier: cross-attention"""
+    """how neighbours enter the classifier: cross-attention | distance | tabr | knn-lm |
+    tip-adapter | rac | modern-nca"""
     attend: Literal["embedding", "label", "both"] = "embedding"
-    """what neighbours are to the classifier: embedding | label | both"""
+    """of cross-attention and distance, what neighbours are to them: embedding | label | both"""
     stages: Literal["all", "last"] = "last"
-    """where they enter the backbone: all (after each of its stages) | last (after the last one)"""
+    """of the same, where they enter: all (after each stage of the backbone) | last (of them)"""
     gate: bool = False
-    """whether attention may also go to no neighbour at all"""
+    """of cross-attention, whether it may also go to no neighbour at all"""
     dropout: Probability = 0.5
     """share of training images that see no neighbours, drawn anew each step; 0 to 1"""
 

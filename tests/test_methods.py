@@ -21,6 +21,7 @@ from rapipe.cli import app
 from rapipe.config import presets
 from rapipe.config.corpus_params import SourceParams
 from rapipe.config.loading import load
+from rapipe.config.names import WITH_SELF
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.errors import UserError
@@ -158,9 +159,25 @@ def test_head(name: str, small: Params) -> None:
 
 @pytest.mark.parametrize("name", names("fusion"))
 def test_fusion(name: str, small: Params) -> None:
-    retrieval = dataclasses.replace(small.retrieval, fusion=name)
+    strategies = [n for n in small.retrieval.strategies if n not in WITH_SELF]
+    retrieval = dataclasses.replace(small.retrieval, fusion=name, strategies=tuple(strategies))
     params = dataclasses.replace(small, retrieval=retrieval)
     assert trained(params, "alexnet", "knn")["spec"]["fusion"]["fusion"] == name
+
+
+def test_corruption(small: Params) -> None:
+    asked = tuple(f"{name}:5" for name in names("corruption"))
+    params = dataclasses.replace(
+        small, evaluate=dataclasses.replace(small.evaluate, corruptions=asked)
+    )
+    trained(params, "alexnet", "knn")
+    rows = read_json(next(paths.RUNS.glob("alexnet-knn-*.json")), "eval")["corruptions"]
+    assert [f"{row['corruption']}:{row['severity']}" for row in rows] == list(asked)
+    for row in rows:
+        assert 0 <= row["top1"] <= 1
+        assert 0 <= row["purity"] <= 1
+        assert 0 <= row["vote_top1"] <= 1
+        assert 0 < row["reliance"] <= 1
 
 
 @pytest.mark.parametrize("name", names("start"))
@@ -224,7 +241,7 @@ def test_every_method_says_what_it_is_and_where_it_comes_from() -> None:
 def test_every_kind_is_tested_above() -> None:
     here = "objective backbone strategy head fusion start views optimiser schedule average tuned"
     elsewhere = {"logger", "map", "generator"}  # in files of their own
-    assert set(methods.KINDS) == {*here.split(), "trick", "setting", *elsewhere}
+    assert set(methods.KINDS) == {*here.split(), "trick", "setting", "corruption", *elsewhere}
 
 
 def test_every_method_stands_in_the_docs() -> None:

@@ -133,6 +133,8 @@ OTHERS: dict[str, Any] = {
     "evaluate.poisoned": [],
     "evaluate.attributed": 0,
     "evaluate.maps": 0,
+    "evaluate.corruptions": ["fog:1"],
+    "retrieval.query_noise": 0.1,
 }
 """Another value of each parameter of `tiny`."""
 ONE_CHOICE = {"retrieval.fusion"}

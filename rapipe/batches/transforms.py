@@ -64,6 +64,16 @@ def gaussian_noise(pixels: Pixels, ids: Ids, std: float, seed: int) -> Pixels:
     return noisy
 
 
+def noisy_copies(pixels: Pixels, ids: Ids, most: float, seed: int) -> Pixels:
+    """Each image with `gaussian_noise` of its own standard deviation, uniform from 0 to `most`."""
+    noisy = np.empty_like(pixels)
+    for row, image_id in enumerate(ids):
+        rng = np.random.default_rng([seed, int(image_id) & (2**64 - 1)])
+        one = slice(row, row + 1)
+        noisy[one] = gaussian_noise(pixels[one], ids[one], most * rng.random(), seed)
+    return noisy
+
+
 class Views(nn.Sequential):
     """Steps of an augmentation, which draw their random numbers on the CPU on every device.
 

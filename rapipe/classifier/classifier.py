@@ -97,6 +97,8 @@ class Classifier(nn.Module):
         self.inputs = kind.inputs_of(fusion) if kind and fusion else frozenset()
         """What the fusion sees of neighbours."""
         self.late = kind is not None and kind.late
+        self.abstains = kind is not None and fusion is not None and kind.abstains(fusion)
+        """Whether the fusion may pass neighbours by."""
         widths = self.backbone.widths if fusion else ()
         self.first_stage = len(widths) - 1 if fusion and fusion.stages == "last" else 0
         places = (self.backbone.features,) if self.late else widths[self.first_stage :]

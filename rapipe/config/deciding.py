@@ -149,6 +149,18 @@ def of_table(params: Params, strategy: str) -> Facts:
     return {"seed": params.seed, **_chosen("retrieval", asdict(params.retrieval), names)}
 
 
+def of_noisy_table(params: Params, strategy: str, noisy: bool) -> Facts:
+    """Of the table of noisy copies of the training images.
+
+    Args:
+        noisy: those for classifiers whose images have noise too.
+    """
+    noise = {"retrieval.query_noise": params.retrieval.query_noise}
+    if noisy:
+        noise = {"classifiers.noise_std": params.classifiers.noise_std}
+    return {**of_table(params, strategy), **noise}
+
+
 def of_baselines(params: Params) -> Facts:
     """Of what the encoder knows by itself, besides its weights and the corpus."""
     levels = _chosen("evaluate", asdict(params.evaluate), ("noise_std",))
@@ -161,10 +173,9 @@ def of_initial(params: Params, text: str, precision: str | None) -> Facts:
     Args:
         text: its name in `classifiers.backbones`.
     """
-    names = [ClassifierName.parse(text)]
+    names = names_of(params, text)
     grid, facts = asdict(params.classifiers), Facts()
     if names[0].distilled:
-        names.append(ClassifierName.parse(params.classifiers.distill))
         facts |= _chosen("classifiers", grid, ("distill", "distill_temperature"))
     if any(name.noisy for name in names):
         facts |= _chosen("classifiers", grid, ("noise_std",))
@@ -192,10 +203,15 @@ def of_initial(params: Params, text: str, precision: str | None) -> Facts:
 
 def starts_from_weights(params: Params, text: str) -> bool:
     """Whether a classifier, or its teacher, starts from weights, which fit one corpus."""
+    return any(name.initial != SCRATCH for name in names_of(params, text))
+
+
+def names_of(params: Params, text: str) -> list[ClassifierName]:
+    """A classifier's name, and its teacher's."""
     names = [ClassifierName.parse(text)]
     if names[0].distilled:
         names.append(ClassifierName.parse(params.classifiers.distill))
-    return any(name.initial != SCRATCH for name in names)
+    return names
 
 
 def of_training(params: Params, variant: Variant, precision: str | None) -> Facts:
@@ -209,16 +225,17 @@ def of_training(params: Params, variant: Variant, precision: str | None) -> Fact
         facts["train.precision"] = precision
     if variant.retrieval != "none":
         facts |= _keys("retrieval", asdict(params.retrieval.fusion_spec))
+        facts |= _chosen("retrieval", asdict(params.retrieval), ("query_noise",))
     return facts
 
 
 def of_evaluation(params: Params, variant: Variant) -> Facts:
     """Of what is measured of a classifier."""
     evaluation = asdict(params.evaluate)
-    if variant.retrieval == "none":
-        return {"seed": params.seed, **_chosen("evaluate", evaluation, ("noise_std", "maps"))}
+    names = ["noise_std", "corruptions", "maps"]
     if variant.retrieval == SELF:  # of neighbours nothing is measured
-        names = ("noise_std", "swap_std", "maps")
+        names.append("swap_std")
+    if variant.retrieval in ("none", SELF):
         return {"seed": params.seed, **_chosen("evaluate", evaluation, names)}
     retrieval = _chosen("retrieval", asdict(params.retrieval), ("prune", "strategies"))
     return {"seed": params.seed, **_keys("evaluate", evaluation), **retrieval}

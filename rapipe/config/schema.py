@@ -138,6 +138,9 @@ class RetrievalParams(FusionSpec):
     IVF_RQ"""
     min_recall: Rate
     """share of the true k nearest that an approximate index must find, or prefetch fails"""
+    query_noise: Probability
+    """half of the training images see the neighbours of a noisy copy, of a standard deviation up
+    to this (of NAME+noise: of noise_std), to learn when to trust them; 0 = none do"""
     prune: Probability
     """share of the memory that eval leaves out once: what harms validation images most; 0 = none"""
 
@@ -186,6 +189,12 @@ class ClassifiersParams:
     """tau of the teacher's and the student's softmax"""
     noise_std: NoiseStd
     """of the Gaussian noise on half of the training images of NAME+noise, on [0, 1]"""
+
+    @property
+    def names(self) -> tuple[ClassifierName, ...]:
+        """Each classifier's, and the teacher's."""
+        teachers = (self.distill,) if self.distill else ()
+        return tuple(map(ClassifierName.parse, (*self.backbones, *teachers)))
 
     def __post_init__(self) -> None:
         names = [
@@ -245,6 +254,8 @@ class EvaluateParams:
 
     noise_std: Annotated[tuple[NoiseStd, ...], Several]
     """Gaussian noise on [0, 1]; the first five are CIFAR-10-C's"""
+    corruptions: Names
+    """NAME:SEVERITY of CIFAR-10-C's fifteen, severity 1 to 5 (rapipe methods)"""
     swap_std: Annotated[tuple[Probability, ...], Several]
     """noise levels at which neighbours are swapped for others; 0 = clean; [] = never"""
     poisoned: Annotated[tuple[Probability, ...], Several]
@@ -270,6 +281,11 @@ class Params:
     evaluate: EvaluateParams
 
     @property
+    def corruptions(self) -> tuple[str, ...]:
+        """What test images are corrupted by: nothing, as above."""
+        return () if self.pretrain.encoder == NO_ENCODER else self.evaluate.corruptions
+
+    @property
     def noise_levels(self) -> tuple[float, ...]:
         """Where classifiers are evaluated: 0 alone if there is no encoder for noisy images."""
         noisy = () if self.pretrain.encoder == NO_ENCODER else sorted(self.evaluate.noise_std)
@@ -286,6 +302,7 @@ class Params:
             "classifiers.backbones": self.classifiers.backbones,
             "classifiers.seeds": self.classifiers.seeds,
             "evaluate.noise_std": self.evaluate.noise_std,
+            "evaluate.corruptions": self.evaluate.corruptions,
             "evaluate.swap_std": self.evaluate.swap_std,
             "evaluate.poisoned": self.evaluate.poisoned,
             "train.tune": self.train.tune,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
+from rapipe.batches.transforms import gaussian_noise
 from rapipe.config.names import MEMORY
 from rapipe.config.schema import Params
 from rapipe.corpus.labels import visible_label_mask
@@ -20,7 +21,6 @@ from rapipe.evaluation.encoder_baselines import (
     choose_probe,
     choose_vote,
 )
-from rapipe.evaluation.measures.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
 from rapipe.io.checksums import sha256
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import write_checksummed
@@ -101,6 +101,6 @@ def embedded(params: Params) -> tuple[LabelledVectors, LabelledVectors, Labelled
 def noisy(test: LabelledVectors, images: Images, std: float, seed: int) -> LabelledVectors:
     """The test images with the noise that classifiers see, as the encoder sees them."""
     encoder = read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device())
-    pixels = CORRUPTIONS[GAUSSIAN_NOISE](images.pixels, images.ids, std, seed)
+    pixels = gaussian_noise(images.pixels, images.ids, std, seed)
     vectors = embed_cached(encoder, pixels, paths.QUERIES, encoder_fingerprint())
     return test._replace(vectors=vectors)

@@ -18,6 +18,7 @@ from rapipe.errors import UserError
 from rapipe.evaluation.measures.analysis import RetrievalAnalysis, evaluate_levels
 from rapipe.evaluation.measures.attribution_maps.evaluate import evaluate_maps, spread
 from rapipe.evaluation.measures.attribution_maps.record import AttributionMaps
+from rapipe.evaluation.measures.shifts import evaluate_shifts
 from rapipe.io.checksums import sha256
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
@@ -31,11 +32,14 @@ from rapipe.pipeline.inputs import (
     labelled,
     neighbours_of,
     present_bank,
+    present_shifts,
+    shift_images,
 )
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import say
 from rapipe.records import Embeddings, Images
+from rapipe.retrieval.votes import best_vote
 from rapipe.specs import NO_ENCODER
 
 READS = (paths.CORPUS, paths.ENCODER, paths.NEIGHBOURS, paths.MODELS)
@@ -68,6 +72,7 @@ def run(params: Params, variant: Variant) -> None:
         levels = levels[:1]
         say(f"pretrain.encoder is {NO_ENCODER}: noisy images have no vectors, and are left out")
     evaluation = evaluate_levels(classifier, images, levels, retriever, analysis, params.seed)
+    corrupted, elsewhere = shifted_rows(params, classifier, images, retriever, analysis)
     facts, predictions_sha256 = dict(analysis.facts) if analysis else {}, ""
     if not edited:
         with atomic_folder(paths.EVIDENCE / variant.name) as folder:
@@ -82,7 +87,7 @@ def run(params: Params, variant: Variant) -> None:
     keys = {key: getattr(variant, name) for key, name in names.items()}
     result = {
         "setting": card["setting"],
-        "evaluation": deciding.of_evaluation(params, variant),
+        "evaluation": evaluation_facts(params, variant),
         "parameters": card["parameters"],
         "best_epoch": card["best_epoch"],
         "edited": edited,
@@ -90,11 +95,37 @@ def run(params: Params, variant: Variant) -> None:
         "store": store,
         "rows": [{**keys, **row, "memory": memory} for row in evaluation.rows],
         "by_class": evaluation.by_class,
+        "corruptions": corrupted,
+        "shifts": elsewhere,
         **facts,
     }
     write_checksummed(paths.RUNS / f"{variant.name}{'@' + memory if edited else ''}.json", result)
     if not edited:
         keep(params, variant, result)
+
+
+def evaluation_facts(params: Params, variant: Variant) -> Facts:
+    """All that decides what is measured, beside the classifier and the test split."""
+    return {**deciding.of_evaluation(params, variant), **present_shifts(params)}
+
+
+def shifted_rows(
+    params: Params,
+    classifier: Classifier,
+    images: Images,
+    retriever: Retriever | None,
+    analysis: RetrievalAnalysis | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of corrupted test images, and of images from elsewhere.
+
+    Imported vectors are of clean test images alone.
+    """
+    corruptions, shifts = params.evaluate.corruptions, shift_images()
+    if retriever and isinstance(retriever.encoder, ImportedVectors):
+        corruptions, shifts = (), {}
+    bank, vote = (analysis.bank, best_vote(analysis.votes)) if analysis else (None, None)
+    data = images, corruptions, shifts, retriever, bank, vote
+    return evaluate_shifts(classifier, *data, params.seed)
 
 
 def keep(params: Params, variant: Variant, result: dict[str, Any]) -> None:
@@ -165,8 +196,9 @@ def retriever_of(
 ) -> Retriever:
     """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
     bank = Embeddings.read(checked(paths.BANK))
-    if np.isin(bank.ids, images.ids).any():
-        raise UserError(f"{paths.BANK} holds images of the present test split: run rapipe prefetch")
+    for name, part in {"test split": images, **shift_images()}.items():
+        if np.isin(bank.ids, part.ids).any():
+            raise UserError(f"{paths.BANK} holds images of the present {name}: run rapipe prefetch")
     return Retriever(
         read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device()),
         bank,

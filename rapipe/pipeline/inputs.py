@@ -97,13 +97,33 @@ def neighbours_of(images: Images, params: Params, strategy: str, split: str) -> 
     recorded = read_card(paths.table_card(strategy)).get(PARAMS)
     provenance.check(path.parent, recorded, deciding.of_table(params, strategy), "prefetch")
     table = read_table(path)
-    if split == "train" and len(table.query_ids) > len(images):
-        queries = query_images(split, unlabelled=True)
+    if split.startswith("train") and len(table.query_ids) > len(images):
+        queries = query_images("train", unlabelled=True)
         if np.array_equal(queries.ids, table.query_ids):
             table = table.take(np.flatnonzero(queries.labels >= 0))
     if not np.array_equal(table.query_ids, images.ids):
         raise UserError(f"{path} belongs to other images: run rapipe prefetch, or dvc repro")
     return table
+
+
+def copied_neighbours_of(
+    images: Images, params: Params, strategy: str, noisy: bool
+) -> Neighbours | None:
+    """The prefetched table of noisy copies of the training images; None if there is to be none.
+
+    Args:
+        noisy: those for a classifier whose images have noise too.
+
+    Raises:
+        UserError: as `neighbours_of`.
+    """
+    if not params.retrieval.query_noise:
+        return None
+    split = paths.NOISY_TRAIN if noisy else paths.COPIED_TRAIN
+    card, path = read_card(paths.table_card(strategy)).get(split, {}), paths.table(strategy, split)
+    present = deciding.of_noisy_table(params, strategy, noisy)
+    provenance.check(path, card.get(PARAMS), present, "prefetch")
+    return neighbours_of(images, params, strategy, split) if "queries" in card else None
 
 
 def read_table(path: Path) -> Neighbours:

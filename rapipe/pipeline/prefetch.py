@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
+from rapipe.batches.transforms import gaussian_noise, noisy_copies
 from rapipe.config import deciding
 from rapipe.config.names import SELF, TRAINING
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.corpus.labels import hidden_label_ids
 from rapipe.device import device
-from rapipe.encoder.imported import read_encoder
+from rapipe.encoder.embedding_cache import embed_cached
+from rapipe.encoder.imported import ImportedVectors, read_encoder
 from rapipe.errors import UserError
 from rapipe.io import memory_map
 from rapipe.io.atomic import part_path
@@ -26,6 +28,7 @@ from rapipe.pipeline.inputs import (
     PARAMS,
     check_encoder,
     checked,
+    encoder_fingerprint,
     images_of,
     present_encoder,
     query_images,
@@ -82,13 +85,23 @@ def write(store: Store, splits: dict[str, Images], params: Params, of_encoder: F
     bank = Embeddings.read(partial(paths.BANK))
     request, teacher = request_of(params), bool(params.classifiers.distill)
     cards: dict[str, dict[str, Any]] = {name: {} for name in params.retrieval.strategies}
-    for split in splits:
-        queries = queries_of(query_images(split, teacher), rows, order, vectors)
+    copied = copies_of(params)
+    for split in (*splits, *copied):
+        if split in copied:
+            queries = copied_queries(query_images("train", teacher), split, params)
+        else:
+            queries = queries_of(query_images(split, teacher), rows, order, vectors)
         for strategy, card in cards.items():
+            if split in copied:
+                noisy = split == paths.NOISY_TRAIN
+                card[split] = {PARAMS: deciding.of_noisy_table(params, strategy, noisy)}
+            if queries is None:
+                continue
             table = STRATEGIES[strategy](queries, bank, request)
             table.check_against(bank.ids)
             table.write(partial(paths.table(strategy, split)))
-            card[split] = {"queries": len(queries.ids), **table.found_by}
+            facts = {"queries": len(queries.ids), **table.found_by}
+            card[split] = {**card.get(split, {}), **facts}
             if table.found_by:
                 say(f"{strategy} of {split}: {describe_search(table.found_by, request.k)}")
     for strategy, card in cards.items():
@@ -146,6 +159,33 @@ def write_bank(
                 "store": manifest.sha256,
             },
         },
+    )
+
+
+def copies_of(params: Params) -> list[str]:
+    """The tables of noisy copies that classifiers, and teachers, learn with."""
+    if not params.retrieval.query_noise:
+        return []
+    noisy = {name.noisy for name in params.classifiers.names}
+    tables = {True: paths.NOISY_TRAIN, False: paths.COPIED_TRAIN}
+    return [table for of_noisy, table in tables.items() if of_noisy in noisy]
+
+
+def copied_queries(images: Images, table: str, params: Params) -> VectorsWithIds | None:
+    """Ids of training images, and a vector of a noisy copy of each; None without an encoder."""
+    encoder = read_encoder(checked(paths.ENCODER), paths.VECTORS).to(device())
+    if isinstance(encoder, ImportedVectors):
+        say("there is no encoder, so noisy copies of training images have no neighbours")
+        return None
+    if table == paths.NOISY_TRAIN:
+        std = params.classifiers.noise_std
+        pixels = gaussian_noise(images.pixels, images.ids, std, params.seed)
+    else:
+        most = params.retrieval.query_noise
+        pixels = noisy_copies(images.pixels, images.ids, most, params.seed)
+    say(f"embedding noisy copies of {len(images):,} training images")
+    return VectorsWithIds(
+        images.ids, embed_cached(encoder, pixels, paths.QUERIES, encoder_fingerprint())
     )
 
 

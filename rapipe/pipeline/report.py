@@ -249,7 +249,9 @@ def setting(params: Params, pretraining: History) -> str:
         cards = [read_card(paths.table_card(name))["test"] for name in retrieval.strategies]
         searches = [describe_search(card, retrieval.k) for card in cards if "recall" in card]
         by = "; ".join(dict.fromkeys(searches)) or "chance"
-        looked_up = fusion_words(f"k = {retrieval.k} by {by}", retrieval)
+        noisy = any(name.noisy for name in params.classifiers.names)
+        noise = retrieval.query_noise, noisy
+        looked_up = fusion_words(f"k = {retrieval.k} by {by}", retrieval.fusion_spec, *noise)
     size = params.corpus.image_size
     return setting_words(
         present_corpus(params), size, sentence, params.train, looked_up, initial(params)

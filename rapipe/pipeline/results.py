@@ -42,6 +42,7 @@ from rapipe.pipeline.inputs import (
     classifier_card,
     labelled,
     present_bank,
+    present_shifts,
     read_result,
     setting,
 )
@@ -221,6 +222,7 @@ def read_evidence(params: Params, results: Results) -> Evidence:
     seeds: dict[Condition, list[Predictions]] = {}
     runs: dict[Condition, list[Run]] = {}
     histories: dict[Condition, list[History]] = {}
+    shifts = present_shifts(params)
     for variant in variants(params):
         name = variant.name
         if name not in results.runs:
@@ -229,7 +231,7 @@ def read_evidence(params: Params, results: Results) -> Evidence:
                 f"{paths.RUNS / name}.json {reason}: run rapipe train and eval, or dvc repro"
             )
         run = results.runs[name]
-        present = deciding.of_evaluation(params, variant)
+        present = {**deciding.of_evaluation(params, variant), **shifts}
         provenance.check(paths.RUNS / f"{name}.json", run["evaluation"], present, "eval")
         condition = Condition.of(run["rows"][0])
         seeds.setdefault(condition, []).append(_read_predictions(name, run, levels, ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.module import Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.classifier.train import TrainedClassifier, train_classifier
+from rapipe.config import deciding
 from rapipe.config.names import ENCODER, ClassifierName
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
@@ -26,6 +28,7 @@ from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, without_nan, write_csv
 from rapipe.pipeline.inputs import (
     checked,
+    copied_neighbours_of,
     labelled,
     neighbours_of,
     present_bank,
@@ -86,6 +89,8 @@ class TrainingData:
     """By split; None without retrieval."""
     bank: Embeddings | None
     """Of which `self` shows nothing."""
+    copied: Mapping[bool, Neighbours | None]
+    """Of noisy copies of the training images, by whether these have noise too."""
     visible_labels: int
 
     @classmethod
@@ -93,7 +98,7 @@ class TrainingData:
         """What is on the disk for this variant, with or without unlabelled training images."""
         images = {"train": query_images("train", unlabelled)}
         images |= {split: labelled(split) for split in ("validation", "test")}
-        neighbours, bank = None, None
+        neighbours, bank, copied = None, None, {}
         if variant.retrieval != "none":
             present_bank(params)
             bank = Embeddings.read(checked(paths.BANK))
@@ -101,12 +106,16 @@ class TrainingData:
                 split: neighbours_of(queries, params, variant.retrieval, split)
                 for split, queries in images.items()
             }
+            copied = {
+                noisy: copied_neighbours_of(images["train"], params, variant.retrieval, noisy)
+                for noisy in {name.noisy for name in deciding.names_of(params, variant.backbone)}
+            }
         train = images["train"]
         visible = visible_label_mask(
             train.ids, train.labels, params.train.label_fraction, params.seed
         )
         images["train"] = replace(train, labels=np.where(visible, train.labels, UNLABELLED))
-        return cls(images, neighbours, bank, int(visible.sum()))
+        return cls(images, neighbours, bank, copied, int(visible.sum()))
 
 
 def _train(
@@ -138,6 +147,7 @@ def _train(
         initial=initial.backbone(network),
         projection=initial.projection(),
         noise_std=initial.noise_std,
+        noisy_neighbours=data.copied.get(name.noisy),
         teacher=teacher,
         seed=variant.seed,
         checkpoints=checkpoints,

@@ -50,11 +50,21 @@ def setting_words(
     return f"<p>{html.escape(' '.join((words + training).split()))}</p>"
 
 
-def fusion_words(retrieval: str, fusion: FusionSpec) -> str:
-    """How many neighbours there are and how they were retrieved, and how they enter."""
+def fusion_words(retrieval: str, fusion: FusionSpec, query_noise: float, noisy: bool) -> str:
+    """How many neighbours there are and how they were retrieved, and how they enter.
+
+    Args:
+        query_noise: largest standard deviation of noisy copies whose neighbours are shown.
+        noisy: whether a classifier has noise in training.
+    """
+    copies = f"half of training images with those of a noisy copy (up to {query_noise:g})"
+    if not query_noise:
+        copies = "training images with those of their clean selves"
+        if noisy:
+            copies += ", those with noise too, which is not what they meet in testing"
     return (
-        f"{retrieval}, neighbours as {fusion.attend} (both = embedding and label), neighbour "
-        f"dropout {fusion.dropout:g}"
+        f"{retrieval}, by {fusion.fusion}, neighbours as {fusion.attend} (both = embedding and "
+        f"label), neighbour dropout {fusion.dropout:g}, {copies}"
     )
 
 

@@ -43,6 +43,11 @@ class Fusion(nn.Module):
         """What it sees of neighbours: of `VECTORS`, `LABELS` and `SIMILARITIES`."""
         return cls.inputs or frozenset(OF_ATTEND[spec.attend])
 
+    @classmethod
+    def abstains(cls, spec: FusionSpec) -> bool:
+        """Whether the shares of an image's neighbours may sum to less than 1."""
+        return False
+
     def project(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """What there is to see of neighbours, each by itself: (..., D) and (...) -> (..., P).
 

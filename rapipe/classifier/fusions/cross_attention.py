@@ -67,8 +67,11 @@ class CrossAttention(TokenFusion):
             self.label = nn.Embedding(classes + 1, channels, padding_idx=classes)
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        gated = spec.gate or self.always_gated
-        self.nothing = nn.Parameter(torch.zeros(channels)) if gated else None
+        self.nothing = nn.Parameter(torch.zeros(channels)) if self.abstains(spec) else None
+
+    @classmethod
+    def abstains(cls, spec: FusionSpec) -> bool:
+        return spec.gate or cls.always_gated
 
     def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""

@@ -34,6 +34,10 @@ class KnnLm(LateFusion):
 
     inputs = SEES_VOTES
 
+    @classmethod
+    def abstains(cls, spec: FusionSpec) -> bool:
+        return True
+
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.classes = classes

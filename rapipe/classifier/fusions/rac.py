@@ -28,6 +28,10 @@ class Rac(LateFusion):
 
     inputs = SEES_VOTES
 
+    @classmethod
+    def abstains(cls, spec: FusionSpec) -> bool:
+        return True
+
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.label = nn.Embedding(classes + 1, WIDTH, padding_idx=classes)

@@ -23,7 +23,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.device import memory_budget
 from rapipe.encoder.retriever import Retriever, nearest_of_class
-from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval
+from rapipe.evaluation.measures.noise_levels import LevelPredictions, Retrieval, other_images
 from rapipe.records import (
     OTHER_IMAGE,
     Embeddings,
@@ -95,7 +95,8 @@ class Counterfactuals:
                 neighbours = self.retriever.neighbours(retrieval.queries, strategy)
                 yield Counterfactual.showing(strategy, neighbours, bank)
         yield Counterfactual("none", None, bank)
-        other = shown.take(self._other_images(len(shown.indices)))
+        seed = self.retriever.request.seed
+        other = shown.take(other_images(len(shown.indices), seed))
         yield Counterfactual.showing(OTHER_IMAGE, other, bank)
         if shown.k:  # by `map`, which keeps no poisoned copy of the bank
             beside = methodcaller("_replace", query_vectors=shown.query_vectors)
@@ -116,13 +117,6 @@ class Counterfactuals:
 
     def _rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.retriever.request.seed, *name.encode()])
-
-    def _other_images(self, count: int) -> npt.NDArray[np.int64]:
-        """For each image another one: the next in a random circle."""
-        circle = self._rng(OTHER_IMAGE).permutation(count)
-        successors = np.empty_like(circle)
-        successors[circle] = np.roll(circle, -1)
-        return successors
 
     def _oracles(self, retrieval: Retrieval) -> Iterator[Counterfactual]:
         """The nearest of the image's class, and of another one.

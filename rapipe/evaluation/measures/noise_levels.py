@@ -6,20 +6,21 @@ Letters: N images, C classes, K neighbours, L noise levels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rapipe import metrics
+from rapipe.batches.transforms import gaussian_noise
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.retriever import Retriever
 from rapipe.evaluation.measures.calibration import vote_entropy
-from rapipe.evaluation.measures.corruptions import CORRUPTIONS, GAUSSIAN_NOISE
+from rapipe.evaluation.measures.drift import label_purity
 from rapipe.progress import track
-from rapipe.records import Embeddings, Images, Neighbours, Pixels, Predictions
+from rapipe.records import OTHER_IMAGE, Embeddings, Images, Neighbours, Pixels, Predictions
 from rapipe.retrieval.search import VectorsWithIds
 from rapipe.retrieval.votes import LabelledNeighbours, Vote
 
@@ -35,13 +36,15 @@ class Retrieval(NamedTuple):
 
 @dataclass(frozen=True)
 class LevelPredictions:
-    """The images at one noise level, and what a classifier predicts for them."""
+    """The images at one noise level, or corrupted, and what a classifier predicts for them."""
 
     noise_std: float
     pixels: Pixels
     logits: npt.NDArray[np.float32]  # (N, C)
     retrieval: Retrieval | None = None
     """None without retrieval."""
+    with_others: npt.NDArray[np.float32] | None = None
+    """Logits with the neighbours of other images; None without retrieval."""
     with_clean: npt.NDArray[np.float32] | None = None
     """Logits with the neighbours of the clean images, if that was asked for."""
 
@@ -53,47 +56,89 @@ def predict_levels(
     retriever: Retriever | None,
     bank: DeviceBank | None,
     seed: int,
-    corruption: str = GAUSSIAN_NOISE,
     with_clean: bool = False,
 ) -> Iterator[LevelPredictions]:
-    """The images at each noise level (0 = clean), one after the other.
+    """The images at each level of Gaussian noise (0 = clean), one after the other.
 
     Args:
-        levels: severities; of Gaussian noise, its standard deviations on [0, 1].
+        levels: standard deviations on [0, 1].
         retriever, bank: how neighbours are retrieved, and the bank that they are gathered from;
             None for a classifier without retrieval.
         seed: of the noise.
-        corruption: its name in the table of corruptions.
         with_clean: predict also with the neighbours of the first level; with a retriever alone.
     """
     clean: Shown | None = None
     for std in track(levels, "evaluating", len(levels)):
-        pixels = CORRUPTIONS[corruption](images.pixels, images.ids, std, seed)
-        retrieval: Retrieval | None = None
-        shown = [Shown()]
-        if retriever:
-            queries = retriever.queries(images, pixels)
-            neighbours = retriever.neighbours(queries)
-            voters = retriever.labelled_neighbours(neighbours, queries)
-            retrieval = Retrieval(queries, neighbours, voters)
-            shown = [Shown.of(bank, neighbours)]
-            clean = clean or shown[0]
-            shown += [clean] * (with_clean and shown[0] is not clean)
-        logits = classifier.predict_with_each(pixels, shown)
-        yield LevelPredictions(
-            std, pixels, logits[0], retrieval, logits[-1] if with_clean else None
-        )
+        pixels = gaussian_noise(images.pixels, images.ids, std, seed)
+        level = predict(classifier, images, pixels, retriever, bank, clean, std)
+        if with_clean and level.retrieval:
+            clean = clean or Shown.of(bank, level.retrieval.neighbours)
+            level = replace(level, with_clean=level.logits) if level.with_clean is None else level
+        yield level
 
 
-def scores(level: LevelPredictions, images: Images) -> dict[str, float]:
-    """noise_std, top1, top3 (0 to 1), nll (nats), ece, n_test.
+def predict(
+    classifier: Classifier,
+    images: Images,
+    pixels: Pixels,
+    retriever: Retriever | None,
+    bank: DeviceBank | None,
+    clean: Shown | None = None,
+    noise_std: float = 0.0,
+) -> LevelPredictions:
+    """Images as these pixels, which are what the classifier and the encoder see.
 
-    Where neighbours were searched, also neighbour_recall (1.0 = exact).
+    Args:
+        clean: other neighbours to predict with too.
     """
-    summary = metrics.summarise(level.logits, images.labels)
-    row = {"noise_std": level.noise_std, **summary, "n_test": len(images)}
-    if level.retrieval and "recall" in level.retrieval.neighbours.found_by:
-        row["neighbour_recall"] = level.retrieval.neighbours.found_by["recall"]
+    if retriever is None:
+        return LevelPredictions(noise_std, pixels, classifier.predict(pixels))
+    queries = retriever.queries(images, pixels)
+    neighbours = retriever.neighbours(queries)
+    voters = retriever.labelled_neighbours(neighbours, queries)
+    others = neighbours.take(other_images(len(images), retriever.request.seed))
+    shown = [Shown.of(bank, neighbours), Shown.of(bank, others), *([clean] if clean else [])]
+    logits = classifier.predict_with_each(pixels, shown)
+    retrieval = Retrieval(queries, neighbours, voters)
+    with_clean = logits[2] if clean else None
+    return LevelPredictions(noise_std, pixels, logits[0], retrieval, logits[1], with_clean)
+
+
+def other_images(count: int, seed: int) -> npt.NDArray[np.int64]:
+    """For each image another one: the next in a random circle."""
+    circle = np.random.default_rng([seed, *OTHER_IMAGE.encode()]).permutation(count)
+    successors = np.empty_like(circle)
+    successors[circle] = np.roll(circle, -1)
+    return successors
+
+
+def scores(
+    level: LevelPredictions, images: Images, classifier: Classifier, bank: DeviceBank | None
+) -> dict[str, float]:
+    """top1, top3 (0 to 1), nll (nats), ece, n_test; and of neighbours, where there are any:
+
+    `neighbour_recall` of their search (1.0 = exact); `purity`, the share that has the image's
+    class; `reliance`, how far a prediction moves with another image's neighbours (the mean total
+    variation distance, 0 to 1); `neighbour_share`, how much of its attention, or of its mixture,
+    a fusion that may pass neighbours by gives them (0 to 1).
+    """
+    row = {**metrics.summarise(level.logits, images.labels), "n_test": len(images)}
+    retrieval = level.retrieval
+    if retrieval is None or level.with_others is None:
+        return row
+    probabilities = map(metrics.softmax, (level.logits, level.with_others))
+    row["reliance"] = float(metrics.total_variation(*probabilities).mean())
+    if not retrieval.neighbours.k or bank is None:
+        return row
+    neighbours = retrieval.neighbours
+    if "recall" in neighbours.found_by:
+        row["neighbour_recall"] = neighbours.found_by["recall"]
+    purity = label_purity(neighbours.indices, bank.bank, images.labels)
+    if purity is not None:
+        row["purity"] = purity
+    if classifier.abstains:
+        attention = classifier.attention(level.pixels, *Shown.of(bank, neighbours))
+        row["neighbour_share"] = float(attention[:, -neighbours.k :].sum(axis=1).mean())
     return row
 
 

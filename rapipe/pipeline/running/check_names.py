@@ -42,6 +42,8 @@ from rapipe.corpus.sources import SOURCES
 from rapipe.encoder import backbones, checkpoints
 from rapipe.encoder.backbones.pooling import check_pool
 from rapipe.errors import UserError
+from rapipe.evaluation.corruptions import CORRUPTIONS
+from rapipe.evaluation.corruptions.base import SEVERITIES
 from rapipe.generation import GENERATORS
 from rapipe.io.text import expand_home, quoted
 from rapipe.pipeline.inputs import images_of, query_images
@@ -101,8 +103,18 @@ def check(params: Params) -> None:
     starts = {name.backbone for name in names if name.initial == CHECKPOINT}
     for init in sorted({init_of(params.classifiers.init, backbone) for backbone in starts}):
         checkpoints.check(init)
+    for i, text in enumerate(params.evaluate.corruptions):
+        _corruption(f"evaluate.corruptions[{i}]", text)
     _known("train.augment", params.train.augment, VIEWS)
     _tricks(params.train)
+
+
+def _corruption(key: str, text: str) -> None:
+    """Raise `UserError` unless it is NAME:SEVERITY."""
+    name, _, severity = text.partition(":")
+    _known(key, name, CORRUPTIONS)
+    if severity not in map(str, SEVERITIES):
+        raise UserError(f"{key} is {quoted(text)}; write {name}:1 to {name}:{max(SEVERITIES)}")
 
 
 def _query_vectors_seen(retrieval: RetrievalParams) -> None:
