@@ -86,7 +86,7 @@ def check_statistics(module: Any) -> None:
         layer.reset_running_stats()
         layer.momentum = None
     with torch.no_grad():
-        for pixels, *_ in module.train_dataloader():
+        for _, pixels, *_ in module.train_dataloader():
             slow.train()(to_float(pixels), None)
     assert norms
     for name, value in slow.named_buffers():

@@ -177,7 +177,7 @@ def test_corruption(small: Params) -> None:
         assert 0 <= row["top1"] <= 1
         assert 0 <= row["purity"] <= 1
         assert 0 <= row["vote_top1"] <= 1
-        assert 0 < row["reliance"] <= 1
+        assert 0 <= row["reliance"] <= 1
 
 
 @pytest.mark.parametrize("name", names("start"))

@@ -231,7 +231,7 @@ def test_the_page_needs_no_network_and_holds_its_pictures(in_tiny: Params) -> No
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert "http" not in re.sub(r"data:[^\"]+", "", page)
     drawn = [*paths.FIGURES.glob("*.png"), paths.CONTACT_SHEET]
-    assert page.count("data:image/png;base64,") == len(drawn) == 19
+    assert page.count("data:image/png;base64,") == len(drawn) == 20
     for v in variants(in_tiny):
         assert v.backbone in page
     with paths.TABLE.open() as file:

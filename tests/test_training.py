@@ -16,7 +16,7 @@ import torch
 from conftest import make_embeddings
 from trainings import Stop, plain_training, pretraining, training
 
-from rapipe.batches.loader import CPU, ArrayField, BatchLoader
+from rapipe.batches.loader import CPU, ArrayField, BatchLoader, RowField
 from rapipe.classifier.module import ClassifierModule
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourField
 from rapipe.errors import UserError
@@ -156,7 +156,8 @@ def test_training_learns_from_neighbours_alone(tmp_path: Path) -> None:
         bank = make_embeddings(20)
         same = [np.flatnonzero(bank.labels == label)[:4] for label in labels]
         table = NeighbourField(np.stack(same).astype(np.int32), DeviceBank(bank, 3, CPU))
-        module.loader = BatchLoader(CPU, ArrayField(noise, CPU), ArrayField(labels, CPU), table)
+        images_and_labels = ArrayField(noise, CPU), ArrayField(labels, CPU)
+        module.loader = BatchLoader(CPU, RowField(), *images_and_labels, table)
         module.augment = torch.nn.Identity()
         history = History(lambda m: {"train": m.pop_mean("correct")})
         fit(module, [history], tmp_path / "c")

@@ -15,6 +15,7 @@ from rapipe.report import (
     claims,
     learning_curves,
     robustness,
+    shifts,
 )
 from rapipe.report.material import Material
 from rapipe.report.style import (
@@ -131,6 +132,24 @@ def scores(evidence: Evidence) -> Table:
     all shares answered; confidence that knows nothing has that of answering all.
     """
     return calibration.scores(evidence).without("retrieval")
+
+
+def corruptions(evidence: Evidence) -> Table:
+    """Test accuracy on corrupted images.
+
+    Percent of the test split, mean over seeds. The corruptions are those of CIFAR-10-C, by name
+    and severity (Hendrycks and Dietterich, ICLR 2019).
+    """
+    return shifts.corruptions(evidence).without("retrieval", "mean CE", "relative CE")
+
+
+def elsewhere(evidence: Evidence) -> Table:
+    """Accuracy on images from elsewhere.
+
+    Sources with `role: shift`, of which nothing was learned: percent of their images of classes
+    that the task has, mean over seeds.
+    """
+    return shifts.elsewhere(evidence).without("retrieval")
 
 
 def maps(material: Material) -> Figure | None:

@@ -73,6 +73,6 @@ def vote_facts(similarities: Tensor, vote: Tensor) -> Tensor:
         similarities.amax(dim=1),
         similarities.mean(dim=1),
         vote.amax(dim=1),
-        torch.special.entr(vote).sum(dim=1),
+        torch.special.entr(vote.clamp_min(MIN_PROBABILITY)).sum(dim=1),  # steep at 0
     )
     return torch.stack(facts, dim=1)

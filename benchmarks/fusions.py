@@ -1,0 +1,236 @@
+"""Fusions side by side: the tables in docs/methods.md.
+
+    python -m benchmarks.fusions --photographs FOLDER [--seeds 3] [--memory NAME] [--json]
+    python -m benchmarks.fusions --memory nothing
+
+For each memory (the digits; 10,000 training images of CIFAR-10 from FOLDER, embedded by BYOL of
+ours and by EfficientNet-Lite0) and each fusion: ResNet-18 and a Perceiver with the nearest
+neighbours, tested on clean images, with noise, and with the fifteen corruptions at severity 3,
+beside no neighbours, the image's own vector, the best vote and the linear probe. Each training adds
+a row to `results/methods/`; what has one is not run again. Once all seeds of a fusion are there,
+it is compared with no neighbours and with the vote, paired by image and seed. Then the tables in
+docs/methods.md are made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import machine
+from benchmarks.memories import CASES as MEMORIES
+from benchmarks.memories import IMAGES, PHOTOGRAPHS
+from benchmarks.methods import DOCS
+from benchmarks.rows import (
+    RESULTS,
+    WORK,
+    Row,
+    add,
+    content_of,
+    done,
+    percent,
+    result_of,
+    rows_of,
+    with_tables,
+)
+from rapipe.classifier.fusions import FUSIONS
+from rapipe.evaluation.corruptions import CORRUPTIONS
+from study.work import Overrides, working_in
+
+ROWS, COMPARED = RESULTS / "fusions.csv", RESULTS / "fusion_comparisons.csv"
+BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
+NOISE = (0.1, 0.2)
+SEVERITY = 3
+PLAIN = "none"
+DEFAULT = "cross-attention"
+"""The fusion of the image's own vector, and of the clean image's neighbours in training."""
+CLEAN_QUERIES = f"{DEFAULT}, clean queries"
+GRID: Overrides = {
+    "classifiers.backbones": ["resnet18", "perceiver"],
+    "retrieval.attend": "both",
+    "evaluate.noise_std": list(NOISE),
+    "evaluate.swap_std": [],
+    "evaluate.attributed": 0,
+    "evaluate.maps": 0,
+    "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
+    "train.probe_every": 0,
+    "train.measure_every": 2,
+}
+CASES: dict[str, Overrides] = {
+    PLAIN: {"retrieval.strategies": []},
+    "self": {"retrieval.strategies": ["self"]},
+    CLEAN_QUERIES: {"retrieval.strategies": ["knn"], "retrieval.query_noise": 0.0},
+    **{
+        name: {
+            "retrieval.strategies": ["knn"],
+            "retrieval.fusion": name,
+            "retrieval.query_noise": 0.2,
+        }
+        for name in FUSIONS
+    },
+}
+"""By name, parameters that differ from those of the grid."""
+LEVELS = {0.0: "clean", **{std: f"noise {std:g}" for std in NOISE}, -1.0: "corruptions"}
+"""Columns; the last is the mean of the fifteen."""
+
+
+def corpora(photographs: str) -> dict[str, Overrides]:
+    """Parameters of each memory."""
+    memories: dict[str, Overrides] = {"digits": {}}
+    if photographs:
+        source = {"kind": "parquet", "path": str(Path(photographs).absolute()), "limit": IMAGES}
+        images = {**PHOTOGRAPHS, "corpus.sources": [source]}
+        for name in ("BYOL of ours", "EfficientNet-Lite0, 64 px"):
+            memories[f"CIFAR-10, {name}"] = {**images, **MEMORIES[name]}
+    return memories
+
+
+def main() -> None:
+    """Train what has no row yet, and write the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--memory", help="this one alone, or nothing")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each classifier")
+    parser.add_argument("--photographs", default="", help="folder of CIFAR-10's Parquet files")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    for memory, overrides in corpora(options.photographs).items():
+        if options.memory in (None, memory):
+            seeds = list(range(options.seeds))
+            for case in CASES:
+                measure(memory, case, {**GRID, **overrides, "classifiers.seeds": seeds})
+    if options.json:
+        rows = {"rows": rows_of(ROWS), "comparisons": rows_of(COMPARED)}
+        print(json.dumps({"machine": machine("torch"), **rows}, indent=2))
+    else:
+        print("\n".join(tables()))
+    DOCS.write_text(with_tables(DOCS.read_text(), BEGIN, END, tables()))
+
+
+def measure(memory: str, case: str, overrides: Overrides) -> None:
+    """Train and test the classifiers of a case that have no row; compare them when all are there.
+
+    All cases of a memory share a folder, and so the memory.
+    """
+    from rapipe import paths
+    from rapipe.config.loading import parse
+    from rapipe.config.variants import variants
+    from rapipe.pipeline import baselines, corpus, embed, initialise, prefetch, pretrain
+
+    content = content_of({**overrides, **CASES[case]})
+    folder = WORK / "fusions" / memory.replace(" ", "-").replace(",", "")
+    with working_in(folder, content):
+        params = parse(content)
+        mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
+        missing = [v for v in mine if not done(ROWS, _key(memory, case, v))]
+        if not missing:
+            return
+        if not paths.CORPUS_CARD.exists():
+            corpus.run(params)
+        if case != PLAIN and not paths.STORE_MANIFEST.exists():
+            pretrain.run(params)
+            embed.run(params)
+            baselines.run(params)
+        if case != PLAIN:
+            prefetch.run(params)
+        initialise.run(params)
+        for variant in missing:
+            result = result_of(params, variant)
+            add(ROWS, {**_key(memory, case, variant), **scores(result)})
+            kept = _answers(case, variant)
+            kept.parent.mkdir(exist_ok=True)
+            source = paths.EVIDENCE / variant.name / paths.PREDICTIONS
+            kept.write_bytes(source.read_bytes())
+        if case != PLAIN:
+            compare(memory, case, mine)
+
+
+def _key(memory: str, case: str, variant: Any) -> Row:
+    return {"memory": memory, "case": case, "backbone": variant.backbone, "seed": variant.seed}
+
+
+def _answers(case: str, variant: Any) -> Path:
+    """Whether each image was right, by the classifier of a case."""
+    return Path("answers") / f"{case}-{variant.backbone}-{variant.seed}.arrow".replace(" ", "-")
+
+
+def scores(result: Row) -> Row:
+    """Accuracies by level; those of the votes and what is shown of trust too."""
+    row = {f"top1_{r['noise_std']:g}": round(r["top1"], 4) for r in result["rows"]}
+    corrupted = result["corruptions"]
+    row["top1_-1"] = round(float(np.mean([r["top1"] for r in corrupted])), 4)
+    for name in ("purity", "reliance", "neighbour_share"):
+        for r in result["rows"]:
+            row[f"{name}_{r['noise_std']:g}"] = round(r[name], 4) if name in r else ""
+    votes = [r["vote_top1"] for r in corrupted if "vote_top1" in r]
+    row["vote_-1"] = round(float(np.mean(votes)), 4) if votes else ""
+    return row
+
+
+def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
+    """Differences to no neighbours and to the vote at each noise level, with 95 % intervals."""
+    from rapipe.evaluation.statistics import interval_of_mean
+    from rapipe.records import Predictions
+
+    for backbone in dict.fromkeys(variant.backbone for variant in variants):
+        group = [variant for variant in variants if variant.backbone == backbone]
+        answers = [Predictions.read(_answers(case, variant)) for variant in group]
+        plain = [Predictions.read(_answers(PLAIN, variant)) for variant in group]
+        correct = np.stack([own.correct for own in answers]).astype(float)  # (S, L, N)
+        others = {PLAIN: np.stack([own.correct for own in plain]).astype(float)}
+        votes = [own.vote_correct for own in answers if own.vote_correct is not None]
+        if len(votes) == len(answers):
+            others["vote"] = np.stack(votes).astype(float)
+        for against, reference in others.items():
+            for level, std in enumerate((0.0, *NOISE)):
+                change = correct[:, level] - reference[:, level]
+                low, high = interval_of_mean(change, 0)
+                key = {"memory": memory, "case": case, "backbone": backbone, "against": against}
+                numbers = {"change": change.mean(), "low": low, "high": high}
+                rounded = {name: round(float(value), 4) for name, value in numbers.items()}
+                add(COMPARED, {**key, "noise_std": std, **rounded})
+
+
+def tables() -> Iterator[str]:
+    """Accuracies by memory and classifier, in Markdown."""
+    rows = rows_of(ROWS)
+    for memory in dict.fromkeys(row["memory"] for row in rows):
+        for backbone in dict.fromkeys(row["backbone"] for row in rows):
+            group = [r for r in rows if (r["memory"], r["backbone"]) == (memory, backbone)]
+            if group:
+                yield f"\n{memory}, {backbone}:\n"
+                yield from by_case(memory, backbone, group)
+
+
+def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
+    """A line a fusion: means over seeds, and where it is shown better or worse, and than what."""
+    yield f"| fusion | {' | '.join(LEVELS.values())} | better than | worse than |"
+    yield "|---" * (3 + len(LEVELS)) + "|"
+    for case in dict.fromkeys(row["case"] for row in rows):
+        group = [row for row in rows if row["case"] == case]
+        cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in LEVELS]
+        yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
+
+
+def verdicts(memory: str, case: str, backbone: str) -> tuple[str, str]:
+    """Than what, and at which levels, a fusion is shown to be better, and worse."""
+    mine = [
+        row
+        for row in rows_of(COMPARED)
+        if (row["memory"], row["case"], row["backbone"]) == (memory, case, backbone)
+    ]
+
+    def words(shown: Any) -> str:
+        return ", ".join(
+            f"{row['against']} ({LEVELS[float(row['noise_std'])]})" for row in mine if shown(row)
+        )
+
+    return words(lambda row: float(row["low"]) > 0), words(lambda row: float(row["high"]) < 0)
+
+
+if __name__ == "__main__":
+    main()
