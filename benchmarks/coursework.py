@@ -66,6 +66,7 @@ PHOTOGRAPHS: Overrides = {
     "pretrain.views": "crop",
     "retrieval.k": 50,
     "retrieval.attend": "both",
+    "retrieval.query_noise": 0.0,
     "train.augment": "flip",
 }
 """Photographs have a memory by EfficientNet-Lite0."""

@@ -81,6 +81,7 @@ GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.strategies": ["self", "sampled", "knn"],
     "retrieval.stages": "all",
+    "retrieval.query_noise": 0.0,
     "evaluate.noise_std": list(NOISE),
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,

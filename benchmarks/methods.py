@@ -43,6 +43,7 @@ OFF = {
     "evaluate.swap_std": [],
     "evaluate.maps": 0,
     "evaluate.corruptions": [],
+    "retrieval.query_noise": 0.0,
     "train.probe_every": 0,
 }
 """Where neighbours enter in every row; and what the tables do not show."""

@@ -142,7 +142,7 @@ def _rows() -> Iterator[dict[str, str]]:
                 "name": name,
                 "parameter": key,
                 "about": about,
-                "source": SOURCES[kind] if kind in SOURCES else source,
+                "source": SOURCES.get(kind) or source,
             }
 
 

@@ -87,7 +87,7 @@ class FusionSpec:
 
     fusion: str = "cross-attention"
     """how neighbours enter the classifier: cross-attention | distance | tabr | knn-lm |
-    tip-adapter | rac | modern-nca"""
+    tip-adapter | rac | modern-nca | trust"""
     attend: Literal["embedding", "label", "both"] = "embedding"
     """of cross-attention and distance, what neighbours are to them: embedding | label | both"""
     stages: Literal["all", "last"] = "last"

@@ -26,6 +26,7 @@ class Follower:
 
     spec = SimpleNamespace(classes=CLASSES)
     inputs = SEES_ALL
+    abstains = True
     device = CPU
 
     def predict(

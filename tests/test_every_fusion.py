@@ -21,6 +21,7 @@ from rapipe.classifier.fusions.modern_nca import ModernNca
 from rapipe.classifier.fusions.rac import Rac
 from rapipe.classifier.fusions.tabr import TabR
 from rapipe.classifier.fusions.tip_adapter import LOG_ALPHA, TipAdapter
+from rapipe.classifier.fusions.trust import Trust
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, Shown
 from rapipe.errors import ArgumentError
 from rapipe.specs import LABELS, SIMILARITIES, VECTORS, FusionSpec, TrainingRecipe
@@ -323,3 +324,50 @@ def test_distance_trusts_less_what_is_less_alike() -> None:
 def test_every_late_fusion_is_one() -> None:
     assert all(issubclass(FUSIONS[name], LateFusion) for name in LATE)
     assert set(LATE) == set(FUSIONS) - {"cross-attention", "distance"}
+
+
+def test_trust_is_a_product_of_experts() -> None:
+    """Weight 1 with a constant network of trust: probabilities times the smoothed vote."""
+    fusion = fusion_of(Trust)
+    nn.init.zeros_(fusion.weight[2].weight)
+    nn.init.constant_(fusion.weight[2].bias, float(np.log(np.e - 1)))  # softplus of it is 1
+    logits = torch.tensor([[0.1, 0.2, 0.3]])
+    shown = by_hand([2, 2, 0, -1], [0.0, 0.0, float(np.log(2)), 9.0])  # .25, .25, .5
+    fused = fusion(torch.zeros(1, FEATURES), logits, shown)
+    vote = (4 * np.array([0.5, 0.0, 0.5]) + 1) / 7
+    expected = torch.from_numpy(logits.numpy() + np.log(vote)).float()
+    torch.testing.assert_close(fused, expected)
+    weights = fusion.weights(torch.zeros(1, FEATURES), logits, shown)
+    torch.testing.assert_close(weights[0, 0, 0], torch.tensor([0.125, 0.125, 0.25, 0.0]))
+    nn.init.constant_(fusion.weight[2].bias, -20.0)  # it trusts nobody
+    torch.testing.assert_close(fusion(torch.zeros(1, FEATURES), logits, shown), logits)
+
+
+def test_trust_falls_where_neighbours_deserve_none() -> None:
+    """Far and disagreeing neighbours are noise, near and agreeing ones are right: it learns so."""
+    torch.manual_seed(0)
+    fusion, rng = fusion_of(Trust), np.random.default_rng(0)
+    optimiser = torch.optim.Adam(fusion.parameters(), 0.02)
+
+    def batch() -> tuple[NeighbourBatch, Tensor, Tensor]:
+        targets, good = rng.integers(0, 3, 64), rng.random(64) < 0.5
+        labels = np.where(good[:, None], targets[:, None], rng.integers(0, 3, (64, K)))
+        similarities = np.where(good[:, None], 1.0, -1.0) + 0.1 * rng.standard_normal((64, K))
+        shown = NeighbourBatch(
+            torch.zeros(64, K, D),
+            torch.from_numpy(labels),
+            torch.ones(64, dtype=torch.bool),
+            torch.from_numpy(similarities).float(),
+        )
+        return shown, torch.from_numpy(targets), torch.from_numpy(good)
+
+    features, logits = torch.zeros(64, FEATURES), torch.zeros(64, CLASSES)
+    for _ in range(150):
+        shown, targets, _ = batch()
+        loss = nn.functional.cross_entropy(fusion(features, logits, shown), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    shown, targets, good = batch()
+    shares = fusion.weights(features, logits, shown).sum(dim=-1).flatten()
+    assert shares[good].mean() > 2 * shares[~good].mean()

@@ -16,6 +16,7 @@ from PIL import Image
 from test_strategies import balanced, misleading, orders, relevant, replayed, to_all
 
 from rapipe import paths
+from rapipe.batches.transforms import gaussian_noise, noisy_copies
 from rapipe.config import deciding, presets
 from rapipe.config.loading import load, parse
 from rapipe.config.schema import Params
@@ -25,11 +26,11 @@ from rapipe.errors import UserError
 from rapipe.io import checksums
 from rapipe.io.checksums import write_checksums
 from rapipe.pipeline import corpus, embed, prefetch, pretrain
-from rapipe.pipeline.inputs import PARAMS, labelled, neighbours_of
+from rapipe.pipeline.inputs import PARAMS, copied_neighbours_of, labelled, neighbours_of
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.running.check_names import check, check_memory
 from rapipe.records import SPLITS, Embeddings, Images, Neighbours
-from rapipe.retrieval.search import VectorsWithIds
+from rapipe.retrieval.search import VectorsWithIds, search
 from rapipe.retrieval.store import Store
 
 SOURCES = """sources:
@@ -120,6 +121,40 @@ def expected(params: Params, split: str, bank: Embeddings) -> list[list[int]] | 
                 for query, order in zip(queries.ids.tolist(), ranked, strict=True)
             ]
     return None
+
+
+def test_noisy_copies_have_the_neighbours_of_their_noisy_selves(project: Params) -> None:
+    """Of the noise of NAME+noise, and of noise up to `query_noise` for all others; or of none."""
+    params = with_retrieval(project, strategies=("knn", "self"), k=3, query_noise=0.5)
+    prefetch.run(params)
+    encoder, images = Encoder.read(paths.ENCODER), labelled("train")
+    bank, std = Embeddings.read(paths.BANK), params.classifiers.noise_std
+    copies = {
+        True: gaussian_noise(images.pixels, images.ids, std, params.seed),
+        False: noisy_copies(images.pixels, images.ids, 0.5, params.seed),
+    }
+    change = [np.abs(pixels - images.pixels.astype(float)) for pixels in copies.values()]
+    spread = [part.mean(axis=(1, 2, 3)).std() for part in change]
+    assert spread[0] < spread[1]  # each image of the others has its own standard deviation
+    for noisy, pixels in copies.items():
+        table = copied_neighbours_of(images, params, "knn", noisy)
+        assert table is not None
+        slow = search(encoder.embed(pixels), bank, 3, images.ids)
+        np.testing.assert_array_equal(table.indices, slow.indices)
+        assert not (bank.ids[table.indices] == images.ids[:, None]).any()
+        own = copied_neighbours_of(images, params, "self", noisy)
+        assert own is not None
+        np.testing.assert_allclose(own.query_vectors, encoder.embed(pixels), atol=1e-5)
+    clean = with_retrieval(params, query_noise=0.0)
+    assert copied_neighbours_of(images, clean, "knn", True) is None
+    with pytest.raises(UserError, match=r"retrieval.query_noise.*run rapipe prefetch"):
+        copied_neighbours_of(images, with_retrieval(params, query_noise=0.1), "knn", False)
+    prefetch.run(clean)
+    assert not paths.table("knn", paths.COPIED_TRAIN).exists()
+    plain = replace(params, classifiers=replace(params.classifiers, backbones=("alexnet",)))
+    prefetch.run(plain)
+    assert paths.table("knn", paths.COPIED_TRAIN).exists()
+    assert not paths.table("knn", paths.NOISY_TRAIN).exists()  # nobody learns with it
 
 
 def test_an_own_vector_needs_no_memory_of_k(project: Params) -> None:

@@ -43,6 +43,8 @@ def training(
     dropout: float = 0.5,
     n: int = 40,
     backbone: str = "alexnet",
+    noise_std: float = 0.0,
+    noisy_neighbours: Neighbours | None = None,
     **tricks: Any,
 ) -> ClassifierModule:
     torch.manual_seed(0)
@@ -54,7 +56,8 @@ def training(
     recipe = TrainingRecipe(
         epochs=epochs, batch_size=16, learning_rate=rate, augment="flip", **tricks
     )
-    return ClassifierModule(classifier, images, table, bank, recipe, seed)
+    noise = noise_std, noisy_neighbours
+    return ClassifierModule(classifier, images, table, bank, recipe, seed, *noise)
 
 
 def plain_training(

@@ -13,6 +13,7 @@ from rapipe.classifier.fusions.modern_nca import ModernNca
 from rapipe.classifier.fusions.rac import Rac
 from rapipe.classifier.fusions.tabr import TabR
 from rapipe.classifier.fusions.tip_adapter import TipAdapter
+from rapipe.classifier.fusions.trust import Trust
 
 FUSIONS: dict[str, type[TokenFusion] | type[LateFusion]] = {
     "cross-attention": CrossAttention,
@@ -22,6 +23,7 @@ FUSIONS: dict[str, type[TokenFusion] | type[LateFusion]] = {
     "tip-adapter": TipAdapter,
     "rac": Rac,
     "modern-nca": ModernNca,
+    "trust": Trust,
 }
 
 __all__ = ["FUSIONS", "Fusion", "LateFusion", "TokenFusion"]
