@@ -43,6 +43,9 @@ from rapipe.evaluation.corruptions import CORRUPTIONS
 from study.work import Overrides, working_in
 
 ROWS, COMPARED = RESULTS / "fusions.csv", RESULTS / "fusion_comparisons.csv"
+NEW_CLASS = RESULTS / "fusion_new_class.csv"
+NAMING = ("cross-attention", "knn-lm", "tip-adapter", "modern-nca", "trust")
+"""Fusions that may name a class that they were not trained on, and one that may not."""
 BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
 NOISE = (0.1, 0.2)
 SEVERITY = 3
@@ -103,6 +106,8 @@ def main() -> None:
             seeds = list(range(options.seeds))
             for case in CASES:
                 measure(memory, case, {**GRID, **overrides, "classifiers.seeds": seeds})
+            if memory == "digits":
+                add_a_class({**GRID, **overrides}, memory, seeds)
     if options.json:
         rows = {"rows": rows_of(ROWS), "comparisons": rows_of(COMPARED)}
         print(json.dumps({"machine": machine("torch"), **rows}, indent=2))
@@ -122,8 +127,7 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe.pipeline import baselines, corpus, embed, initialise, prefetch, pretrain
 
     content = content_of({**overrides, **CASES[case]})
-    folder = WORK / "fusions" / memory.replace(" ", "-").replace(",", "")
-    with working_in(folder, content):
+    with working_in(_folder(memory), content):
         params = parse(content)
         mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
         missing = [v for v in mine if not done(ROWS, _key(memory, case, v))]
@@ -147,6 +151,65 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             kept.write_bytes(source.read_bytes())
         if case != PLAIN:
             compare(memory, case, mine)
+
+
+def add_a_class(overrides: Overrides, memory: str, seeds: Sequence[int]) -> None:
+    """Train without images of the last class, then add them to the memory alone.
+
+    A row a fusion and seed: test accuracy on that class, and on the others, before and after.
+    """
+    from rapipe import metrics, paths
+    from rapipe.classifier.neighbour_batch import DeviceBank
+    from rapipe.classifier.train import train_classifier
+    from rapipe.config.loading import parse
+    from rapipe.device import device
+    from rapipe.encoder.imported import read_encoder
+    from rapipe.encoder.retriever import Retriever
+    from rapipe.evaluation.measures.noise_levels import predict
+    from rapipe.pipeline.inputs import labelled
+    from rapipe.records import Embeddings
+    from rapipe.retrieval.strategies import RetrievalRequest
+    from rapipe.specs import FusionSpec
+
+    content = content_of({**overrides, **CASES["cross-attention"]})
+    with working_in(_folder(memory), content):
+        params = parse(content)
+        whole = Embeddings.read(paths.BANK)
+        images = {split: labelled(split) for split in ("train", "validation", "test")}
+        last = len(images["train"].classes) - 1
+        known = {s: i.take(np.flatnonzero(i.labels != last)) for s, i in images.items()}
+        encoder = read_encoder(paths.ENCODER, paths.VECTORS).to(device())
+        request = RetrievalRequest(params.retrieval.k)
+        before, after = (
+            Retriever(encoder, bank, "knn", request, last + 1)
+            for bank in (whole.take(np.flatnonzero(whole.labels != last)), whole)
+        )
+        tables = {split: before.retrieve(known[split]) for split in ("train", "validation")}
+        for fusion in NAMING:
+            for seed in seeds:
+                if done(NEW_CLASS, {"fusion": fusion, "seed": seed}):
+                    continue
+                classifier = train_classifier(
+                    {split: known[split] for split in tables},
+                    tables,
+                    before.bank,
+                    fusion=FusionSpec(fusion=fusion, attend="both"),
+                    recipe=params.train.recipe,
+                    seed=seed,
+                ).classifier.to(device())
+                row: Row = {"fusion": fusion, "seed": seed}
+                for name, retriever in (("before", before), ("after", after)):
+                    test = images["test"]
+                    bank = DeviceBank(retriever.bank, last + 1, device())
+                    level = predict(classifier, test, test.pixels, retriever, bank)
+                    right = metrics.hits(level.logits, test.labels)
+                    row[f"new_{name}"] = round(float(right[test.labels == last].mean()), 4)
+                    row[f"others_{name}"] = round(float(right[test.labels != last].mean()), 4)
+                add(NEW_CLASS, row)
+
+
+def _folder(memory: str) -> Path:
+    return WORK / "fusions" / memory.replace(" ", "-").replace(",", "")
 
 
 def _key(memory: str, case: str, variant: Any) -> Row:
@@ -198,12 +261,29 @@ def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
 def tables() -> Iterator[str]:
     """Accuracies by memory and classifier, in Markdown."""
     rows = rows_of(ROWS)
+    if not rows:
+        yield "\nNot measured yet."
     for memory in dict.fromkeys(row["memory"] for row in rows):
         for backbone in dict.fromkeys(row["backbone"] for row in rows):
             group = [r for r in rows if (r["memory"], r["backbone"]) == (memory, backbone)]
             if group:
                 yield f"\n{memory}, {backbone}:\n"
                 yield from by_case(memory, backbone, group)
+    yield from of_new_class()
+
+
+def of_new_class() -> Iterator[str]:
+    """Accuracy on a class that is in the memory alone, in Markdown."""
+    rows = rows_of(NEW_CLASS)
+    if not rows:
+        return
+    yield "\nA class of the digits that no training had, before and after it is in the memory:\n"
+    yield "| fusion | new class, before | after | other classes, before | after |"
+    yield "|---|---|---|---|---|"
+    columns = ("new_before", "new_after", "others_before", "others_after")
+    for fusion in dict.fromkeys(row["fusion"] for row in rows):
+        group = [row for row in rows if row["fusion"] == fusion]
+        yield f"| {fusion} | {' | '.join(percent([r[name] for r in group]) for name in columns)} |"
 
 
 def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:

@@ -64,6 +64,54 @@ def test_memories_are_compared_with_classifiers(
 
 
 @pytest.mark.slow
+def test_fusions_are_compared_with_what_they_must_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import fusions
+    from benchmarks.rows import rows_of
+
+    monkeypatch.setattr(fusions, "WORK", tmp_path)
+    for name in ("ROWS", "COMPARED", "NEW_CLASS"):
+        monkeypatch.setattr(fusions, name, tmp_path / f"{name}.csv")
+    overrides = {
+        **fusions.GRID,
+        "classifiers.backbones": ["perceiver"],
+        "classifiers.seeds": [0, 1],
+        "corpus.sources": [{"kind": "digits", "limit": 0.1}],
+        "pretrain.objective": "none",
+        "train.epochs": 1,
+        "train.width": 8,
+        "evaluate.corruptions": ["fog:3", "contrast:5"],
+    }
+    for case in ("none", "trust", "trust"):  # what has a row is not run again
+        fusions.measure("digits", case, overrides)
+    rows = rows_of(fusions.ROWS)
+    assert [(row["case"], row["seed"]) for row in rows] == [
+        *(("none", "0"), ("none", "1"), ("trust", "0"), ("trust", "1"))
+    ]
+    assert 0 < float(rows[2]["neighbour_share_0.2"]) < 1
+    assert rows[0]["purity_0"] == ""
+    compared = rows_of(fusions.COMPARED)
+    assert {row["against"] for row in compared} == {"none", "vote"}
+    for row in compared:
+        assert float(row["low"]) <= float(row["change"]) <= float(row["high"])
+    means = [np.mean([float(row["top1_0.1"]) for row in part]) for part in (rows[2:], rows[:2])]
+    (change,) = (
+        float(row["change"])
+        for row in compared
+        if (row["against"], row["noise_std"]) == ("none", "0.1")
+    )
+    assert change == pytest.approx(means[0] - means[1], abs=2e-4)
+    monkeypatch.setattr(fusions, "NAMING", ("trust",))
+    fusions.add_a_class(overrides, "digits", [0])
+    (named,) = rows_of(fusions.NEW_CLASS)
+    assert float(named["new_before"]) == 0 < float(named["new_after"])
+    table = "\n".join(fusions.tables())
+    assert "| trust |" in table
+    assert "before and after it is in the memory" in table
+
+
+@pytest.mark.slow
 def test_generated_images_are_compared_by_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
