@@ -48,7 +48,8 @@ def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
 def read_record(path: Path) -> Record:
     """What a file holds; `UserError` if it is damaged.
 
-    A parameter that is younger than the file has its default, which is what was done before.
+    A parameter that is younger than the file has the value of what was done before: its default,
+    unless `BEFORE` has another.
     """
     try:
         record = parse_checksummed(path.read_text(encoding="utf-8"))
@@ -66,9 +67,15 @@ def read_record(path: Path) -> Record:
     return record
 
 
+BEFORE: Record = {"retrieval": {"query_noise": 0.0}, "evaluate": {"corruptions": []}}
+"""What was done before there was a parameter, where that is not its default."""
+
+
 @cache
 def _defaults() -> Record:
-    return preset_content(presets.DEFAULT)
+    defaults = preset_content(presets.DEFAULT)
+    changed = {group: {**defaults[group], **values} for group, values in BEFORE.items()}
+    return {**defaults, **changed}
 
 
 def has_record(path: Path, parameters: Record) -> bool:
