@@ -6,10 +6,10 @@
 For each memory (the digits; 10,000 training images of CIFAR-10 from FOLDER, embedded by BYOL of
 ours and by EfficientNet-Lite0) and each fusion: ResNet-18 and a Perceiver with the nearest
 neighbours, tested on clean images, with noise, and with the fifteen corruptions at severity 3,
-beside no neighbours, the image's own vector, the best vote and the linear probe. Each training adds
-a row to `results/methods/`; what has one is not run again. Once all seeds of a fusion are there,
-it is compared with no neighbours and with the vote, paired by image and seed. Then the tables in
-docs/methods.md are made anew.
+beside no neighbours and the image's own vector. Each training adds a row to `results/methods/`;
+what has one is not run again. Once all seeds of a fusion are there, it is compared with no
+neighbours and with the best vote, paired by image and seed. Then the tables in docs/methods.md are
+made anew.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import memories
 from benchmarks.common import machine
-from benchmarks.memories import CASES as MEMORIES
-from benchmarks.memories import IMAGES, PHOTOGRAPHS
 from benchmarks.methods import DOCS
 from benchmarks.rows import (
     RESULTS,
@@ -84,13 +83,12 @@ LEVELS = {0.0: "clean", **{std: f"noise {std:g}" for std in NOISE}, -1.0: "corru
 
 def corpora(photographs: str) -> dict[str, Overrides]:
     """Parameters of each memory."""
-    memories: dict[str, Overrides] = {"digits": {}}
-    if photographs:
-        source = {"kind": "parquet", "path": str(Path(photographs).absolute()), "limit": IMAGES}
-        images = {**PHOTOGRAPHS, "corpus.sources": [source]}
-        for name in ("BYOL of ours", "EfficientNet-Lite0, 64 px"):
-            memories[f"CIFAR-10, {name}"] = {**images, **MEMORIES[name]}
-    return memories
+    images = memories.corpora(photographs)
+    encoders = ("BYOL of ours", "EfficientNet-Lite0, 64 px") if photographs else ()
+    cifar10 = {
+        f"CIFAR-10, {name}": {**images["cifar10"], **memories.CASES[name]} for name in encoders
+    }
+    return {"digits": images["digits"], **cifar10}
 
 
 def main() -> None:
@@ -124,21 +122,21 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe import paths
     from rapipe.config.loading import parse
     from rapipe.config.variants import variants
-    from rapipe.pipeline import baselines, corpus, embed, initialise, prefetch, pretrain
+    from rapipe.pipeline import corpus, embed, initialise, prefetch, pretrain
 
     content = content_of({**overrides, **CASES[case]})
     with working_in(_folder(memory), content):
         params = parse(content)
         mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
         missing = [v for v in mine if not done(ROWS, _key(memory, case, v))]
-        if not missing:
+        compared = case == PLAIN or done(COMPARED, {"memory": memory, "case": case})
+        if not missing and compared:
             return
         if not paths.CORPUS_CARD.exists():
             corpus.run(params)
         if case != PLAIN and not paths.STORE_MANIFEST.exists():
             pretrain.run(params)
             embed.run(params)
-            baselines.run(params)
         if case != PLAIN:
             prefetch.run(params)
         initialise.run(params)
@@ -149,7 +147,7 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             kept.parent.mkdir(exist_ok=True)
             source = paths.EVIDENCE / variant.name / paths.PREDICTIONS
             kept.write_bytes(source.read_bytes())
-        if case != PLAIN:
+        if not compared:
             compare(memory, case, mine)
 
 

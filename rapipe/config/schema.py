@@ -281,11 +281,6 @@ class Params:
     evaluate: EvaluateParams
 
     @property
-    def corruptions(self) -> tuple[str, ...]:
-        """What test images are corrupted by: nothing, as above."""
-        return () if self.pretrain.encoder == NO_ENCODER else self.evaluate.corruptions
-
-    @property
     def noise_levels(self) -> tuple[float, ...]:
         """Where classifiers are evaluated: 0 alone if there is no encoder for noisy images."""
         noisy = () if self.pretrain.encoder == NO_ENCODER else sorted(self.evaluate.noise_std)
