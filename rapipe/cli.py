@@ -133,8 +133,21 @@ def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed 
 
 
 @app.command()
-def report() -> None:
+def report(
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown", help="Print the summary of the last report, for a pull request, alone."
+        ),
+    ] = False,
+) -> None:
     """Draw the figures and write results/index.html."""
+    if markdown:
+        from rapipe.pipeline import print_summary
+
+        with exit_on_user_error():
+            print_summary.run()
+        return
     _run_stage("report")
 
 

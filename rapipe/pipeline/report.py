@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from matplotlib.figure import Figure
-
 from rapipe import paths
 from rapipe.config import deciding
 from rapipe.config.names import PRETRAINED, SELF, ClassifierName
@@ -46,19 +44,17 @@ from rapipe.pipeline.results import (
 )
 from rapipe.progress import say
 from rapipe.records import Embeddings, Images, Neighbours
-from rapipe.report import style, summary
+from rapipe.report import summary
+from rapipe.report.build import build
 from rapipe.report.counterfactuals import counterfactual_rows
 from rapipe.report.material import GeneratedImages, Material, RateCurve
-from rapipe.report.page import page
 from rapipe.report.pictures import Neighbourhood, neighbourhoods_of
-from rapipe.report.sections import PLAIN_SECTIONS, SECTIONS
 from rapipe.report.setting import (
     encoder_sentence,
     encoder_words,
     fusion_words,
     setting_words,
 )
-from rapipe.report.tables import Table
 from rapipe.retrieval.search import describe_search
 
 READS = (
@@ -82,32 +78,23 @@ LEARNING_RATE = "learning_rate"
 
 
 def run(params: Params) -> None:
-    """Write `results/`: figures, `index.html`, and what they show as CSV and JSON.
+    """Write `results/`: figures, `index.html`, its summary, and what they show as CSV and JSON.
 
     Where no classifier with neighbours has been evaluated, the page is of those without.
     """
     params = evaluated(params)
-    material, retrieving = read_material(params), bool(params.retrieval.strategies)
-    sections: list[tuple[str, str, str | bytes]] = []
-    figures: dict[str, bytes] = {}
-    for section in SECTIONS if retrieving else PLAIN_SECTIONS:
-        content = section.content(material)  # in turn: no two figures need be open at once
-        if isinstance(content, Figure):
-            content = figures[section.name] = style.png(content)
-        if isinstance(content, Table):
-            content = content.html()
-        if content:
-            sections.append((section.heading, section.words, content))
+    material = read_material(params)
+    report = build(material, bool(params.retrieval.strategies))
     write_csv(paths.TABLE, material.results.rows())
     write_csv(paths.CURVES, summary.curves(material))
     write_csv(paths.CLAIMS, [comparison.row for comparison in material.comparisons])
     write_csv(paths.COUNTERFACTUALS, material.counterfactual_rows)
     write_json(paths.METRICS, summary.metrics(material))
     with atomic_folder(paths.FIGURES) as folder:
-        for name, data in figures.items():
+        for name, data in report.figures.items():
             atomic_write(folder / f"{name}.png", data)
-    title = "What is looking things up worth?" if retrieving else "How good are the classifiers?"
-    atomic_write(paths.PAGE, page(title, sections).encode())
+    atomic_write(paths.SUMMARY, report.summary.encode())
+    atomic_write(paths.PAGE, report.page.encode())
 
 
 def evaluated(params: Params) -> Params:

@@ -9,12 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rapipe.evaluation.evidence import Evidence
-from rapipe.evaluation.results import Row
+from rapipe.evaluation.results import Row, searches
 from rapipe.evaluation.statistics import Interval
 from rapipe.report.material import Material
 from rapipe.report.style import finish, panels_of, strategy_looks, styled
 from rapipe.report.tables import NOTHING, Table, interval_words, level_words
 
+PRUNED = ("pruned", "pruned at random")
+OTHER_NEIGHBOURS = (
+    "Test accuracy with other neighbours than its own, with 95 % intervals of the change"
+)
 COLUMNS = ("top1", "change", "flips", "kl", "total_variation", "neighbour_agreement")
 
 
@@ -83,11 +87,38 @@ def dots(material: Material) -> Figure | None:
     without the rows that harmed most on validation. Dashed: with their own. What is used
     shows between the right and the wrong class.
     """
-    return draw_dots(material, material.counterfactual_rows)
+    return draw_dots(material, material.counterfactual_rows, OTHER_NEIGHBOURS)
+
+
+def edited_memories(material: Material) -> Figure | None:
+    """Accuracy with edits of the memory alone, of what searches it.
+
+    The trained classifiers with a memory in which a share of the rows, found as before, hold the
+    vector or class of another, and with one without the rows that harmed most on validation, or
+    without as many at random. Dashed: with the memory as it was. Bars are 95 % intervals of the
+    change.
+    """
+    edited = {row["retrieval"] for row in edit_rows(material.counterfactual_rows)}
+    rows = [
+        row
+        for row in material.counterfactual_rows
+        if row["retrieval"] in edited and (is_edit(row) or row["swap"] == row["retrieval"])
+    ]
+    return draw_dots(material, rows, "Test accuracy with edited memories, nothing trained again")
+
+
+def edit_rows(rows: Sequence[Row]) -> list[Row]:
+    """The counterfactuals that edit the memory, of what searches it."""
+    return [row for row in rows if searches(row["retrieval"]) and is_edit(row)]
+
+
+def is_edit(row: Row) -> bool:
+    """Whether a counterfactual edits the memory, rather than show other neighbours."""
+    return row["swap"] in PRUNED or "% wrong " in row["swap"]
 
 
 @styled
-def draw_dots(evidence: Evidence, rows: Sequence[Row]) -> Figure | None:
+def draw_dots(evidence: Evidence, rows: Sequence[Row], title: str) -> Figure | None:
     """Accuracy by counterfactual, a row of panels a noise level; `rows` are of counterfactuals."""
     names = list(dict.fromkeys(row["swap"] for row in rows))
     panels: dict[str, dict[str, list[Row]]] = {}
@@ -96,8 +127,7 @@ def draw_dots(evidence: Evidence, rows: Sequence[Row]) -> Figure | None:
         panels.setdefault(name, {}).setdefault(row["retrieval"], []).append(row)
     if not panels:
         return None
-    look, levels = strategy_looks(evidence), len(evidence.counterfactual_levels())
-    title = "Test accuracy with other neighbours than its own, with 95 % intervals of the change"
+    look, levels = strategy_looks(evidence), len({row["noise_std"] for row in rows})
     figure, axes_of = panels_of(list(panels), title, levels, sharex=True)
     figure.set_size_inches(figure.get_figwidth(), levels * (0.9 + 0.3 * len(names)))
     for panel, strategies in panels.items():
@@ -129,7 +159,7 @@ def matrix(evidence: Evidence) -> Figure | None:
     A classifier without neighbours cannot tell. One that was trained with some may lose
     without them because it used what they say, or merely because what it sees is unlike what
     it was trained on: one trained on random neighbours, which say nothing, may lose too when
-    it is shown the nearest. The counterfactuals below tell the two apart.
+    it is shown the nearest. The counterfactuals tell the two apart.
     """
     if 0 not in evidence.counterfactual_levels():
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rapipe.evaluation.evidence import Evidence, History
 from rapipe.evaluation.learning_curves import area, first_step
@@ -14,6 +15,9 @@ from rapipe.evaluation.results import Row
 from rapipe.report.style import band, finish, log_axis, panels_of, strategy_looks, styled
 from rapipe.report.tables import NOTHING, Table, number
 
+TEST_TOP1 = "test_top1_not_for_selection"
+LOSSES = {"loss": "training loss", "test_loss_not_for_selection": "test loss"}
+"""Columns of a history, and what panels call them."""
 TARGETS = (0.5, 0.8)
 """Test accuracies whose first steps are given."""
 
@@ -27,10 +31,39 @@ def accuracy_by_step(evidence: Evidence) -> Figure | None:
     return _accuracy_curves(evidence, "step")
 
 
+@styled
+def losses_by_epoch(evidence: Evidence) -> Figure | None:
+    """Loss in training above loss on test images, at the ends of epochs.
+
+    The loss of training is what was minimised, with whatever is mixed or smoothed; that of the test
+    is the cross-entropy. Means over seeds; a band is their standard deviation.
+    """
+    ends = {
+        condition: [_epoch_ends(history) for history in histories]
+        for condition, histories in evidence.histories.items()
+    }
+    rows = [row for histories in ends.values() for history in histories for row in history]
+    measured = [column for column in LOSSES if rows and all(column in row for row in rows)]
+    if not measured:
+        return None
+    look = strategy_looks(evidence)
+    names = [f"{backbone}: {LOSSES[c]}" for c in measured for backbone in evidence.backbones]
+    figure, panels = panels_of(names, "Loss against epochs", len(measured), sharex=True)
+    for column in measured:
+        for condition, histories in ends.items():
+            axes = panels[f"{condition.backbone}: {LOSSES[column]}"]
+            points = points_by(histories, "epoch", column)
+            band(axes, points, condition.retrieval, look[condition.retrieval])
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.set_xlabel("epoch")
+    finish(panels, "loss")
+    return figure
+
+
 def accuracy_by_epoch(evidence: Evidence) -> Figure | None:
     """Test accuracy at the ends of epochs.
 
-    The same at the ends of epochs.
+    Test accuracy at the ends of epochs; a band is the standard deviation over seeds.
     """
     return _accuracy_curves(evidence, "epoch")
 
@@ -46,7 +79,8 @@ def _accuracy_curves(evidence: Evidence, x: str) -> Figure | None:
     for condition, histories in evidence.histories.items():
         axes = panels[condition.backbone]
         shortened = map(_epoch_ends, histories) if x == "epoch" else histories
-        band(axes, accuracy_points(shortened, x), condition.retrieval, look[condition.retrieval])
+        points = points_by(shortened, x, TEST_TOP1)
+        band(axes, points, condition.retrieval, look[condition.retrieval])
         axes.set_xlabel("optimiser step" if x == "step" else "epoch")
         if x == "step":
             log_axis(axes)
@@ -54,12 +88,12 @@ def _accuracy_curves(evidence: Evidence, x: str) -> Figure | None:
     return figure
 
 
-def accuracy_points(histories: Iterable[History], x: str = "step") -> dict[float, list[float]]:
-    """Test accuracies of several seeds, by `step` or `epoch`."""
+def points_by(histories: Iterable[History], x: str, column: str) -> dict[float, list[float]]:
+    """What several seeds measured, by `step` or `epoch`."""
     points: dict[float, list[float]] = defaultdict(list)
     for history in histories:
         for row in history:
-            points[row[x]].append(row["test_top1_not_for_selection"])
+            points[row[x]].append(row[column])
     return points
 
 

@@ -13,6 +13,7 @@ from rapipe.report import (
     attribution_maps,
     calibration,
     claims,
+    headline,
     learning_curves,
     robustness,
     shifts,
@@ -38,6 +39,17 @@ def contact_sheet(material: Material) -> bytes:
     Some training images of each class, drawn at random, and how many there are.
     """
     return material.contact_sheet
+
+
+def accuracy_by_shift(evidence: Evidence) -> Figure:
+    """The first figure of the page.
+
+    Test accuracy in percent of each classifier: on clean images, at the strongest noise, and the
+    mean over corruptions. Bars are 95 % intervals over the choice of test images and, where there
+    are several, of seeds; of corruptions over three seeds or more, and else there are none. Each
+    panel has a scale of its own.
+    """
+    return headline.headline(evidence)
 
 
 def accuracy_on_test(material: Material) -> Table:
@@ -74,7 +86,7 @@ def accuracy_by_step(evidence: Evidence) -> Figure | None:
     figure, panels = panels_of([""], title)
     axes = panels[""]
     for condition, histories in evidence.histories.items():
-        points = learning_curves.accuracy_points(histories)
+        points = learning_curves.points_by(histories, "step", learning_curves.TEST_TOP1)
         band(axes, points, condition.backbone, look[condition.backbone])
     log_axis(axes)
     axes.set_xlabel("optimiser step")

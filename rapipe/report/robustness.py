@@ -37,7 +37,7 @@ def differences(evidence: Evidence) -> Figure | None:
 
     Accuracy with neighbours minus that of the same classifier without, on the same test
     images. Each interval stands for itself: among so many some miss the truth by chance, and
-    what may be claimed is in the table above.
+    what may be claimed is in the table of claims.
     """
     look = strategy_looks(evidence)
     panels: Panels = {}

@@ -1,14 +1,9 @@
 """The sections of the page in their order; to add a figure or a table is to add a line here.
 
-A section is a function of all that the page shows. Its docstring is a line for who reads the
-code; what follows that line stands on the page, for any reader.
+The first figure of a section stands open, above its lead; all other parts are folded.
 """
 
 from __future__ import annotations
-
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -22,14 +17,15 @@ from rapipe.report import (
     counterfactuals,
     downstream,
     drift,
+    forest,
     generated,
     heads,
     influence,
     label_errors,
+    leads,
     leakage,
     learning_curves,
     pictures,
-    plain,
     pretraining,
     robustness,
     shifts,
@@ -37,25 +33,8 @@ from rapipe.report import (
     tuning,
 )
 from rapipe.report.material import Material
+from rapipe.report.parts import Part, Section
 from rapipe.report.tables import Table
-
-Content = Figure | Table | str | bytes | None
-"""A figure, a table, HTML or a PNG; None or empty where there is nothing to show."""
-
-
-class Section(NamedTuple):
-    """A part of the page."""
-
-    name: str
-    """Of its file in results/figures too, if it is a figure."""
-    heading: str
-    content: Callable[[Material], Content]
-
-    @property
-    def words(self) -> str:
-        """HTML, from the docstring."""
-        _, _, words = (inspect.getdoc(self.content) or "").partition("\n\n")
-        return words.replace("\n", " ")
 
 
 def setting(material: Material) -> str:
@@ -91,86 +70,171 @@ def gallery(material: Material) -> Figure | None:
     return pictures.gallery(material.neighbourhoods) if material.neighbourhoods else None
 
 
-SHARED = (
-    *("map-sanity", "ablation", "ablation-curves", "ablation-table", "generated"),
-    *("reverse", "quality", "memorisation", "pairs", "starts", "pretraining", "downstream"),
-    *("encoder-attention", "reconstructions", "token-attention", "rates"),
-)
-"""Names of sections that speak of no retrieval."""
 SECTIONS = (
-    Section("setting", "Setting", setting),
-    Section("short", "In short", claims.findings),
-    Section("corpus", "The images", contact_sheet),
-    Section("table", "Test accuracy", accuracy.accuracy),
-    Section("starts", "What pretraining is worth", starts.table),
-    Section("token-attention", "Graph attention among tokens", heads.table),
-    Section("baselines", "Baselines: what a fusion must beat", baselines.table),
-    Section("claims", "Is the difference more than chance?", claims.claims),
-    Section("differences", "What neighbours add, as noise grows", robustness.differences),
-    Section("steps", "Sample efficiency", learning_curves.accuracy_by_step),
-    Section("efficiency", "Sample efficiency in numbers", learning_curves.efficiency),
-    Section("epochs", "Test accuracy by epoch", learning_curves.accuracy_by_epoch),
-    Section("rates", "How the learning rate was found", tuning.rates),
-    Section("noise", "Robustness to noise", robustness.accuracy_over_noise),
-    Section("cells", "Neighbours, or simply noise augmentation?", robustness.noise_augmentation),
-    Section("corruptions", "Robustness to other corruptions", shifts.corruptions),
-    Section("shifts", "Images from elsewhere", shifts.elsewhere),
-    Section("trust", "Does it know when to trust?", shifts.trust_over_noise),
-    Section("matrix", "Trained with some neighbours, tested with others", counterfactuals.matrix),
-    Section("counterfactuals", "Does it use what it looks up?", counterfactuals.dots),
-    Section("counterfactual-table", "Counterfactuals in numbers", counterfactuals.tables),
-    Section("drift", "Drift: what noise does to the neighbours", drift.drift_over_noise),
-    Section("losses", "Who fails under noise?", drift.losses_over_noise),
-    Section("reliability", "Calibration: does it know what it knows?", calibration.reliability),
-    Section("risk", "Risk and coverage: what abstention buys", calibration.risk_coverage),
-    Section("calibration", "Calibration and abstention in numbers", calibration.scores),
-    Section("attribution", "Attribution: which neighbours matter?", influence.attribution),
-    Section("heads", "Attention entropy of each head", influence.attention_entropy),
-    Section("influence-table", "Influence: what helped and harmed most", influence.table),
-    Section("influence", "Images of the memory that helped and harmed most", influence.images),
-    Section("maps", "Which pixels matter?", attribution_maps.pictures),
-    Section("map-sanity", "Do the maps say anything?", attribution_maps.sanity),
-    Section("edits", "After edits of the memory", accuracy.edits),
-    Section("k", "Number of neighbours", ablations.accuracy_by_k),
-    Section("bank", "Size of the memory", ablations.accuracy_by_bank),
-    Section("ablation", "Ablations: what else was changed", ablations.final_accuracy),
-    Section("ablation-curves", "Ablations by epoch", ablations.learning_curves),
-    Section("ablation-table", "Ablations in numbers", ablations.table),
-    Section("labels", "Are the labels right?", label_errors.findings),
-    Section("label-errors", "The most suspicious labels", label_errors.pictures),
-    Section("label-error-table", "The most suspicious labels in numbers", label_errors.table),
-    Section("leakage", "Leakage audit", leakage.findings),
-    Section("similarity", "How like the memory is the test?", leakage.similarity),
-    Section("near-duplicates", "The test images most like the memory", leakage.near_duplicates),
-    Section("without", "Test accuracy without them", leakage.accuracy_without),
-    Section("generated", "Generated images", generated.sheet),
-    Section("reverse", "How they come out of noise", generated.reverse),
-    Section("quality", "How like real images are they?", generated.quality),
-    Section("memorisation", "Are they copies of training images?", generated.memorisation),
-    Section("pairs", "The generated images most like a training image", generated.pairs),
-    Section("pretraining", "The encoder", pretraining.curves),
-    Section("downstream", "What pretraining longer is worth", downstream.by_epoch),
-    Section("encoder-attention", "What the encoder looks at", pretraining.attention),
-    Section("reconstructions", "Masked and reconstructed", pretraining.reconstructions),
-    Section("gallery", "What is looked up", gallery),
-    Section("left-out", "Results that are left out", left_out),
+    Section(
+        "Accuracy",
+        "Is it more accurate, beyond chance?",
+        leads.accuracy,
+        (
+            Part("forest", "Differences to every baseline", forest.against_baselines),
+            Part("short", "In sentences", claims.findings),
+            Part("table", "Test accuracy", accuracy.accuracy),
+            Part("baselines", "Baselines: what a fusion must beat", baselines.table),
+            Part("claims", "Is the difference more than chance?", claims.claims),
+            Part("starts", "What pretraining is worth", starts.table),
+            Part("token-attention", "Graph attention among tokens", heads.table),
+        ),
+    ),
+    Section(
+        "Efficiency",
+        "Does it learn faster?",
+        leads.efficiency,
+        (
+            Part("steps", "Sample efficiency", learning_curves.accuracy_by_step),
+            Part("efficiency", "Sample efficiency in numbers", learning_curves.efficiency),
+        ),
+    ),
+    Section(
+        "Shift",
+        "Does it stand noise and corruptions better?",
+        leads.shift,
+        (
+            Part("noise", "Robustness to noise", robustness.accuracy_over_noise),
+            Part("differences", "What neighbours add, as noise grows", robustness.differences),
+            Part(
+                "cells", "Neighbours, or simply noise augmentation?", robustness.noise_augmentation
+            ),
+            Part("corruptions", "Robustness to other corruptions", shifts.corruptions),
+            Part("shifts", "Images from elsewhere", shifts.elsewhere),
+            Part("drift", "Drift: what noise does to the neighbours", drift.drift_over_noise),
+            Part("losses", "Who fails under noise?", drift.losses_over_noise),
+        ),
+    ),
+    Section(
+        "Use of neighbours",
+        "Does it use its neighbours?",
+        leads.neighbours,
+        (
+            Part("counterfactuals", "Counterfactuals", counterfactuals.dots),
+            Part("counterfactual-table", "Counterfactuals in numbers", counterfactuals.tables),
+            Part(
+                "matrix", "Trained with some neighbours, tested with others", counterfactuals.matrix
+            ),
+            Part("gallery", "What is looked up", gallery),
+            Part("attribution", "Attribution: which neighbours matter?", influence.attribution),
+            Part("heads", "Attention entropy of each head", influence.attention_entropy),
+            Part("influence", "Images of the memory that helped and harmed most", influence.images),
+            Part("influence-table", "Influence: what helped and harmed most", influence.table),
+        ),
+    ),
+    Section(
+        "Pixels",
+        "Which pixels matter?",
+        leads.pixels,
+        (
+            Part("maps", "Attribution maps", attribution_maps.pictures),
+            Part("map-sanity", "Do the maps say anything?", attribution_maps.sanity),
+        ),
+    ),
+    Section(
+        "Trust",
+        "Does it know when to trust?",
+        leads.trust,
+        (
+            Part("trust", "Trust in the neighbours under noise", shifts.trust_over_noise),
+            Part(
+                "reliability", "Calibration: does it know what it knows?", calibration.reliability
+            ),
+            Part("risk", "Risk and coverage: what abstention buys", calibration.risk_coverage),
+            Part("calibration", "Calibration and abstention in numbers", calibration.scores),
+        ),
+    ),
+    Section(
+        "Leakage",
+        "Does the test leak into the memory?",
+        leads.leakage,
+        (
+            Part("similarity", "How like the memory is the test?", leakage.similarity),
+            Part("leakage", "Leakage audit", leakage.findings),
+            Part(
+                "near-duplicates", "The test images most like the memory", leakage.near_duplicates
+            ),
+            Part("without", "Test accuracy without them", leakage.accuracy_without),
+        ),
+    ),
+    Section(
+        "Labels",
+        "Are the labels right?",
+        leads.labels,
+        (
+            Part("label-errors", "The most suspicious labels", label_errors.pictures),
+            Part("labels", "What contradicts the labels", label_errors.findings),
+            Part("label-error-table", "The most suspicious labels in numbers", label_errors.table),
+        ),
+    ),
+    Section(
+        "Memory edits",
+        "What does an edit of the memory do?",
+        leads.memory,
+        (
+            Part("edited", "Wrong rows, and rows left out", counterfactuals.edited_memories),
+            Part("edits", "After edits of the memory", accuracy.edits),
+        ),
+    ),
+    Section(
+        "Training curves",
+        "How did training go?",
+        leads.training,
+        (
+            Part("loss", "Loss by epoch", learning_curves.losses_by_epoch),
+            Part("epochs", "Test accuracy by epoch", learning_curves.accuracy_by_epoch),
+            Part("rates", "How the learning rate was found", tuning.rates),
+        ),
+    ),
+    Section(
+        "Ablations",
+        "What if one thing differs?",
+        leads.ablations,
+        (
+            Part("k", "Number of neighbours", ablations.accuracy_by_k),
+            Part("bank", "Size of the memory", ablations.accuracy_by_bank),
+            Part("ablation", "Ablations: what else was changed", ablations.final_accuracy),
+            Part("ablation-curves", "Ablations by epoch", ablations.learning_curves),
+            Part("ablation-table", "Ablations in numbers", ablations.table),
+        ),
+    ),
+    Section(
+        "Encoder",
+        "What does the encoder know?",
+        leads.encoder,
+        (
+            Part("pretraining", "Pretraining of the encoder", pretraining.curves),
+            Part("downstream", "What pretraining longer is worth", downstream.by_epoch),
+            Part("encoder-attention", "What the encoder looks at", pretraining.attention),
+            Part("reconstructions", "Masked and reconstructed", pretraining.reconstructions),
+        ),
+    ),
+    Section(
+        "Generated images",
+        "What are generated images worth?",
+        leads.generated,
+        (
+            Part("generated", "Generated images", generated.sheet),
+            Part("reverse", "How they come out of noise", generated.reverse),
+            Part("quality", "How like real images are they?", generated.quality),
+            Part("memorisation", "Are they copies of training images?", generated.memorisation),
+            Part("pairs", "The generated images most like a training image", generated.pairs),
+        ),
+    ),
+    Section(
+        "Data and setting",
+        "What was run on what?",
+        leads.data,
+        (
+            Part("corpus", "The images", contact_sheet),
+            Part("setting", "Setting", setting),
+            Part("left-out", "Results that are left out", left_out),
+        ),
+    ),
 )
-PLAIN_SECTIONS = (
-    Section("setting", "Setting", setting),
-    Section("corpus", "The images", plain.contact_sheet),
-    Section("table", "Test accuracy", plain.accuracy_on_test),
-    Section("claims", "Is the difference more than chance?", plain.comparisons),
-    Section("steps", "Sample efficiency", plain.accuracy_by_step),
-    Section("efficiency", "Sample efficiency in numbers", plain.efficiency),
-    Section("noise", "Robustness to noise", plain.accuracy_over_noise),
-    Section("cells", "What noise in training does", plain.noise_augmentation),
-    Section("corruptions", "Robustness to other corruptions", plain.corruptions),
-    Section("shifts", "Images from elsewhere", plain.elsewhere),
-    Section("reliability", "Calibration: does it know what it knows?", calibration.reliability),
-    Section("risk", "Risk and coverage: what abstention buys", plain.risk_coverage),
-    Section("calibration", "Calibration and abstention in numbers", plain.scores),
-    Section("maps", "Which pixels matter?", plain.maps),
-    *(section for section in SECTIONS if section.name in SHARED),
-    Section("left-out", "Results that are left out", plain.left_out),
-)
-"""Of a study without retrieval."""
+"""In the order in which a sceptic asks."""

@@ -1,6 +1,6 @@
 """Accuracy on corrupted images and on images from elsewhere, and whom a fusion trusts under noise.
 
-Letters: S seeds.
+Letters: S seeds, C corruptions.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from rapipe.evaluation.evidence import Evidence
 from rapipe.evaluation.results import Condition, Row
 from rapipe.report.style import Line, Panels, Point, curves_over_noise, looks
-from rapipe.report.tables import NOTHING, Table, percent
+from rapipe.report.tables import NOTHING, Table, count, percent
 
 TRUST = {
     "purity": "label purity of the neighbours",
@@ -134,3 +135,25 @@ def _votes(evidence: Evidence, kind: str, width: int) -> Iterator[list[str]]:
         mean = [percent([float(np.mean(values))])] if kind == CORRUPTIONS else []
         line = ["no training", f"{condition.retrieval}: vote", *cells, *mean]
         yield [*line, *[NOTHING] * (width - len(line))]
+
+
+def shifted_top1(
+    evidence: Evidence, condition: Condition
+) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Names of shifts, and top-1 accuracy (S, C)."""
+    names, top1 = corrupted_top1(evidence, condition)
+    if names:
+        yield f"mean of {count(len(names), 'corruption')}", top1
+    runs = evidence.runs[condition]
+    for i, row in enumerate(runs[0].get(SHIFTS, ())):
+        yield str(row["shift"]), np.array([[run[SHIFTS][i]["top1"]] for run in runs])
+
+
+def corrupted_top1(
+    evidence: Evidence, condition: Condition
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Corruptions as NAME:SEVERITY, and top-1 accuracy (S, C) on each."""
+    runs = evidence.runs[condition]
+    names = [f"{row['corruption']}:{row['severity']}" for row in runs[0].get(CORRUPTIONS, ())]
+    top1 = [[row["top1"] for row in run.get(CORRUPTIONS, ())] for run in runs]
+    return names, np.array(top1, np.float64)

@@ -26,17 +26,23 @@ class Table(NamedTuple):
         return Table([self.heads[i] for i in columns], rows)
 
     def html(self) -> str:
-        """HTML, with a rule where the first cell changes; empty without rows."""
+        """HTML, with a rule where the first cell changes; empty without rows.
+
+        The script of the page makes its columns sortable.
+        """
         if not self.rows:
             return ""
-        lines = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in self.heads) + "</tr>"]
-        previous = ""
+        heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in self.heads)
+        lines, previous = [], ""
         for cells in self.rows:
             start = ' class="first"' if cells[0] != previous else ""
             previous = cells[0]
             line = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
             lines.append(f"<tr{start}>{line}</tr>")
-        return "<table>" + "".join(lines) + "</table>"
+        return (
+            f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{''.join(lines)}</tbody></table></div>"
+        )
 
     def markdown(self) -> str:
         """Markdown; empty without rows."""
@@ -46,9 +52,19 @@ class Table(NamedTuple):
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def count(number: int, noun: str) -> str:
+    """So many of something, in words."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def level_words(std: float) -> str:
     """A noise level in words."""
     return "clean" if std == 0 else f"noise {std:g}"
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies, in points."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # 0 is +0.0
 
 
 def interval_words(interval: Interval) -> str:

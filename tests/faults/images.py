@@ -34,7 +34,8 @@ from rapipe.corpus.sources.base import Source
 from rapipe.errors import MAX_SENTENCE, UserError, unreadable
 from rapipe.evaluation.results import VoteBaseline
 from rapipe.report.accuracy import accuracy_table, edits_table
-from rapipe.report.page import page
+from rapipe.report.page import Block, Fold, figure, opening, page
+from rapipe.report.verdicts import BETTER, Card, Finding
 
 Shape = tuple[int, int]
 SIDE = 8
@@ -557,7 +558,12 @@ def check_page(names: tuple[str, str, str]) -> None:
         baseline = VoteBaseline("rank", 3, {0.0: 0.5}, two)
         tables = (accuracy_table(rows, {}, [baseline]), edits_table(rows, {three: baseline}))
         parts = "".join(table.html() for table in tables)
-        return page(one, [(two, html.escape(three), parts), (three, "", b"png")])
+        finding = Finding(three, BETTER, "+1.0", "+0.5, +1.5", one)
+        cards = [Card(one, two, 3, [finding], [three])]
+        picture = Fold(two, html.escape(one), figure(three, b"png", b"narrow"))
+        top = opening(one, two, picture, cards, [three])
+        folds = [Fold(three, html.escape(two), parts)]
+        return page(one, top, [Block("Label", two, figure(three, b"png"), one, folds)])
 
     assert tags_of(html_page(*names)) == tags_of(html_page("a", "b", "c"))
 
