@@ -76,7 +76,8 @@ def with_corruptions(own: Evidence, plain: Sequence[float], knn: Sequence[float]
 def test_a_card_says_better_not_shown_or_worse(knn: float, verdict: str, points: str) -> None:
     own = evidence(knn, 0.2, seeds=3)
     assert verdicts_of(own) == [("clean", verdict, points), ("noise 0.2", verdict, points)]
-    line = f"Clean: {verdict} ({points}); noise 0.2: {verdict} ({points}); 3 seeds."
+    said = f"{verdict} ({points} points)"
+    line = f"Clean: {said}; noise 0.2: {said}; 3 seeds."
     assert card_of(own).line == line
 
 
@@ -85,7 +86,7 @@ def test_a_card_says_it_of_each_shift() -> None:
     assert verdicts_of(own) == [
         ("clean", "better", "+20.0"),
         ("noise 0.2", "worse", "-20.5"),
-        ("mean of 2 corruptions", "not tested", "-5.0"),
+        ("2 corruptions", "not tested", "-5.0"),
     ]
     found = card_of(own).findings
     assert found[2].interval == "-5.0, -5.0"  # of seeds that agree
@@ -93,7 +94,8 @@ def test_a_card_says_it_of_each_shift() -> None:
     assert low < 20 < high
     assert "Less accurate than without neighbours under blur:3 (-20.0)." in card_of(own).against
     assert answer(cards(own, compare_strategies(own))) == (
-        "Clean: 1 better, 0 worse, 0 not shown; noise 0.2: 0 better, 1 worse, 0 not shown."
+        "Of 1 classifier with neighbours instead of none: clean, 1 better, 0 worse, 0 not shown; "
+        "noise 0.2, 0 better, 1 worse, 0 not shown."
     )
 
 
@@ -165,7 +167,7 @@ def test_the_headline_has_a_panel_a_shift() -> None:
     for draw in (headline, narrow_headline):
         figure = draw(own)
         titles = [axes.get_title() for axes in figure.axes]
-        assert titles == ["clean", "noise 0.2", "mean of 2 corruptions"]
+        assert titles == ["clean", "noise 0.2", "2 corruptions, mean"]
         dots = [bars.lines[0].get_xydata()[0][0] for bars in figure.axes[0].containers]
         assert dots == pytest.approx([50.5, 70.5])
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -213,7 +215,9 @@ def test_the_top_has_the_question_a_figure_and_cards(in_tiny: Params) -> None:
     assert places == sorted(places)
     assert top.count('<article class="card">') == len(in_tiny.classifiers.backbones)
     assert top.count("<h4>What speaks against it</h4>") > 0
-    assert re.search(r'<p class="verdict">Clean: not shown \([+-][\d.]+\); noise 0.1: ', top)
+    assert re.search(
+        r'<p class="verdict">Clean: not shown \([+-][\d.]+ points\); noise 0\.1: ', top
+    )
 
 
 def test_links_of_the_sidebar_lead_somewhere(in_tiny: Params) -> None:

@@ -398,7 +398,7 @@ def test_counterfactuals_have_a_row_of_panels_for_each_noise_level() -> None:
     ]
     own = evidence(0.7, 0.6)
     own.counterfactuals[KNN][0.2, "knn"] = own.counterfactuals[KNN][0.0, "knn"]
-    figure = counterfactuals.draw_dots(own, rows, "title")
+    figure = counterfactuals.draw_dots(own, rows, "title", "label")
     assert figure is not None
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["a, clean", "b, clean", "a, noise 0.2", "b, noise 0.2"]

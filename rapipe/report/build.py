@@ -67,7 +67,7 @@ def facts(evidence: Evidence) -> str:
     parts = [count(len(evidence.backbones), "classifier"), count(seeds, "seed")]
     parts.append(count(images, "test image"))
     sizes = {(c.k, c.bank_size) for c in evidence.searching() if c.k}
-    parts += [f"{k} of {rows:,} images looked up" for k, rows in sorted(sizes)]
+    parts += [f"k = {k} of {rows:,} images in the memory" for k, rows in sorted(sizes)]
     return ", ".join(parts)
 
 

@@ -87,7 +87,7 @@ def dots(material: Material) -> Figure | None:
     without the rows that harmed most on validation. Dashed: with their own. What is used
     shows between the right and the wrong class.
     """
-    return draw_dots(material, material.counterfactual_rows, OTHER_NEIGHBOURS)
+    return draw_dots(material, material.counterfactual_rows, OTHER_NEIGHBOURS, "neighbours shown")
 
 
 def edited_memories(material: Material) -> Figure | None:
@@ -104,7 +104,8 @@ def edited_memories(material: Material) -> Figure | None:
         for row in material.counterfactual_rows
         if row["retrieval"] in edited and (is_edit(row) or row["swap"] == row["retrieval"])
     ]
-    return draw_dots(material, rows, "Test accuracy with edited memories, nothing trained again")
+    title = "Test accuracy with edited memories, with 95 % intervals of the change"
+    return draw_dots(material, rows, title, "memory")
 
 
 def edit_rows(rows: Sequence[Row]) -> list[Row]:
@@ -118,8 +119,12 @@ def is_edit(row: Row) -> bool:
 
 
 @styled
-def draw_dots(evidence: Evidence, rows: Sequence[Row], title: str) -> Figure | None:
-    """Accuracy by counterfactual, a row of panels a noise level; `rows` are of counterfactuals."""
+def draw_dots(evidence: Evidence, rows: Sequence[Row], title: str, label: str) -> Figure | None:
+    """Accuracy by counterfactual, a row of panels a noise level; `rows` are of counterfactuals.
+
+    Args:
+        label: of the y axis.
+    """
     names = list(dict.fromkeys(row["swap"] for row in rows))
     panels: dict[str, dict[str, list[Row]]] = {}
     for row in sorted(rows, key=lambda row: row["noise_std"]):
@@ -148,7 +153,7 @@ def draw_dots(evidence: Evidence, rows: Sequence[Row], title: str) -> Figure | N
     for axes in axes_of.values():
         if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
             axes.invert_yaxis()
-    finish(axes_of, "neighbours shown")
+    finish(axes_of, label)
     return figure
 
 

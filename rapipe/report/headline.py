@@ -81,7 +81,8 @@ def _draw(axes: Axes, evidence: Evidence, dots: list[Dot]) -> None:
             name = "without neighbours" if strategy == "none" else f"with {strategy}"
             y = i + 0.6 * ((j + 0.5) / len(group) - 0.5)
             spans = np.array([[mean - interval.low], [interval.high - mean]]).clip(0)
-            style = {**look[strategy], "ls": "none", "ms": 5, "capsize": 2, "elinewidth": 1.4}
+            caps = {"capsize": 2 if spans.any() else 0, "elinewidth": 1.4}
+            style = {**look[strategy], **caps, "ls": "none", "ms": 5}
             label = name if several else "none"
             axes.errorbar(100 * mean, y, xerr=100 * spans, label=label, **style)
 
@@ -106,7 +107,7 @@ def _dots(evidence: Evidence) -> Iterator[tuple[str, list[Dot]]]:
             few = len(by_seed) < MIN_SEEDS
             interval = Interval(mean, mean) if few else interval_over_seeds(by_seed.tolist())
             dots.append(Dot(condition, mean, interval))
-        yield f"mean of {count(len(names), 'corruption')}", dots
+        yield f"{count(len(names), 'corruption')}, mean", dots
 
 
 def _shown(evidence: Evidence) -> list[Condition]:

@@ -22,13 +22,11 @@ NAMED = 4
 
 
 def accuracy(material: Material) -> str:
-    found = verdicts.answer(verdicts.cards(material, material.comparisons))
-    reading = (
+    return _joined(
+        verdicts.answer(verdicts.cards(material, material.comparisons)),
         "A dot is the accuracy with neighbours minus that of a baseline on the same test images; "
-        "hollow dots show no difference."
+        "hollow dots show no difference.",
     )
-    answer = f"With neighbours instead of none: {found[:1].lower()}{found[1:]}" if found else ""
-    return _joined(answer, reading)
 
 
 def efficiency(material: Material) -> str:

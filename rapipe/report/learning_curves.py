@@ -54,7 +54,7 @@ def losses_by_epoch(evidence: Evidence) -> Figure | None:
             axes = panels[f"{condition.backbone}: {LOSSES[column]}"]
             points = points_by(histories, "epoch", column)
             band(axes, points, condition.retrieval, look[condition.retrieval])
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             axes.set_xlabel("epoch")
     finish(panels, "loss")
     return figure

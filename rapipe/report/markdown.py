@@ -16,9 +16,9 @@ def summary_of(
 ) -> str:
     """The question, a table of verdicts, and what speaks against them."""
     against = [
-        f"{card.backbone}{card.strategy and f' with {card.strategy}'}: {sentence}"
+        f"{card.backbone}{card.strategy and f' with {card.strategy}'}. {' '.join(card.against)}"
         for card in cards
-        for sentence in card.against
+        if card.against
     ]
     listed = "".join(f"- {_plain(sentence)}\n" for sentence in (*caveats, *against))
     parts = (

@@ -78,7 +78,7 @@ def hardly_used(evidence: Evidence, condition: Condition) -> Iterator[str]:
         return
     reliance = float(stacks[OTHER_IMAGE].total_variation.mean())
     if reliance < HARDLY:
-        yield f"It hardly uses its neighbours: reliance {reliance:.2f}, of 0 to 1."
+        yield f"It hardly uses its neighbours: its reliance is {reliance:.2f} of 1."
 
 
 def caveats(material: Material) -> list[str]:

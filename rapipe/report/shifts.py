@@ -143,7 +143,7 @@ def shifted_top1(
     """Names of shifts, and top-1 accuracy (S, C)."""
     names, top1 = corrupted_top1(evidence, condition)
     if names:
-        yield f"mean of {count(len(names), 'corruption')}", top1
+        yield count(len(names), "corruption"), top1
     runs = evidence.runs[condition]
     for i, row in enumerate(runs[0].get(SHIFTS, ())):
         yield str(row["shift"]), np.array([[run[SHIFTS][i]["top1"]] for run in runs])

@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     """What neighbours do to accuracy under one shift; without retrieval, accuracy itself."""
 
     shift: str
-    """`clean`, `noise 0.2`, `mean of 3 corruptions`, ..."""
+    """`clean`, `noise 0.2`, `3 corruptions`, ..."""
     verdict: str
     """BETTER, WORSE, OPEN or UNTESTED; without retrieval, than how many others, if any."""
     points: str
@@ -52,10 +52,12 @@ class Card(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The verdict."""
+        """The verdict on what was tested."""
+        unit = " points" if self.strategy else ""
         said = "; ".join(
-            f"{f.shift}: {f.verdict} ({f.points})" if f.verdict else f"{f.shift}: {f.points}"
-            for f in self.findings
+            f"{shift}: {verdict} ({points}{unit})" if verdict else f"{shift}: {points}"
+            for shift, verdict, points, *_ in self.findings
+            if verdict != UNTESTED
         )
         return f"{said[:1].upper()}{said[1:]}; {count(self.seeds, 'seed')}."
 
@@ -87,11 +89,11 @@ def answer(found: Sequence[Card]) -> str:
             if finding.verdict in (BETTER, WORSE, OPEN):
                 verdicts.setdefault(finding.shift, []).append(finding.verdict)
     parts = (
-        f"{shift}: " + ", ".join(f"{listed.count(v)} {v}" for v in (BETTER, WORSE, OPEN))
+        f"{shift}, {', '.join(f'{listed.count(v)} {v}' for v in (BETTER, WORSE, OPEN))}"
         for shift, listed in verdicts.items()
     )
-    words = "; ".join(parts)
-    return f"{words[:1].upper()}{words[1:]}." if words else ""
+    classifiers = count(len(found), "classifier")
+    return f"Of {classifiers} with neighbours instead of none: {'; '.join(parts)}." if found else ""
 
 
 def _finding(comparison: Comparison) -> Finding:
