@@ -112,7 +112,7 @@ def test_no_value_reaches_a_command() -> None:
 
 
 def test_plots_are_of_columns_that_the_report_writes(tiny: tuple[Path, Params]) -> None:
-    """By a template that colours by classifier, from the same table."""
+    """By a template with a panel a backbone, from the same table."""
     header = (tiny[0] / paths.CURVES).read_text().partition("\n")[0].split(",")
     template = (ROOT / ".dvc/plots/by_classifier.json").read_text()
     used = set(re.findall(r"datum\.(\w+)", template)) - {"classifier"}

@@ -55,7 +55,7 @@ def row(retrieval: str, seed: int, top1: float, noise: float = 0.0, k: int = 4) 
 def cells(table: Table) -> list[list[str]]:
     """The cells of its HTML, heads first."""
     lines = table.html().split("<tr")[1:]
-    return [re.findall(r"<t[dh](?: scope=\"col\")?>(.*?)</t[dh]>", line) for line in lines]
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line) for line in lines]
 
 
 def test_table_gives_mean_and_sample_deviation_over_seeds_under_its_baselines() -> None:
@@ -152,7 +152,7 @@ def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
     made = compare_strategies(own)
     assert any(claim.words == "better" for claim in made) == said
     table = comparison_table(made, "classifier").html()
-    assert ("<td>better</td>" in table) == said
+    assert (">better</td>" in table) == said
     mean = 0.2 + 0.1 * (seeds - 1) / 2
     short = findings_of(own, made)
     assert f"Reliance on its own neighbours (0 to 1): {mean:.3f} [" in short

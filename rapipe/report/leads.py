@@ -135,9 +135,10 @@ def training(material: Material) -> str:
 
 def ablations(material: Material) -> str:
     keys = [" and ".join(ablation.keys) for ablation in material.ablations]
-    return _joined(
-        keys and f"Results that differ in one thing alone, of all that were kept: {_list(keys)}.",
-        "Choose by validation: the test is then still unseen.",
+    differing = f"in {_list(keys)} alone" if keys else "in k or in the size of the memory alone"
+    return (
+        f"Results of these classifiers that differ {differing}. Choose by validation: the test is "
+        "then still unseen."
     )
 
 

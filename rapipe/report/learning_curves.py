@@ -15,7 +15,6 @@ from rapipe.evaluation.results import Row
 from rapipe.report.style import band, finish, log_axis, panels_of, strategy_looks, styled
 from rapipe.report.tables import NOTHING, Table, number
 
-TEST_TOP1 = "test_top1_not_for_selection"
 LOSSES = {"loss": "training loss", "test_loss_not_for_selection": "test loss"}
 """Columns of a history, and what panels call them."""
 TARGETS = (0.5, 0.8)
@@ -79,13 +78,17 @@ def _accuracy_curves(evidence: Evidence, x: str) -> Figure | None:
     for condition, histories in evidence.histories.items():
         axes = panels[condition.backbone]
         shortened = map(_epoch_ends, histories) if x == "epoch" else histories
-        points = points_by(shortened, x, TEST_TOP1)
-        band(axes, points, condition.retrieval, look[condition.retrieval])
+        band(axes, accuracy_points(shortened, x), condition.retrieval, look[condition.retrieval])
         axes.set_xlabel("optimiser step" if x == "step" else "epoch")
         if x == "step":
             log_axis(axes)
     finish(panels, "test accuracy")
     return figure
+
+
+def accuracy_points(histories: Iterable[History], x: str = "step") -> dict[float, list[float]]:
+    """Test accuracies of several seeds, by `step` or `epoch`."""
+    return points_by(histories, x, "test_top1_not_for_selection")
 
 
 def points_by(histories: Iterable[History], x: str, column: str) -> dict[float, list[float]]:

@@ -86,7 +86,7 @@ def accuracy_by_step(evidence: Evidence) -> Figure | None:
     figure, panels = panels_of([""], title)
     axes = panels[""]
     for condition, histories in evidence.histories.items():
-        points = learning_curves.points_by(histories, "step", learning_curves.TEST_TOP1)
+        points = learning_curves.accuracy_points(histories)
         band(axes, points, condition.backbone, look[condition.backbone])
     log_axis(axes)
     axes.set_xlabel("optimiser step")

@@ -10,7 +10,7 @@ from rapipe.evaluation.evidence import Evidence
 from rapipe.report import objections
 from rapipe.report.shifts import shifted_top1
 from rapipe.report.tables import level_words
-from rapipe.report.verdicts import BETTER, OPEN, UNTESTED, WORSE, Card, Finding
+from rapipe.report.verdicts import BETTER, UNTESTED, WORSE, Card, Finding
 
 
 def plain_cards(evidence: Evidence, comparisons: Sequence[Comparison]) -> list[Card]:
@@ -54,5 +54,5 @@ def _than_others(comparisons: Sequence[Comparison]) -> str:
     words = [comparison.words for comparison in comparisons]
     parts = [f"{word} than {words.count(word)}" for word in (BETTER, WORSE) if word in words]
     if not parts:
-        return OPEN if words else ""
+        return statistics.NOTHING if words else ""
     return f"{', '.join(parts)} of {len(words)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 from rapipe.evaluation.statistics import Interval, deviation
 
 NOTHING = "\N{EN DASH}"
+NUMBER = re.compile(rf"[<+.\d-]|{NOTHING}")
+"""How a cell with a number begins, or one that has none."""
 
 
 class Table(NamedTuple):
@@ -28,16 +31,25 @@ class Table(NamedTuple):
     def html(self) -> str:
         """HTML, with a rule where the first cell changes; empty without rows.
 
-        The script of the page makes its columns sortable.
+        Columns of text have a class. The script of the page makes all of them sortable.
         """
         if not self.rows:
             return ""
-        heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in self.heads)
+        kinds = [
+            ' class="text"' if _is_text(column) else "" for column in zip(*self.rows, strict=True)
+        ]
+        heads = "".join(
+            f'<th scope="col"{kind}>{html.escape(head)}</th>'
+            for kind, head in zip(kinds, self.heads, strict=True)
+        )
         lines, previous = [], ""
         for cells in self.rows:
             start = ' class="first"' if cells[0] != previous else ""
             previous = cells[0]
-            line = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            line = "".join(
+                f"<td{kind}>{html.escape(cell)}</td>"
+                for kind, cell in zip(kinds, cells, strict=True)
+            )
             lines.append(f"<tr{start}>{line}</tr>")
         return (
             f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
@@ -50,6 +62,11 @@ class Table(NamedTuple):
             return ""
         lines = [self.heads, ["---"] * len(self.heads), *self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _is_text(column: Sequence[str]) -> bool:
+    """Whether most cells are no numbers."""
+    return sum(not NUMBER.match(cell) for cell in column) > len(column) / 2
 
 
 def count(number: int, noun: str) -> str:

@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     shift: str
     """`clean`, `noise 0.2`, `3 corruptions`, ..."""
     verdict: str
-    """BETTER, WORSE, OPEN or UNTESTED; without retrieval, than how many others, if any."""
+    """BETTER, WORSE, OPEN or UNTESTED; without retrieval in words, empty without others."""
     points: str
     interval: str = ""
     """95 %; empty where there is none."""
@@ -53,9 +53,8 @@ class Card(NamedTuple):
     @property
     def line(self) -> str:
         """The verdict on what was tested."""
-        unit = " points" if self.strategy else ""
         said = "; ".join(
-            f"{shift}: {verdict} ({points}{unit})" if verdict else f"{shift}: {points}"
+            f"{shift}: {verdict} ({points} points)" if self.strategy else f"{shift}: {points}"
             for shift, verdict, points, *_ in self.findings
             if verdict != UNTESTED
         )
