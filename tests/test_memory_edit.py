@@ -88,7 +88,7 @@ def test_a_class_is_removed_and_comes_back(project: Path) -> None:
     assert {row["retrieval"] for row in edited} == {"knn", "sampled"}
     assert all(set("0123456789") < set(row) for row in edited)
     section = edits(read_material(load(paths.PARAMS))).html()
-    assert all(f">{name}</td>" in section for name in ("v1", "without-7", "no training"))
+    assert all(f"<td>{name}</td>" in section for name in ("v1", "without-7", "no training"))
 
     assert "350 rows of digits added" in rapipe("store", "add", "digits", "--class", "7")
     rapipe("prefetch")

@@ -152,7 +152,7 @@ def test_better_is_said_of_three_seeds_only(seeds: int, said: bool) -> None:
     made = compare_strategies(own)
     assert any(claim.words == "better" for claim in made) == said
     table = comparison_table(made, "classifier").html()
-    assert (">better</td>" in table) == said
+    assert ("<td>better</td>" in table) == said
     mean = 0.2 + 0.1 * (seeds - 1) / 2
     short = findings_of(own, made)
     assert f"Reliance on its own neighbours (0 to 1): {mean:.3f} [" in short

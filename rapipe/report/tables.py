@@ -12,7 +12,7 @@ import numpy as np
 from rapipe.evaluation.statistics import Interval, deviation
 
 NOTHING = "\N{EN DASH}"
-NUMBER = re.compile(rf"[<+.\d-]|{NOTHING}")
+NUMBER = re.compile(rf"(< )?[+-]?\.?\d|{NOTHING}")
 """How a cell with a number begins, or one that has none."""
 
 
@@ -31,28 +31,21 @@ class Table(NamedTuple):
     def html(self) -> str:
         """HTML, with a rule where the first cell changes; empty without rows.
 
-        Columns of text have a class. The script of the page makes all of them sortable.
+        Classes of the table number its columns of text. The script of the page makes all sortable.
         """
         if not self.rows:
             return ""
-        kinds = [
-            ' class="text"' if _is_text(column) else "" for column in zip(*self.rows, strict=True)
-        ]
-        heads = "".join(
-            f'<th scope="col"{kind}>{html.escape(head)}</th>'
-            for kind, head in zip(kinds, self.heads, strict=True)
-        )
+        columns = enumerate(zip(*self.rows, strict=True), start=1)
+        text = "".join(f" text-{i}" for i, column in columns if _is_text(column))
+        heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in self.heads)
         lines, previous = [], ""
         for cells in self.rows:
             start = ' class="first"' if cells[0] != previous else ""
             previous = cells[0]
-            line = "".join(
-                f"<td{kind}>{html.escape(cell)}</td>"
-                for kind, cell in zip(kinds, cells, strict=True)
-            )
+            line = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
             lines.append(f"<tr{start}>{line}</tr>")
         return (
-            f'<div class="scroll"><table class="sortable"><thead><tr>{heads}</tr></thead>'
+            f'<div class="scroll"><table class="sortable{text}"><thead><tr>{heads}</tr></thead>'
             f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
 
