@@ -72,7 +72,6 @@ def neighbours(material: Material) -> str:
 
 
 def pixels(material: Material) -> str:
-    del material
     return (
         "Orange pixels speak for the class that is predicted, blue ones against it. The checks "
         "below say whether such maps mean anything."
@@ -126,7 +125,6 @@ def memory(material: Material) -> str:
 
 
 def training(material: Material) -> str:
-    del material
     return (
         "Each classifier is the epoch that was best on validation images. The test loss was used "
         "for nothing."
@@ -161,7 +159,6 @@ def encoder(material: Material) -> str:
 
 
 def generated(material: Material) -> str:
-    del material
     return "Images made from the training images alone. None is in validation or test."
 
 
@@ -194,12 +191,10 @@ def plain_efficiency(material: Material) -> str:
 
 
 def plain_shift(material: Material) -> str:
-    del material
     return "Lines are test accuracy as noise grows. Bands are 95 % intervals."
 
 
 def plain_trust(material: Material) -> str:
-    del material
     return "On the diagonal confidence is honest. Below it a classifier is too sure of itself."
 
 

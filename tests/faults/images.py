@@ -565,7 +565,7 @@ def check_page(names: tuple[str, str, str]) -> None:
         folds = [Fold(three, html.escape(two), parts)]
         return page(one, top, [Block("Label", two, figure(three, b"png"), one, folds)])
 
-    assert tags_of(html_page(*names)) == tags_of(html_page("a", "b", "c"))
+    assert tags_of(html_page(*names)) <= tags_of(html_page("a", "b", "c"))
 
 
 Property = tuple[SearchStrategy[Any], Callable[[Any], None]]
