@@ -42,16 +42,13 @@ class Trust(LateFusion):
     """
 
     inputs = SEES_VOTES
+    always_abstains = True
 
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.classes = classes
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.weight = nn.Sequential(nn.Linear(FACTS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
-
-    @classmethod
-    def abstains(cls, spec: FusionSpec) -> bool:
-        return True
 
     def fuse(
         self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch
