@@ -11,7 +11,9 @@ weights over a bank of random vectors of the encoder's dimension and random imag
 - a class hidden: the first time, which copies the rest of the bank, and from then on.
 
 Then seconds to read a bank of `--many` rows from disk and answer a first question, and to pack a
-map of as many points.
+map of as many points. Where Playwright and Chromium are installed, also what the page itself takes
+with so many points: to index them, to draw a frame (without a GPU, by SwiftShader), to find the one
+under the pointer, and those within a lasso.
 """
 
 from __future__ import annotations
@@ -36,8 +38,34 @@ from benchmarks.common import (
 NETWORKS = ("resnet18", "alexnet", "perceiver")
 SIDE, CLASSES, K = 32, 10, 32
 QUESTIONS, QUICK_QUESTIONS = 30, 5
-ANSWER, START = 0.3, 10.0
+ANSWER, START, FRAME = 0.3, 10.0, 0.1
 """Seconds."""
+IN_PAGE = """count => {
+    const points = Float32Array.from({length: 2 * count}, () => 2 * Math.random() - 1);
+    const taken = (times, work) => {
+        const start = performance.now();
+        for (let i = 0; i < times; i++) work(i);
+        return (performance.now() - start) / times;
+    };
+    const pixel = new Uint8Array(4);
+    let scatter;
+    const canvas = document.querySelector("canvas");
+    const index = taken(1, () => { scatter = new R.Scatter(canvas, points); });
+    const frame = () => {
+        scatter.draw();
+        const gl = scatter.gl;
+        if (gl) gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);  // waits for it
+    };
+    const circle = Array.from({length: 100}, (_, i) =>
+        [600 + 200 * Math.cos(i / 16), 380 + 200 * Math.sin(i / 16)]);
+    return {
+        "to index": index,
+        "to colour": taken(3, () => scatter.paint((i) => [i % 255, 90, 90, 215])),
+        "a frame": taken(10, frame),
+        "the point under the pointer": taken(1000, (i) => scatter.nearest(100 + i, 400)),
+        "a lasso": taken(3, () => scatter.inside(circle)),
+    };
+}"""
 FEW = 5_000
 """Rows, where it has to be quick."""
 
@@ -57,6 +85,7 @@ def main() -> None:
         setting = Setting(options.width, options.stem, Path(folder))
         seconds = setting.answers(rows, count)
         started, mapped = setting.start(many)
+    drawn = in_browser(many)
     result: Result = {
         "machine": machine("torch"),
         "setting": vars(options),
@@ -64,16 +93,46 @@ def main() -> None:
             name: [round(1e3 * s, 1) for s in times] for name, times in seconds.items()
         },
         "seconds": {"start": round(started, 2), "map": round(mapped, 2)},
+        "milliseconds in the browser": drawn,
         "targets": [
             *(
                 target(f"seconds an answer, {name}", statistics.median(times), ANSWER)
                 for name, times in seconds.items()
             ),
             target(f"seconds to start with {many:,} rows", started, START),
+            *(
+                target(f"seconds {name}, {many:,} points", drawn[name] / 1e3, FRAME)
+                for name in ("a frame", "the point under the pointer")
+                if name in drawn
+            ),
         ],
     }
     lines = [f"{name:36}{spread(times, 1e3):>26} ms" for name, times in seconds.items()]
+    lines += [f"{name:36}{value:>26} ms" for name, value in drawn.items()]
     print_result(result, lines, options.json)
+
+
+def in_browser(count: int) -> dict[str, float]:
+    """Milliseconds of what the map does in the page, by name; nothing without a browser."""
+    from shutil import which
+
+    from rapipe.explore.server import page_files
+
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return {}
+    if not (path := which("chromium") or which("google-chrome")):
+        return {}
+    with sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+        browser = driver.chromium.launch(executable_path=path, args=arguments)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_content('<canvas id="points" style="width:1200px;height:760px"></canvas>')
+        page.add_script_tag(content="const R = {};" + page_files()["scatter.js"].decode())
+        milliseconds: dict[str, float] = page.evaluate(IN_PAGE, count)
+        browser.close()
+    return {name: round(value, 2) for name, value in milliseconds.items()}
 
 
 class Setting:

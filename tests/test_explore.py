@@ -215,7 +215,10 @@ def facts_of(truth: str, first: str, without: str, vote: list[tuple[str, int]]) 
         ),
         (
             facts_of("cat", "dog", "dog", [("cat", 8), ("dog", 2)]),
-            ["Retrieval found the class: 8 of 10", "does not follow its neighbours"],
+            [
+                "Retrieval found the class: of 10 neighbours, 8 are cat",
+                "does not follow its neighbours",
+            ],
         ),
         (facts_of("cat", "dog", "owl", [("dog", 10)]), ["none is cat", "wrong both ways"]),
         (facts_of("cat", "dog", "dog", [("dog", 10)]), ["its neighbours do not mend it"]),

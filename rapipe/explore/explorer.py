@@ -186,25 +186,22 @@ class Answering:
         neighbours = retriever.neighbours(retriever.queries(self.original, self.pixels))
         shown, k = Shown.of(on_device, neighbours), neighbours.k
         nothing = Shown(query_vectors=neighbours.query_vectors if k else None)
-        sets = [shown, nothing, *(shown.without(column) for column in range(k))]
-        with_all, with_none, *without = self.classifier.predict_with_each(self.pixels, sets)
+        with_all, with_none = self.classifier.predict_with_each(self.pixels, [shown, nothing])
         named = [("with its neighbours" if k else "with its own vector", with_all)]
         named.append(("the same, shown none" if k else "the same, shown nothing", with_none))
         if plain := explorer.plain(trained):
             logits = explorer.classifier(plain).predict(self.pixels)
             named.append(("trained without neighbours", logits))
         facts = self.told(named)
+        facts |= {**self.of_neighbours(bank, neighbours), "neighbours": [], "k": k}
+        if not k:
+            return facts
         label = int(with_all[0].argmax())
-        probabilities = [metrics.softmax(logits)[0, label] for logits in (with_all, *without)]
-        effects = probabilities[0] - np.array(probabilities[1:])
-        attention = self.classifier.attention(self.pixels, *shown)[0, -k:] if k else np.empty(0)
-        return {
-            **facts,
-            **self.of_neighbours(bank, neighbours),
-            "neighbours": self.rows(bank, neighbours, attention, effects),
-            "k": k,
-            "bank": len(bank),
-        }
+        left_out = self.classifier.predict(np.repeat(self.pixels, k, axis=0), *without_each(shown))
+        effects = metrics.softmax(with_all)[0, label] - metrics.softmax(left_out)[:, label]
+        attention = self.classifier.attention(self.pixels, *shown)[0, -k:]
+        rows = self.rows(bank, neighbours, attention, effects)
+        return {**facts, "neighbours": rows, "bank": len(bank)}
 
     def told(self, named: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> Row:
         """Predictions by name, and the class of the first."""
@@ -253,6 +250,23 @@ class Answering:
             }
             for row, similarity, weight, effect in zip(*columns, strict=True)
         ]
+
+
+def without_each(shown: Shown) -> Shown:
+    """What K copies of an image are shown, of whose K neighbours, at least 1, each lacks another: (K, K - 1).
+
+    One prediction of all copies, since each by itself would be padded to a batch.
+    """
+    bank, indices, query_vectors, similarities = shown
+    assert indices is not None
+    k = indices.shape[1]
+    columns = np.array([np.delete(np.arange(k), j) for j in range(k)], np.int64).reshape(k, k - 1)
+    return Shown(
+        bank,
+        indices[0][columns],
+        None if query_vectors is None else np.repeat(query_vectors, k, axis=0),
+        None if similarities is None else similarities[0][columns],
+    )
 
 
 def changed(image: Images, question: Question, seed: int) -> Pixels:

@@ -38,12 +38,16 @@ def _of_retrieval(facts: dict[str, Any]) -> str:
         return f"None of the {k} neighbours has a class of the task."
     most, count = vote[0]["class"], vote[0]["count"]
     if not truth:
-        return f"Of its {k} neighbours, {count} are {most}."
+        return f"Of its {k} neighbours, {_are(count)} {most}."
     right = next((row["count"] for row in vote if row["class"] == truth), 0)
     if most == truth:
-        return f"Retrieval found the class: {right} of {k} neighbours are {truth}."
-    found = f"only {right} are {truth}" if right else f"none is {truth}"
-    return f"Retrieval failed: of {k} neighbours, {count} are {most} and {found}."
+        return f"Retrieval found the class: of {k} neighbours, {_are(right)} {truth}."
+    found = f"only {_are(right)} {truth}" if right else f"none is {truth}"
+    return f"Retrieval failed: of {k} neighbours, {_are(count)} {most} and {found}."
+
+
+def _are(count: int) -> str:
+    return f"{count} {'is' if count == 1 else 'are'}"
 
 
 def _of_fusion(facts: dict[str, Any]) -> str:
