@@ -253,9 +253,9 @@ class Answering:
 
 
 def without_each(shown: Shown) -> Shown:
-    """What K copies of an image are shown, of whose K neighbours, at least 1, each lacks another: (K, K - 1).
+    """What K copies of an image are shown, each without another of its K neighbours: (K, K - 1).
 
-    One prediction of all copies, since each by itself would be padded to a batch.
+    K is at least 1. They are predicted together, since each by itself would be padded to a batch.
     """
     bank, indices, query_vectors, similarities = shown
     assert indices is not None
