@@ -7,7 +7,7 @@ BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/nu
 VERSION := $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow soak load check bench schema
+.PHONY: repro test test-slow test-browser soak load check bench schema
 
 repro: $(VENV)/installed
 	@[ -e .git ] || dvc config --local core.no_scm true
@@ -19,6 +19,11 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	python -m pytest -m "not huge"
+
+# The explorer in Chromium, which is Debian's or Playwright's own; skipped where there is none.
+test-browser: $(VENV)/installed
+	pip install -q playwright
+	python -m pytest -m browser
 
 # Faults on two cores. MINUTES=5 make soak is shorter; SEED=7 make soak draws the same again.
 MINUTES ?= 60
@@ -41,6 +46,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.pretrain
 	python -m benchmarks.embed
 	python -m benchmarks.evaluate
+	python -m benchmarks.explore
 	python -m benchmarks.startup
 	python -m benchmarks.whole
 

@@ -292,6 +292,42 @@ def attribute(
 
 
 @app.command()
+def explore(
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = 8000,
+    opened: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a static copy into this new folder instead.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Test images of the static copy.", min=1)] = 200,
+) -> None:
+    """Ask classifiers about images in a browser: neighbours, what if, the map, mistakes."""
+    from rapipe import paths
+    from rapipe.pipeline import explore as explorer
+    from rapipe.pipeline.running.check_names import load_checked
+
+    with exit_on_user_error():
+        params = load_checked(paths.PARAMS)
+        if export:
+            explorer.export(params, export, images)
+        else:
+            explorer.serve(params, host, port, opened)
+
+
+@app.command(name="map")
+def draw_map(
+    method: Annotated[str, typer.Option(help="pca, or umap (pip install 'rapipe[umap]').")] = "pca",
+) -> None:
+    """Lay all images out in two dimensions, for the map of the explorer."""
+    from rapipe import paths
+    from rapipe.pipeline.explore import draw
+    from rapipe.pipeline.running.check_names import load_checked
+
+    with exit_on_user_error():
+        draw(load_checked(paths.PARAMS), method)
+
+
+@app.command()
 def preset(
     name: Annotated[str | None, typer.Argument(help="Which; without it they are listed.")] = None,
 ) -> None:

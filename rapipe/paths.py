@@ -105,6 +105,9 @@ DUPLICATES = RESULTS / "duplicates.csv"
 LABEL_ERRORS = RESULTS / "label_errors.csv"
 """Images whose label is possibly wrong."""
 
+MAP = Path("data/map")
+"""Where each image stands on the explorer's map; only where it was asked for."""
+
 MADE_BY = {
     GENERATED: "generate",
     CORPUS: "corpus",
@@ -125,6 +128,7 @@ MADE_BY = {
     RUNS: "eval",
     KEPT: "eval",
     DOWNSTREAM: "downstream",
+    MAP: "map",
 }
 """The command that makes what lies there."""
 

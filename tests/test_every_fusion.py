@@ -88,7 +88,7 @@ def test_neighbours_without_a_class_have_no_vote(name: str) -> None:
     fusion = fusion_of(FUSIONS[name])
     none = retrieved()._replace(labels=torch.full((B, K), -1))
     features, logits = torch.randn(B, FEATURES), torch.randn(B, CLASSES)
-    if name in ("tabr", "rac"):  # which read more than votes
+    if name in ("tabr", "rac", "trust"):  # which read more than votes
         assert torch.isfinite(fusion(features, logits, none)).all()
     else:
         assert torch.equal(fusion(features, logits, none), logits)
@@ -327,20 +327,23 @@ def test_every_late_fusion_is_one() -> None:
 
 
 def test_trust_is_a_product_of_experts() -> None:
-    """Weight 1 with a constant network of trust: probabilities times the smoothed vote."""
+    """With a constant trust of 1: probabilities, times votes and one more, times a reading."""
     fusion = fusion_of(Trust)
     nn.init.zeros_(fusion.weight[2].weight)
     nn.init.constant_(fusion.weight[2].bias, float(np.log(np.e - 1)))  # softplus of it is 1
-    logits = torch.tensor([[0.1, 0.2, 0.3]])
-    shown = by_hand([2, 2, 0, -1], [0.0, 0.0, float(np.log(2)), 9.0])  # .25, .25, .5
-    fused = fusion(torch.zeros(1, FEATURES), logits, shown)
-    vote = (4 * np.array([0.5, 0.0, 0.5]) + 1) / 7
-    expected = torch.from_numpy(logits.numpy() + np.log(vote)).float()
-    torch.testing.assert_close(fused, expected)
-    weights = fusion.weights(torch.zeros(1, FEATURES), logits, shown)
-    torch.testing.assert_close(weights[0, 0, 0], torch.tensor([0.125, 0.125, 0.25, 0.0]))
+    features, logits = torch.zeros(1, FEATURES), torch.tensor([[0.1, 0.2, 0.3]])
+    shown = by_hand([2, 2, 0, -1], [0.0, 0.0, float(np.log(2)), 0.0])
+    weights, vectors = np.array([1, 1, 2, 1]) / 5, torch.randn(1, 4, D)
+    shown = shown._replace(vectors=vectors)
+    votes = 4 * np.array([0.4, 0.0, 0.4])
+    mean = torch.from_numpy(weights).float() @ vectors[0]
+    expected = logits + torch.from_numpy(np.log(1 + votes)).float() + fusion.read(mean)
+    for training in (True, False):
+        torch.testing.assert_close(fusion.train(training)(features, logits, shown), expected)
+    shares = fusion.weights(features, logits, shown)[0, 0, 0]
+    torch.testing.assert_close(shares, torch.from_numpy(weights * 2 / 3).float())
     nn.init.constant_(fusion.weight[2].bias, -20.0)  # it trusts nobody
-    torch.testing.assert_close(fusion(torch.zeros(1, FEATURES), logits, shown), logits)
+    torch.testing.assert_close(fusion(features, logits, shown), logits)
 
 
 def test_trust_falls_where_neighbours_deserve_none() -> None:

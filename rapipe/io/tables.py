@@ -129,6 +129,12 @@ def read_numbers(path: Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items() if text} for row in rows]
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV, as texts."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def _check_finite(path: Path, content: object, keys: str = "") -> None:
     """Raise `UserError` if a number in JSON-able content is not finite; names its keys."""
     if isinstance(content, float) and not math.isfinite(content):

@@ -34,6 +34,8 @@ class Fusion(nn.Module):
     """What it sees of neighbours, whatever `attend` says; empty: what `attend` says."""
     late: ClassVar[bool] = False
     """Whether it changes what the head says."""
+    always_abstains: ClassVar[bool] = False
+    """Whether it may give neighbours less than all weight, whatever `gate` says."""
 
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class Fusion(nn.Module):
     @classmethod
     def abstains(cls, spec: FusionSpec) -> bool:
         """Whether the shares of an image's neighbours may sum to less than 1."""
-        return False
+        return cls.always_abstains
 
     def project(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """What there is to see of neighbours, each by itself: (..., D) and (...) -> (..., P).

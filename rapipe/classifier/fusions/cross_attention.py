@@ -6,7 +6,6 @@ Letters: B batch, T tokens, C channels, K neighbours, D embedding, H heads, L cl
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +50,6 @@ class CrossAttention(TokenFusion):
     General Perception with Iterative Attention", ICML 2021.
     """
 
-    always_gated: ClassVar[bool] = False
-
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.attend = spec.attend
@@ -71,7 +68,7 @@ class CrossAttention(TokenFusion):
 
     @classmethod
     def abstains(cls, spec: FusionSpec) -> bool:
-        return spec.gate or cls.always_gated
+        return spec.gate or cls.always_abstains
 
     def forward(self, tokens: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Tokens (B, T, C) -> (B, T, C)."""

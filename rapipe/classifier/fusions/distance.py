@@ -24,7 +24,7 @@ class DistanceAttention(CrossAttention):
     al., ICLR 2024).
     """
 
-    always_gated = True
+    always_abstains = True
 
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)

@@ -33,10 +33,7 @@ class KnnLm(LateFusion):
     """
 
     inputs = SEES_VOTES
-
-    @classmethod
-    def abstains(cls, spec: FusionSpec) -> bool:
-        return True
+    always_abstains = True
 
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)

@@ -262,15 +262,23 @@ def _predict(
     counterfactuals: Counterfactuals,
     device_bank: DeviceBank,
 ) -> Iterator[tuple[Counterfactual, Logits]]:
-    """Each counterfactual, and the logits with it; together as long as their banks fit."""
+    """Each counterfactual, and the logits with it; together as long as their banks fit.
+
+    Those with the image's own neighbours, and with another image's, the level has already.
+    """
     assert level.retrieval is not None
+    known = {counterfactuals.retriever.strategy: level.logits}
+    if level.with_others is not None:
+        known[OTHER_IMAGE] = level.with_others
     room = memory_budget(classifier.device)
     group: list[tuple[Counterfactual, Shown]] = []
     size = 0
 
     def predicted() -> Iterator[tuple[Counterfactual, Logits]]:
-        logits = classifier.predict_with_each(level.pixels, [shown for _, shown in group])
-        yield from zip([swap for swap, _ in group], logits, strict=True)
+        unknown = [shown for swap, shown in group if swap.name not in known]
+        logits = iter(classifier.predict_with_each(level.pixels, unknown) if unknown else ())
+        for swap, _ in group:
+            yield swap, known[swap.name] if swap.name in known else next(logits)
         group.clear()
 
     for swap in counterfactuals.of(level.retrieval):
