@@ -1,4 +1,4 @@
-"""The explorer and the report in a real browser: Chromium, driven by Playwright (`make test-browser`).
+"""Explorer and report in a real browser: Chromium, driven by Playwright (`make test-browser`).
 
 Whatever asks for an address off loopback, or prints an error, fails the test.
 """
