@@ -4,9 +4,9 @@
     python -m benchmarks.fusions --memory nothing
 
 For each memory (the digits; 10,000 training and 2,000 test images of CIFAR-10 from FOLDER, embedded
-by BYOL of ours and by EfficientNet-Lite0) and each fusion: ResNet-18 and a Perceiver with the nearest
-neighbours, tested on clean images, with noise, and with the fifteen corruptions at severity 3,
-beside no neighbours and the image's own vector. Each training adds a row to `results/methods/`;
+by BYOL of ours and by EfficientNet-Lite0) and each fusion: ResNet-18 and a Perceiver with the
+nearest neighbours, tested on clean images, with noise, and with the fifteen corruptions at severity
+3, beside no neighbours and the image's own vector. Each training adds a row to `results/methods/`;
 what has one is not run again. Once all seeds of a fusion are there, it is compared with no
 neighbours and with the best vote, paired by image and seed. Then the tables in docs/methods.md are
 made anew.
