@@ -18,9 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from pyarrow import parquet
-
 from benchmarks.common import machine
 from benchmarks.rows import (
     RESULTS,
@@ -29,6 +26,7 @@ from benchmarks.rows import (
     add,
     content_of,
     done,
+    fewer_tested,
     percent,
     result_of,
     rows_of,
@@ -37,7 +35,6 @@ from benchmarks.rows import (
 from rapipe.config.loading import parse
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
-from rapipe.io.links import link
 from study.work import ROOT, Overrides, working_in
 
 ROWS = RESULTS / "coursework.csv"
@@ -70,8 +67,8 @@ PHOTOGRAPHS: Overrides = {
     "train.augment": "flip",
 }
 """Photographs have a memory by EfficientNet-Lite0."""
-IMAGES, TESTED = 5_000, 2_000
-"""Training images, of which a tenth is for validation, and test images."""
+IMAGES = 5_000
+"""Training images, of which a tenth is for validation."""
 TRANSFORMERS = {
     "perceiver_m": 4,
     "perceiver_l": 2,
@@ -277,18 +274,6 @@ def main() -> None:
         for name in REPORTS:
             marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
             DOCS.write_text(with_tables(DOCS.read_text(), *marks, table(name)))
-
-
-def fewer_tested(folder: str) -> str:
-    """A folder with the same training images, and `TESTED` of the test images, spread evenly."""
-    source = Path(folder).absolute()
-    copy = WORK / "coursework/images" / source.name
-    copy.mkdir(parents=True, exist_ok=True)
-    rows = parquet.read_table(source / "test.parquet")
-    rows = rows.take(np.linspace(0, len(rows) - 1, TESTED).round().astype(int))
-    parquet.write_table(rows, copy / "test.parquet")
-    link(source / "train.parquet", copy / "train.parquet")
-    return str(copy)
 
 
 def parameters(setting: Setting, folder: str) -> Overrides:

@@ -9,10 +9,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pyarrow import parquet
+
+from rapipe.io.links import link
 from study.work import ROOT, Content, Overrides, override, preset_content
 
 WORK, RESULTS = ROOT / "data/methods", ROOT / "results/methods"
 Row = dict[str, Any]
+TESTED = 2_000
+"""Test images of photographs, where there are many classifiers."""
 
 
 def content_of(overrides: Overrides) -> Content:
@@ -43,6 +49,19 @@ def add(path: Path, row: Row) -> None:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def fewer_tested(folder: str) -> str:
+    """A folder with the same training images, and `TESTED` of the test images, spread evenly."""
+    source = Path(folder).absolute()
+    copy = WORK / "images" / source.name
+    copy.mkdir(parents=True, exist_ok=True)
+    rows = parquet.read_table(source / "test.parquet")
+    spread = np.linspace(0, len(rows) - 1, min(TESTED, len(rows))).round().astype(int)
+    rows = rows.take(spread)
+    parquet.write_table(rows, copy / "test.parquet")
+    link(source / "train.parquet", copy / "train.parquet")
+    return str(copy)
 
 
 def result_of(params: Any, variant: Any) -> Row:
