@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,12 @@ class Setting:
         memory = Memory(bank, self.encoder, RetrievalRequest(K), classes)
         trained = {
             network: Trained(
-                network, network, "knn", "cross-attention", 0, lambda n=network: self.classifiers[n]
+                network,
+                network,
+                "knn",
+                "cross-attention",
+                0,
+                partial(self.classifiers.__getitem__, network),
             )
             for network in NETWORKS
         }

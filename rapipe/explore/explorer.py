@@ -205,7 +205,7 @@ class Answering:
 
     def told(self, named: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> Row:
         """Predictions by name, and the class of the first."""
-        predictions = []
+        predictions: list[Row] = []
         for name, logits in named:
             probabilities = metrics.softmax(logits)[0]
             top = np.argsort(-probabilities, kind="stable")[:TOP]

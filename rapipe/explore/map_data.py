@@ -36,8 +36,14 @@ class MapData:
 
     def take(self, rows: npt.NDArray[np.int64]) -> MapData:
         """Some of the points."""
-        columns = (self.ids, self.points, self.labels, self.sources, self.splits)
-        return MapData(self.method, *(column[rows] for column in columns))
+        return MapData(
+            self.method,
+            self.ids[rows],
+            self.points[rows],
+            self.labels[rows],
+            self.sources[rows],
+            self.splits[rows],
+        )
 
     def write(self, folder: Path) -> None:
         """Write `points.arrow`."""

@@ -179,7 +179,7 @@ class Handlers:
 
     async def map_points(self, _: Request) -> Response:
         """The points."""
-        data, _ = await run_in_threadpool(self.map_of)
+        data = (await run_in_threadpool(self.map_of))[0]
         return Response(data, headers=HEADERS, media_type="application/octet-stream")
 
 
