@@ -41,6 +41,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.pretrain
 	python -m benchmarks.embed
 	python -m benchmarks.evaluate
+	python -m benchmarks.predict
 	python -m benchmarks.startup
 	python -m benchmarks.whole
 

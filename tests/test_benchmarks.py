@@ -15,6 +15,7 @@ BENCHMARKS = {
     "corpus": ["--quick"],
     "embed": ["--quick"],
     "evaluate": ["--quick", "--images", "100"],
+    "predict": ["--quick"],
     "prefetch": ["--quick"],
     "pretrain": ["--quick"],
     "search": ["--rows", "2000"],

@@ -18,7 +18,7 @@ ROWS = (
     ("training",),
     ("pretraining", "classifier", "generation"),
     ("evaluation",),
-    ("api", "methods", "report"),
+    ("api", "methods", "prediction", "report"),
     ("pipeline",),
     ("cli_store",),
     ("cli", "stages"),

@@ -1,0 +1,164 @@
+"""Images as blocks of squares: decoded by worker processes while a network is busy with others.
+
+Letters: N images, S side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from rapipe.corpus.decode import Data, DecodeResult, Decoding, decode_many
+from rapipe.corpus.decode_cache import SkippedImage, Workers
+from rapipe.corpus.sources.base import Item
+from rapipe.errors import ArgumentError
+from rapipe.records import Ids, Pixels
+
+CHUNK_IMAGES = 512
+CHUNK_BYTES = 1 << 24
+"""A worker gets, and returns, hardly more bytes at once, so that memory does not fill up."""
+BLOCK_IMAGES, BLOCK_BYTES = 1024, 1 << 26
+"""Most of a block: so many that what is done once for it takes no time."""
+MULTIPLE = 64
+"""Images of a block are a multiple of it: networks would fill batches up to one."""
+SPARE = 1
+"""Chunks that are decoded, or wait to be, beside one for each worker."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some decoded images."""
+
+    locations: tuple[str, ...]  # (N,)
+    ids: Ids  # (N,)
+    pixels: Pixels  # (N, S, S, 3)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def followed_by(self, other: Block) -> Block:
+        """Both."""
+        return Block(
+            self.locations + other.locations,
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.pixels, other.pixels]),
+        )
+
+    def part(self, rows: slice) -> Block:
+        """These images."""
+        return Block(self.locations[rows], self.ids[rows], self.pixels[rows])
+
+
+def decoded_blocks(
+    items: Iterable[Item],
+    decoding: Decoding,
+    workers: Workers,
+    skipped: list[SkippedImage] | None = None,
+) -> Iterator[Block]:
+    """Blocks of the images that can be decoded, in order; the last may be smaller.
+
+    Args:
+        workers: decode ahead if there is more than a chunk; with a count of 1 this process does.
+        skipped: a list that gets the images that cannot be used; unless given, the first raises.
+
+    Raises:
+        ArgumentError: an image cannot be used; begins with its location.
+    """
+    fitting = BLOCK_BYTES // (3 * decoding.size**2) // MULTIPLE * MULTIPLE
+    size = min(BLOCK_IMAGES, max(MULTIPLE, fitting))
+    waiting: Block | None = None
+    for chunk, result, pixels in _decoded_chunks(items, decoding, workers):
+        block = _usable(chunk, result, pixels, skipped)
+        waiting = waiting.followed_by(block) if waiting else block
+        while len(waiting) >= size:
+            yield waiting.part(slice(size))
+            waiting = waiting.part(slice(size, None))
+    if waiting:
+        yield waiting
+
+
+def _usable(
+    chunk: list[Item], result: DecodeResult, pixels: Pixels, skipped: list[SkippedImage] | None
+) -> Block:
+    """Those that can be used; others are told."""
+    errors = result.errors | {row: item.error for row, item in enumerate(chunk) if item.error}
+    for row in sorted(errors):
+        image = SkippedImage(chunk[row].location, errors[row])
+        if skipped is None:
+            raise ArgumentError(f"{image} (`skip` leaves out and lists what is wrong)")
+        skipped.append(image)
+    locations = tuple(item.location for item in chunk)
+    if not errors:
+        return Block(locations, result.ids, pixels)
+    usable = [row for row in range(len(chunk)) if row not in errors]
+    return Block(tuple(locations[row] for row in usable), result.ids[usable], pixels[usable])
+
+
+Decoded = tuple[list[Item], DecodeResult, Pixels]
+
+
+def _decoded_chunks(
+    items: Iterable[Item], decoding: Decoding, workers: Workers
+) -> Iterator[Decoded]:
+    """Chunks of items in order, with their pixels."""
+    chunks = _chunks(items, CHUNK_BYTES // (3 * decoding.size**2))
+    first, second = next(chunks, []), next(chunks, [])
+    every = (chunk for chunk in chain((first, second), chunks) if chunk)
+    if not second or workers.count == 1:  # to start processes takes longer, or gains nothing
+        for chunk in every:
+            pixels, result = decode_many([item.data for item in chunk], decoding)
+            yield chunk, result, pixels
+        return
+    pending: deque[tuple[list[Item], Path, Future[DecodeResult]]] = deque()
+    with TemporaryDirectory(prefix="rapipe-") as folder:
+        try:
+            for number, chunk in enumerate(every):
+                path = Path(folder, str(number))
+                path.touch()
+                data = [item.data for item in chunk]
+                pending.append((chunk, path, workers.submit(path, 0, data, decoding)))
+                if len(pending) > workers.count + SPARE:
+                    yield _finished(*pending.popleft(), decoding.size)
+            while pending:
+                yield _finished(*pending.popleft(), decoding.size)
+        except BrokenProcessPool:
+            raise ArgumentError(
+                "a process that decodes images was killed, probably for want of memory: "
+                "lower `max_pixels`"
+            ) from None
+
+
+def _finished(chunk: list[Item], path: Path, future: Future[DecodeResult], side: int) -> Decoded:
+    result = future.result()
+    pixels = np.fromfile(path, np.uint8).reshape(-1, side, side, 3)
+    path.unlink()
+    return chunk, result, pixels
+
+
+def _chunks(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
+    """Chunks of at most `limit` images, and of hardly more than `CHUNK_BYTES` encoded bytes."""
+    chunk: list[Item] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += _byte_count(item.data)
+        if len(chunk) >= min(limit, CHUNK_IMAGES) or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _byte_count(data: Data) -> int:
+    """Bytes in memory; a file is read where it is decoded."""
+    if isinstance(data, Path):
+        return 0
+    return len(data) if isinstance(data, bytes) else data.nbytes
