@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -269,6 +269,10 @@ def predict(
         typer.Option(help="A file for the answers, .csv, .jsonl or .parquet; else printed."),
     ] = None,
     risk: Risk = 0.05,
+    on_error: Annotated[
+        Literal["stop", "skip"] | None,
+        typer.Option(help="At an image that cannot be used; corpus.on_error unless given."),
+    ] = None,
     column: Annotated[
         str, typer.Option(help="Of Parquet, the column of images; image or img unless given.")
     ] = "",
@@ -280,7 +284,8 @@ def predict(
     from rapipe.pipeline.running.check_names import load_checked
 
     with exit_on_user_error():
-        run(load_checked(paths.PARAMS), images, classifier, out, risk, column, as_json)
+        params = load_checked(paths.PARAMS)
+        run(params, images, classifier, out, risk, on_error or "", column, as_json)
 
 
 @app.command()

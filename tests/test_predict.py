@@ -314,8 +314,8 @@ def test_parts_that_do_not_fit_are_refused() -> None:
 def test_the_command_prints_and_writes(in_tiny: Params, tmp_path: Path) -> None:
     test, name = labelled("test"), Variant.of(in_tiny, "alexnet", "knn", 0).name
     write_pngs(tmp_path / "new", test.pixels[:3])
-    expected = predict.choose(in_tiny, name, 0.5).predictor.predict(test.pixels[:3]).rows()
-    options = ["--classifier", name, "--risk", "0.5"]
+    expected = predict.choose(in_tiny, name, 0.9).predictor.predict(test.pixels[:3]).rows()
+    options = ["--classifier", name, "--risk", "0.9"]
     runner = CliRunner()
     printed = runner.invoke(app, ["predict", str(tmp_path / "new"), *options, "--json"])
     assert printed.exit_code == 0, printed.stderr
@@ -343,7 +343,7 @@ def test_mistakes_are_one_sentence(in_tiny: Params, tmp_path: Path) -> None:
         ([image, "--out", "a.xlsx"], "--out is 'a.xlsx'; it must end in .csv or .jsonl or .parq"),
         ([str(tmp_path / "no")], "PATH: '"),
         ([image], "bad.png is no image that can be read: it is none of"),
-        ([image, "--risk", "2"], "2.0 is not in the range"),
+        ([image, "--risk", "2"], "'--risk': Input should be less than or equal to 1"),
     ):
         result = runner.invoke(app, ["predict", *wrong])
         assert result.exit_code == 2, result.stdout
@@ -363,12 +363,11 @@ def test_skipped_images_are_named_and_counted(
     write_pngs(tmp_path, labelled("test").pixels[:1])
     for number in range(25):
         (tmp_path / f"bad{number:02}.png").write_bytes(b"words")
-    params = replace(in_tiny, corpus=replace(in_tiny.corpus, on_error="skip"))
-    name = Variant.of(in_tiny, "alexnet", "none", 0).name
-    predict.run(params, [str(tmp_path)], name, tmp_path / "out.csv", 0.05, "", False)
+    name, out = Variant.of(in_tiny, "alexnet", "none", 0).name, tmp_path / "out.csv"
+    predict.run(in_tiny, [str(tmp_path)], name, out, on_error="skip")
     told = capsys.readouterr().err
     assert told.count("skipped: ") == 20
-    assert "25 images skipped (corpus.on_error: skip); 5 more are not listed" in told
+    assert "25 images skipped; 5 more are not listed" in told
     assert len(read_csv(tmp_path / "out.csv")) == 1
 
 

@@ -43,7 +43,13 @@ NAMED = 20
 KEYS = {
     **keys_of("retrieval", RetrievalParams),
     **CORPUS_KEYS,
-    **{"path": "PATH", "paths": "PATH", "column": "--column", "risk": "--risk", "out": "--out"},
+    **{
+        "path": "PATH",
+        "paths": "PATH",
+        "out": "--out",
+        "risk": "--risk",
+        "skip": "--on-error skip",
+    },
 }
 
 
@@ -59,11 +65,12 @@ class Chosen(NamedTuple):
 def run(
     params: Params,
     images: Sequence[str],
-    classifier: str,
-    out: Path | None,
-    risk: float,
-    column: str,
-    as_json: bool,
+    classifier: str = "",
+    out: Path | None = None,
+    risk: float = RISK,
+    on_error: str = "",
+    column: str = "",
+    as_json: bool = False,
 ) -> None:
     """Write a row an image into a file, or print it.
 
@@ -72,6 +79,7 @@ def run(
         classifier: name of a trained one; the best on validation unless given.
         out: a file that ends in .csv, .jsonl or .parquet; without it rows are printed.
         risk: accepted share of errors among the answers, from 0 to 1.
+        on_error: at an image that cannot be used: stop or skip; corpus.on_error unless given.
         column: of Parquet, where images are; `image` or `img` unless given.
         as_json: print rows as JSON.
     """
@@ -81,7 +89,8 @@ def run(
     files = open_paths(images, column)
     chosen = choose(params, classifier, risk)
     say(f"{chosen.variant.name} {chosen.predictor.abstention}")
-    skipped: list[SkippedImage] | None = [] if params.corpus.on_error == "skip" else None
+    skips = (on_error or params.corpus.on_error) == "skip"
+    skipped: list[SkippedImage] | None = [] if skips else None
     progress = "predicting" if target else ""
     stream = chosen.predictor.stream(files, skipped, cores(), progress)
     writer: AbstractContextManager[Writer] = (
@@ -113,7 +122,7 @@ def tell_skipped(skipped: Sequence[SkippedImage]) -> None:
     if skipped:
         more = len(skipped) - NAMED
         others = f"; {more:,} more are not listed" if more > 0 else ""
-        say(f"{len(skipped):,} images skipped (corpus.on_error: skip){others}")
+        say(f"{len(skipped):,} images skipped{others}")
 
 
 def choose(params: Params, name: str, risk: float) -> Chosen:

@@ -55,7 +55,7 @@ class Answers:
     @property
     def labels(self) -> npt.NDArray[np.int64]:
         """(N,) the number of the likeliest class."""
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1))
 
     @property
     def class_names(self) -> list[str]:
@@ -110,9 +110,9 @@ def readable_path(location: str) -> str:
 
 def joined(parts: Sequence[Answers]) -> Answers:
     """Answers one after the other, of one predictor; at least one part."""
-    arrays = ("probabilities", "abstain", "neighbour_ids", "similarities", "neighbour_classes")
-    return replace(
-        parts[0],
-        locations=tuple(location for part in parts for location in part.locations),
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
-    )
+    names = ("probabilities", "abstain", "neighbour_ids", "similarities", "neighbour_classes")
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+    }
+    locations = tuple(location for part in parts for location in part.locations)
+    return replace(parts[0], locations=locations, **arrays)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,8 +29,10 @@ BLOCK_IMAGES, BLOCK_BYTES = 1024, 1 << 26
 """Most of a block: so many that what is done once for it takes no time."""
 MULTIPLE = 64
 """Images of a block are a multiple of it: networks would fill batches up to one."""
-SPARE = 1
-"""Chunks that are decoded, or wait to be, beside one for each worker."""
+AHEAD = 3
+"""Chunks that are decoded, or wait to be, for each worker."""
+HERE = 2
+"""Chunks that this process decodes, while others start; if there are no more, none starts."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def decoded_blocks(
     """Blocks of the images that can be decoded, in order; the last may be smaller.
 
     Args:
-        workers: decode ahead if there is more than a chunk; with a count of 1 this process does.
+        workers: decode ahead if there are more than a few; with a count of 1 this process does.
         skipped: a list that gets the images that cannot be used; unless given, the first raises.
 
     Raises:
@@ -110,30 +112,35 @@ def _decoded_chunks(
 ) -> Iterator[Decoded]:
     """Chunks of items in order, with their pixels."""
     chunks = _chunks(items, CHUNK_BYTES // (3 * decoding.size**2))
-    first, second = next(chunks, []), next(chunks, [])
-    every = (chunk for chunk in chain((first, second), chunks) if chunk)
-    if not second or workers.count == 1:  # to start processes takes longer, or gains nothing
-        for chunk in every:
-            pixels, result = decode_many([item.data for item in chunk], decoding)
-            yield chunk, result, pixels
+    if workers.count == 1:
+        yield from (_decoded(chunk, decoding) for chunk in chunks)
         return
+    first = list(islice(chunks, HERE))
     pending: deque[tuple[list[Item], Path, Future[DecodeResult]]] = deque()
     with TemporaryDirectory(prefix="rapipe-") as folder:
+        others = enumerate(chunks)
         try:
-            for number, chunk in enumerate(every):
-                path = Path(folder, str(number))
-                path.touch()
-                data = [item.data for item in chunk]
-                pending.append((chunk, path, workers.submit(path, 0, data, decoding)))
-                if len(pending) > workers.count + SPARE:
+            while True:
+                for number, chunk in islice(others, AHEAD * workers.count - len(pending)):
+                    path, data = Path(folder, str(number)), [item.data for item in chunk]
+                    path.touch()
+                    pending.append((chunk, path, workers.submit(path, 0, data, decoding)))
+                if first:
+                    yield _decoded(first.pop(0), decoding)
+                elif pending:
                     yield _finished(*pending.popleft(), decoding.size)
-            while pending:
-                yield _finished(*pending.popleft(), decoding.size)
+                else:
+                    return
         except BrokenProcessPool:
             raise ArgumentError(
                 "a process that decodes images was killed, probably for want of memory: "
                 "lower `max_pixels`"
             ) from None
+
+
+def _decoded(chunk: list[Item], decoding: Decoding) -> Decoded:
+    pixels, result = decode_many([item.data for item in chunk], decoding)
+    return chunk, result, pixels
 
 
 def _finished(chunk: list[Item], path: Path, future: Future[DecodeResult], side: int) -> Decoded:
@@ -158,7 +165,6 @@ def _chunks(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
 
 
 def _byte_count(data: Data) -> int:
-    """Bytes in memory; a file is read where it is decoded."""
     if isinstance(data, Path):
-        return 0
+        return data.stat().st_size if data.exists() else 0
     return len(data) if isinstance(data, bytes) else data.nbytes

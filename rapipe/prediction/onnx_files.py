@@ -21,7 +21,7 @@ from torch import nn
 from rapipe.classifier.neighbour_batch import Shown
 from rapipe.corpus.decode import pixel_hash
 from rapipe.encoder.encoder import Encoder
-from rapipe.errors import first_line
+from rapipe.errors import ArgumentError, first_line
 from rapipe.prediction.graphs import ClassifierGraph, EncoderGraph
 from rapipe.prediction.predictor import Predictor
 from rapipe.progress import say
@@ -94,7 +94,11 @@ def _examples(predictor: Predictor, pixels: Pixels | None) -> Pixels:
     """A few images, some of them drawn if there are too few."""
     size = predictor.size
     drawn = np.random.default_rng(0).integers(0, 256, (EXAMPLES, size, size, 3), np.uint8)
-    return drawn if pixels is None else np.concatenate([pixels, drawn])[:EXAMPLES]
+    if pixels is None:
+        return drawn
+    if pixels.shape[1:] != drawn.shape[1:]:
+        raise ArgumentError(f"`pixels` are {pixels.shape[1:]}; they must be {drawn.shape[1:]}")
+    return np.concatenate([pixels, drawn])[:EXAMPLES]
 
 
 def _shown(predictor: Predictor, neighbours: Neighbours | None) -> Arrays:
@@ -123,9 +127,16 @@ def _told(file: Path, write: Callable[[], Facts]) -> Facts:
             return write()
     except Exception as error:  # torch and the runtime raise anything of what they do not know
         file.unlink(missing_ok=True)
-        reason = first_line(error)
+        reason = first_line(_root(error))
         say(f"warning: no {file.name}, since this network cannot be exported to it: {reason}")
         return {"error": reason}
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that others were raised of."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
 def _write(
@@ -141,6 +152,7 @@ def _write(
         output_names=[output],
         dynamic_shapes={name: {0: "batch"} for name in inputs},
         dynamo=True,
+        optimize=False,  # the runtime does so, and the optimiser of onnxscript fails on some
         verbose=False,
     )
     assert program is not None

@@ -21,6 +21,8 @@ from rapipe.io.atomic import name_file_in_errors, part_path
 from rapipe.progress import print_line
 
 Row = dict[str, Any]
+as_json = json.JSONEncoder(ensure_ascii=False).encode
+"""`json.dumps` makes such an encoder anew each time."""
 
 TEXTS, NUMBERS, IDS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int64())
 SCHEMA = pa.schema(
@@ -59,8 +61,7 @@ class CsvFile:
         """Append rows."""
         for row in rows:
             self.lines.writerow(
-                json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-                for value in row.values()
+                as_json(value) if isinstance(value, list) else value for value in row.values()
             )
 
     def close(self) -> None:
@@ -76,7 +77,7 @@ class JsonLines:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
-        self.file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        self.file.writelines(f"{as_json(row)}\n" for row in rows)
 
     def close(self) -> None:
         """Nothing comes after this."""
@@ -107,7 +108,7 @@ class JsonArray:
     def write(self, rows: Sequence[Row]) -> None:
         """Print rows."""
         for row in rows:
-            print(self.between + json.dumps(row), end="")
+            print(self.between + as_json(row), end="")
             self.between = ",\n"
 
     def close(self) -> None:
