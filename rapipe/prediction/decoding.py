@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from rapipe.corpus.decode import Data, DecodeResult, Decoding, decode_many
+from rapipe.corpus.decode import DecodeResult, Decoding, decode_many
 from rapipe.corpus.decode_cache import SkippedImage, Workers
 from rapipe.corpus.sources.base import Item
 from rapipe.errors import ArgumentError
@@ -25,8 +25,11 @@ from rapipe.records import Ids, Pixels
 CHUNK_IMAGES = 512
 CHUNK_BYTES = 1 << 24
 """A worker gets, and returns, hardly more bytes at once, so that memory does not fill up."""
-BLOCK_IMAGES, BLOCK_BYTES = 1024, 1 << 26
-"""Most of a block: so many that what is done once for it takes no time."""
+BLOCK_IMAGES, BLOCK_BYTES = 4096, 1 << 26
+"""Most of a block: so many that what is done once for it takes little time, such as to project
+rows of the bank."""
+FIRST_BLOCK = 1024
+"""Images of the first block, so that there is something to compute while processes start."""
 MULTIPLE = 64
 """Images of a block are a multiple of it: networks would fill batches up to one."""
 AHEAD = 3
@@ -46,17 +49,18 @@ class Block:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def followed_by(self, other: Block) -> Block:
-        """Both."""
-        return Block(
-            self.locations + other.locations,
-            np.concatenate([self.ids, other.ids]),
-            np.concatenate([self.pixels, other.pixels]),
-        )
-
     def part(self, rows: slice) -> Block:
         """These images."""
         return Block(self.locations[rows], self.ids[rows], self.pixels[rows])
+
+
+def _joined(blocks: list[Block]) -> Block:
+    """Blocks one after the other."""
+    return Block(
+        tuple(location for block in blocks for location in block.locations),
+        np.concatenate([block.ids for block in blocks]),
+        np.concatenate([block.pixels for block in blocks]),
+    )
 
 
 def decoded_blocks(
@@ -75,16 +79,17 @@ def decoded_blocks(
         ArgumentError: an image cannot be used; begins with its location.
     """
     fitting = BLOCK_BYTES // (3 * decoding.size**2) // MULTIPLE * MULTIPLE
-    size = min(BLOCK_IMAGES, max(MULTIPLE, fitting))
-    waiting: Block | None = None
+    full = min(BLOCK_IMAGES, max(MULTIPLE, fitting))
+    size = min(FIRST_BLOCK, full)
+    waiting: list[Block] = []
     for chunk, result, pixels in _decoded_chunks(items, decoding, workers):
-        block = _usable(chunk, result, pixels, skipped)
-        waiting = waiting.followed_by(block) if waiting else block
-        while len(waiting) >= size:
-            yield waiting.part(slice(size))
-            waiting = waiting.part(slice(size, None))
-    if waiting:
-        yield waiting
+        waiting.append(_usable(chunk, result, pixels, skipped))
+        while sum(map(len, waiting)) >= size:
+            together = _joined(waiting)
+            yield together.part(slice(size))
+            waiting, size = [together.part(slice(size, None))], full
+    if any(map(len, waiting)):
+        yield _joined(waiting)
 
 
 def _usable(
@@ -151,20 +156,29 @@ def _finished(chunk: list[Item], path: Path, future: Future[DecodeResult], side:
 
 
 def _chunks(items: Iterable[Item], limit: int) -> Iterator[list[Item]]:
-    """Chunks of at most `limit` images, and of hardly more than `CHUNK_BYTES` encoded bytes."""
+    """Chunks of at most `limit` images, and of hardly more than `CHUNK_BYTES` encoded bytes.
+
+    Of files the first of a chunk is taken for all of it: to ask for each takes as long as to decode
+    a small one.
+    """
     chunk: list[Item] = []
-    size = 0
+    size = of_file = 0
     for item in items:
+        if isinstance(item.data, Path):
+            of_file = of_file or _file_size(item.data)
+            size += of_file
+        else:
+            size += len(item.data) if isinstance(item.data, bytes) else item.data.nbytes
         chunk.append(item)
-        size += _byte_count(item.data)
         if len(chunk) >= min(limit, CHUNK_IMAGES) or size > CHUNK_BYTES:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, of_file = [], 0, 0
     if chunk:
         yield chunk
 
 
-def _byte_count(data: Data) -> int:
-    if isinstance(data, Path):
-        return data.stat().st_size if data.exists() else 0
-    return len(data) if isinstance(data, bytes) else data.nbytes
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # decoding says what is wrong with it
+        return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from rapipe.corpus.formats import HEAD, image_error, suffix_of
 from rapipe.corpus.sources.base import Item, SourceRequest, Split, remarks
 from rapipe.corpus.sources.parquet import SUFFIX, parquet
-from rapipe.corpus.sources.trees import file_tree
+from rapipe.corpus.sources.trees import FileTree, file_tree
 from rapipe.errors import ArgumentError, UserError, rename_arguments
 from rapipe.io.text import expand_home
 from rapipe.records import UNLABELLED
@@ -74,15 +74,27 @@ def _splits(path: Path, column: str, passed_over: Counter[str]) -> list[Split]:
         beside = "".join(f"; {remark}" for remark in remarks(others, ()))
         raise ArgumentError(f"`paths`: {path} holds no image{beside}")
     passed_over += others
-    images = tree.split([(name, UNLABELLED) for name in tree.images])
-    return [images, *(_table(path / name, column) for name in tables)]
+    return [_images(tree), *(_table(path / name, column) for name in tables)]
+
+
+def _images(tree: FileTree) -> Split:
+    """Those of a folder or an archive; each path is made once, which takes a while of so many."""
+    if tree.packed:
+        return tree.split([(name, UNLABELLED) for name in tree.images])
+
+    def items() -> Iterator[Item]:
+        for name, error in tree.images.items():
+            path = tree.root / name
+            yield Item(b"" if error else path, UNLABELLED, str(path), error)
+
+    return Split(len(tree.images), items)
 
 
 def _one_image(path: Path) -> Split:
     error = image_error(path.name, lambda: _head(path)) or ""
 
     def items() -> Iterator[Item]:
-        yield Item(path, UNLABELLED, str(path), error)
+        yield Item(b"" if error else path, UNLABELLED, str(path), error)
 
     return Split(1, items)
 
