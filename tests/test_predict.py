@@ -367,7 +367,7 @@ def test_skipped_images_are_named_and_counted(
     predict.run(in_tiny, [str(tmp_path)], name, out, on_error="skip")
     told = capsys.readouterr().err
     assert told.count("skipped: ") == 20
-    assert "25 images skipped; 5 more are not listed" in told
+    assert "25 skipped; 5 more are not listed" in told
     assert len(read_csv(tmp_path / "out.csv")) == 1
 
 

@@ -122,7 +122,7 @@ def tell_skipped(skipped: Sequence[SkippedImage]) -> None:
     if skipped:
         more = len(skipped) - NAMED
         others = f"; {more:,} more are not listed" if more > 0 else ""
-        say(f"{len(skipped):,} images skipped{others}")
+        say(f"{len(skipped):,} skipped{others}")
 
 
 def choose(params: Params, name: str, risk: float) -> Chosen:

@@ -32,7 +32,7 @@ FIRST_BLOCK = 1024
 """Images of the first block, so that there is something to compute while processes start."""
 MULTIPLE = 64
 """Images of a block are a multiple of it: networks would fill batches up to one."""
-AHEAD = 3
+AHEAD = 4
 """Chunks that are decoded, or wait to be, for each worker."""
 HERE = 2
 """Chunks that this process decodes, while others start; if there are no more, none starts."""

@@ -5,7 +5,6 @@ A file is there when all of it is written, and not before. Lists in CSV are JSON
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -50,23 +49,27 @@ class Writer(Protocol):
 
 
 class CsvFile:
-    """A header and a line a row; lists are JSON in their cell."""
+    """A header and a line a row; texts are quoted, and lists are JSON in their cell."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w", encoding="utf-8", newline="")
-        self.lines = csv.writer(self.file, lineterminator="\n")
-        self.lines.writerow(SCHEMA.names)
+        self.file.write(",".join(SCHEMA.names) + "\n")
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
-        for row in rows:
-            self.lines.writerow(
-                as_json(value) if isinstance(value, list) else value for value in row.values()
-            )
+        self.file.writelines(",".join(map(_cell, row.values())) + "\n" for row in rows)
 
     def close(self) -> None:
         """Nothing comes after this."""
         self.file.close()
+
+
+def _cell(value: object) -> str:
+    """As `csv.writer` quotes it, which looks at each letter and takes half of the time of a row."""
+    if not isinstance(value, str | list):
+        return str(value)
+    text = value if isinstance(value, str) else as_json(value)
+    return '"' + text.replace('"', '""') + '"'
 
 
 class JsonLines:
