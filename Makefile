@@ -47,6 +47,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.embed
 	python -m benchmarks.evaluate
 	python -m benchmarks.explore
+	python -m benchmarks.predict
 	python -m benchmarks.startup
 	python -m benchmarks.whole
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,9 @@ Retrieval = Annotated[
     str | None, typer.Option(help="Only 'none', or this one of retrieval.strategies.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Only this seed of classifiers.seeds.")]
+Risk = Annotated[
+    float, typer.Option(help="Share of errors among the answers that is accepted.", min=0, max=1)
+]
 
 
 def main() -> None:
@@ -263,6 +266,54 @@ def neighbors(
 
     with exit_on_user_error():
         run(load_checked(paths.PARAMS), image, k, classifier, picture, as_json)
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Image files, folders, archives, Parquet files."),
+    ],
+    classifier: Annotated[
+        str, typer.Option(help="Name of a trained one; the best on validation unless given.")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A file for the answers, .csv, .jsonl or .parquet; else printed."),
+    ] = None,
+    risk: Risk = 0.05,
+    on_error: Annotated[
+        Literal["stop", "skip"] | None,
+        typer.Option(help="At an image that cannot be used; corpus.on_error unless given."),
+    ] = None,
+    column: Annotated[
+        str, typer.Option(help="Of Parquet, the column of images; image or img unless given.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say the classes of new images, how sure that is, and which images were looked up."""
+    from rapipe import paths
+    from rapipe.pipeline.predict import run
+    from rapipe.pipeline.running.check_names import load_checked
+
+    with exit_on_user_error():
+        params = load_checked(paths.PARAMS)
+        run(params, images, classifier, out, risk, on_error or "", column, as_json)
+
+
+@app.command()
+def export(
+    classifier: Annotated[str, typer.Argument(help="Name of a trained one, or best.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier export.")],
+    risk: Risk = 0.05,
+) -> None:
+    """Write a classifier, its encoder and its memory into a folder that rapipe.load reads."""
+    from rapipe import paths
+    from rapipe.pipeline.export import run
+    from rapipe.pipeline.running.check_names import load_checked
+
+    with exit_on_user_error():
+        run(load_checked(paths.PARAMS), classifier, folder, risk)
 
 
 @app.command()

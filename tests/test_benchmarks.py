@@ -16,6 +16,7 @@ BENCHMARKS = {
     "embed": ["--quick"],
     "evaluate": ["--quick", "--images", "100"],
     "explore": ["--quick"],
+    "predict": ["--quick"],
     "prefetch": ["--quick"],
     "pretrain": ["--quick"],
     "search": ["--rows", "2000"],

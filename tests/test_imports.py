@@ -18,7 +18,7 @@ ROWS = (
     ("training",),
     ("pretraining", "classifier", "generation"),
     ("evaluation",),
-    ("api", "methods", "report", "explore"),
+    ("api", "methods", "prediction", "report", "explore"),
     ("pipeline",),
     ("cli_store",),
     ("cli", "stages"),

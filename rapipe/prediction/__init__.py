@@ -1,0 +1,1 @@
+"""New images: their classes, how sure a classifier is, and what it looked up."""
