@@ -138,13 +138,13 @@
       const after = scatter.toMap(...at);
       scatter.centre = scatter.centre.map((c, axis) => c + before[axis] - after[axis]);
     }
-    scatter.draw();
+    scatter.move();
   };
 
   const pan = (dx, dy) => {
     const s = scatter.scale();
     scatter.centre = [scatter.centre[0] - dx / s, scatter.centre[1] + dy / s];
-    scatter.draw();
+    scatter.move();
   };
 
   const lasso = (on) => {

@@ -1,6 +1,7 @@
 /* Points on a canvas, by WebGL; where a browser has none, by plain drawing, which is slower. */
 "use strict";
 
+const FRAME = 40; /* Milliseconds, while the map moves. */
 R.Scatter = class {
   /* points: Float32Array of x, y in [-1, 1]; colours: Uint8Array of r, g, b, a. */
   constructor(canvas, points) {
@@ -95,7 +96,19 @@ R.Scatter = class {
     return Math.min(14, base * Math.sqrt(Math.max(1, this.zoom)));
   }
 
-  draw() {
+  /* Draw soon, as many points as a frame can take; and all of them, once nothing moves. */
+  move() {
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw(this.affordable);
+    });
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.draw(), 150);
+  }
+
+  /* Draw the first points, which are a fair sample: ids, by which they are ordered, are hashes. */
+  draw(count = this.count) {
+    const start = performance.now();
     const ratio = window.devicePixelRatio || 1;
     const width = Math.round(this.canvas.clientWidth * ratio);
     const height = Math.round(this.canvas.clientHeight * ratio);
@@ -105,10 +118,13 @@ R.Scatter = class {
       this.canvas.height = height;
     }
     const s = this.scale() * ratio;
-    if (!this.gl) {
-      this.drawPlainly(ratio);
-      return;
-    }
+    if (this.gl) this.drawByShader(count, ratio, width, height, s);
+    else this.drawPlainly(count, ratio);
+    const share = FRAME / Math.max(performance.now() - start, 1);
+    if (count === this.count) this.affordable = Math.ceil(count * Math.min(1, share));
+  }
+
+  drawByShader(count, ratio, width, height, s) {
     const gl = this.gl;
     gl.viewport(0, 0, width, height);
     gl.clearColor(0, 0, 0, 0);
@@ -116,13 +132,14 @@ R.Scatter = class {
     gl.uniform2f(this.uniforms.centre, ...this.centre);
     gl.uniform2f(this.uniforms.scale, (2 * s) / width, (2 * s) / height);
     gl.uniform1f(this.uniforms.size, this.size() * ratio);
-    gl.drawArrays(gl.POINTS, 0, this.count);
+    gl.drawArrays(gl.POINTS, 0, count);
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // waits for it
   }
 
-  drawPlainly(ratio) {
+  drawPlainly(count, ratio) {
     const size = this.size() * ratio;
     this.plain.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    for (let i = 0; i < this.count; i++) {
+    for (let i = 0; i < count; i++) {
       const [r, g, b, a] = this.colours.subarray(4 * i, 4 * i + 4);
       const [x, y] = this.toScreen(this.points[2 * i], this.points[2 * i + 1]);
       this.plain.fillStyle = `rgba(${r},${g},${b},${a / 255})`;
