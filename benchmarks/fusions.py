@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import memories
 from benchmarks.common import machine
@@ -44,6 +46,8 @@ from study.work import Overrides, working_in
 
 ROWS, COMPARED = RESULTS / "fusions.csv", RESULTS / "fusion_comparisons.csv"
 NEW_CLASS = RESULTS / "fusion_new_class.csv"
+ANSWERS = RESULTS / "fusion_answers.csv"
+"""Which images are right, so that whoever doubts a comparison can make it again."""
 NAMING = ("cross-attention", "knn-lm", "tip-adapter", "modern-nca", "trust")
 """Fusions that may name a class that they were not trained on, and one that may not."""
 BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
@@ -124,31 +128,28 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe.config.loading import parse
     from rapipe.config.variants import variants
     from rapipe.pipeline import corpus, embed, initialise, prefetch, pretrain
+    from rapipe.records import Predictions
 
     content = content_of({**overrides, **CASES[case]})
     with working_in(_folder(memory), content):
         params = parse(content)
         mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
         missing = [v for v in mine if not done(ROWS, _key(memory, case, v))]
-        compared = case == PLAIN or done(COMPARED, {"memory": memory, "case": case})
-        if not missing and compared:
-            return
-        if not paths.CORPUS_CARD.exists():
-            corpus.run(params)
-        if case != PLAIN and not paths.STORE_MANIFEST.exists():
-            pretrain.run(params)
-            embed.run(params)
-        if case != PLAIN:
-            prefetch.run(params)
-        initialise.run(params)
+        if missing:
+            if not paths.CORPUS_CARD.exists():
+                corpus.run(params)
+            if case != PLAIN and not paths.STORE_MANIFEST.exists():
+                pretrain.run(params)
+                embed.run(params)
+            if case != PLAIN:
+                prefetch.run(params)
+            initialise.run(params)
         for variant in missing:
             result = result_of(params, variant)
+            answers = Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS)
+            keep(_key(memory, case, variant), answers)
             add(ROWS, {**_key(memory, case, variant), **scores(result)})
-            kept = _answers(case, variant)
-            kept.parent.mkdir(exist_ok=True)
-            source = paths.EVIDENCE / variant.name / paths.PREDICTIONS
-            kept.write_bytes(source.read_bytes())
-        if not compared:
+        if case != PLAIN and not done(COMPARED, {"memory": memory, "case": case}):
             compare(memory, case, mine)
 
 
@@ -215,9 +216,45 @@ def _key(memory: str, case: str, variant: Any) -> Row:
     return {"memory": memory, "case": case, "backbone": variant.backbone, "seed": variant.seed}
 
 
-def _answers(case: str, variant: Any) -> Path:
-    """Whether each image was right, by the classifier of a case."""
-    return Path("answers") / f"{case}-{variant.backbone}-{variant.seed}.arrow".replace(" ", "-")
+def keep(key: Row, answers: Any) -> None:
+    """Add which images are right, by the classifier and by the vote: a row a noise level."""
+    for level, std in enumerate(answers.levels):
+        vote = answers.vote_correct
+        if done(ANSWERS, {**key, "noise_std": std}):
+            continue
+        add(
+            ANSWERS,
+            {
+                **key,
+                "noise_std": std,
+                "images": len(answers.ids),
+                "correct": as_text(answers.correct[level]),
+                "vote_correct": "" if vote is None else as_text(vote[level]),
+            },
+        )
+
+
+def as_text(mask: npt.NDArray[np.bool_]) -> str:
+    """A mask (N,) as base64 of its bits."""
+    return b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def as_mask(text: str, count: int) -> npt.NDArray[np.bool_]:
+    """The mask (N,) that `as_text` wrote."""
+    bits = np.frombuffer(b64decode(text), np.uint8)
+    return np.unpackbits(bits, count=count).astype(np.bool_)
+
+
+def masks(memory: str, case: str, backbone: str, column: str) -> npt.NDArray[np.float64] | None:
+    """Which images are right (S, L, N), by seed and noise level; None where nobody voted."""
+    key = {"memory": memory, "case": case, "backbone": backbone}
+    rows = [row for row in rows_of(ANSWERS) if all(row[k] == v for k, v in key.items())]
+    if not all(row[column] for row in rows):
+        return None
+    by_seed: dict[str, list[npt.NDArray[np.bool_]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(as_mask(row[column], int(row["images"])))
+    return np.stack([np.stack(by_seed[seed]) for seed in sorted(by_seed)]).astype(np.float64)
 
 
 def scores(result: Row) -> Row:
@@ -236,18 +273,17 @@ def scores(result: Row) -> Row:
 def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
     """Differences to no neighbours and to the vote at each noise level, with 95 % intervals."""
     from rapipe.evaluation.statistics import interval_of_mean
-    from rapipe.records import Predictions
 
     for backbone in dict.fromkeys(variant.backbone for variant in variants):
-        group = [variant for variant in variants if variant.backbone == backbone]
-        answers = [Predictions.read(_answers(case, variant)) for variant in group]
-        plain = [Predictions.read(_answers(PLAIN, variant)) for variant in group]
-        correct = np.stack([own.correct for own in answers]).astype(float)  # (S, L, N)
-        others = {PLAIN: np.stack([own.correct for own in plain]).astype(float)}
-        votes = [own.vote_correct for own in answers if own.vote_correct is not None]
-        if len(votes) == len(answers):
-            others["vote"] = np.stack(votes).astype(float)
-        for against, reference in others.items():
+        correct = masks(memory, case, backbone, "correct")  # (S, L, N)
+        peers = {
+            PLAIN: masks(memory, PLAIN, backbone, "correct"),
+            "vote": masks(memory, case, backbone, "vote_correct"),
+        }
+        assert correct is not None
+        for against, reference in peers.items():
+            if reference is None:
+                continue
             for level, std in enumerate((0.0, *NOISE)):
                 change = correct[:, level] - reference[:, level]
                 low, high = interval_of_mean(change, 0)
@@ -289,8 +325,11 @@ def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
     """A line a fusion: means over seeds, and where it is shown better or worse, and than what."""
     yield f"| fusion | {' | '.join(LEVELS.values())} | better than | worse than |"
     yield "|---" * (3 + len(LEVELS)) + "|"
+    seeds = {row["seed"] for row in rows}
     for case in dict.fromkeys(row["case"] for row in rows):
         group = [row for row in rows if row["case"] == case]
+        if {row["seed"] for row in group} != seeds:
+            continue  # others are still to come
         cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in LEVELS]
         yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
 

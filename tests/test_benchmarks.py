@@ -74,7 +74,7 @@ def test_fusions_are_compared_with_what_they_must_beat(
     from benchmarks.rows import rows_of
 
     monkeypatch.setattr(fusions, "WORK", tmp_path)
-    for name in ("ROWS", "COMPARED", "NEW_CLASS"):
+    for name in ("ROWS", "COMPARED", "NEW_CLASS", "ANSWERS"):
         monkeypatch.setattr(fusions, name, tmp_path / f"{name}.csv")
     overrides = {
         **fusions.GRID,
