@@ -49,7 +49,9 @@ def real(attend: str = "both", backbone: str = "alexnet") -> Classifier:
     return Classifier(make_spec(backbone, 8, attend=attend, std=(0.2,) * 3)).eval()
 
 
-@pytest.mark.parametrize("backbone", ["alexnet", "perceiver", "resnet18"])
+@pytest.mark.parametrize(
+    "backbone", ["alexnet", "perceiver", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
 def test_attention_and_effect_are_those_of_a_loop(
     backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

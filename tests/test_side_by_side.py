@@ -91,7 +91,13 @@ def test_a_process_that_is_killed_is_a_sentence(tmp_path: Path) -> None:
         Workers[int](NEEDED).run(partial(die, tmp_path), [0, 1], name, lambda _: None)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+SIGNALS = [
+    signal.SIGKILL,
+    *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM)),
+]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_they_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
     code = (
         "from functools import partial; from pathlib import Path; import test_side_by_side as t\n"
