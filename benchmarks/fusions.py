@@ -325,11 +325,10 @@ def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
     """A line a fusion: means over seeds, and where it is shown better or worse, and than what."""
     yield f"| fusion | {' | '.join(LEVELS.values())} | better than | worse than |"
     yield "|---" * (3 + len(LEVELS)) + "|"
-    seeds = {row["seed"] for row in rows}
     for case in dict.fromkeys(row["case"] for row in rows):
         group = [row for row in rows if row["case"] == case]
-        if {row["seed"] for row in group} != seeds:
-            continue  # others are still to come
+        if case != PLAIN and not done(COMPARED, {"memory": memory, "case": case}):
+            continue  # other seeds are still to come
         cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in LEVELS]
         yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
 
