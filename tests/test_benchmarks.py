@@ -105,7 +105,7 @@ def test_fusions_are_compared_with_what_they_must_beat(
         if (row["against"], row["noise_std"]) == ("none", "0.1")
     )
     assert change == pytest.approx(means[0] - means[1], abs=2e-4)
-    monkeypatch.setattr(fusions, "NAMING", ("trust",))
+    monkeypatch.setattr(fusions, "NAMING", ("knn-lm",))
     fusions.add_a_class(overrides, "digits", [0])
     (named,) = rows_of(fusions.NEW_CLASS)
     assert float(named["new_before"]) == 0 < float(named["new_after"])
