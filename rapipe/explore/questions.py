@@ -70,14 +70,14 @@ class Question:
             raise ArgumentError("`hidden` must be a JSON object")
         groups = {name: _texts(hidden, name) for name in HIDDEN}
         question = cls(
-            image=_id(facts.get("image"), "image"),
+            image=id_of(facts.get("image"), "image"),
             classifier=_text(facts, "classifier"),
             k=_whole(facts, "k", 0),
             noise_std=_number(facts, "noise_std"),
             corruption=_text(facts, "corruption"),
             severity=_whole(facts, "severity", 3),
             hidden=Hidden(
-                frozenset(_id(text, "hidden.ids") for text in groups["ids"]),
+                frozenset(id_of(text, "hidden.ids") for text in groups["ids"]),
                 groups["classes"],
                 groups["sources"],
                 _text(hidden, "version"),
@@ -104,7 +104,8 @@ def choose(name: str, choices: Collection[str], argument: str) -> None:
         raise ArgumentError(f"`{argument}` is {name!r}; it must be one of {listed}")
 
 
-def _id(value: Any, name: str) -> int:
+def id_of(value: Any, name: str) -> int:
+    """The id in a text of digits; `ArgumentError` if it is none."""
     digits = value.removeprefix("-") if isinstance(value, str) else ""
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
         raise ArgumentError(f"`{name}` must be the id of an image, as a text of digits")

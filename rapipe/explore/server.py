@@ -26,7 +26,7 @@ from rapipe.explore.explorer import Explorer
 from rapipe.explore.map_data import MapData, packed
 from rapipe.explore.mistakes import mistakes
 from rapipe.explore.project import png
-from rapipe.explore.questions import Question
+from rapipe.explore.questions import Question, id_of
 
 MOST_UPLOADED, MOST_ASKED = 32 * 2**20, 2**20
 """Bytes of an image that is brought, and of a question."""
@@ -139,12 +139,9 @@ class Handlers:
 
     async def picture(self, request: Request) -> Response:
         """An image by its id."""
-        text = request.path_params["image"]
-        digits = text.removeprefix("-")
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 20):
-            return JSONResponse({"error": "an image has an id of digits"}, 404, HEADERS)
         try:
-            image = await run_in_threadpool(self.explorer.image, int(text))
+            image_id = id_of(request.path_params["image"], "image")
+            image = await run_in_threadpool(self.explorer.image, image_id)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 404, HEADERS)
         return Response(png(image.pixels[0]), headers={**HEADERS, **DAY}, media_type="image/png")

@@ -12,7 +12,7 @@ from rapipe import metrics, paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.config.schema import Params, RetrievalParams
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant
 from rapipe.corpus.decode import pixel_hash
 from rapipe.device import device
 from rapipe.encoder.imported import NoEncoderError
@@ -37,6 +37,7 @@ from rapipe.pipeline.inputs import (
 )
 from rapipe.pipeline.memory.look_up import QueryImage, read_image
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
+from rapipe.pipeline.trained import trained_variants
 from rapipe.progress import say
 from rapipe.records import Neighbours, Pixels
 from rapipe.report import attribution_maps, style
@@ -86,7 +87,7 @@ def run(
 
 def _choose(params: Params, names: Sequence[str]) -> list[Variant]:
     """Trained classifiers of these names, or all of the first backbone and seed that has any."""
-    trained = [v for v in variants(params) if (paths.MODELS / v.name / "card.json").exists()]
+    trained = trained_variants(params)
     if not trained:
         raise UserError("no classifier of params.yaml is trained yet: run rapipe train")
     by_name = {variant.name: variant for variant in trained}

@@ -12,7 +12,7 @@ from typing import Any
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant
 from rapipe.corpus.decode import Decoding
 from rapipe.device import device
 from rapipe.encoder.imported import read_encoder
@@ -40,6 +40,7 @@ from rapipe.pipeline.inputs import (
 from rapipe.pipeline.memory.edit import open_store
 from rapipe.pipeline.requests import request_of
 from rapipe.pipeline.results import read_duplicates
+from rapipe.pipeline.trained import trained_variants
 from rapipe.progress import say
 from rapipe.records import SPLITS, Embeddings, Ids
 
@@ -150,7 +151,7 @@ def project_of(params: Params) -> Project:
     Raises:
         UserError: no classifier is trained, or what they look up is missing.
     """
-    classifiers = {v.name: t for v in variants(params) if (t := trained_of(params, v))}
+    classifiers = {v.name: t for v in trained_variants(params) if (t := trained_of(params, v))}
     if not classifiers:
         raise UserError("no classifier of params.yaml is trained: run dvc repro")
     retrieves = any(trained.retrieval != "none" for trained in classifiers.values())
@@ -167,9 +168,6 @@ def project_of(params: Params) -> Project:
 
 def trained_of(params: Params, variant: Variant) -> Trained | None:
     """A classifier; None, and a line that says so, unless the present parameters trained it."""
-    folder = paths.MODELS / variant.name
-    if not folder.exists():
-        return None
     try:
         classifier_card(params, variant)
     except UserError as error:
@@ -181,7 +179,7 @@ def trained_of(params: Params, variant: Variant) -> Trained | None:
         variant.retrieval,
         params.retrieval.fusion if variant.retrieval != "none" else "",
         variant.seed,
-        partial(_read, folder),
+        partial(_read, paths.MODELS / variant.name),
         partial(_influence, paths.EVIDENCE / variant.name / paths.INFLUENCE),
     )
 

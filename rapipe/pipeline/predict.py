@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.config.schema import Params, RetrievalParams
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant
 from rapipe.cores import cores
 from rapipe.corpus.decode import Decoding
 from rapipe.corpus.decode_cache import SkippedImage
 from rapipe.errors import UserError, rename_arguments
-from rapipe.io import weights
 from rapipe.io.text import expand_home
 from rapipe.pipeline.evaluate import retriever_of
 from rapipe.pipeline.inputs import (
@@ -29,6 +28,7 @@ from rapipe.pipeline.inputs import (
     present_bank,
 )
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys, keys_of
+from rapipe.pipeline.trained import trained_variants
 from rapipe.prediction.answers import Answers
 from rapipe.prediction.output import JsonArray, Lines, Writer, answers_file, check_out
 from rapipe.prediction.predictor import Predictor
@@ -153,8 +153,7 @@ def choose(params: Params, name: str, risk: float) -> Chosen:
 
 def _choose_variant(params: Params, name: str) -> tuple[Variant, dict[str, Any]]:
     """A trained classifier of this name, or the best of all that are up to date; and its card."""
-    every = {v.name: v for v in variants(params)}
-    trained = {n: v for n, v in every.items() if (paths.MODELS / n / weights.CARD).exists()}
+    trained = {variant.name: variant for variant in trained_variants(params)}
     if not trained:
         raise UserError("no classifier of params.yaml is trained yet: run rapipe train")
     if name and name not in trained:

@@ -13,7 +13,7 @@ from rapipe import metrics, paths
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant
 from rapipe.corpus.decode import Decoding, decode, pixel_hash
 from rapipe.device import device
 from rapipe.encoder.imported import NoEncoderError, read_encoder
@@ -30,6 +30,7 @@ from rapipe.pipeline.inputs import (
     present_bank,
 )
 from rapipe.pipeline.running.argument_keys import argument_keys
+from rapipe.pipeline.trained import trained_variants
 from rapipe.progress import print_line, say
 from rapipe.records import Embeddings, Indices, Neighbours, Pixels
 from rapipe.retrieval.search import search
@@ -107,8 +108,7 @@ def run(
 
 def _choose_variant(params: Params, name: str) -> Variant | None:
     """A trained classifier with neighbours; None if there is none."""
-    with_neighbours = [v for v in variants(params) if v.rows_shown]
-    trained = [v for v in with_neighbours if (paths.MODELS / v.name / "card.json").exists()]
+    trained = [variant for variant in trained_variants(params) if variant.rows_shown]
     if name:
         for variant in trained:
             if variant.name == name:
