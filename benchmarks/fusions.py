@@ -67,6 +67,7 @@ GRID: Overrides = {
     "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
     "train.probe_every": 0,
     "train.measure_every": 2,
+    "train.precision": "fp32",  # rows of one table may be of several machines
 }
 CASES: dict[str, Overrides] = {
     PLAIN: {"retrieval.strategies": []},
