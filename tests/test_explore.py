@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -429,7 +430,10 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
         assert source.startswith("data:") or source.removeprefix("page/") in files
 
 
-def test_a_static_copy_holds_all_that_it_shows(project: Project, tmp_path: Path) -> None:
+def test_a_static_copy_holds_all_that_it_shows(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rapipe.explore.export.MOST_MAPPED", 20)
     small = replace(project, noise_std=(0.1,))
     explorer, name = Explorer(small), name_of(project, "knn")
     export(explorer, tmp_path, [name], 3, map_of(small))
@@ -443,6 +447,9 @@ def test_a_static_copy_holds_all_that_it_shows(project: Project, tmp_path: Path)
     pictures = {path.stem for path in (tmp_path / "pictures").iterdir()}
     assert {row["id"] for row in answer["neighbours"]} <= pictures
     assert {row["id"] for row in data["mistakes"][name]["rows"]} <= pictures
+    points = np.frombuffer(b64decode(data["map"]["points"]), "<i8", data["map"]["count"])
+    assert len(points) == 20
+    assert set(map(str, points.tolist())) <= pictures
     page = (tmp_path / "index.html").read_text()
     assert '<script src="page/data.js"></script>' in page
     assert all((tmp_path / source).exists() for source in re.findall(r'src="([^"]+)"', page))

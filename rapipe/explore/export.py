@@ -26,8 +26,8 @@ from rapipe.progress import track
 from rapipe.records import Ids, Images
 
 PICTURES, DATA = "pictures", "data.js"
-MOST_MAPPED = 20_000
-"""Points of the map, which is in a file of text."""
+MOST_MAPPED = 5_000
+"""Points of the map: each has a file, its picture."""
 
 
 def spread(images: Images, count: int) -> Ids:
@@ -55,6 +55,7 @@ def export(
     """
     if count < 1:
         raise ArgumentError(f"`count` is {count}; it must be 1 or more")
+    drawn = drawn and _some(drawn, explorer.project.seed)
     ids = spread(explorer.project.test, count)
     answers = dict(_answers(explorer, classifiers, ids))
     listed = {name: mistakes(explorer, name) for name in classifiers}
@@ -68,7 +69,7 @@ def export(
         },
         "answers": answers,
         "mistakes": listed,
-        "map": _map(explorer, drawn),
+        "map": drawn and _as_text(drawn, len(explorer.memory.classes)),
     }
     for name, content in page_files().items():
         if name == "index.html":
@@ -80,7 +81,8 @@ def export(
         (folder / "page" / name).write_bytes(content)
     text = json.dumps(data, separators=(",", ":"))
     (folder / "page" / DATA).write_text(f"window.RAPIPE_DATA = {text};\n")
-    _pictures(explorer, folder / PICTURES, shown_in(data))
+    mapped = set(drawn.ids.tolist()) if drawn else set()
+    _pictures(explorer, folder / PICTURES, shown_in(data) | mapped)
 
 
 def _answers(explorer: Explorer, classifiers: Sequence[str], ids: Ids) -> Iterator[tuple[str, Row]]:
@@ -97,19 +99,19 @@ def _answers(explorer: Explorer, classifiers: Sequence[str], ids: Ids) -> Iterat
         yield key, with_picture(explorer.ask(question))
 
 
-def _map(explorer: Explorer, drawn: MapData | None) -> Row | None:
-    """The map as text; of a large one some points, drawn with the seed."""
-    if drawn is None:
-        return None
-    if len(drawn.ids) > MOST_MAPPED:
-        rng = np.random.default_rng(explorer.project.seed)
-        drawn = drawn.take(np.sort(rng.permutation(len(drawn.ids))[:MOST_MAPPED]))
-    data, facts = packed(drawn, len(explorer.memory.classes))
+def _some(drawn: MapData, seed: int) -> MapData:
+    """The map; of a large one some points, drawn with the seed."""
+    chosen = np.random.default_rng(seed).permutation(len(drawn.ids))[:MOST_MAPPED]
+    return drawn.take(np.sort(chosen))
+
+
+def _as_text(drawn: MapData, classes: int) -> Row:
+    data, facts = packed(drawn, classes)
     return {**facts, "points": b64encode(data).decode()}
 
 
 def shown_in(data: Any) -> set[int]:
-    """Ids of the images in what the page shows, but for those of the map."""
+    """Ids of the images in what the page shows, beside those of the map."""
     found: set[int] = set()
     if isinstance(data, dict):
         for key, value in data.items():

@@ -1,4 +1,4 @@
-"""Images as blocks of squares: decoded by worker processes while a network is busy with others.
+"""Images as blocks of squares: decoded by worker processes.
 
 Letters: N images, S side in pixels.
 """
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from rapipe.corpus.decode import DecodeResult, Decoding, decode_many
 from rapipe.corpus.decode_cache import SkippedImage, Workers
 from rapipe.corpus.sources.base import Item
+from rapipe.device import device
 from rapipe.errors import ArgumentError
 from rapipe.records import Ids, Pixels
 
@@ -28,8 +30,6 @@ CHUNK_BYTES = 1 << 24
 BLOCK_IMAGES, BLOCK_BYTES = 4096, 1 << 26
 """Most of a block: so many that what is done once for it takes little time, such as to project
 rows of the bank."""
-FIRST_BLOCK = 1024
-"""Images of the first block, so that there is something to compute while processes start."""
 MULTIPLE = 64
 """Images of a block are a multiple of it: networks would fill batches up to one."""
 AHEAD = 4
@@ -64,30 +64,25 @@ def _joined(blocks: list[Block]) -> Block:
 
 
 def decoded_blocks(
-    items: Iterable[Item],
-    decoding: Decoding,
-    workers: Workers,
-    skipped: list[SkippedImage] | None = None,
+    chunks: DecodedChunks, skipped: list[SkippedImage] | None = None
 ) -> Iterator[Block]:
     """Blocks of the images that can be decoded, in order; the last may be smaller.
 
     Args:
-        workers: decode ahead if there are more than a few; with a count of 1 this process does.
         skipped: a list that gets the images that cannot be used; unless given, the first raises.
 
     Raises:
         ArgumentError: an image cannot be used; begins with its location.
     """
-    fitting = BLOCK_BYTES // (3 * decoding.size**2) // MULTIPLE * MULTIPLE
-    full = min(BLOCK_IMAGES, max(MULTIPLE, fitting))
-    size = min(FIRST_BLOCK, full)
+    fitting = BLOCK_BYTES // (3 * chunks.decoding.size**2) // MULTIPLE * MULTIPLE
+    size = min(BLOCK_IMAGES, max(MULTIPLE, fitting))
     waiting: list[Block] = []
-    for chunk, result, pixels in _decoded_chunks(items, decoding, workers):
+    for chunk, result, pixels in chunks:
         waiting.append(_usable(chunk, result, pixels, skipped))
         while sum(map(len, waiting)) >= size:
             together = _joined(waiting)
             yield together.part(slice(size))
-            waiting, size = [together.part(slice(size, None))], full
+            waiting = [together.part(slice(size, None))]
     if any(map(len, waiting)):
         yield _joined(waiting)
 
@@ -112,35 +107,63 @@ def _usable(
 Decoded = tuple[list[Item], DecodeResult, Pixels]
 
 
-def _decoded_chunks(
-    items: Iterable[Item], decoding: Decoding, workers: Workers
-) -> Iterator[Decoded]:
-    """Chunks of items in order, with their pixels."""
-    chunks = _chunks(items, CHUNK_BYTES // (3 * decoding.size**2))
-    if workers.count == 1:
-        yield from (_decoded(chunk, decoding) for chunk in chunks)
-        return
-    first = list(islice(chunks, HERE))
-    pending: deque[tuple[list[Item], Path, Future[DecodeResult]]] = deque()
-    with TemporaryDirectory(prefix="rapipe-") as folder:
-        others = enumerate(chunks)
-        try:
+class DecodedChunks:
+    """Chunks of items in order, with their pixels.
+
+    Workers decode ahead of what is asked for. Not on a CPU, where networks need every core: there
+    they go on when all that they decoded is used, or when `start` says that cores are free.
+
+    Args:
+        workers: decode if there are more than a few chunks; with a count of 1 this process does.
+    """
+
+    def __init__(self, items: Iterable[Item], decoding: Decoding, workers: Workers) -> None:
+        self.decoding, self._workers = decoding, workers
+        self._ahead = device().type != "cpu"
+        self._chunks = enumerate(_chunks(items, CHUNK_BYTES // (3 * decoding.size**2)))
+        self._pending: deque[tuple[list[Item], Path, Future[DecodeResult]]] = deque()
+        self._folder: Path | None = None
+
+    def __iter__(self) -> Iterator[Decoded]:
+        first = [chunk for _, chunk in islice(self._chunks, HERE)]
+        with TemporaryDirectory(prefix="rapipe-") as folder:
+            self._folder = Path(folder)
             while True:
-                for number, chunk in islice(others, AHEAD * workers.count - len(pending)):
-                    path, data = Path(folder, str(number)), [item.data for item in chunk]
-                    path.touch()
-                    pending.append((chunk, path, workers.submit(path, 0, data, decoding)))
+                if first or self._ahead or not self._pending:
+                    self.start()
                 if first:
-                    yield _decoded(first.pop(0), decoding)
-                elif pending:
-                    yield _finished(*pending.popleft(), decoding.size)
+                    yield _decoded(first.pop(0), self.decoding)
+                elif self._pending:
+                    with _named():
+                        finished = _finished(*self._pending.popleft(), self.decoding.size)
+                    yield finished
                 else:
-                    return
-        except BrokenProcessPool:
-            raise ArgumentError(
-                "a process that decodes images was killed, probably for want of memory: "
-                "lower `max_pixels`"
-            ) from None
+                    break
+        if self._workers.count == 1:
+            yield from (_decoded(chunk, self.decoding) for _, chunk in self._chunks)
+
+    def start(self) -> None:
+        """Let workers decode as much as they may be ahead."""
+        if self._workers.count == 1 or not self._folder:
+            return
+        for number, chunk in islice(self._chunks, AHEAD * self._workers.count - len(self._pending)):
+            path, data = self._folder / str(number), [item.data for item in chunk]
+            path.touch()
+            with _named():
+                future = self._workers.submit(path, 0, data, self.decoding)
+            self._pending.append((chunk, path, future))
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """A worker that was killed as a sentence."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise ArgumentError(
+            "a process that decodes images was killed, probably for want of memory: "
+            "lower `max_pixels`"
+        ) from None
 
 
 def _decoded(chunk: list[Item], decoding: Decoding) -> Decoded:

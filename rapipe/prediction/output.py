@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 
 from rapipe.errors import ArgumentError
 from rapipe.io.atomic import name_file_in_errors, part_path
+from rapipe.prediction.answers import DIGITS
 from rapipe.progress import print_line
 
 Row = dict[str, Any]
 as_json = json.JSONEncoder(ensure_ascii=False).encode
 """`json.dumps` makes such an encoder anew each time."""
 
+NUMBER = f"%.{DIGITS}f"
+"""Half of the time of the shortest text that is the same number."""
 TEXTS, NUMBERS, IDS = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int64())
 SCHEMA = pa.schema(
     [
@@ -68,6 +71,8 @@ def _cell(value: object) -> str:
     """As `csv.writer` quotes it, which looks at each letter and takes half of the time of a row."""
     if not isinstance(value, str | list):
         return str(value)
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return f'"[{NUMBER}{f", {NUMBER}" * (len(value) - 1)}]"' % tuple(value)
     text = value if isinstance(value, str) else as_json(value)
     return '"' + text.replace('"', '""') + '"'
 

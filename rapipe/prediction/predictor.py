@@ -29,7 +29,7 @@ from rapipe.errors import ArgumentError
 from rapipe.prediction import abstention
 from rapipe.prediction.abstention import Abstention
 from rapipe.prediction.answers import Answers, joined
-from rapipe.prediction.decoding import Block, decoded_blocks
+from rapipe.prediction.decoding import Block, DecodedChunks, decoded_blocks
 from rapipe.prediction.inputs import items_of
 from rapipe.prediction.sources import ImageFiles, open_paths
 from rapipe.progress import say, track
@@ -114,8 +114,8 @@ class Predictor:
         if isinstance(images, str | Path | bytes | Image.Image) or _is_one_image(images):
             images = [images]
         with Workers(1) as workers:
-            blocks = decoded_blocks(items_of(images), self.decoding, workers)
-            parts = [self.answers(block) for block in blocks]
+            chunks = DecodedChunks(items_of(images), self.decoding, workers)
+            parts = [self.answers(block) for block in decoded_blocks(chunks)]
         return joined(parts) if parts else self.answers(self._no_images())
 
     def stream(
@@ -135,8 +135,8 @@ class Predictor:
                 Parquet.
             skipped: a list that gets the images that cannot be used; unless given, the first
                 raises.
-            processes: that decode while networks compute; more than one need a script whose work
-                stands below `if __name__ == "__main__":`.
+            processes: that decode; more than one need a script whose work stands below
+                `if __name__ == "__main__":`.
             progress: names a bar; none while answers are printed, which would go through it.
 
         Raises:
@@ -149,8 +149,11 @@ class Predictor:
             say(remark)
         items = track(files.items(), progress, files.size) if progress else files.items()
         with Workers(processes) as workers:
-            for block in decoded_blocks(items, self.decoding, workers, skipped):
-                yield self.answers(block)
+            chunks = DecodedChunks(items, self.decoding, workers)
+            for block in decoded_blocks(chunks, skipped):
+                answers = self.answers(block)
+                chunks.start()
+                yield answers
 
     def answers(self, block: Block) -> Answers:
         """The answers for images that are squares already."""
