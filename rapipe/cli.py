@@ -31,6 +31,9 @@ Retrieval = Annotated[
     str | None, typer.Option(help="Only 'none', or this one of retrieval.strategies.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Only this seed of classifiers.seeds.")]
+Stale = Annotated[
+    bool, typer.Option("--stale", help="Only those that are out of date, as dvc repro does.")
+]
 Risk = Annotated[
     float, typer.Option(help="Share of errors among the answers that is accepted.", min=0, max=1)
 ]
@@ -52,6 +55,51 @@ def version(
     if show:
         print(__version__)
         raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="New, or without a project.")] = Path(),
+    preset: Annotated[str, typer.Option(help="Of the parameters: rapipe preset lists them.")] = "",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder of images by class, or of Parquet files, or such a file."),
+    ] = None,
+) -> None:
+    """Make a project: params.yaml, dvc.yaml, and what git and DVC need."""
+    from rapipe.pipeline.project import scaffold
+
+    with exit_on_user_error():
+        scaffold.init(folder, preset, images)
+
+
+@app.command()
+def upgrade() -> None:
+    """Make the project here one of the installed version, and say what will run again."""
+    from rapipe.pipeline.project import scaffold
+
+    with exit_on_user_error():
+        scaffold.upgrade()
+
+
+@app.command()
+def fingerprint() -> None:
+    """Print a checksum of the code of each stage, as projects keep them in .rapipe/code."""
+    from rapipe.pipeline.project import code
+
+    for stage in code.pipeline()["stages"]:
+        print(f"{stage}\n{code.fingerprint(stage)}", end="")
+
+
+@app.command()
+def run(
+    force: Annotated[bool, typer.Option("--force", help="Run what is up to date, too.")] = False,
+) -> None:
+    """Run the stages that are out of date, as dvc repro does, without DVC and git."""
+    from rapipe.pipeline.project import run as running
+
+    with exit_on_user_error():
+        running.run(force)
 
 
 def _run_stage(name: str) -> None:
@@ -120,19 +168,29 @@ def initialise() -> None:
 
 
 @app.command()
-def train(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
+def train(
+    backbone: Backbone = None,
+    retrieval: Retrieval = None,
+    seed: Seed = None,
+    stale: Stale = False,
+) -> None:
     """Train the classifiers, all or some."""
     from rapipe.pipeline.running.stage import run_selected_variants
 
-    run_selected_variants("train", backbone, retrieval, seed)
+    run_selected_variants("train", backbone, retrieval, seed, stale)
 
 
 @app.command(name="eval")
-def evaluate(backbone: Backbone = None, retrieval: Retrieval = None, seed: Seed = None) -> None:
+def evaluate(
+    backbone: Backbone = None,
+    retrieval: Retrieval = None,
+    seed: Seed = None,
+    stale: Stale = False,
+) -> None:
     """Evaluate the classifiers, all or some, on the whole test split, clean and noisy."""
     from rapipe.pipeline.running.stage import run_selected_variants
 
-    run_selected_variants("evaluate", backbone, retrieval, seed)
+    run_selected_variants("evaluate", backbone, retrieval, seed, stale)
 
 
 @app.command()

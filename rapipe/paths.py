@@ -4,6 +4,12 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PIPELINE = Path("dvc.yaml")
+CODE = Path(".rapipe/code")
+"""Of a project: fingerprints of the code that stages run."""
+PIPELINE_COPY = Path(".rapipe/pipeline.yaml")
+"""What dvc.yaml was when the package wrote it, to know whether it was edited."""
+SCHEMA = Path(".rapipe/params.schema.json")
+"""Of params.yaml, for editors."""
 DVC = Path(".dvc")
 COPIES = "/.dvc/tmp/exps/"
 """Where in a project `dvc exp run --temp` and `--queue` put copies of it."""

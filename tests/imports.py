@@ -15,6 +15,7 @@ EXEMPT = {
     "rapipe/errors.py",  # words
     "rapipe/cores.py",  # how many processes share the work
     "rapipe/progress.py",  # what is shown, not what is computed
+    "rapipe/pipeline/project",  # the files of a project, and which stages run
     "rapipe/pipeline/running",  # how a stage is started, and what is refused before
     "stages",  # which start a stage, and nothing else
     "rapipe/io/atomic.py",  # how files are written and checked, not what is in them

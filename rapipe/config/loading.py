@@ -54,7 +54,8 @@ def load(path: Path) -> Params:
         raw = read_yaml(text.read_text(path))
     except FileNotFoundError:
         raise UserError(
-            f"no {path} in {Path.cwd()}: run this at the top of a rapipe project"
+            f"no {path} in {Path.cwd()}: run this at the top of a rapipe project, or make one with "
+            "rapipe init"
         ) from None
     except (MaxDepthExceededError, RecursionError):
         raise UserError(f"{path} is nested too deeply: it has groups, keys and lists") from None

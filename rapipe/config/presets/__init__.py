@@ -62,7 +62,7 @@ def describe(name: str) -> str:
 
 def content(name: str) -> dict[str, Any]:
     """The parameters of a preset; `UserError` if there is none of this name."""
-    values: dict[str, Any] = read_yaml(_values(name))
+    values: dict[str, Any] = read_yaml(params_text(name))
     return values
 
 
@@ -75,7 +75,7 @@ def write(name: str, path: Path) -> None:
         UserError: no preset has this name, or the file is no YAML mapping, or would not be valid,
             such as one with keys that are no parameters; it stays as it is.
     """
-    values = _values(name)
+    values = params_text(name)
     try:
         present = text.read_text(path) if path.exists() else values
         previous = read_yaml(present)
@@ -107,8 +107,8 @@ def write(name: str, path: Path) -> None:
 
 
 @cache
-def _values(name: str) -> str:
-    """The text of a whole params file."""
+def params_text(name: str) -> str:
+    """The text of a whole params file; `UserError` if there is no preset of this name."""
     if name not in PRESETS:
         raise UserError(f"there is no preset {text.quoted(name)}; choose from {', '.join(PRESETS)}")
     return replace_values(_file(DEFAULT)[1], _file(name)[1])

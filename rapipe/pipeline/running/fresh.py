@@ -32,7 +32,8 @@ SELECTING = {
     "evaluate": ("classifiers.backbones", "classifiers.seeds"),
 }
 """By stage, parameters that say which variants there are, and decide nothing of any one."""
-CODE = "rapipe/"
+CODE = ("rapipe/", f"{paths.CODE.as_posix()}/")
+"""Begin the names of code among what a stage depends on: of modules, or of their fingerprints."""
 MARK = "made.json"
 Facts = dict[str, Any]
 

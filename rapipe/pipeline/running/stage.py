@@ -15,6 +15,7 @@ from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.errors import UserError
 from rapipe.io.checksums import check_unchanged, watch
+from rapipe.pipeline.project.code import check_code
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.pipeline.running.costs import record_costs
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
@@ -40,6 +41,7 @@ def run_stage(
         module: where `READS` and `WRITES` stand; that of `run` by default.
     """
     with exit_on_user_error():
+        check_code(stage_name(run))
         params, module = load_checked(paths.PARAMS), module or sys.modules[run.__module__]
         with _locked(module, variants(params)), record_costs(name or stage_name(run)):
             run(params)
@@ -47,26 +49,23 @@ def run_stage(
 
 def run_stale_variants(stage: str) -> None:
     """Run a stage for each variant of params.yaml that is out of date, as dvc.yaml does."""
-    with exit_on_user_error():
-        workers, params = _workers(stage), load_checked(paths.PARAMS)
-        freshness = Freshness(stage, params)
-        every = variants(params)
-        stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
-        if len(stale) < len(every):
-            say(f"{len(every) - len(stale)} of {len(every)} are up to date, and stay as they are")
-        kept = [v for v, made_from in stale.items() if freshness.restore(v, made_from)]
-        if kept:
-            say(f"{len(kept)} of {len(every)} have been made before, and are taken from the cache")
-            stale = {v: made_from for v, made_from in stale.items() if v not in kept}
-        work = partial(run_variant, stage, params)
-        workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
+    run_selected_variants(stage, None, None, None, stale=True)
 
 
 def run_selected_variants(
-    stage: str, backbone: str | None, retrieval: str | None, seed: int | None
+    stage: str,
+    backbone: str | None,
+    retrieval: str | None,
+    seed: int | None,
+    stale: bool = False,
 ) -> None:
-    """Run a stage for each variant of params.yaml that has these parts; None selects all."""
+    """Run a stage for each variant of params.yaml that has these parts; None selects all.
+
+    Args:
+        stale: only for those that are out of date.
+    """
     with exit_on_user_error():
+        check_code(stage)
         workers, params = _workers(stage), load_checked(paths.PARAMS)
         selected = variants(params)
         selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
@@ -76,7 +75,27 @@ def run_selected_variants(
                 names = ", ".join(map(str, choices))
                 raise UserError(f"{part} is {value!r}; params.yaml has {names}")
             selected = [v for v in selected if value in (None, getattr(v, part))]
-        workers.run(partial(run_variant, stage, params), selected, _name, lambda _: None)
+        work = partial(run_variant, stage, params)
+        if stale:
+            _run_stale(work, workers, Freshness(stage, params), selected)
+        else:
+            workers.run(work, selected, _name, lambda _: None)
+
+
+def _run_stale(
+    work: Callable[[Variant], None],
+    workers: Workers[Variant],
+    freshness: Freshness,
+    every: list[Variant],
+) -> None:
+    stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
+    if len(stale) < len(every):
+        say(f"{len(every) - len(stale)} of {len(every)} are up to date, and stay as they are")
+    kept = [v for v, made_from in stale.items() if freshness.restore(v, made_from)]
+    if kept:
+        say(f"{len(kept)} of {len(every)} have been made before, and are taken from the cache")
+        stale = {v: made_from for v, made_from in stale.items() if v not in kept}
+    workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
 
 
 def _workers(stage: str) -> Workers[Variant]:
