@@ -1,0 +1,104 @@
+"""Pages that the repository has as Markdown: copied, with their links turned to the site's pages.
+
+A link to a file that is no page of the site, such as a module, keeps its text alone.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+
+from website.markdown import COMMENT, Link, anchors, replace_links, sections
+
+README = "README.md"
+README_PAGES = {
+    "index.md": ("", "The pipeline"),
+    "start.md": ("In Python", "The default run", "When it does not run"),
+    "own-images.md": ("Bring your own images",),
+    "commands.md": ("Commands",),
+    "add-a-method.md": ("Add a method",),
+    "glossary.md": ("Glossary", "Sources and licences"),
+}
+"""The README by pages: the headings of its sections."""
+
+TITLES = {"start.md": "Start in five minutes"}
+"""Of pages of several sections; a page of one section has that section's heading."""
+
+OTHERS = {
+    "docs/index.md": "where.md",
+    "benchmarks/RESULTS.md": "benchmarks.md",
+    "data/README.md": "files.md",
+    "results/study/README.md": "study.md",
+    "results/study/study-cpu/tables.md": "study-tables.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+"""Files whose pages have other names, or that lie outside `docs/`."""
+
+
+def sources(root: Path) -> dict[str, str]:
+    """The page of each Markdown file but the README, by its path in the repository."""
+    docs = {f"docs/{file.name}": file.name for file in sorted(root.glob("docs/*.md"))}
+    return docs | OTHERS
+
+
+def write(root: Path, out: Path) -> None:
+    """Write these pages, and the pictures that they show, into a folder.
+
+    Raises:
+        ValueError: the README has a section that no page holds.
+    """
+    for source, page, text in _texts(root):
+        pictures: set[str] = set()
+        text = replace_links(
+            COMMENT.sub("", text), lambda link: _turned(root, source, page, link, pictures)
+        )
+        (out / page).write_text(text)
+        for picture in pictures:
+            (out / picture).parent.mkdir(parents=True, exist_ok=True)
+            (out / picture).write_bytes((root / picture).read_bytes())
+
+
+def _texts(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Path in the repository, page and text of each."""
+    parts = sections((root / README).read_text())
+    if left := set(parts) - {head for heads in README_PAGES.values() for head in heads}:
+        raise ValueError(f"sections of the README on no page of the site: {', '.join(left)}")
+    for page, heads in README_PAGES.items():
+        text = "".join(parts[head] for head in heads)
+        if page in TITLES:
+            text = f"# {TITLES[page]}\n\n{text}"
+        elif heads[0]:
+            text = text.removeprefix("#")
+        yield README, page, text
+    for source, page in sources(root).items():
+        yield source, page, (root / source).read_text()
+
+
+def _turned(root: Path, source: str, page: str, link: Link, pictures: set[str]) -> str:
+    """A link as the page writes it; adds the picture that it shows, if it is one."""
+    anchor = f"#{link.anchor}" if link.anchor else ""
+    if link.external:
+        return f"{'!' * link.picture}[{link.text}]({link.path}{anchor})"
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link.path or ""))
+    if not link.path:
+        path = source
+    if link.picture or path.endswith((".png", ".svg")):
+        pictures.add(path)
+        return f"{'!' * link.picture}[{link.text}]({path})"
+    if path == README:
+        return f"[{link.text}]({_readme_page(root, link.anchor)}{anchor})"
+    target = sources(root).get(path)
+    if target == page:
+        return f"[{link.text}]({anchor})" if anchor else link.text
+    return f"[{link.text}]({target}{anchor})" if target else link.text
+
+
+def _readme_page(root: Path, anchor: str) -> str:
+    """The page that holds a heading of the README."""
+    parts = sections((root / README).read_text())
+    for page, heads in README_PAGES.items():
+        if anchor and anchor in anchors("".join(parts[head] for head in heads)):
+            return page
+    return "index.md"
