@@ -13,8 +13,9 @@ from website.markdown import plain
 
 INTRODUCTION = """# Parameters
 
-Every key of `params.yaml`. A wrong name or value gets one sentence, before any work. `dvc exp run
--S KEY=VALUE` changes one for a run, and `rapipe preset` lists ready settings.
+Every key of `params.yaml`, and its value in the default run. A wrong name or value gets one
+sentence, before any work. `dvc exp run -S KEY=VALUE` changes one, and `rapipe preset` lists ready
+settings.
 """
 
 
@@ -63,8 +64,13 @@ def _entry(described: dict[str, Any], value: object) -> Iterator[str]:
     text = plain(described.get("description", ""))
     if text:
         yield f"{text[0].upper()}{text[1:]}.\n"
-    usual = "" if value is None else f" Here: `{json.dumps(value)}`."
+    usual = "" if value is None else f" Default: `{_shown(value)}`."
     yield f"{_type(described)}.{usual}\n"
+
+
+def _shown(value: object) -> str:
+    """A value as params.yaml has it on one line; text without quotes unless it is empty."""
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _type(described: dict[str, Any]) -> str:
@@ -76,7 +82,7 @@ def _type(described: dict[str, Any]) -> str:
     if name == "array":
         item = described["items"]
         inner = "source" if "$ref" in item else _type(item).lower()
-        return f"List of {inner}"
+        return "List, each: " + inner
     bounds = [
         f"{word} {described[key]:,}"
         for key, word in (

@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-from website.markdown import COMMENT, Link, anchors, replace_links, sections
+from website.markdown import COMMENT, HEADING, Link, anchors, replace_links, sections
 
 README = "README.md"
 README_PAGES = {
@@ -87,12 +87,21 @@ def _turned(root: Path, source: str, page: str, link: Link, pictures: set[str]) 
     if link.picture or path.endswith((".png", ".svg")):
         pictures.add(path)
         return f"{'!' * link.picture}[{link.text}]({path})"
+    target = sources(root).get(path, "")
     if path == README:
-        return f"[{link.text}]({_readme_page(root, link.anchor)}{anchor})"
-    target = sources(root).get(path)
+        target = _readme_page(root, link.anchor)
+    text = link.text
+    if target and not anchor and text == link.path:  # a path is a name on GitHub alone
+        text = title(root, path)
     if target == page:
-        return f"[{link.text}]({anchor})" if anchor else link.text
-    return f"[{link.text}]({target}{anchor})" if target else link.text
+        return f"[{text}]({anchor})" if anchor else text
+    return f"[{text}]({target}{anchor})" if target else text
+
+
+def title(root: Path, path: str) -> str:
+    """The first heading of a Markdown file."""
+    match = HEADING.search((root / path).read_text())
+    return match["title"] if match else path
 
 
 def _readme_page(root: Path, anchor: str) -> str:
