@@ -28,10 +28,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value for name, value in attrs if value}
         self.anchors |= {values[name] for name in ("id", "name") if name in values}
-        if tag == "a" and "href" in values:
-            self.links.append(values["href"])
-        elif tag == "link" and values.get("rel") in ("canonical", "prev", "next"):
-            self.links.append(values["href"])
+        followed = tag == "a" or values.get("rel") in ("canonical", "prev", "next")
+        if followed:
+            self.links += [values["href"]] if "href" in values else []
         else:
             self.loaded += [values[name] for name in ("src", "href", "data") if name in values]
 

@@ -6,10 +6,12 @@ A link to a file that is no page of the site, such as a module, keeps its text a
 from __future__ import annotations
 
 import posixpath
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from website.markdown import COMMENT, HEADING, Link, anchors, replace_links, sections
+from website.markdown import COMMENT, HEADING, Link, anchors, links, replace_links, sections
 
 README = "README.md"
 README_PAGES = {
@@ -50,14 +52,12 @@ def write(root: Path, out: Path) -> None:
         ValueError: the README has a section that no page holds.
     """
     for source, page, text in _texts(root):
-        pictures: set[str] = set()
-        text = replace_links(
-            COMMENT.sub("", text), lambda link: _turned(root, source, page, link, pictures)
-        )
-        (out / page).write_text(text)
-        for picture in pictures:
-            (out / picture).parent.mkdir(parents=True, exist_ok=True)
-            (out / picture).write_bytes((root / picture).read_bytes())
+        turned = partial(_turned, root, source, page)
+        (out / page).write_text(replace_links(COMMENT.sub("", text), turned))
+        for picture in filter(_is_picture, links(text)):
+            path = _path(source, picture)
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / path, out / path)
 
 
 def _texts(root: Path) -> Iterator[tuple[str, str, str]]:
@@ -76,17 +76,25 @@ def _texts(root: Path) -> Iterator[tuple[str, str, str]]:
         yield source, page, (root / source).read_text()
 
 
-def _turned(root: Path, source: str, page: str, link: Link, pictures: set[str]) -> str:
-    """A link as the page writes it; adds the picture that it shows, if it is one."""
+def _is_picture(link: Link) -> bool:
+    """Whether a link shows a picture of the repository, or leads to one."""
+    return not link.external and link.path.endswith((".png", ".svg"))
+
+
+def _path(source: str, link: Link) -> str:
+    """The path of what a file links to, from the top of the repository."""
+    folder = posixpath.dirname(source)
+    return posixpath.normpath(posixpath.join(folder, link.path)) if link.path else source
+
+
+def _turned(root: Path, source: str, page: str, link: Link) -> str:
+    """A link as the page writes it."""
     anchor = f"#{link.anchor}" if link.anchor else ""
-    if link.external:
-        return f"{'!' * link.picture}[{link.text}]({link.path}{anchor})"
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link.path or ""))
-    if not link.path:
-        path = source
-    if link.picture or path.endswith((".png", ".svg")):
-        pictures.add(path)
+    path = _path(source, link)
+    if _is_picture(link):
         return f"{'!' * link.picture}[{link.text}]({path})"
+    if link.external:
+        return f"[{link.text}]({link.path}{anchor})"
     target = sources(root).get(path, "")
     if path == README:
         target = _readme_page(root, link.anchor)
