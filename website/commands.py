@@ -13,7 +13,7 @@ from website.markdown import plain
 
 INTRODUCTION = """# Command line reference
 
-What `rapipe COMMAND --help` says of each command. A mistake is one sentence and exit code 2.
+What `rapipe COMMAND --help` says of each command. Options stand behind the command. A mistake is one sentence and exit code 2.
 `rapipe --install-completion` lets the shell complete commands and options.
 """
 
@@ -49,9 +49,9 @@ def _section(name: str, command: Any) -> str:
     rows = [
         record
         for parameter in command.get_params(context)
-        if (record := parameter.get_help_record(context))
+        if parameter.name != "help" and (record := parameter.get_help_record(context))
     ]
     if rows:
-        lines += ["| argument | meaning |", "|---|---|"]
+        lines += ["| argument or option | meaning |", "|---|---|"]
         lines += [f"| {plain(spelled)} | {plain(words)} |" for spelled, words in rows]
     return "\n".join(lines)

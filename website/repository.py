@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from website.markdown import COMMENT, HEADING, Link, anchors, links, replace_links, sections
+from website.markdown import (
+    COMMENT,
+    HEADING,
+    Link,
+    anchors,
+    links,
+    replace_links,
+    sections,
+    slug,
+    without_code,
+)
 
 README = "README.md"
 README_PAGES = {
@@ -99,17 +109,19 @@ def _turned(root: Path, source: str, page: str, link: Link) -> str:
     if path == README:
         target = _readme_page(root, link.anchor)
     text = link.text
-    if target and not anchor and text == link.path:  # a path is a name on GitHub alone
-        text = title(root, path)
+    if target and text in (link.path, path):  # a path is a name on GitHub alone
+        text = title((root / path).read_text(), link.anchor) or text
     if target == page:
         return f"[{text}]({anchor})" if anchor else text
     return f"[{text}]({target}{anchor})" if target else text
 
 
-def title(root: Path, path: str) -> str:
-    """The first heading of a Markdown file."""
-    match = HEADING.search((root / path).read_text())
-    return match["title"] if match else path
+def title(text: str, anchor: str) -> str:
+    """The heading of this anchor, or the first; nothing if there is none."""
+    for match in HEADING.finditer(without_code(text)):
+        if anchor in ("", slug(match["title"])):
+            return match["title"]
+    return ""
 
 
 def _readme_page(root: Path, anchor: str) -> str:
