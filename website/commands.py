@@ -13,7 +13,7 @@ from website.markdown import plain
 
 INTRODUCTION = """# Command line reference
 
-What `rapipe COMMAND --help` says of each command. Options stand behind the command. A mistake is one sentence and exit code 2.
+What `rapipe COMMAND --help` says of each command. A mistake is one sentence and exit code 2.
 `rapipe --install-completion` lets the shell complete commands and options.
 """
 
