@@ -5,9 +5,11 @@ VENV := .venv
 # Found before .venv is on the path, and outside of any environment that is active.
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
 VERSION := $(shell $(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null)
+# macOS has make 3.81, which finds a command on the PATH below only by way of a named shell.
+SHELL := bash
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test test-slow test-browser soak load check bench schema
+.PHONY: repro test test-slow test-browser soak load check bench schema docs
 
 repro: $(VENV)/installed
 	@[ -e .git ] || dvc config --local core.no_scm true
@@ -54,6 +56,12 @@ bench: $(VENV)/installed
 # After a change of rapipe/config/schema.py or rapipe/specs.py.
 schema: $(VENV)/installed
 	python -m rapipe.config.json_schema
+
+# The site of the documentation, in site/, with its links checked.
+docs: $(VENV)/installed
+	python -c 'import mkdocstrings_handlers.python, zensical' 2>/dev/null || \
+	  pip install -q -c constraints.txt -e '.[docs]'
+	python -m website
 
 # The file holds the version of Python that made the environment. Without it, or where PYTHON names
 # another one, the environment is made anew.

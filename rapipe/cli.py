@@ -19,7 +19,6 @@ from rapipe.progress import say, show
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # a mistake is a sentence, not a box, and a name in it no markup
     help="Does an image classifier that can look things up learn faster and stand noise better?",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from rapipe.cli import show
 from rapipe.config import presets
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
 
+MAIN = "from rapipe.cli import main; main()"
+
 
 def rapipe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from rapipe.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", MAIN, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -35,6 +38,46 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in ("corpus", "pretrain", "embed", "prefetch", "train", "eval", "report", "results"):
         assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("rapipe pre", "pretrain prefetch predict preset"), ("rapipe store ta", "tag")],
+)
+def test_shells_complete_commands(typed: str, offered: str, tmp_path: Path) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = [sys.executable, "-c", "import sys; sys.argv = ['rapipe']\n" + MAIN]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **words, "_RAPIPE_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == offered.split()
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR", "RAPIPE_OTHER"])
+def test_no_colour_where_the_user_wants_none(variable: str, tmp_path: Path) -> None:
+    """In a terminal, of bars; without the variable they are coloured."""
+    code = "from rapipe.progress import track\nfor _ in track(range(5), 'x', 5): pass"
+    near, far = os.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "TERM": "xterm-256color", variable: "1"},
+        stderr=far,
+        check=True,
+    )
+    os.close(far)
+    shown = os.read(near, 1 << 16)
+    os.close(near)
+    assert b"x" in shown
+    assert bool(re.search(rb"\x1b\[(?:\d+;)*(?:3|9)\d(?:;\d+)*m", shown)) == (
+        variable != "NO_COLOR"
+    )
 
 
 def test_outside_a_project(tmp_path: Path) -> None:
