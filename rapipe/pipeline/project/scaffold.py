@@ -55,7 +55,8 @@ def init(folder: Path, preset: str = "", images: Path | None = None) -> None:
             raise UserError(f"{folder / name} is there already: rapipe upgrade renews a project")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder")
-    chosen = presets.choose(preset or (OWN_IMAGES if images else presets.DEFAULT))
+    wanted = preset or (OWN_IMAGES if images else presets.DEFAULT)
+    chosen = presets.choose(wanted)
     text = presets.params_text(chosen)
     if images:
         text = replace_values(text, write_yaml({"corpus": {"sources": [_source(images, folder)]}}))
@@ -71,8 +72,8 @@ def init(folder: Path, preset: str = "", images: Path | None = None) -> None:
     tools = _prepare_git_and_dvc(folder)
     _write_package_files(folder, params)
     say(f"{folder} holds a project with the preset {chosen}{tools}: next, dvc repro there")
-    if chosen != (preset or chosen):
-        say(f"{preset} needs pip install 'rapipe[pretrained]', which is not installed")
+    if chosen != wanted:
+        say(f"{wanted} needs pip install 'rapipe[pretrained]', which is not installed")
 
 
 def upgrade() -> None:
