@@ -31,6 +31,8 @@ class FakeHub:
         gated: status code, by repository, for those who ask for anything of it.
         cut: names of files of which only the first half arrives.
         private: repositories that are private.
+        unwritable: status code for those who want to make a repository; 0 lets them.
+        branches: names that have been made, besides main.
         requests: what was asked for, such as `GET /a/b/resolve/main/config.json`.
         commits: what was committed, the lines of each.
     """
@@ -41,6 +43,8 @@ class FakeHub:
         self.gated: dict[str, int] = {}
         self.cut: set[str] = set()
         self.private: set[str] = set()
+        self.unwritable = 0
+        self.branches: set[str] = set()
         self.requests: list[str] = []
         self.commits: list[list[dict[str, Any]]] = []
         self.large: dict[str, bytes] = {}
@@ -72,7 +76,8 @@ class FakeHub:
     def refused(self, repository: str) -> Answer | None:
         """What those get who may not see a repository, or where there is none."""
         if status := self.gated.get(repository):
-            return status, {"X-Error-Code": "GatedRepo"}, b""
+            headers = {"X-Error-Code": "GatedRepo"} if status in (401, 403) else {}
+            return status, headers, b""
         if not (self.root / repository).is_dir():
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
         return None
@@ -84,7 +89,10 @@ class FakeHub:
         repository, verb = "/".join(parts[:depth]), "".join(parts[depth : depth + 1])
         if refused := self.refused(repository):
             return refused
-        if verb == "revision" and parts[depth + 1] not in ("main", COMMIT):
+        if verb == "revision" and parts[depth + 1] not in (
+            *("main", COMMIT),
+            *self.branches,
+        ):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if verb == "preupload":
             names = [file["path"] for file in json.loads(body)["files"]]
@@ -95,6 +103,7 @@ class FakeHub:
         if verb == "commit":
             return self.commit(repository, [json.loads(line) for line in body.splitlines()])
         if verb == "branch":
+            self.branches.add(parts[depth + 1])
             return as_json({})
         folder = self.root / repository
         files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -111,8 +120,8 @@ class FakeHub:
         """A new repository."""
         kind = "datasets/" if request.get("type") == "dataset" else ""
         repository = f"{kind}{request['organization']}/{request['name']}"
-        if repository in self.gated:
-            return self.gated[repository], {}, b"{}"
+        if self.unwritable:
+            return self.unwritable, {}, b"{}"
         (self.root / repository).mkdir(parents=True)
         (self.root / repository / ".gitattributes").write_text("*.npy filter=lfs")
         if request.get("visibility") == "private":

@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from rapipe.errors import first_line
+from rapipe.errors import first_line, sentence
 from rapipe.progress import is_interactive
 
 PAGE = "https://huggingface.co/"
 DATASETS = "datasets/"
 """In an address, before the name of a data set."""
+REPOSITORY = r"[\w.-]+/[\w.-]+"
+"""OWNER/NAME, as a regular expression."""
 REFUSED = (401, 403)
 """Status codes of a server that wants to know who asks."""
 LOG_IN = "log in by hf auth login (or HF_TOKEN)"
@@ -61,7 +63,7 @@ def problem(error: BaseException, page: str) -> str:
         if status in REFUSED or isinstance(cause, errors.LocalTokenNotFoundError):
             return f"the hub refuses it for {page}: {LOG_IN}, with a token that has the right"
         if status:
-            return f"the hub answers {status} for {page}: {first_line(cause)}"
+            return f"the hub answers {status} for {page}: {sentence(error)}"
     unreached = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
     for cause in causes(error):
         if isinstance(cause, unreached) or type(cause).__name__ in NOT_REACHED:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rapipe.errors import ArgumentError
-from rapipe.io.hub import library, page_of, problem
+from rapipe.io.hub import REPOSITORY, library, page_of, problem
 
 PREFIX = "hf://"
 ADDRESS = re.compile(
-    r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)"
+    rf"hf://datasets/(?P<repository>{REPOSITORY})"
     r"(@(?P<revision>refs/(convert|pr)/\w+|[^/@]+))?(/(?P<path>.*))?"
 )
 COMMIT = re.compile("[0-9a-f]{40}")
