@@ -33,6 +33,10 @@ Seed = Annotated[int | None, typer.Option(help="Only this seed of classifiers.se
 Stale = Annotated[
     bool, typer.Option("--stale", help="Only those that are out of date, as dvc repro does.")
 ]
+What = Annotated[
+    Literal["encoder", "classifier", "memory"], typer.Option(help="What the repository holds.")
+]
+Repository = Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub.")]
 Risk = Annotated[
     float, typer.Option(help="Share of errors among the answers that is accepted.", min=0, max=1)
 ]
@@ -371,6 +375,51 @@ def export(
 
     with exit_on_user_error():
         run(load_checked(paths.PARAMS), classifier, folder, risk)
+
+
+@app.command()
+def push(
+    repository: Repository,
+    what: What,
+    classifier: Annotated[
+        str, typer.Option(help="Name of a trained one; the best on validation unless given.")
+    ] = "",
+    licence: Annotated[str, typer.Option(help="Its id on the hub, such as mit or cc-by-4.0.")] = "",
+    source_licence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LICENCE", help="Of a source of images, for the card; repeat."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private if it is new.")
+    ] = False,
+    revision: Annotated[str, typer.Option(help="A branch; main unless given.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card, files and sizes; send nothing.")
+    ] = False,
+) -> None:
+    """Upload an encoder, a classifier or the memory to the Hugging Face hub, without images."""
+    from rapipe import paths
+    from rapipe.pipeline import hub
+    from rapipe.pipeline.running.check_names import load_checked
+
+    with exit_on_user_error():
+        licences = tuple(source_licence or ())
+        request = hub.Request(what, classifier, licence, licences, private, revision)
+        hub.push(load_checked(paths.PARAMS), repository, request, dry_run)
+
+
+@app.command()
+def pull(
+    repository: Repository,
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an earlier pull.")],
+    what: What,
+    revision: Annotated[str, typer.Option(help="A branch, tag or commit; main unless given.")] = "",
+) -> None:
+    """Download what rapipe push uploaded, check it, and say how to use it; needs no project."""
+    from rapipe.pipeline import hub
+
+    with exit_on_user_error():
+        hub.pull(repository, folder, what, revision)
 
 
 @app.command()

@@ -19,6 +19,7 @@ ROWS = (
     ("pretraining", "classifier", "generation"),
     ("evaluation",),
     ("api", "methods", "prediction", "report", "explore"),
+    ("hub",),
     ("pipeline",),
     ("cli_store",),
     ("cli", "stages"),

@@ -197,6 +197,7 @@ def _source(name: str, part: Part, report: Report, decoding: Decoding) -> dict[s
     return {
         "role": part.role,
         "limit": part.limit,
+        **({"revision": part.source.revision} if part.source.revision else {}),
         "read": len(sizes),
         "width": _spread(sizes[:, 0]),
         "height": _spread(sizes[:, 1]),

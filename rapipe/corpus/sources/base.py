@@ -120,6 +120,8 @@ class Source:
     """Numbers of files beside them that are no images, by suffix; and of litter, by name."""
     hints: tuple[str, ...] = ()
     """Sentences about what may be meant otherwise."""
+    revision: str = ""
+    """The hub's commit that the files are of; empty for files of this machine."""
 
     def remarks(self, name: str) -> Iterator[str]:
         """What a user should see before the images are read, a line each."""

@@ -5,12 +5,13 @@ bytes) and a label column (the requested one, else `label`, `labels`, `fine_labe
 `coarse_label`). Names of classes come from the schema metadata, under `huggingface`, else
 from the labels that occur: numbers, texts or truth values. Where labels are not used, no
 column is needed. Splits are those of a requested column, else of the names of files.
+Files are of this machine, or of a data set on the hub (`hub_files`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -38,6 +39,7 @@ from rapipe.corpus.sources.columns import (
     translate_errors,
 )
 from rapipe.corpus.sources.files import NO_SUFFIX, Listing, walk_files
+from rapipe.corpus.sources.hub_files import hub_files, is_on_hub
 from rapipe.errors import ArgumentError, UserError
 from rapipe.records import SPLITS, UNLABELLED
 
@@ -54,23 +56,33 @@ def parquet(request: SourceRequest) -> Source:
     """One Parquet file, or a folder of them named by split (`train-00000-of-00001.parquet`).
 
     Raises:
-        ArgumentError: there is no Parquet file.
+        ArgumentError: there is no Parquet file, or the hub does not give it.
         UserError: a file is damaged or has no rows, or a column is missing; names the file.
     """
-    files, listing = _find_files(request)
-    by_name = {} if request.split else _by_name(request, files)
+    found = hub_files(request.path, SUFFIX) if is_on_hub(request.path) else None
+    listing = Listing()
+    if found:
+        names, single, locations = found.names, found.single, found.locations
+    else:
+        names, single = _find_files(request, listing)
+        locations = {file: str(file) for file in names}
+    files = tuple(names)
+    by_name = {} if request.split else _by_name(names, single)
     columns = choose_columns(files[0], request)
     for file in files[1:]:
         if choose_columns(file, request) != columns:
             raise UserError(f"{file} has other columns or class names than {files[0]}")
     numbers = _numbers(files, columns, request.labelled)
-    table = _Table(columns, numbers, request.labelled)
+    table = _Table(columns, numbers, request.labelled, locations)
     splits = {split: _split(split_files, table) for split, split_files in by_name.items()}
     if columns.split:
         splits = _splits_of_column(files, table)
     hints = () if UNDIVIDED not in splits else tuple(_split_hints(files[0]))
     classes = columns.classes or tuple(map(str, numbers))
-    return Source(classes, splits, files, dict(sorted(listing.passed_over.items())), hints)
+    passed_over = dict(sorted(listing.passed_over.items()))
+    if not found:
+        return Source(classes, splits, files, passed_over, hints)
+    return Source(classes, splits, files, passed_over, (*hints, *found.hints), found.commit)
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class _Table:
     numbers: dict[Any, int]
     """Class by label."""
     labelled: bool
+    locations: Mapping[Path, str]
+    """What each file is called in the location of a row."""
 
     def error(self, value: Any) -> str:
         """Why a label cannot be used, as a clause; "" if it can."""
@@ -91,16 +105,23 @@ class _Table:
         return out_of_range(value, len(self.numbers))
 
 
-def _find_files(request: SourceRequest) -> tuple[tuple[Path, ...], Listing]:
-    """The Parquet files, sorted, and what lies beside them."""
-    root, listing = request.location, Listing()
+def _find_files(request: SourceRequest, listing: Listing) -> tuple[dict[Path, str], bool]:
+    """The Parquet files of this machine by path, sorted, and whether `path` is one of them.
+
+    Args:
+        listing: gets what lies beside them.
+
+    Returns:
+        Of each file the name below `path`.
+    """
+    root = request.location
     if not request.path or not root.exists():
         raise ArgumentError(
             f"`path`: {request.path!r} is no Parquet file and no folder that holds any: it does "
             "not exist"
         )
     if root.is_file():
-        return (root,), listing
+        return {root: root.name}, True
     files = []
     for entry in walk_files(root, listing) if root.is_dir() else ():
         suffix = suffix_of(entry.name)
@@ -114,22 +135,25 @@ def _find_files(request: SourceRequest) -> tuple[tuple[Path, ...], Listing]:
         raise ArgumentError(
             f"`path`: {request.path!r} is no Parquet file and no folder that holds any"
         )
-    return tuple(sorted(files)), listing
+    return {file: file.relative_to(root).as_posix() for file in sorted(files)}, False
 
 
-def _by_name(request: SourceRequest, files: tuple[Path, ...]) -> dict[str, list[Path]]:
+def _by_name(names: Mapping[Path, str], single: bool) -> dict[str, list[Path]]:
     """Files by split, in the order of `SPLITS`: a word of a file's name or of a folder around it.
+
+    Args:
+        names: of each file, with the folders that count.
+        single: whether one file was named, which is not divided by its name.
 
     Raises:
         UserError: there is none in the name of a file.
     """
-    root = request.location
-    if root.is_file():
-        return {UNDIVIDED: [root]}
+    if single:
+        return {UNDIVIDED: list(names)}
     by_split: dict[str, list[Path]] = {}
-    for file in files:
-        names = [file.stem.split("-")[0].split(".")[0], *file.relative_to(root).parts[::-1]]
-        split = split_called(names[0]) or next(filter(None, map(split_in, names)), "")
+    for file, name in names.items():
+        words = [file.stem.split("-")[0].split(".")[0], *name.split("/")[::-1]]
+        split = split_called(words[0]) or next(filter(None, map(split_in, words)), "")
         if not split:
             columns = " or ".join(f"`split`: {name}" for name in split_like(file))
             hint = f"; write {columns} to take them from the file" if columns else ""
@@ -209,7 +233,7 @@ def _split(
             for row, (data, value, split) in enumerate(_cells(file, table.columns)):
                 if values is not None and split not in values:
                     continue
-                location = f"{file} row {row}"
+                location = f"{table.locations[file]} row {row}"
                 if data is None:
                     yield Item(b"", UNLABELLED, location, "holds no image: its bytes are null")
                 else:

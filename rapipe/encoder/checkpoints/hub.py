@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from rapipe.encoder.backbones.extras import load_extra
 from rapipe.errors import ArgumentError, first_line
+from rapipe.io.hub import PAGE, REFUSED, causes, library
 
-PAGE = "https://huggingface.co/"
 SNAPSHOTS = "snapshots"
 """Folder of the cache with a folder a commit."""
-REFUSED = (401, 403)
-"""Status codes of a server that wants to know who asks."""
 OR_A_FILE = "or name a file with its weights on this machine"
 
 
@@ -24,13 +20,12 @@ def fetch(repository: str, file: str, revision: str | None = None) -> Path:
     Args:
         revision: a commit; None for the newest.
     """
-    hub = load_extra("huggingface_hub", repository)
-    return Path(hub.hf_hub_download(repository, file, revision=revision))
+    return Path(library().hf_hub_download(repository, file, revision=revision))
 
 
 def fetch_if_any(repository: str, file: str, revision: str | None = None) -> Path | None:
     """A file of a repository; None if it has none of this name, or cannot be reached."""
-    errors = load_extra("huggingface_hub.errors", repository)
+    errors = library().errors
     try:
         return fetch(repository, file, revision)
     except (errors.EntryNotFoundError, errors.HfHubHTTPError, OSError):
@@ -46,9 +41,8 @@ def licence_of(readme: Path | None) -> str:
     """The licence that the front matter of a model card states; empty if it states none."""
     if readme is None or not readme.is_file():
         return ""
-    hub = load_extra("huggingface_hub", str(readme))
     try:
-        facts = hub.metadata_load(readme) or {}
+        facts = library().metadata_load(readme) or {}
     except Exception:  # of any kind: it is a text that anybody wrote
         return ""
     return str(facts.get("license_name") or facts.get("license") or "")
@@ -62,8 +56,8 @@ def refusal(init: str, giver: str, error: BaseException, repository: str = "") -
         error: what was raised, maybe because of what the hub answered.
         repository: in which it should be, if that is known.
     """
-    errors = load_extra("huggingface_hub.errors", init)
-    for cause in _causes(error):
+    errors = library().errors
+    for cause in causes(error):
         status = getattr(getattr(cause, "response", None), "status_code", 0)
         page = PAGE + (getattr(cause, "repo_id", None) or repository)
         if isinstance(cause, errors.GatedRepoError) or (
@@ -92,12 +86,3 @@ def refusal(init: str, giver: str, error: BaseException, repository: str = "") -
         f"`init` is {init!r}, which {giver} does not give ({first_line(error)}): mend the name or "
         f"the network, {OR_A_FILE}"
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, and those that led to it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -19,6 +19,7 @@ from rapipe.encoder.checkpoints import lite0
 from rapipe.encoder.checkpoints.files import State
 from rapipe.encoder.checkpoints.hub import commit_of, fetch, refusal
 from rapipe.errors import ArgumentError, UserError, first_line
+from rapipe.io.hub import library
 from rapipe.io.text import expand_home
 
 HUB, PACKAGE, TRANSFORMERS, OPEN_CLIP = "hub:", "package:", "hf:", "open_clip:"
@@ -128,7 +129,7 @@ def _download(init: str) -> Path:
 
 def _fetch_weights(repository: str, commit: str) -> None:
     """Fetch a model's weights, which may be in parts."""
-    errors = load_extra("huggingface_hub.errors", repository)
+    errors = library().errors
     absent: Exception | None = None
     for file in WEIGHTS:
         try:

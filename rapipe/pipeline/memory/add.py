@@ -18,6 +18,7 @@ from rapipe.corpus.decode_cache import DecodedSplit, Workers, cache_key, decode_
 from rapipe.corpus.labels import conflicting_ids, limit_mask
 from rapipe.corpus.sources import SOURCES, kind_of
 from rapipe.corpus.sources.base import UNDIVIDED
+from rapipe.corpus.sources.hub_files import is_on_hub
 from rapipe.device import device
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.imported import has_encoder
@@ -127,6 +128,8 @@ def _source_params(params: Params, source: str, name: str) -> SourceParams:
         return replace(sources[source], name=name or source, limit=1.0, weight=1.0)
     if source in SOURCES:
         return SourceParams(kind=source, name=name or source)
+    if is_on_hub(source):
+        return SourceParams(kind="parquet", path=source, name=name or "hub")
     path = expand_home(source)
     if not path.exists():
         raise UserError(

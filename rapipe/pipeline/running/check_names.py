@@ -39,6 +39,7 @@ from rapipe.config.schema import (
     TrainParams,
 )
 from rapipe.corpus.sources import SOURCES
+from rapipe.corpus.sources.hub_files import is_on_hub
 from rapipe.encoder import backbones, checkpoints
 from rapipe.encoder.backbones.pooling import check_pool
 from rapipe.errors import UserError
@@ -157,7 +158,8 @@ def _copied(params: Params) -> None:
     if paths.COPIES not in Path.cwd().as_posix() or paths.CORPUS_CARD.exists():
         return
     for i, source in enumerate(params.corpus.sources):
-        if source.path and not expand_home(source.path).exists():
+        local = source.path and not is_on_hub(source.path)
+        if local and not expand_home(source.path).exists():
             raise UserError(
                 f"corpus.sources[{i}].path is {quoted(source.path)}, which is not in this copy of "
                 "the project: dvc exp run --temp, and --queue, copy only what git tracks; write "

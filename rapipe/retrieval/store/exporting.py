@@ -20,12 +20,15 @@ ROWS = ".rows.parquet"
 """End of the name of the file beside an .npy file."""
 
 
-def export(store: Store, path: Path) -> list[Path]:
+def export(store: Store, path: Path, origins: bool = True) -> list[Path]:
     """Write the rows of a version, in the order they are stored.
 
     `NAME.parquet` has id, label, class, source, split, origin and vector. `NAME.npy` has
     the vectors (N, D) float32, and `NAME.rows.parquet` beside it the rest.
     `importing` reads both.
+
+    Args:
+        origins: write where each image came from, which may be paths of this machine.
 
     Returns:
         The files that were written.
@@ -38,38 +41,43 @@ def export(store: Store, path: Path) -> list[Path]:
     store.require_texts()
     store.check(store.manifest)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return WRITERS[path.suffix](store, path)
+    schema = SCHEMA if origins else SCHEMA.remove(SCHEMA.get_field_index("origin"))
+    return WRITERS[path.suffix](store, path, schema)
 
 
-def _parquet(store: Store, path: Path) -> list[Path]:
+def _parquet(store: Store, path: Path, rows: pa.Schema) -> list[Path]:
     d = store.manifest.dimension
-    schema = SCHEMA.append(pa.field("vector", pa.list_(pa.float32(), d)))
+    schema = rows.append(pa.field("vector", pa.list_(pa.float32(), d)))
     with _partial(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for block in store.checked_blocks():
             flat = pa.array(np.ascontiguousarray(block.vectors).reshape(-1))
-            columns = [*_columns(block, store), pa.FixedSizeListArray.from_arrays(flat, d)]
+            columns = [*_columns(block, store, rows), pa.FixedSizeListArray.from_arrays(flat, d)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     return [path]
 
 
-def _npy(store: Store, path: Path) -> list[Path]:
+def _npy(store: Store, path: Path, schema: pa.Schema) -> list[Path]:
     rows_path = path.with_suffix(ROWS)
     with (
         _partial(rows_path) as partial_rows,
         _partial(path) as partial,
-        pq.ParquetWriter(partial_rows, SCHEMA) as writer,
+        pq.ParquetWriter(partial_rows, schema) as writer,
     ):
 
         def vectors() -> Iterator[Vectors]:
             for block in store.checked_blocks():
-                writer.write_batch(pa.record_batch(_columns(block, store), schema=SCHEMA))
+                columns = _columns(block, store, schema)
+                writer.write_batch(pa.record_batch(columns, schema=schema))
                 yield block.vectors
 
         memory_map.write_array(partial, (len(store.rows), store.manifest.dimension), vectors())
     return [path, rows_path]
 
 
-WRITERS: dict[str, Callable[[Store, Path], list[Path]]] = {".parquet": _parquet, ".npy": _npy}
+WRITERS: dict[str, Callable[[Store, Path, pa.Schema], list[Path]]] = {
+    ".parquet": _parquet,
+    ".npy": _npy,
+}
 SCHEMA = pa.schema(
     {
         "id": pa.int64(),
@@ -82,16 +90,18 @@ SCHEMA = pa.schema(
 )
 
 
-def _columns(block: Block, store: Store) -> list[pa.Array]:
+def _columns(block: Block, store: Store, schema: pa.Schema) -> list[pa.Array]:
+    """All of a block but its vectors, in the order of a schema."""
     rows = block.rows
-    return [
-        pa.array(rows.ids),
-        pa.array(rows.labels),
-        class_names(rows.labels, store.manifest.classes),
-        pa.array(rows.sources.tolist(), pa.string()),
-        pa.array(rows.splits.tolist(), pa.string()),
-        block.texts["origin"],
-    ]
+    columns = {
+        "id": pa.array(rows.ids),
+        "label": pa.array(rows.labels),
+        "class": class_names(rows.labels, store.manifest.classes),
+        "source": pa.array(rows.sources.tolist(), pa.string()),
+        "split": pa.array(rows.splits.tolist(), pa.string()),
+        "origin": block.texts["origin"],
+    }
+    return [columns[name] for name in schema.names]
 
 
 @contextmanager

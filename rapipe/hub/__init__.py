@@ -1,0 +1,1 @@
+"""Encoders, classifiers and memories on the Hugging Face hub: `rapipe push` and `rapipe pull`."""
