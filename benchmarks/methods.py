@@ -171,7 +171,9 @@ UNMEASURED = {
     "+checkpoint": "as `+pretrained`, where the checkpoint is our own encoder",
     "cross-attention": "as all with neighbours in the other tables",
     **dict.fromkeys(("ddpm", "acgan"), "[generation.md](generation.md)"),
-    **dict.fromkeys(("csv", "tensorboard", "wandb", "wandb-offline"), "changes no result"),
+    **dict.fromkeys(
+        ("csv", "tensorboard", "wandb", "wandb-offline", "trackio", "mlflow"), "changes no result"
+    ),
     "deterministic": "on a CPU changes no result",
     "corruption": "[results.md](results.md#corruptions-and-shifts)",
 }

@@ -286,11 +286,11 @@ def costs(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Say what of this machine and project keeps commands from running; changes nothing."""
+def doctor(as_json: AsJson = False) -> None:
+    """Say what keeps commands from running here, and what is installed; changes nothing."""
     from rapipe.pipeline.doctor import run
 
-    raise typer.Exit(0 if run() else 2)
+    raise typer.Exit(0 if run(as_json) else 2)
 
 
 @app.command()

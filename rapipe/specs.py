@@ -198,7 +198,7 @@ class TrainingRecipe:
     tune: Annotated[tuple[str, ...], Field(max_length=LISTED)] = ()
     """found before training: learning_rate, batch_size"""
     loggers: Annotated[tuple[str, ...], Field(max_length=LISTED), UNCOMPARED] = ()
-    """beside history.csv: csv, tensorboard, wandb, wandb-offline"""
+    """beside history.csv: csv, tensorboard, wandb, wandb-offline, trackio, mlflow"""
     measure_every: Limit = 1
     """epochs between two measurements, of which the best epoch is one; 1 = after each"""
     probe_every: Annotated[LimitOrNone, UNCOMPARED] = 0

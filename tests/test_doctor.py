@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import rapipe
 from rapipe import paths
 from rapipe.cli import app
 from rapipe.config import presets
 from rapipe.config.loading import load
 from rapipe.errors import UserError
 from rapipe.pipeline import doctor
+from rapipe.pipeline.environment import PARTS, environment
 from rapipe.pipeline.memory import edit
 from rapipe.pipeline.running import check_names
 from rapipe.pipeline.running.stage import refuse_link
@@ -46,10 +49,27 @@ def test_nothing_is_wrong_with_a_project_that_runs(project: Path) -> None:
     before = sorted(project.rglob("*"))
     done = CliRunner().invoke(app, ["doctor"], catch_exceptions=False)
     assert done.exit_code == 0, done.stdout
-    assert [line.split(":")[0].split()[0] for line in done.stdout.splitlines()] == ["ok"] * len(
-        doctor.CHECKS
-    )
+    lines = done.stdout.splitlines()
+    assert [line[:6] for line in lines] == ["ok    "] * len(doctor.CHECKS) + [" " * 6] * len(PARTS)
     assert sorted(project.rglob("*")) == before
+
+
+def test_what_a_report_of_a_defect_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".git/index.lock").touch()
+    done = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False)
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert [check["name"] for check in answer["checks"] if not check["fine"]] == ["DVC"]
+    facts = answer["environment"]
+    assert facts["versions"].startswith(
+        f"rapipe {rapipe.__version__}, Python {sys.version_info[0]}."
+    )
+    assert facts["device"].startswith("cpu, ")
+    assert facts["precision"].startswith("auto is ")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0.1")
+    assert environment()["extras"] == "none"
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "99")
+    assert "explore" in environment()["extras"].split(", ")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"write": {"/p": {"pid": "x"}}}'])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import re
+import socket
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,15 +49,15 @@ def test_the_csv_file_is_the_history_also_when_resumed(tmp_path: Path) -> None:
 
 
 def test_a_logger_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, package in (("tensorboard", "tensorboard"), ("wandb-offline", "wandb")):
+    for name, package in logs.PACKAGES.items():
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(
             UserError,
             match=f"`loggers` names {name}, which is not installed: pip install {package}",
         ):
             logs.loggers([name], Path("nowhere"), "one")
-    with pytest.raises(UserError, match="names mlflow, but there are csv, tensorboard, wandb"):
-        logs.loggers(["mlflow"], Path("nowhere"), "one")
+    with pytest.raises(UserError, match="names aim, but there are csv, tensorboard, wandb"):
+        logs.loggers(["aim"], Path("nowhere"), "one")
     with pytest.raises(UserError, match="wandb and wandb-offline: choose one"):
         logs.loggers(["wandb", "wandb-offline"], Path("nowhere"), "one")
 
@@ -66,6 +71,9 @@ class Stub(CSVLogger):
         super().__init__(args[1] if kwargs.get("project") else args[0], "stub", "v")
         self.got: list[tuple[int, dict[str, float]]] = []
         self.made.append((args, kwargs))
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        self.params = params
 
     def log_metrics(self, metrics: Any, step: Any = None) -> None:
         self.got.append((step, metrics))
@@ -101,7 +109,8 @@ def test_named_loggers_get_the_history_and_runs_are_ended(
     monkeypatch.setattr(logs, "WandbLogger", Stub)
     monkeypatch.setattr(logs, "TensorBoardLogger", Stub)
     Stub.made.clear()
-    given = logs.loggers(["tensorboard", "wandb-offline", "csv"], tmp_path, "a+b.c")
+    given = logs.loggers(["tensorboard", "wandb-offline", "csv"], tmp_path, "a+b.c", {"k": 8})
+    assert [log.params for log in given[1:]] == [{"k": 8}] * 2  # type: ignore[attr-defined]
     assert [type(log) for log in given] == [CSVLogger, Stub, Stub]
     assert Stub.made[0] == (
         (tmp_path, "a+b.c"),
@@ -127,3 +136,113 @@ def test_online_is_only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_p
     logs.loggers(["wandb-offline"], tmp_path, "one")
     assert [kwargs.get("mode") for _, kwargs in Stub.made] == [None, "offline"]
     assert [args[3] for args, _ in Stub.made] == [False, True]
+
+
+Rows = list[tuple[int, float]]
+"""The steps and losses of a run."""
+PARAMS = {"train.epochs": 3, "retrieval.k": 8, "variant.backbone": "resnet18"}
+
+
+def needs(name: str) -> None:
+    """Skip where the package is not there; the logger is the first to import it."""
+    if find_spec(logs.PACKAGES[name]) is None:
+        pytest.skip(f"{logs.PACKAGES[name]} is not installed")
+
+
+def of_tensorboard(folder: Path) -> Rows:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "a+b.c/tensorboard")).Reload()
+    assert "train.epochs: 3" in (folder / "a+b.c/tensorboard/hparams.yaml").read_text()
+    return [(event.step, event.value) for event in events.Scalars("loss")]
+
+
+def of_wandb(folder: Path) -> Rows:
+    """Of the parts that `wandb sync` sends as one run; a value stands there more than once."""
+    values: dict[str, list[float]] = {"global_step": [], "loss": []}
+    for path in sorted((folder / "wandb").glob("offline-run-*-a-b-c/run-a-b-c.wandb")):
+        content = path.read_bytes()
+        assert b"retrieval.k\x82\x01\x018" in content
+        for name, numbers in values.items():  # a name, the tag of JSON, its length, the number
+            pattern = name.encode() + rb"\x82\x01[\s\S]([\d.]+)"
+            numbers += map(float, dict.fromkeys(re.findall(pattern, content)))
+    return [(int(step), loss) for step, loss in zip(*values.values(), strict=True)]
+
+
+def of_trackio(folder: Path) -> Rows:
+    from trackio import Api
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert [file.name for file in (folder / "trackio").glob("*.db")] == ["rapipe.db"]
+    (run,) = Api().runs("rapipe")
+    assert run.config is not None
+    assert PARAMS.items() <= run.config.items()
+    return [(row["step"], row["loss"]) for row in SQLiteStorage.get_logs("rapipe", run.name)]
+
+
+def of_mlflow(folder: Path) -> Rows:
+    from mlflow import MlflowClient
+    from mlflow.telemetry import get_telemetry_client
+
+    assert get_telemetry_client() is None
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("rapipe")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "a+b.c"
+    assert run.data.params == {key: str(value) for key, value in PARAMS.items()}
+    history = client.get_metric_history(run.info.run_id, "loss")
+    return [(metric.step, metric.value) for metric in history]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("tensorboard", of_tensorboard),
+        ("wandb-offline", of_wandb),
+        ("trackio", of_trackio),
+        ("mlflow", of_mlflow),
+    ],
+)
+def test_the_real_package_has_one_run_of_a_resumed_training(
+    name: str, read: Callable[[Path], Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline: what would connect to another machine fails."""
+    needs(name)
+    for variable in [key for key in os.environ if key.startswith(("TRACKIO_", "MLFLOW_"))]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # of this test alone
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), address
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+    def once(*stops: Killed) -> History:
+        module, history = plain_training(epochs=3), History(lambda m: {"score": 0.5})
+        given = logs.loggers([name], tmp_path, "a+b.c", PARAMS)
+        fit(module, [history, *stops], tmp_path / "c", loggers=given)
+        return history
+
+    with pytest.raises(RuntimeError, match="killed"):
+        once(Killed(2))
+    expected = [(row["step"], pytest.approx(row["loss"])) for row in once().rows]
+    assert [step for step, _ in expected] == [3, 6, 9]
+    assert read(tmp_path) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_database_of_mlflow_that_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 99)
+    with pytest.raises(UserError, match=r"names mlflow, which does not start \(.*: look at MLFLOW"):
+        logs.loggers(["mlflow"], tmp_path, "one")

@@ -142,7 +142,7 @@ def test_every_key_has_a_description_that_is_its_comment() -> None:
         ("schedule: cosine", "schedule: sine", "train.schedule is 'sine'; it must be one of cos"),
         ("average: none", "average: mean", "train.average is 'mean'; it must be one of none, em"),
         ("tune: []", "tune: [width]", "train.tune[0] is 'width'; it must be one of batch_s"),
-        ("loggers: []", "loggers: [mlflow]", "train.loggers names mlflow, but there are csv"),
+        ("loggers: []", "loggers: [aim]", "train.loggers names aim, but there are csv"),
         ("label_fraction: 1.0", "label_fraction: 0", "train.label_fraction is 0; it must be more"),
         ("objective: byol", "objective: dall", "pretrain.objective is 'dall'; it must be one of"),
         (

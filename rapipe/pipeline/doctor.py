@@ -1,6 +1,7 @@
 """`rapipe doctor`: what of this machine and project keeps commands from running; changes nothing.
 
-Each check is a function that returns what is fine, or raises `UserError` with what to do.
+Each check is a function that returns what is fine, or raises `UserError` with what to do. Below
+the checks stands the environment, so that all of it can be copied into a report of a defect.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from rapipe import paths
 from rapipe.errors import UserError
+from rapipe.pipeline.environment import environment
 from rapipe.pipeline.running.stage import refuse_link
 from rapipe.progress import print_line
 
@@ -24,11 +26,17 @@ SPACE = 2_000_000_000
 """Bytes on disk that the default run needs with room to spare."""
 
 
-def run() -> bool:
-    """Print what each check says; whether all is fine."""
-    results = check_all()
-    for name, words, is_fine in results:
-        print_line(f"{'ok' if is_fine else 'WRONG':5} {name}: {words}")
+def run(as_json: bool = False) -> bool:
+    """Print what each check says, and the environment; whether all is fine."""
+    results, facts = check_all(), environment()
+    if as_json:
+        checks = [{"name": name, "fine": fine, "words": words} for name, words, fine in results]
+        print(json.dumps({"checks": checks, "environment": facts}, indent=2))
+    else:
+        for name, words, is_fine in results:
+            print_line(f"{'ok' if is_fine else 'WRONG':5} {name}: {words}")
+        for name, words in facts.items():
+            print_line(f"{'':5} {name}: {words}")
     return all(is_fine for _, _, is_fine in results)
 
 

@@ -151,8 +151,16 @@ def _train(
         teacher=teacher,
         seed=variant.seed,
         checkpoints=checkpoints,
-        loggers=loggers(recipe.loggers, paths.LOGS, checkpoints.name),
+        loggers=loggers(
+            recipe.loggers, paths.LOGS, checkpoints.name, _logged(params, variant, precision)
+        ),
     )
+
+
+def _logged(params: Params, variant: Variant, precision: str) -> dict[str, Any]:
+    """What loggers keep with a run: the variant, and the parameters that decide its weights."""
+    facts = {f"variant.{name}": value for name, value in asdict(variant).items()}
+    return {**facts, **deciding.of_training(params, variant, precision)}
 
 
 def network_of(params: Params, backbone: str) -> EncoderSpec:
