@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fake_hub import COMMIT, FakeHub, serving
+from PIL import Image
 from test_sources import write_parquet
 
+from rapipe.config import presets
+from rapipe.config.corpus_params import SourceParams
+from rapipe.config.loading import load
 from rapipe.corpus.sources import SOURCES, Source, SourceRequest
 from rapipe.errors import ArgumentError
+from rapipe.pipeline import corpus as stage
 
 DATA = "hf://datasets/org/digits"
 
@@ -105,3 +116,29 @@ def test_a_broken_download_and_no_network(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ArgumentError, match="the hub is out of reach: mend the network"):
         opened(DATA)
+
+
+def test_the_corpus_card_records_the_commit(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hub.root / "datasets/org/photos"
+    folder.mkdir()
+    rng, rows = np.random.default_rng(0), []
+    for label in [0, 1] * 8:
+        buffer = BytesIO()
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append({"image": {"bytes": buffer.getvalue()}, "label": label})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "photos.parquet")
+    monkeypatch.chdir(tmp_path)
+    presets.write("tiny", Path("params.yaml"))
+    path = "hf://datasets/org/photos/photos.parquet"
+    params = load(Path("params.yaml"))
+    source = SourceParams(kind="parquet", path=path)
+    corpus = replace(params.corpus, sources=(source,), image_size=16)
+    stage.run(replace(params, corpus=corpus))
+    card = json.loads(Path("data/corpus/card.json").read_text())
+    assert card["sources"]["parquet"]["revision"] == COMMIT
+    locations = Path("data/corpus/locations.csv").read_text()
+    assert f"hf://datasets/org/photos@{COMMIT}/photos.parquet row 0" in locations
+    assert str(tmp_path) not in locations

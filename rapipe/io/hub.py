@@ -28,7 +28,9 @@ def library() -> Any:
     """huggingface_hub, which tells nobody what it is used for; bars only on a terminal."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     import huggingface_hub
+    import huggingface_hub.constants
     import huggingface_hub.errors
+    import huggingface_hub.utils
 
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # if it was imported before
     if not is_interactive():

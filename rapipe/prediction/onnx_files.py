@@ -156,6 +156,8 @@ def _write(
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of source code, with folders of this machine
     program.save(file)
     difference = _difference(file, inputs, expected)
     if not difference <= tolerance:
