@@ -358,3 +358,27 @@ def test_a_project_of_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
     assert call("rapipe", "run").count("is up to date") == len(STAGES) - 1
     call(sys.executable, "-m", "dvc", "repro", "--quiet", "prefetch")
     assert "corpus" not in call(sys.executable, "-m", "dvc", "status", "prefetch")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """What the wheel asks for is enough: pip installs it, and every stage runs."""
+    programs = tmp_path / "environment/bin"
+    subprocess.run([sys.executable, "-m", "venv", str(programs.parent)], check=True)
+    install = [str(programs / "pip"), "install", "--quiet", str(wheel), "twine"]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be installed: {done.stderr.splitlines()[-1]}")
+    clean = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    path = os.pathsep.join((str(programs), os.defpath))
+    environment = {**clean, "PATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    project = tmp_path / "project"
+    for command in (
+        ("twine", "check", "--strict", str(wheel)),
+        ("rapipe", "init", str(project), "--preset", "tiny"),
+        ("rapipe", "--help"),
+    ):
+        subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    subprocess.run(("rapipe", "run"), env=environment, cwd=project, check=True)
+    assert (project / "results/index.html").exists()
