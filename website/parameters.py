@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from rapipe.config.yaml_text import read_yaml
 from website.markdown import plain
 
 INTRODUCTION = """# Parameters
@@ -22,7 +21,7 @@ settings.
 def write(root: Path, out: Path) -> None:
     """Write `parameters.md` into a folder."""
     schema = json.loads((root / "params.schema.json").read_text())
-    values = YAML(typ="safe", pure=True).load((root / "params.yaml").read_text())
+    values = read_yaml((root / "params.yaml").read_text())
     (out / "parameters.md").write_text("\n".join([INTRODUCTION, *_lines(schema, values)]))
 
 
