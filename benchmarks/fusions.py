@@ -45,6 +45,7 @@ from rapipe.evaluation.corruptions import CORRUPTIONS
 from study.work import Overrides, working_in
 
 ROWS, COMPARED = RESULTS / "fusions.csv", RESULTS / "fusion_comparisons.csv"
+PROBES = RESULTS / "fusion_probes.csv"
 NEW_CLASS = RESULTS / "fusion_new_class.csv"
 ANSWERS = RESULTS / "fusion_answers.csv"
 """Which images are right, so that whoever doubts a comparison can make it again."""
@@ -60,6 +61,7 @@ CLEAN_QUERIES = f"{DEFAULT}, clean queries"
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.attend": "both",
+    "classifiers.noise_std": 0.2,  # of NAME+noise
     "evaluate.noise_std": list(NOISE),
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,
@@ -69,6 +71,8 @@ GRID: Overrides = {
     "train.measure_every": 2,
     "train.precision": "fp32",  # rows of one table may be of several machines
 }
+NOISY = (PLAIN, "self", DEFAULT, "knn-lm", "trust")
+"""Cases that are also trained with noise on half of the images (NAME+noise)."""
 CASES: dict[str, Overrides] = {
     PLAIN: {"retrieval.strategies": []},
     "self": {"retrieval.strategies": ["self"]},
@@ -83,6 +87,8 @@ CASES: dict[str, Overrides] = {
     },
 }
 """By name, parameters that differ from those of the grid."""
+PREFETCHED: list[Any] = []
+"""Memory, strategies and query noise of the tables that are there: the last case's."""
 LEVELS = {0.0: "clean", **{std: f"noise {std:g}" for std in NOISE}, -1.0: "corruptions"}
 """Columns; the last is the mean of the fifteen."""
 
@@ -129,8 +135,12 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe.config.loading import parse
     from rapipe.config.variants import variants
     from rapipe.pipeline import corpus, embed, initialise, prefetch, pretrain
+    from rapipe.pipeline.inputs import bank_card
     from rapipe.records import Predictions
 
+    if case in NOISY:
+        both = [name + end for end in ("", "+noise") for name in GRID["classifiers.backbones"]]
+        overrides = {**overrides, "classifiers.backbones": both}
     content = content_of({**overrides, **CASES[case]})
     with working_in(_folder(memory), content):
         params = parse(content)
@@ -142,16 +152,65 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             if case != PLAIN and not paths.STORE_MANIFEST.exists():
                 pretrain.run(params)
                 embed.run(params)
-            if case != PLAIN:
+            tables = (memory, params.retrieval.strategies, params.retrieval.query_noise)
+            if case != PLAIN and tables not in PREFETCHED:
                 prefetch.run(params)
+                PREFETCHED[:] = [tables]
             initialise.run(params)
+            check_memory(memory, "" if case == PLAIN else bank_card()["store"])
         for variant in missing:
             result = result_of(params, variant)
             answers = Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS)
-            keep(_key(memory, case, variant), answers)
-            add(ROWS, {**_key(memory, case, variant), **scores(result)})
-        if case != PLAIN and not done(COMPARED, {"memory": memory, "case": case}):
+            key = _key(memory, case, variant)
+            keep(key, answers)
+            add(ROWS, {**key, "store": result["store"], **scores(result)})
+        if case != PLAIN:
+            if not done(PROBES, {"memory": memory}):
+                probe(memory, params)
             compare(memory, case, mine)
+
+
+def check_memory(memory: str, store: str = "") -> None:
+    """Stop if there are rows of a memory that was made by another encoder of the same recipe.
+
+    Another machine rounds differently, and pretrains another encoder from the same seed.
+    """
+    rows = [row for path in (ROWS, PROBES) for row in rows_of(path) if row["memory"] == memory]
+    stores = {row["store"] for row in rows if row["store"]} | ({store} if store else set())
+    if len(stores) > 1:
+        raise SystemExit(f"{memory}: rows of several memories; remove those of all but one")
+
+
+def probe(memory: str, params: Any) -> None:
+    """Accuracy of a linear classifier of the encoder's vectors, by level, and what its memory is.
+
+    Its penalty is chosen on validation images.
+    """
+    from rapipe import paths
+    from rapipe.device import device
+    from rapipe.encoder.embedding_cache import embed_cached
+    from rapipe.encoder.imported import read_encoder
+    from rapipe.evaluation.encoder_baselines import choose_probe
+    from rapipe.pipeline.baselines import embedded, noisy
+    from rapipe.pipeline.inputs import bank_card, labelled
+
+    train, validation, test = embedded(params)
+    model = choose_probe(train, validation)
+    images, card = labelled("test"), bank_card()
+    encoder = read_encoder(paths.ENCODER, paths.VECTORS).to(device())
+
+    def corrupted(corrupt: Any) -> Any:
+        pixels = corrupt(images.pixels, images.ids, SEVERITY, params.seed)
+        return test._replace(vectors=embed_cached(encoder, pixels, paths.QUERIES, card["encoder"]))
+
+    levels = [test, *(noisy(test, images, std, params.seed) for std in NOISE)]
+    top1 = [
+        float(model.answer(queries).correct.mean())
+        for queries in (*levels, *map(corrupted, CORRUPTIONS.values()))
+    ]
+    means = (*top1[: len(levels)], float(np.mean(top1[len(levels) :])))
+    by_level = {f"top1_{k:g}": round(v, 4) for k, v in zip(LEVELS, means, strict=True)}
+    add(PROBES, {"memory": memory, "store": card["store"], **by_level})
 
 
 def add_a_class(overrides: Overrides, memory: str, seeds: Sequence[int]) -> None:
@@ -250,7 +309,7 @@ def masks(memory: str, case: str, backbone: str, column: str) -> npt.NDArray[np.
     """Which images are right (S, L, N), by seed and noise level; None where nobody voted."""
     key = {"memory": memory, "case": case, "backbone": backbone}
     rows = [row for row in rows_of(ANSWERS) if all(row[k] == v for k, v in key.items())]
-    if not all(row[column] for row in rows):
+    if not rows or not all(row[column] for row in rows):
         return None
     by_seed: dict[str, list[npt.NDArray[np.bool_]]] = {}
     for row in rows:
@@ -276,6 +335,8 @@ def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
     from rapipe.evaluation.statistics import interval_of_mean
 
     for backbone in dict.fromkeys(variant.backbone for variant in variants):
+        if done(COMPARED, {"memory": memory, "case": case, "backbone": backbone}):
+            continue
         correct = masks(memory, case, backbone, "correct")  # (S, L, N)
         peers = {
             PLAIN: masks(memory, PLAIN, backbone, "correct"),
@@ -303,6 +364,7 @@ def tables() -> Iterator[str]:
         for backbone in dict.fromkeys(row["backbone"] for row in rows):
             group = [r for r in rows if (r["memory"], r["backbone"]) == (memory, backbone)]
             if group:
+                check_memory(memory)
                 yield f"\n{memory}, {backbone}:\n"
                 yield from by_case(memory, backbone, group)
     yield from of_new_class()
@@ -328,10 +390,27 @@ def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
     yield "|---" * (3 + len(LEVELS)) + "|"
     for case in dict.fromkeys(row["case"] for row in rows):
         group = [row for row in rows if row["case"] == case]
-        if case != PLAIN and not done(COMPARED, {"memory": memory, "case": case}):
+        of_case = {"memory": memory, "case": case, "backbone": backbone}
+        if case != PLAIN and not done(COMPARED, of_case):
             continue  # other seeds are still to come
         cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in LEVELS]
         yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
+    for name, cells in without_training(memory, backbone).items():
+        yield f"| {name} | {' | '.join(cells)} | | |"
+
+
+def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
+    """What the encoder knows alone: cells of the vote of the same neighbours, and of the probe."""
+    votes = masks(memory, DEFAULT, backbone, "vote_correct")
+    rows = [r for r in rows_of(ROWS) if (r["memory"], r["case"]) == (memory, DEFAULT)]
+    found = {}
+    if votes is not None and rows:
+        shares = [*votes.mean(axis=(0, 2)), float(rows[0]["vote_-1"])]
+        found["best vote, no training"] = [percent([share]) for share in shares]
+    for row in rows_of(PROBES):
+        if row["memory"] == memory:
+            found["linear probe"] = [percent([row[f"top1_{level:g}"]]) for level in LEVELS]
+    return found
 
 
 def verdicts(memory: str, case: str, backbone: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rapipe.batches.loader import ROW_MULTIPLE, ArrayField, BatchLoader, pad_rows
 from rapipe.batches.transforms import to_float
-from rapipe.classifier.fusions import FUSIONS
+from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.classifier.heads import HEADS
 from rapipe.classifier.neighbour_batch import (
     DeviceBank,
@@ -97,6 +97,8 @@ class Classifier(nn.Module):
         self.inputs = kind.inputs_of(fusion) if kind and fusion else frozenset()
         """What the fusion sees of neighbours."""
         self.late = kind is not None and kind.late
+        self.apart = kind is not None and issubclass(kind, ApartFusion)
+        """Whether network and fusion learn apart."""
         self.abstains = kind is not None and fusion is not None and kind.abstains(fusion)
         """Whether the fusion may pass neighbours by."""
         widths = self.backbone.widths if fusion else ()
@@ -144,13 +146,19 @@ class Classifier(nn.Module):
         if self.late:
             (fusion,) = self.fusions
             branches = [
-                logits if own is None else fusion(features, logits, self._standardised(own))
+                logits if own is None else fusion(features, logits, self.standardised(own))
                 for own in neighbours
             ]
             logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
 
-    def _standardised(self, neighbours: NeighbourBatch) -> NeighbourBatch:
+    def fused(self, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
+        """What a fusion that learns apart makes of what the network says: (B, classes)."""
+        (fusion,) = self.fusions
+        fused: Tensor = fusion(logits[:, :0], logits.detach(), self.standardised(neighbours))
+        return fused
+
+    def standardised(self, neighbours: NeighbourBatch) -> NeighbourBatch:
         """The same with the similarities that a fusion sees."""
         if neighbours.similarities is None:
             return neighbours
@@ -159,7 +167,7 @@ class Classifier(nn.Module):
 
     def _fuse(self, neighbours: Sequence[NeighbourBatch | None]) -> Fuse:
         """One set of neighbours, or several for the same images, which then branch."""
-        shown = [own if own is None else self._standardised(own) for own in neighbours]
+        shown = [own if own is None else self.standardised(own) for own in neighbours]
 
         def fuse(stage: int, tokens: Tensor) -> Tensor:
             if stage < self.first_stage:

@@ -107,21 +107,33 @@ class ClassifierModule(TrainingModule):
             if self.recipe.mixup:
                 images, others, weight = mixup(images, self.recipe.mixup)
         neighbours = join(more)
-        if neighbours is not None:
+        apart = self.network.apart and neighbours is not None
+        if neighbours is not None and not apart:
             present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
             neighbours = neighbours._replace(present=present.to(labels.device, non_blocking=True))
-        logits = self.network(images, neighbours)  # (B, classes)
-        self._record_correct(logits, labels)
         targets = labels
         if teacher is not None and self.temperature is not None:
             targets = (teacher / self.temperature).softmax(1)  # (B, classes)
-            logits = logits.float() / self.temperature
-        loss = label_smoothing(logits, targets, self.recipe.label_smoothing)
-        if others is not None:
-            other_loss = label_smoothing(logits, targets[others], self.recipe.label_smoothing)
-            loss = weight * loss + (1 - weight) * other_loss
+
+        def loss_of(logits: Tensor) -> Tensor:
+            if self.temperature is not None:
+                logits = logits.float() / self.temperature
+            loss = label_smoothing(logits, targets, self.recipe.label_smoothing)
+            if others is not None:
+                other_loss = label_smoothing(logits, targets[others], self.recipe.label_smoothing)
+                loss = weight * loss + (1 - weight) * other_loss
+            return loss
+
+        logits = self.network(images, None if apart else neighbours)  # (B, classes)
+        loss = loss_of(logits)
+        total = loss
+        if apart and neighbours is not None:
+            logits = self.network.fused(logits, neighbours)
+            loss = loss_of(logits)
+            total = total + loss
+        self._record_correct(logits, labels)
         self.step_metrics["loss"].append(loss.detach())
-        return loss
+        return total
 
     def _record_correct(self, logits: Tensor, labels: Tensor) -> None:
         """Whether the label is predicted: of a mixed image the one that weighs more, its own."""

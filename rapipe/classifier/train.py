@@ -21,11 +21,12 @@ from rapipe.classifier.classifier import Classifier, ClassifierSpec
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.classifier.module import ClassifierModule, Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
+from rapipe.classifier.stacking import View, stack
 from rapipe.device import deterministic, device
 from rapipe.encoder.backbones import Backbone
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError
-from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours, Similarities
+from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours, Pixels, Similarities
 from rapipe.specs import SIMILARITIES, VECTORS, FusionSpec, TrainingRecipe
 from rapipe.training.callbacks import BestEpoch, History, Row
 from rapipe.training.compilation import compile_network
@@ -49,7 +50,8 @@ class TrainedClassifier:
     was given test_top1_not_for_selection and test_loss_not_for_selection. Accuracies are from 0 to
     1; losses of whole splits are cross-entropies in nats."""
     best: Row
-    """The row of the epoch that was best on validation."""
+    """The row of the epoch that was best on validation; after it a fusion that learns apart was
+    fitted once more, and validation_top1 and validation_loss are those of the end."""
     tuned: Tuned
     """What `recipe.tune` found."""
 
@@ -78,6 +80,7 @@ def train_classifier(
     projection: Mapping[str, Tensor] | None = None,
     noise_std: float = 0.0,
     noisy_neighbours: Neighbours | None = None,
+    noisy_pixels: Pixels | None = None,
     teacher: Teacher | None = None,
     seed: int = 0,
     checkpoints: Path | None = None,
@@ -104,6 +107,7 @@ def train_classifier(
         noise_std: of Gaussian noise on half of the images of an epoch, where white is 1.
         noisy_neighbours: of noisy copies of the training images, in their rows; half of the images
             of an epoch are shown these, and with `noise_std` it is the noisy ones.
+        noisy_pixels: those copies (N, H, W, 3), which a fusion that learns apart needs.
         seed: of initial weights, batches and all that is drawn.
         checkpoints: a folder of this training alone, from which it goes on if it was interrupted;
             it stays, for the caller to remove once the result is saved.
@@ -114,6 +118,8 @@ def train_classifier(
             cannot compile the network.
     """
     if teacher is None:
+        if noisy_pixels is not None:
+            noisy_pixels = noisy_pixels[images["train"].labels != UNLABELLED]
         images, neighbours, noisy_neighbours = _labelled(images, neighbours, noisy_neighbours)
     _check(images, neighbours, bank, fusion, noisy_neighbours)
     classes = len(images["train"].classes)
@@ -129,6 +135,12 @@ def train_classifier(
     if projection is not None:
         layers: Any = classifier.head.layers
         layers.load_state_dict(projection)
+    apart = classifier.apart
+    if apart and (noisy_neighbours is None) != (noisy_pixels is None):
+        raise ArgumentError(
+            f"`fusion`: {fusion.fusion} learns what the network says of noisy images too: give "
+            "`noisy_neighbours` and `noisy_pixels`, or neither"
+        )
     if not noise_std:  # which belongs on the image as it is stored
         preprocess = classifier.preprocess.to(device())
         images = {split: preprocess.shrink(part) for split, part in images.items()}
@@ -144,11 +156,20 @@ def train_classifier(
         recipe,
         seed,
         noise_std,
-        noisy_neighbours,
+        None if apart and not noise_std else noisy_neighbours,
         teacher,
     )
+    views = [View(train.pixels, its_neighbours)] if apart and its_neighbours else []
+    if views and noisy_neighbours is not None and noisy_pixels is not None:
+        views.append(View(noisy_pixels, noisy_neighbours))
     with deterministic(recipe.deterministic):
-        return _fit(module, data, checkpoints, loggers)
+        trained = _fit(module, data, checkpoints, loggers)
+        if views and memory:
+            with torch.compiler.set_stance("force_eager"):
+                stack(classifier.to(device()), memory, views, train.labels, seed)
+                trained.best.update(_scores(classifier, data, "validation"))
+            classifier.cpu().eval()
+        return trained
 
 
 class _Data(NamedTuple):
@@ -170,14 +191,8 @@ def _fit(
         compile_network(module, precision)
 
     def scores(split: str, suffix: str = "") -> Row:
-        images, neighbours, bank = data.of(split)
-        shown = Shown.of(bank, neighbours)
         with torch.compiler.set_stance("force_eager") if recipe.compile else nullcontext():
-            logits = classifier.predict(images.pixels, *shown)
-        return {
-            f"{split}_top1{suffix}": metrics.top_k(logits, images.labels, 1),
-            f"{split}_loss{suffix}": metrics.nll(metrics.softmax(logits), images.labels),
-        }
+            return _scores(classifier, data, split, suffix)
 
     def measure(module: TrainingModule) -> Row:
         row = {
@@ -191,6 +206,16 @@ def _fit(
     tuned = fit(module, [history, best], checkpoints, precision, loggers, keep=True)
     row = best.restore()
     return TrainedClassifier(classifier.cpu().eval(), history.rows, row, tuned)
+
+
+def _scores(classifier: Classifier, data: _Data, split: str, suffix: str = "") -> Row:
+    """Accuracy and loss."""
+    images, neighbours, bank = data.of(split)
+    logits = classifier.predict(images.pixels, *Shown.of(bank, neighbours))
+    return {
+        f"{split}_top1{suffix}": metrics.top_k(logits, images.labels, 1),
+        f"{split}_loss{suffix}": metrics.nll(metrics.softmax(logits), images.labels),
+    }
 
 
 def _moments(similarities: Similarities) -> tuple[float, float]:

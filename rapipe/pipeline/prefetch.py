@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe import paths
-from rapipe.batches.transforms import gaussian_noise, noisy_copies
 from rapipe.config import deciding
 from rapipe.config.names import SELF, TRAINING
 from rapipe.config.schema import Params, RetrievalParams
@@ -24,6 +23,7 @@ from rapipe.io.atomic import part_path
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
 from rapipe.io.tables import write_json
+from rapipe.pipeline.copies import copied_pixels
 from rapipe.pipeline.inputs import (
     PARAMS,
     check_encoder,
@@ -177,12 +177,7 @@ def copied_queries(images: Images, table: str, params: Params) -> VectorsWithIds
     if isinstance(encoder, ImportedVectors):
         say("there is no encoder, so noisy copies of training images have no neighbours")
         return None
-    if table == paths.NOISY_TRAIN:
-        std = params.classifiers.noise_std
-        pixels = gaussian_noise(images.pixels, images.ids, std, params.seed)
-    else:
-        most = params.retrieval.query_noise
-        pixels = noisy_copies(images.pixels, images.ids, most, params.seed)
+    pixels = copied_pixels(images, params, table == paths.NOISY_TRAIN)
     say(f"embedding noisy copies of {len(images):,} training images")
     return VectorsWithIds(
         images.ids, embed_cached(encoder, pixels, paths.QUERIES, encoder_fingerprint())

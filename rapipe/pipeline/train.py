@@ -12,6 +12,7 @@ import numpy as np
 
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.classifier.module import Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.classifier.train import TrainedClassifier, train_classifier
@@ -26,6 +27,7 @@ from rapipe.encoder.initial_weights import InitialWeights
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.tables import fingerprint, without_nan, write_csv
+from rapipe.pipeline.copies import copied_pixels
 from rapipe.pipeline.inputs import (
     checked,
     copied_neighbours_of,
@@ -132,7 +134,9 @@ def _train(
     Args:
         name: the variant's own, or its teacher's.
     """
-    recipe = params.train.recipe
+    recipe, copied, pixels = params.train.recipe, data.copied.get(name.noisy), None
+    if copied and issubclass(FUSIONS[params.retrieval.fusion], ApartFusion):
+        pixels = copied_pixels(data.images["train"], params, name.noisy)
     network = initial.spec if name.backbone == ENCODER else network_of(params, name.backbone)
     precision = precision_of(recipe.precision, paths.PRECISION)
     return train_classifier(
@@ -147,7 +151,8 @@ def _train(
         initial=initial.backbone(network),
         projection=initial.projection(),
         noise_std=initial.noise_std,
-        noisy_neighbours=data.copied.get(name.noisy),
+        noisy_neighbours=copied,
+        noisy_pixels=pixels,
         teacher=teacher,
         seed=variant.seed,
         checkpoints=checkpoints,

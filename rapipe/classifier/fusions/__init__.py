@@ -5,7 +5,7 @@ vectors, classes, `FusionSpec`): once for each stage of the backbone where neigh
 once where it changes what the head says.
 """
 
-from rapipe.classifier.fusions.base import Fusion, LateFusion, TokenFusion
+from rapipe.classifier.fusions.base import ApartFusion, Fusion, LateFusion, TokenFusion
 from rapipe.classifier.fusions.cross_attention import CrossAttention
 from rapipe.classifier.fusions.distance import DistanceAttention
 from rapipe.classifier.fusions.knn_lm import KnnLm
@@ -26,4 +26,4 @@ FUSIONS: dict[str, type[TokenFusion] | type[LateFusion]] = {
     "trust": Trust,
 }
 
-__all__ = ["FUSIONS", "Fusion", "LateFusion", "TokenFusion"]
+__all__ = ["FUSIONS", "ApartFusion", "Fusion", "LateFusion", "TokenFusion"]

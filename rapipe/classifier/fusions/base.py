@@ -107,6 +107,26 @@ class LateFusion(Fusion):
         raise NotImplementedError
 
 
+class ApartFusion(LateFusion):
+    """One that gives the network no gradient: that learns what it would without neighbours.
+
+    It learns beside the network, and once more, by `rapipe.classifier.stacking`, when the network
+    has learned all. It sees no features, and dropout does nothing.
+    """
+
+    def digest(self, neighbours: NeighbourBatch) -> tuple[Tensor, ...]:
+        """What it makes of neighbours, whatever the network says; each with B rows."""
+        raise NotImplementedError
+
+    def judge(self, logits: Tensor, *digest: Tensor) -> Tensor:
+        """Logits of the network (B, L), and what `digest` gave -> those of `fuse` (B, L)."""
+        raise NotImplementedError
+
+    def judges(self) -> list[nn.Parameter]:
+        """The parameters that `judge` has a use for."""
+        raise NotImplementedError
+
+
 def labelled_weights(scores: Tensor, labels: Tensor) -> Tensor:
     """Softmax of scores (B, K) among neighbours with a class; zeros where no neighbour has one."""
     hidden = labels < 0

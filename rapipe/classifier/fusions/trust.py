@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier.fusions.base import SEES_ALL, LateFusion, similarities_of, sum_by_class
+from rapipe.classifier.fusions.base import SEES_ALL, ApartFusion, similarities_of, sum_by_class
 from rapipe.classifier.neighbour_batch import NeighbourBatch
 from rapipe.metrics import MIN_PROBABILITY
 from rapipe.specs import FusionSpec
@@ -20,7 +20,7 @@ FACTS, HIDDEN = 10, 16
 """What trust is decided by, and units of the hidden layer."""
 
 
-class Trust(LateFusion):
+class Trust(ApartFusion):
     """logits + w log(1 + K vote) + v read(mean vector), a product of experts; w and v by the case.
 
     Vote and mean weigh neighbours by a softmax over similarities with a learned temperature. Each
@@ -30,11 +30,15 @@ class Trust(LateFusion):
     and the reading are (their largest probabilities, the network's entropy), and whether they say
     the same (the vote for what the network predicts; the products of the network's probabilities
     with the vote and with the reading). It sees no features, so that it cannot learn by heart
-    which training images to trust, and facts have no gradient: nobody learns to look sure. What it
-    needs to learn from are neighbours that deserve no trust, which `query_noise` shows it.
+    which training images to trust, and facts have no gradient: nobody learns to look sure.
+
+    The network learns apart, what it would learn without neighbours. When it has, `read`, w and v
+    are fitted to what it predicts for the training images, and for noisy copies of them beside the
+    copies' own neighbours (`query_noise`): so they learn what to trust where all are less right.
 
     Source: this project; the product of experts is Hinton's, "Training Products of Experts by
-    Minimizing Contrastive Divergence", Neural Computation 2002.
+    Minimizing Contrastive Divergence", Neural Computation 2002; fitting the second level to a
+    first that has learned is Wolpert's, "Stacked Generalization", Neural Networks 1992.
     """
 
     inputs = SEES_ALL
@@ -55,42 +59,68 @@ class Trust(LateFusion):
     def fuse(
         self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch
     ) -> tuple[Tensor, Tensor]:
-        _, votes, reading, trust = self._witnesses(logits, neighbours)
-        fused = logits + trust[:, :1] * votes.log1p() + trust[:, 1:] * reading
+        weights, near, vote, evidence = self._votes(neighbours)
+        reading = self._reading(weights, neighbours)
+        trust = self._trust(logits, near, vote, reading)
+        fused = logits + trust[:, :1] * evidence + trust[:, 1:] * reading
         return fused, torch.ones_like(neighbours.present)
+
+    def digest(self, neighbours: NeighbourBatch) -> tuple[Tensor, ...]:
+        weights, near, vote, evidence = self._votes(neighbours)
+        return near, vote, evidence, self._mean(weights, neighbours)
+
+    def judge(self, logits: Tensor, *digest: Tensor) -> Tensor:
+        near, vote, evidence, mean = digest
+        reading: Tensor = self.read(mean)
+        trust = self._trust(logits, near, vote, reading)
+        return logits + trust[:, :1] * evidence + trust[:, 1:] * reading
+
+    def judges(self) -> list[nn.Parameter]:
+        return [*self.read.parameters(), *self.weight.parameters()]
 
     def shares(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Of 1, the network's own weight, and those of the two that know the neighbours."""
-        weights, *_, trust = self._witnesses(logits, neighbours)
+        weights, near, vote, _ = self._votes(neighbours)
+        trust = self._trust(logits, near, vote, self._reading(weights, neighbours))
         total = trust.sum(dim=1, keepdim=True)
         return weights * total / (1 + total)
 
-    def _witnesses(
-        self, logits: Tensor, neighbours: NeighbourBatch
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights of neighbours (B, K), votes (B, L), a reading (B, L), and trust in both (B, 2).
+    def _votes(self, neighbours: NeighbourBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights of neighbours (B, K), how near they are (B, 2), their vote and its log (B, L).
 
         Neighbours without a class have a part in the reading, and none in the vote.
         """
         similarities, labels = similarities_of(neighbours), neighbours.labels
         weights = (similarities * self.log_scale.exp()).softmax(dim=1)
         vote = sum_by_class(weights, labels, self.classes)
+        near = torch.stack([similarities.amax(dim=1), similarities.mean(dim=1)], dim=1)
+        return weights, near, vote, (labels.shape[1] * vote).log1p()
+
+    def _reading(self, weights: Tensor, neighbours: NeighbourBatch) -> Tensor:
+        """What is read from the mean of the vectors: (B, L)."""
         if self.training:
-            reading = self.read((weights[:, None] @ neighbours.vectors.to(weights.dtype))[:, 0])
+            reading: Tensor = self.read(self._mean(weights, neighbours))
         else:  # linear, so that is the same; each row of a bank is read once
             reading = (weights[:, None] @ neighbours.projected_by(self.project))[:, 0]
-        reading = reading.float()
-        facts = _facts(similarities, logits.detach(), vote.detach(), reading.detach())
-        return weights, labels.shape[1] * vote, reading, F.softplus(self.weight(facts).float())
+        return reading.float()
+
+    def _mean(self, weights: Tensor, neighbours: NeighbourBatch) -> Tensor:
+        """Of the vectors, by these weights: (B, D)."""
+        return (weights[:, None] @ neighbours.vectors.to(weights.dtype))[:, 0]
+
+    def _trust(self, logits: Tensor, near: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
+        """Trust in the vote and in the reading: (B, 2)."""
+        facts = _facts(near, logits.detach(), vote.detach(), reading.detach())
+        return F.softplus(self.weight(facts).float())
 
 
 @torch.no_grad()
-def _facts(similarities: Tensor, logits: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
+def _facts(near: Tensor, logits: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
     """What trust is decided by, (B, FACTS)."""
     says, reads = logits.softmax(dim=1), reading.softmax(dim=1)
     sure, predicted = says.max(dim=1)
     facts = (
-        *(similarities.amax(dim=1), similarities.mean(dim=1)),
+        *near.unbind(dim=1),
         *(vote.amax(dim=1), _entropy(vote)),
         *(sure, _entropy(says), reads.amax(dim=1)),
         vote.gather(1, predicted[:, None])[:, 0],

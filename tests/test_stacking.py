@@ -1,0 +1,127 @@
+"""Fusions that learn apart from the network, and once more when it has learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_embeddings, make_images, make_neighbours, make_spec
+from test_every_fusion import CLASSES, B, fusion_of, retrieved
+
+import rapipe
+from rapipe.batches.loader import CPU
+from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.fusions import FUSIONS, ApartFusion
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
+from rapipe.classifier.stacking import View, stack
+from rapipe.errors import ArgumentError
+from rapipe.records import Embeddings, Images, Neighbours
+from rapipe.specs import FusionSpec, TrainingRecipe
+
+APART = [name for name, fusion in FUSIONS.items() if issubclass(fusion, ApartFusion)]
+N = 48
+
+
+def material() -> tuple[dict[str, Images], dict[str, Neighbours], Embeddings]:
+    images = {"train": make_images(N), "validation": make_images(24, seed=1)}
+    bank, rng = make_embeddings(20), np.random.default_rng(0)
+    tables = {
+        name: replace(make_neighbours(rng.integers(0, 20, (len(i), 4))), query_ids=i.ids)
+        for name, i in images.items()
+    }
+    return images, tables, bank
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "perceiver"])
+@pytest.mark.parametrize("name", APART)
+def test_the_network_learns_what_it_would_without_neighbours(name: str, backbone: str) -> None:
+    images, tables, bank = material()
+    network = make_spec(backbone, 8).network
+    recipe = TrainingRecipe(epochs=1, batch_size=16, augment="flip")
+    options: dict[str, Any] = {"network": network, "recipe": recipe, "seed": 3}
+    plain = rapipe.train_classifier(images, **options).classifier
+    spec = FusionSpec(fusion=name)
+    noisy: dict[str, Any] = {
+        "noisy_neighbours": tables["train"],
+        "noisy_pixels": images["train"].pixels,
+    }
+    fused = rapipe.train_classifier(images, tables, bank, fusion=spec, **noisy, **options)
+    learned = fused.classifier.state_dict()
+    for key, part in plain.state_dict().items():
+        assert torch.equal(learned[key], part), key
+    logits = fused.classifier.predict(images["validation"].pixels)
+    assert np.array_equal(logits, plain.predict(images["validation"].pixels))
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_it_makes_of_neighbours_does_not_depend_on_the_network(name: str) -> None:
+    fusion, shown = fusion_of(FUSIONS[name]), retrieved()
+    for training in (True, False):
+        fusion.train(training)
+        for seed in range(2):
+            logits = torch.randn(B, CLASSES, generator=torch.Generator().manual_seed(seed))
+            expected, _ = fusion.fuse(logits[:, :0], logits, shown)
+            torch.testing.assert_close(fusion.judge(logits, *fusion.digest(shown)), expected)
+    assert {id(part) for part in fusion.judges()} < {id(part) for part in fusion.parameters()}
+
+
+def told(labels: np.ndarray, bank: Embeddings) -> Neighbours:
+    """Four neighbours of the class of each image."""
+    rows = np.array([np.flatnonzero(bank.labels == label)[:4] for label in labels])
+    shown = replace(make_neighbours(rows), query_ids=make_images(len(labels)).ids)
+    return replace(shown, similarities=np.full(rows.shape, 0.5, np.float32))
+
+
+@pytest.mark.parametrize("name", APART)
+def test_it_learns_whom_to_trust_where_the_network_breaks(name: str) -> None:
+    """The network is right for the images as they are, and knows nothing of the copies; the
+    neighbours are right for copies alone. Whoever is near says which is which."""
+    torch.manual_seed(0)
+    classifier = Classifier(make_spec("alexnet", 8, fusion=name)).eval()
+    images, bank = make_images(N, classes=3), make_embeddings(60)
+    copies = np.random.default_rng(1).permuted(images.pixels, axis=0)
+    said = torch.from_numpy(classifier.predict(images.pixels))
+    weight, bias = classifier.head.parameters()
+    with torch.no_grad():  # it says each class of some, and is sure
+        weight /= said.std(dim=0).min() / 4
+        bias -= torch.from_numpy(classifier.predict(images.pixels)).mean(dim=0)
+    answers = classifier.predict(images.pixels).argmax(axis=1)
+    labels = answers.astype(images.labels.dtype)
+    assert len(set(labels.tolist())) > 1
+    wrong = told((labels + 1) % 3, bank)
+    far = replace(wrong, similarities=wrong.similarities - 1)
+    views = [View(images.pixels, far), View(copies, told(labels, bank))]
+    memory = DeviceBank(bank, 3, CPU)
+    before = {key: part.clone() for key, part in classifier.state_dict().items()}
+
+    def right(view: View) -> float:
+        said = classifier.predict(view.pixels, *Shown.of(memory, view.neighbours))
+        return float((said.argmax(axis=1) == labels).mean())
+
+    known = labels.copy()
+    known[:5] = -1  # of which nothing is learned
+    stack(classifier, memory, views, known, seed=0)
+    assert right(views[0]) > 0.9
+    assert right(views[1]) > 0.9
+    for key, part in classifier.state_dict().items():
+        same = torch.equal(part, before[key])
+        assert same is (not key.startswith("fusions") or key.endswith("log_scale")), key
+    first = {key: part.clone() for key, part in classifier.state_dict().items()}
+    classifier.load_state_dict(before)
+    stack(classifier, memory, views, known, seed=0)
+    assert all(torch.equal(part, first[key]) for key, part in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("name", APART)
+def test_copies_come_with_their_neighbours(name: str) -> None:
+    images, tables, bank = material()
+    options: dict[str, Any] = {"fusion": FusionSpec(fusion=name)}
+    for alone in (
+        {"noisy_neighbours": tables["train"]},
+        {"noisy_pixels": images["train"].pixels},
+    ):
+        with pytest.raises(ArgumentError, match="`noisy_neighbours` and `noisy_pixels`"):
+            rapipe.train_classifier(images, tables, bank, **alone, **options)
