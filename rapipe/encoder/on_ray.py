@@ -154,9 +154,12 @@ def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) ->
     with _cluster(address):
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        share = {"num_gpus": 1.0} if gpus else {"num_cpus": ACTOR_CPUS}
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.raise_original_map_exception = True
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # one sentence tells it
         context.execution_no_progress_timeout_s = STALLED_SECONDS
         dataset = (
             ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
@@ -165,9 +168,7 @@ def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) ->
                 _Embedder,
                 fn_constructor_args=(storage.address, spec.classes, _versions()),
                 concurrency=(1, max(1, min(len(names), gpus or cpus))),
-                num_cpus=ACTOR_CPUS,
-                num_gpus=1 if gpus else 0,
-                scheduling_strategy="SPREAD",
+                **share,
             )
             .map(partial(_write, storage.address), num_cpus=TASK_CPUS)
         )
@@ -177,8 +178,8 @@ def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) ->
         except (ray.exceptions.RayError, UserError) as error:
             done = len(storage.sizes("done"))
             raise UserError(
-                f"embedding on Ray failed ({_reason(error)}); {done:,} blocks are finished: run the "
-                "same again to go on from there"
+                f"embedding on Ray failed ({_reason(error)}); {done:,} blocks are finished, and "
+                "are kept: run the same again"
             ) from None
 
 
@@ -277,4 +278,4 @@ def _ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())

@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,16 +91,18 @@ class Storage:
         top = self._key(folder)
         selector = FileSelector(top, allow_not_found=True, recursive=True)
         found = self._persistently(lambda: self._files.get_file_info(selector), folder)
-        files = ((info.path[len(top) + 1 :], info.size) for info in found if info.type == FileType.File)
+        files = (
+            (info.path[len(top) + 1 :], info.size) for info in found if info.type == FileType.File
+        )
         return {name: size for name, size in sorted(files) if not name.endswith(PART)}
 
     def remove(self) -> None:
         """Remove everything; nothing happens if there is nothing."""
         if not self._is_remote:
             shutil.rmtree(self.address, ignore_errors=True)
-        elif names := self.sizes():
-            for name in names:
-                self._persistently(lambda name=name: self._files.delete_file(self._key(name)), name)
+            return
+        with suppress(FileNotFoundError):
+            self._persistently(lambda: self._files.delete_dir(self._key("")), "")
 
     @property
     def _is_remote(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from rapipe import paths
 from rapipe.config.schema import EmbedParams, Params
 from rapipe.device import device
+from rapipe.encoder import on_ray
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.imported import ImportedVectors, has_encoder
 from rapipe.errors import UserError
@@ -54,14 +55,9 @@ def run(params: Params) -> None:
 @argument_keys(**keys_of("embed", EmbedParams))
 def run_on_ray(spec: store.StoreSpec, origins: Iterator[str], params: EmbedParams) -> None:
     """The same on a Ray cluster; finished blocks are kept until all rows are in the store."""
-    from rapipe.encoder import on_ray
-
     splits = {split: images_of(split) for split in SPLITS}
     parts = [(split, part) for split, images in splits.items() for part in shared_parts(images)]
-    blocks = (
-        on_ray.ImageBlock(splits[split].part(part), split, list(islice(origins, part.stop - part.start)))
-        for split, part in parts
-    )
+    blocks = (image_block(split, splits[split].part(part), origins) for split, part in parts)
     shared = params.storage.rstrip("/") or str(paths.SHARED.absolute())
     storage = Storage(f"{shared}/{on_ray.key(spec)}")
     address = params.address or on_ray.LOCAL
@@ -78,6 +74,12 @@ def run_on_ray(spec: store.StoreSpec, origins: Iterator[str], params: EmbedParam
 
     store.write_fragments(fragments, read, expected, spec, paths.STORE, paths.STORE_MANIFEST)
     storage.remove()
+
+
+def image_block(split: str, images: Images, origins: Iterator[str]) -> on_ray.ImageBlock:
+    """Images as nodes share them, with the next of the origins."""
+    memory_map.release_pages()
+    return on_ray.ImageBlock(images, split, list(islice(origins, len(images))))
 
 
 def shared_parts(images: Images) -> list[slice]:

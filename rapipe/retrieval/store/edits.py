@@ -105,9 +105,7 @@ def write_fragments(
     return _replace(create, spec, folder, pointer)
 
 
-def _replace(
-    create: Callable[[], Rows], spec: StoreSpec, folder: Path, pointer: Path
-) -> Manifest:
+def _replace(create: Callable[[], Rows], spec: StoreSpec, folder: Path, pointer: Path) -> Manifest:
     """Start a store anew with the table that `create` writes into `new.part`."""
     with _locked(folder, pointer):
         rows = create()
