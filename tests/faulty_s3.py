@@ -14,6 +14,11 @@ from typing import Any
 import pytest
 
 HOP = ("connection", "transfer-encoding", "content-length", "server", "date")
+SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+}
+"""Moto compares no signatures, but wants one."""
 ERROR = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
 
 
@@ -34,6 +39,7 @@ class FaultyS3:
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.forward("POST", "/moto-api/reset", {}, b"")  # of what an earlier one was given
         self.forward("PUT", f"/{self.bucket}", {}, b"")
         return self
 
@@ -54,7 +60,8 @@ class FaultyS3:
 
     def put(self, name: str, content: bytes) -> None:
         """Write an object."""
-        self.forward("PUT", f"/{self.bucket}/{name}", {}, content)
+        status, _, _ = self.forward("PUT", f"/{self.bucket}/{name}", SIGNED, content)
+        assert status == 200
 
     def names(self) -> list[str]:
         """Of all objects but those that stand for folders."""
