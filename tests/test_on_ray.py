@@ -251,6 +251,8 @@ def test_shared_images_that_were_damaged(
 def test_without_ray_a_sentence_says_what_to_install(
     project: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(UserError, match=r"^embed\.engine is 'ray', which needs pip install"):
+    monkeypatch.setattr(on_ray, "find_spec", lambda module: None)
+    with pytest.raises(
+        UserError, match=r"^embed\.engine is 'ray', .* pip install 'rapipe\[scale\]'"
+    ):
         embed.run(project)

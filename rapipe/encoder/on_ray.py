@@ -7,10 +7,12 @@ The unit of work is a block of images. All that the nodes share lies in a `Stora
     KEY/rows/FILE.lance       the rows of a block
     KEY/done/BLOCK.json       which file that is: the block is finished as soon as this is there
 
-Ray Data reads blocks in tasks, embeds them in a pool of actors (one a GPU; without GPUs one a CPU,
-of one thread), and writes rows in tasks. Ray repeats what a dead worker or node was at. A block
-that was written twice counts once, since its last description names one file. Whoever starts the
-same again after the driver died embeds only blocks that are not finished.
+Ray Data hands blocks to a pool of actors: one a GPU, or without GPUs one a CPU, of one thread. An
+actor reads the next block and writes the one before while it embeds. (In tasks of their own these
+would need processes that import as much again, and CPUs that actors leave free:
+ray-project/ray#63478.) Ray repeats what a dead worker or node was at. A block that was written
+twice counts once, since its last description names one file. Whoever starts the same again after
+the driver died embeds only blocks that are not finished.
 
 Letters: N images, D embedding.
 """
@@ -22,9 +24,10 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +44,13 @@ from rapipe.retrieval.store.rows import blocks_of, record_batch
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine, and ends with this process."""
-TASK_CPUS, ACTOR_CPUS = 0.1, 0.4
-"""Shares of a CPU that a task, which mostly waits for storage, and an actor reserve. Two actors
-and two tasks fit on one CPU: readers always find room (ray-project/ray#63478), and the work of a
-node that is lost goes on on another that is busy."""
+ACTOR_CPUS = 0.5
+"""Share of a CPU that an actor reserves, so that one can move to a node that has its own already
+when another is lost."""
+TASKS = 8
+"""For each actor, at least, if there are so many blocks."""
+MOST_BLOCKS = 4
+"""Of a task."""
 STALLED_SECONDS = 1800
 """Without any block read, embedded or written, after which it fails."""
 
@@ -72,7 +78,10 @@ class ImageBlock:
             },
             metadata={"split": self.split, "side": str(images.pixels.shape[1])},
         )
-        return _ipc(table)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
 
     @classmethod
     def parse(cls, content: bytes, classes: tuple[str, ...]) -> ImageBlock:
@@ -136,14 +145,15 @@ def key(spec: StoreSpec) -> str:
 
 
 def require_packages() -> None:
-    """Raise `ArgumentError` unless Ray Data and Lance are installed."""
-    try:
-        import lance  # noqa: F401
-        import ray.data  # noqa: F401
-    except ImportError as error:
-        raise ArgumentError(
-            f"`engine` is 'ray', which needs {EXTRA} ({first_line(error)}); or choose local"
-        ) from None
+    """Raise `ArgumentError` unless Ray and Lance are installed.
+
+    They are not imported: Ray forks when it starts, which Lance does not bear.
+    """
+    for package, module in (("ray[data]", "ray"), ("pylance", "lance")):
+        if find_spec(module) is None:
+            raise ArgumentError(
+                f"`engine` is 'ray', which needs the package {package}: {EXTRA}; or choose local"
+            )
 
 
 def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) -> None:
@@ -155,25 +165,23 @@ def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) ->
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         share = {"num_gpus": 1.0} if gpus else {"num_cpus": ACTOR_CPUS}
+        actors = max(1, min(len(names), gpus or cpus))
+        size = max(1, min(MOST_BLOCKS, len(names) // (TASKS * actors)))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # one sentence tells it
         context.execution_no_progress_timeout_s = STALLED_SECONDS
-        dataset = (
-            ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
-            .map(partial(_read, storage.address), num_cpus=TASK_CPUS)
-            .map(
-                _Embedder,
-                fn_constructor_args=(storage.address, spec.classes, _versions()),
-                concurrency=(1, max(1, min(len(names), gpus or cpus))),
-                **share,
-            )
-            .map(partial(_write, storage.address), num_cpus=TASK_CPUS)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # one sentence tells it
+        tasks = [{"names": names[i : i + size]} for i in range(0, len(names), size)]
+        dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+            _Embedder,
+            fn_constructor_args=(storage.address, spec.classes, _versions()),
+            concurrency=(1, actors, actors),  # at least, at most, at first
+            **share,
         )
         try:
-            for _ in track(dataset.iter_rows(), "embedding", len(names)):
+            for _ in track(dataset.iter_rows(), "embedding", len(tasks)):
                 pass
         except (ray.exceptions.RayError, UserError) as error:
             done = len(storage.sizes("done"))
@@ -212,15 +220,6 @@ def _reason(error: BaseException) -> str:
     return first_line(cause)
 
 
-def _read(address: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The images of a block, as they are stored."""
-    name = row["name"]
-    content = Storage(address).read(f"images/{name}.arrow")
-    if hashlib.sha256(content).hexdigest()[:32] != name.partition("-")[2]:
-        raise UserError(f"{address}/images/{name}.arrow is not what was written there: delete it")
-    return {"name": name, "content": content}
-
-
 class _Embedder:
     """An actor with an encoder."""
 
@@ -241,28 +240,45 @@ class _Embedder:
             for name in storage.sizes("encoder"):
                 (Path(folder) / name).write_bytes(storage.read(f"encoder/{name}"))
             self.encoder = Encoder.read(Path(folder)).to(device())
-        self.classes = classes
+        self.storage, self.classes = storage, classes
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The images of a block -> its rows."""
-        block = ImageBlock.parse(row["content"], self.classes)
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Embed and write the blocks of these names; returns how many rows they have."""
+        names: list[str] = list(task["names"])
+        written: list[Future[int]] = []
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            read = reader.submit(self._read, names[0])
+            for number, name in enumerate(names, 1):
+                block = read.result()
+                if number < len(names):
+                    read = reader.submit(self._read, names[number])
+                written.append(writer.submit(self._write, name, self._rows(block)))
+            return {"rows": sum(rows.result() for rows in written)}
+
+    def _read(self, name: str) -> ImageBlock:
+        content = self.storage.read(f"images/{name}.arrow")
+        if hashlib.sha256(content).hexdigest()[:32] != name.partition("-")[2]:
+            raise UserError(
+                f"{self.storage.address}/images/{name}.arrow is not what was written there: "
+                "delete it"
+            )
+        return ImageBlock.parse(content, self.classes)
+
+    def _rows(self, block: ImageBlock) -> pa.RecordBatch:
         images = block.images
         vectors = self.encoder.embed(images.pixels)
         splits = np.full(len(images), block.split)
         embeddings = Embeddings(images.ids, vectors, images.labels, images.sources, splits)
         (rows,) = blocks_of([embeddings], self.classes, block.origins)
-        return {"name": row["name"], "content": _ipc(pa.Table.from_batches([record_batch(rows)]))}
+        return record_batch(rows)
 
-
-def _write(address: str, row: dict[str, Any]) -> dict[str, Any]:
-    """Write the rows of a block, then that it is finished."""
-    storage = Storage(address)
-    (rows,) = pa.ipc.open_file(pa.py_buffer(row["content"])).read_all().to_batches()
-    with tempfile.TemporaryDirectory() as folder:
-        fragment, content = write_fragment(rows, Path(folder))
-    storage.write(f"rows/{fragment.file}", content)
-    storage.write(f"done/{row['name']}.json", fragment.to_json())
-    return {"rows": fragment.rows}
+    def _write(self, name: str, rows: pa.RecordBatch) -> int:
+        """Write the rows of a block, then that it is finished; returns their number."""
+        with tempfile.TemporaryDirectory() as folder:
+            fragment, content = write_fragment(rows, Path(folder))
+        self.storage.write(f"rows/{fragment.file}", content)
+        self.storage.write(f"done/{name}.json", fragment.to_json())
+        return fragment.rows
 
 
 def _versions() -> list[str]:
@@ -272,10 +288,3 @@ def _versions() -> list[str]:
     from rapipe import __version__
 
     return [f"rapipe {__version__}", f"torch {torch.__version__}"]
-
-
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
