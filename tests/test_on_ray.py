@@ -158,7 +158,7 @@ def test_two_nodes_give_the_rows_of_this_machine(
 ) -> None:
     assert embedded(project) == reference[1]
     assert reference[1][0]["rows"] == IMAGES
-    assert not list(paths.SHARED.iterdir())
+    assert not paths.SHARED.exists()
 
 
 def test_a_node_is_lost(
@@ -256,3 +256,26 @@ def test_without_ray_a_sentence_says_what_to_install(
         UserError, match=r"^embed\.engine is 'ray', .* pip install 'rapipe\[scale\]'"
     ):
         embed.run(project)
+
+
+def test_a_cluster_of_its_own(project: Params, reference: tuple[Path, Any]) -> None:
+    """Without an address one is started for the stage, in a process that has none."""
+    paths.PARAMS.write_text(paths.PARAMS.read_text().replace("engine: local", "engine: ray"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(paths.STORE_MANIFEST.read_text()) == reference[1][0]
+    print(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_where_there_is_no_cluster(
+    address: str, project: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match=rf"^embed\.address is '{address}', where no Ray cluster"):
+        embed.run(on_engine(project, engine="ray", address=address))

@@ -22,6 +22,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +46,8 @@ from rapipe.retrieval.store.rows import blocks_of, record_batch
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine, and ends with this process."""
+HOST_AND_PORT = re.compile(r"([^:/]+):(\d+)")
+CONNECT_SECONDS = 10
 ACTOR_CPUS = 0.5
 """Share of a CPU that an actor reserves, so that one can move to a node that has its own already
 when another is lost."""
@@ -202,11 +206,13 @@ def _cluster(address: str) -> Iterator[None]:
         return
     options = {"include_dashboard": False} if address == LOCAL else {}
     try:
+        if host := HOST_AND_PORT.fullmatch(address):  # Ray itself would try for minutes
+            socket.create_connection((host[1], int(host[2])), CONNECT_SECONDS).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ArgumentError(
             f"`address` is {address!r}, where no Ray cluster answers ({first_line(error)}): start "
-            f"one by ray start --head, or choose {LOCAL}"
+            "one by ray start --head, or name another"
         ) from None
     try:
         yield

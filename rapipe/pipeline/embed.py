@@ -17,8 +17,8 @@ from rapipe.encoder.imported import ImportedVectors, has_encoder
 from rapipe.errors import UserError
 from rapipe.io import memory_map, weights
 from rapipe.io.locations import all_locations
-from rapipe.io.storage import Storage
-from rapipe.io.text import quoted
+from rapipe.io.storage import Storage, is_remote
+from rapipe.io.text import expand_home, quoted
 from rapipe.pipeline.inputs import checked, images_of, present_corpus, present_encoder
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.progress import track
@@ -58,7 +58,9 @@ def run_on_ray(spec: store.StoreSpec, origins: Iterator[str], params: EmbedParam
     splits = {split: images_of(split) for split in SPLITS}
     parts = [(split, part) for split, images in splits.items() for part in shared_parts(images)]
     blocks = (image_block(split, splits[split].part(part), origins) for split, part in parts)
-    shared = params.storage.rstrip("/") or str(paths.SHARED.absolute())
+    shared = params.storage.rstrip("/")
+    if not is_remote(shared):
+        shared = str(expand_home(shared or paths.SHARED).absolute())
     storage = Storage(f"{shared}/{on_ray.key(spec)}")
     address = params.address or on_ray.LOCAL
     fragments = on_ray.embed(blocks, len(parts), paths.ENCODER, spec, storage, address)
@@ -73,7 +75,7 @@ def run_on_ray(spec: store.StoreSpec, origins: Iterator[str], params: EmbedParam
         return storage.read(f"rows/{fragment.file}")
 
     store.write_fragments(fragments, read, expected, spec, paths.STORE, paths.STORE_MANIFEST)
-    storage.remove()
+    (storage if params.storage else Storage(shared)).remove()  # with what was given up before
 
 
 def image_block(split: str, images: Images, origins: Iterator[str]) -> on_ray.ImageBlock:
