@@ -50,6 +50,7 @@ bench: $(VENV)/installed
 	python -m benchmarks.evaluate
 	python -m benchmarks.explore
 	python -m benchmarks.predict
+	@if python -c 'import ray, lance' 2>/dev/null; then python -m benchmarks.scale; fi
 	python -m benchmarks.startup
 	python -m benchmarks.whole
 

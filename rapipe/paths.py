@@ -81,6 +81,8 @@ LOCKS = Path("data/locks")
 """What tells processes of each other that run at the same time."""
 CHECKPOINTS = Path("data/checkpoints")
 """Where interrupted training resumes from; not an output, since DVC deletes outputs first."""
+SHARED = CHECKPOINTS / "embed"
+"""What the nodes of a cluster share while they embed, and resume from."""
 
 RESULTS = Path("results")
 PRETRAINING = RESULTS / "pretraining"

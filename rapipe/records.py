@@ -68,6 +68,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, rows: slice) -> Images:
+        """The images of a range of rows; nothing is copied."""
+        return Images(
+            self.ids[rows], self.pixels[rows], self.labels[rows], self.sources[rows], self.classes
+        )
+
     def take(self, rows: npt.NDArray[np.int64]) -> Images:
         """The images of these rows, in their order."""
         return Images(

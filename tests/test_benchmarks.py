@@ -19,6 +19,7 @@ BENCHMARKS = {
     "predict": ["--quick"],
     "prefetch": ["--quick"],
     "pretrain": ["--quick"],
+    "scale": ["--quick", "--images", "2000"],
     "search": ["--rows", "2000"],
     "startup": ["--quick"],
     "whole": ["--quick"],
@@ -28,6 +29,9 @@ BENCHMARKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs(name: str) -> None:
+    if name == "scale":
+        pytest.importorskip("lance")
+        pytest.importorskip("ray")
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *BENCHMARKS[name]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -85,6 +85,9 @@ OTHERS: dict[str, Any] = {
     "pretrain.learning_rate": 0.1,
     "pretrain.local_crops": 2,
     "pretrain.keep_every": 1,
+    "embed.engine": "ray",
+    "embed.address": "auto",
+    "embed.storage": "s3://bucket/prefix",
     "retrieval.strategies": ["knn"],
     "retrieval.k": 2,
     "retrieval.diversity": 0.25,
@@ -141,6 +144,7 @@ ONE_CHOICE = {"retrieval.fusion"}
 UNCHANGED = {
     "corpus.download": "nothing is missing",
     **{key: "no source is generated" for key in OTHERS if key.startswith("generate.")},
+    **{key: "the rows are the same" for key in OTHERS if key.startswith("embed.")},
     "retrieval.diversity": "of a strategy that is not among them",
     "retrieval.replay": "of a strategy that is not among them",
     "retrieval.backend": "exact search is the same by every backend",

@@ -117,6 +117,18 @@ class PretrainParams(PretrainingRecipe):
 
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
+class EmbedParams:
+    """Where the images of the corpus are embedded; the rows are the same."""
+
+    engine: Literal["local", "ray"]
+    """local (this machine) | ray (a Ray cluster; docs/scale.md)"""
+    address: str
+    """of ray: "" (starts one on this machine) | auto (the one it belongs to) | HOST:PORT"""
+    storage: str
+    """of ray, what all nodes reach: "" (data/checkpoints) | a folder | s3://BUCKET/PREFIX"""
+
+
+@dataclass(frozen=True, config=STRICT, kw_only=True)
 class RetrievalParams(FusionSpec):
     """The memory, how it is searched, and how neighbours enter a classifier."""
 
@@ -275,6 +287,7 @@ class Params:
     corpus: CorpusParams
     generate: GenerationRecipe
     pretrain: PretrainParams
+    embed: EmbedParams
     retrieval: RetrievalParams
     classifiers: ClassifiersParams
     train: TrainParams

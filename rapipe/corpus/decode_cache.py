@@ -130,6 +130,7 @@ def cache_key(kind: str, request: SourceRequest, source: Source, decoding: Decod
     arguments = [kind, request.path, columns, request.labelled, asdict(decoding)]
     versions = [PIL.__version__, simplejpeg.__version__]
     digest.update(json.dumps([arguments, list(source.classes), versions]).encode())
+    digest.update(source.revision.encode())
     code = Path(sources.__file__).parent.glob("*.py")
     decoder = (decode.__file__, encoded.__file__, formats.__file__, loading.__file__, __file__)
     for file in sorted((*map(Path, decoder), *code)):

@@ -82,9 +82,11 @@ def _images(tree: FileTree) -> Split:
     if tree.packed:
         return tree.split([(name, UNLABELLED) for name in tree.images])
 
+    root = Path(tree.root)
+
     def items() -> Iterator[Item]:
         for name, error in tree.images.items():
-            path = tree.root / name
+            path = root / name
             yield Item(b"" if error else path, UNLABELLED, str(path), error)
 
     return Split(len(tree.images), items)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rapipe.corpus.decode import Data
 from rapipe.errors import ArgumentError
+from rapipe.io.storage import is_remote
 from rapipe.io.text import expand_home
 from rapipe.records import SPLITS
 
@@ -49,7 +50,16 @@ class SourceRequest:
 
     @property
     def location(self) -> Path:
-        """The file or folder."""
+        """The file or folder of this machine.
+
+        Raises:
+            ArgumentError: it is in storage that speaks S3.
+        """
+        if is_remote(self.path):
+            raise ArgumentError(
+                f"`path`: {self.path!r} is read by the kinds folder and parquet; for others fetch "
+                "it first"
+            )
         return expand_home(self.path)
 
     def folder(self, kind: str) -> Path:
@@ -121,7 +131,8 @@ class Source:
     hints: tuple[str, ...] = ()
     """Sentences about what may be meant otherwise."""
     revision: str = ""
-    """The hub's commit that the files are of; empty for files of this machine."""
+    """The hub's commit that the files are of, or a hash of their names, sizes and dates in S3;
+    empty for files of this machine."""
 
     def remarks(self, name: str) -> Iterator[str]:
         """What a user should see before the images are read, a line each."""

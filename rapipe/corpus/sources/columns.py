@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from rapipe.corpus.sources.base import SourceRequest, split_called
 from rapipe.errors import UserError
 from rapipe.io.placeholders import placeholder
+from rapipe.io.storage import S3Path
 
+File = Path | S3Path
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label")
 PROBE_ROWS = 10_000
@@ -40,7 +42,7 @@ class Columns:
     """The same of splits."""
 
 
-def choose_columns(file: Path, request: SourceRequest) -> Columns:
+def choose_columns(file: File, request: SourceRequest) -> Columns:
     """The columns that a request names, else the usual ones.
 
     Raises:
@@ -76,7 +78,7 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     return tuple(names) or None if is_list else None
 
 
-def split_like(file: Path) -> list[str]:
+def split_like(file: File) -> list[str]:
     """Columns whose first values are all names of splits."""
     with translate_errors(file):
         schema = open_table(file).schema_arrow
@@ -90,21 +92,26 @@ def split_like(file: Path) -> list[str]:
 
 
 @contextmanager
-def translate_errors(file: Path) -> Iterator[None]:
+def translate_errors(file: File) -> Iterator[None]:
     """Whatever pyarrow raises becomes a `UserError` that names the file."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # damaged files make pyarrow raise anything
-        reason = placeholder(file) or f"is no readable Parquet file: {error}"
+        reason = (
+            isinstance(file, Path) and placeholder(file)
+        ) or f"is no readable Parquet file: {error}"
         raise UserError(f"{file} {reason}") from None
 
 
-def open_table(file: Path) -> pq.ParquetFile:
+def open_table(file: File) -> pq.ParquetFile:
     """An open Parquet file."""
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    source = file.open() if isinstance(file, S3Path) else file
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
-def _choose_image(file: Path, schema: pa.Schema, request: SourceRequest) -> str:
+def _choose_image(file: File, schema: pa.Schema, request: SourceRequest) -> str:
     choices = (request.image,) if request.image else IMAGE_COLUMNS
     image = _choose(file, schema, choices, "image", image_like)
     if not _is_encoded(schema.field(image).type):
@@ -115,7 +122,7 @@ def _choose_image(file: Path, schema: pa.Schema, request: SourceRequest) -> str:
     return image
 
 
-def _choose_label(file: Path, schema: pa.Schema, request: SourceRequest) -> str:
+def _choose_label(file: File, schema: pa.Schema, request: SourceRequest) -> str:
     choices = (request.label,) if request.label else LABEL_COLUMNS
     if not request.labelled:
         usable = (n for n in choices if n in _unique_names(schema) and _type(schema, n))
@@ -130,7 +137,7 @@ def _choose_label(file: Path, schema: pa.Schema, request: SourceRequest) -> str:
 
 
 def _choose(
-    file: Path, schema: pa.Schema, choices: tuple[str, ...], key: str, candidates: Any
+    file: File, schema: pa.Schema, choices: tuple[str, ...], key: str, candidates: Any
 ) -> str:
     """The first of some columns that there is."""
     for name in choices:
@@ -150,14 +157,14 @@ def _hint(key: str, candidates: Iterable[str]) -> str:
     return f"; write {words}" if words else ""
 
 
-def image_like(file: Path) -> list[str]:
+def image_like(file: File) -> list[str]:
     """Columns of encoded images."""
     with translate_errors(file):
         schema = open_table(file).schema_arrow
     return [name for name in _unique_names(schema) if _is_encoded(schema.field(name).type)]
 
 
-def label_like(file: Path) -> list[str]:
+def label_like(file: File) -> list[str]:
     """Columns that look like labels: those with names of classes, else those of few values."""
     with translate_errors(file):
         schema = open_table(file).schema_arrow
@@ -175,7 +182,7 @@ def _unique_names(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if schema.names.count(name) == 1]
 
 
-def _first_values(file: Path, names: list[str]) -> dict[str, set[Any]]:
+def _first_values(file: File, names: list[str]) -> dict[str, set[Any]]:
     """The different values of columns in the first rows, without null."""
     if not names:
         return {}

@@ -1,7 +1,8 @@
 """Any folder of images: `split/class/...`, or `class/...` to be divided by the corpus.
 
 Files in deeper folders of a class belong to the class. The images of a folder without
-class folders are unlabelled. A zip or tar file is read as the folder that it holds.
+class folders are unlabelled. A zip or tar file is read as the folder that it holds, and a prefix
+s3://BUCKET/PREFIX as a folder.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rapipe.corpus.sources.base import (
     split_called,
     split_in,
 )
-from rapipe.corpus.sources.trees import FileTree, file_tree
+from rapipe.corpus.sources.trees import FileTree, file_tree, s3_tree
 from rapipe.errors import ArgumentError, UserError, unreadable
+from rapipe.io.storage import S3Path, is_remote
 from rapipe.records import SPLITS, UNLABELLED
 
 EXAMPLES = 4
@@ -41,13 +43,20 @@ def folder(request: SourceRequest) -> Source:
         UserError: the name of a class or a folder cannot be read, or an archive is damaged.
     """
     request.choose_label("folder")
+    if is_remote(request.path):
+        return _source(s3_tree(S3Path(request.path)), request)
     root = request.location
     if not request.path or not root.exists():
         link = f", since {root} is a link to nothing" if root.is_symlink() else ""
         raise ArgumentError(f"`path`: the folder {request.path!r} does not exist{link}")
     if root.is_file() and (error := _error_of_file(request)) is not None:
         return _one_image(request, error)
-    tree = file_tree(root)
+    return _source(file_tree(root), request)
+
+
+def _source(tree: FileTree, request: SourceRequest) -> Source:
+    """The images of a tree by split and class."""
+    root = tree.root
     if not tree.images:
         raise ArgumentError(f"`path`: {_no_images(tree)}")
     folders = _Folders.of(tree)
@@ -71,6 +80,7 @@ def folder(request: SourceRequest) -> Source:
         tree.files(tree.images),
         tree.passed_over,
         tuple(hints),
+        tree.revision,
     )
 
 
@@ -107,7 +117,7 @@ def _no_images(tree: FileTree) -> str:
 class _Folders:
     """The folders of a tree by path; that of the tree itself is ""."""
 
-    root: Path
+    root: Path | S3Path
     """Of the tree."""
     name: str
     """Of the tree, without what says how it is packed."""

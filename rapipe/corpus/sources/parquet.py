@@ -5,11 +5,14 @@ bytes) and a label column (the requested one, else `label`, `labels`, `fine_labe
 `coarse_label`). Names of classes come from the schema metadata, under `huggingface`, else
 from the labels that occur: numbers, texts or truth values. Where labels are not used, no
 column is needed. Splits are those of a requested column, else of the names of files.
-Files are of this machine, or of a data set on the hub (`hub_files`).
+Files are of this machine, of a data set on the hub (`hub_files`), or in storage that speaks S3, of
+which only what is needed is fetched.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ from rapipe.corpus.sources.base import (
 )
 from rapipe.corpus.sources.columns import (
     Columns,
+    File,
     choose_columns,
     open_table,
     split_like,
@@ -41,6 +45,7 @@ from rapipe.corpus.sources.columns import (
 from rapipe.corpus.sources.files import NO_SUFFIX, Listing, walk_files
 from rapipe.corpus.sources.hub_files import hub_files, is_on_hub
 from rapipe.errors import ArgumentError, UserError
+from rapipe.io.storage import S3Path, Storage, is_remote
 from rapipe.records import SPLITS, UNLABELLED
 
 SUFFIX = ".parquet"
@@ -61,10 +66,13 @@ def parquet(request: SourceRequest) -> Source:
     """
     found = hub_files(request.path, SUFFIX) if is_on_hub(request.path) else None
     listing = Listing()
+    names: Mapping[Any, str]
+    locations: Mapping[Any, str]
     if found:
         names, single, locations = found.names, found.single, found.locations
     else:
-        names, single = _find_files(request, listing)
+        find = _find_remote if is_remote(request.path) else _find_files
+        names, single = find(request, listing)
         locations = {file: str(file) for file in names}
     files = tuple(names)
     by_name = {} if request.split else _by_name(names, single)
@@ -80,9 +88,10 @@ def parquet(request: SourceRequest) -> Source:
     hints = () if UNDIVIDED not in splits else tuple(_split_hints(files[0]))
     classes = columns.classes or tuple(map(str, numbers))
     passed_over = dict(sorted(listing.passed_over.items()))
+    local = tuple(file for file in files if isinstance(file, Path))
     if not found:
-        return Source(classes, splits, files, passed_over, hints)
-    return Source(classes, splits, files, passed_over, (*hints, *found.hints), found.commit)
+        return Source(classes, splits, local, passed_over, hints, _revision(files))
+    return Source(classes, splits, local, passed_over, (*hints, *found.hints), found.commit)
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class _Table:
     numbers: dict[Any, int]
     """Class by label."""
     labelled: bool
-    locations: Mapping[Path, str]
+    locations: Mapping[Any, str]
     """What each file is called in the location of a row."""
 
     def error(self, value: Any) -> str:
@@ -105,7 +114,7 @@ class _Table:
         return out_of_range(value, len(self.numbers))
 
 
-def _find_files(request: SourceRequest, listing: Listing) -> tuple[dict[Path, str], bool]:
+def _find_files(request: SourceRequest, listing: Listing) -> tuple[dict[File, str], bool]:
     """The Parquet files of this machine by path, sorted, and whether `path` is one of them.
 
     Args:
@@ -122,7 +131,7 @@ def _find_files(request: SourceRequest, listing: Listing) -> tuple[dict[Path, st
         )
     if root.is_file():
         return {root: root.name}, True
-    files = []
+    files: list[Path] = []
     for entry in walk_files(root, listing) if root.is_dir() else ():
         suffix = suffix_of(entry.name)
         if suffix == SUFFIX:
@@ -138,7 +147,32 @@ def _find_files(request: SourceRequest, listing: Listing) -> tuple[dict[Path, st
     return {file: file.relative_to(root).as_posix() for file in sorted(files)}, False
 
 
-def _by_name(names: Mapping[Path, str], single: bool) -> dict[str, list[Path]]:
+def _find_remote(request: SourceRequest, listing: Listing) -> tuple[dict[File, str], bool]:
+    """The same of Parquet files in S3."""
+    root = S3Path(request.path)
+    if root.suffix == SUFFIX and root.storage.is_file(root.key):
+        return {root: root.name}, True
+    names: dict[File, str] = {}
+    for name in Storage(str(root)).sizes():
+        if (suffix := suffix_of(name)) == SUFFIX:
+            names[root / name] = name
+        else:
+            listing.passed_over[suffix or NO_SUFFIX] += 1
+    if not names:
+        raise ArgumentError(f"`path`: there is no Parquet file at or below {root}")
+    return names, False
+
+
+def _revision(files: tuple[File, ...]) -> str:
+    """A hash of the sizes and dates of files in S3; "" if there is none."""
+    remote = [file for file in files if isinstance(file, S3Path)]
+    if not remote:
+        return ""
+    stamps = [[str(file), file.storage.stamp(file.key)] for file in remote]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+
+
+def _by_name(names: Mapping[Any, str], single: bool) -> dict[str, list[File]]:
     """Files by split, in the order of `SPLITS`: a word of a file's name or of a folder around it.
 
     Args:
@@ -150,7 +184,7 @@ def _by_name(names: Mapping[Path, str], single: bool) -> dict[str, list[Path]]:
     """
     if single:
         return {UNDIVIDED: list(names)}
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[File]] = {}
     for file, name in names.items():
         words = [file.stem.split("-")[0].split(".")[0], *name.split("/")[::-1]]
         split = split_called(words[0]) or next(filter(None, map(split_in, words)), "")
@@ -165,7 +199,7 @@ def _by_name(names: Mapping[Path, str], single: bool) -> dict[str, list[Path]]:
     return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
-def _split_hints(file: Path) -> Iterator[str]:
+def _split_hints(file: File) -> Iterator[str]:
     for name in split_like(file):
         yield (
             f"the column {name!r} looks like splits, but is not used: write `split`: {name} to "
@@ -173,7 +207,7 @@ def _split_hints(file: Path) -> Iterator[str]:
         )
 
 
-def _numbers(files: tuple[Path, ...], columns: Columns, labelled: bool) -> dict[Any, int]:
+def _numbers(files: tuple[File, ...], columns: Columns, labelled: bool) -> dict[Any, int]:
     """The class of each label; labels that no class names are in ascending order."""
     if columns.classes:
         return {number: number for number in range(len(columns.classes))}
@@ -194,10 +228,10 @@ def _numbers(files: tuple[Path, ...], columns: Columns, labelled: bool) -> dict[
     return {label: number for number, label in enumerate(sorted(labels))}
 
 
-def _splits_of_column(files: tuple[Path, ...], table: _Table) -> dict[str, Split]:
+def _splits_of_column(files: tuple[File, ...], table: _Table) -> dict[str, Split]:
     """Splits by the values of a column, each read from all files that have rows of it."""
     column, names = table.columns.split, table.columns.split_names
-    sizes: Counter[tuple[str, Path]] = Counter()
+    sizes: Counter[tuple[str, File]] = Counter()
     split_of: dict[Any, str] = {}
     for file in files:
         for batch in _batches(file, [column], SCAN_ROWS):
@@ -222,7 +256,7 @@ def _splits_of_column(files: tuple[Path, ...], table: _Table) -> dict[str, Split
 
 
 def _split(
-    files: list[Path], table: _Table, values: frozenset[Any] | None = None, size: int = 0
+    files: list[File], table: _Table, values: frozenset[Any] | None = None, size: int = 0
 ) -> Split:
     """The rows of files; only those whose split has one of some values, which are `size` rows."""
     rows = {file: open_table(file).metadata.num_rows for file in files}
@@ -245,7 +279,7 @@ def _split(
     return Split(sum(rows.values()) if values is None else size, items)
 
 
-def _cells(file: Path, columns: Columns) -> Iterator[tuple[bytes | None, Any, Any]]:
+def _cells(file: File, columns: Columns) -> Iterator[tuple[bytes | None, Any, Any]]:
     """Encoded image, label and split of each row."""
     names = [columns.image, columns.label, columns.split]
     for batch in _batches(file, [name for name in names if name], BATCH_ROWS):
@@ -259,7 +293,7 @@ def _cells(file: Path, columns: Columns) -> Iterator[tuple[bytes | None, Any, An
         yield from zip(cells.to_pylist(), *others, strict=True)
 
 
-def _batches(file: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(file: File, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     with translate_errors(file):
         batches = open_table(file).iter_batches(rows, columns=list(dict.fromkeys(columns)))
     while True:

@@ -1,16 +1,23 @@
-"""The files below a folder, or in a zip or tar file, which is read without being unpacked."""
+"""The files below a folder, or in a zip or tar file, which is read without being unpacked.
+
+Or below a prefix in storage that speaks S3: each is fetched when it is needed, and not kept.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
 import stat
 import tarfile
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rapipe.corpus import loading
 from rapipe.corpus.formats import HEAD
@@ -18,7 +25,10 @@ from rapipe.corpus.sources.base import Item, Split
 from rapipe.corpus.sources.files import Entry, Listing, walk_files
 from rapipe.errors import ArgumentError, UserError
 from rapipe.io.placeholders import placeholder
+from rapipe.io.storage import S3Path, Storage
 
+FETCHED = 32
+"""Files that are fetched from S3 at once."""
 LINK = "is a link inside of an archive, which is not followed"
 
 
@@ -26,7 +36,7 @@ LINK = "is a link inside of an archive, which is not followed"
 class FileTree:
     """Files by relative name, without litter. Of a tar file the order is that of the file."""
 
-    root: Path
+    root: Path | S3Path
     """The folder, or the archive."""
     packed: bool
     """Whether it is an archive."""
@@ -38,13 +48,17 @@ class FileTree:
     """Numbers of files that are no images, and of litter."""
     walk: Callable[[list[str]], Iterator[bytes | Path]]
     """Contents of the files with these names, in their order, which is that of `names`."""
+    revision: str = ""
+    """A hash of names, sizes and dates, where no file of this machine tells of a change."""
 
     def location(self, name: str) -> str:
         """A file, for messages."""
         return f"{self.root}: {name}" if self.packed else str(self.root / name)
 
     def files(self, names: Mapping[str, str] | tuple[str, ...]) -> tuple[Path, ...]:
-        """The files with these names, or the archive."""
+        """The files with these names, or the archive; none in S3."""
+        if isinstance(self.root, S3Path):
+            return ()
         return (self.root,) if self.packed else tuple(self.root / name for name in names)
 
     def read(self, name: str) -> bytes:
@@ -94,6 +108,49 @@ def file_tree(path: Path) -> FileTree:
     )
 
 
+def s3_tree(root: S3Path) -> FileTree:
+    """The files below a prefix, in the order of those of a folder.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    storage = Storage(str(root))
+    stamps = storage.stamps()
+    if not stamps:
+        raise ArgumentError(f"`path`: there is no file below {root}")
+    listing = Listing()
+    for name in sorted(stamps, key=_walked):
+        listing.add_member(Entry(name), lambda name=name: storage.read(name)[:HEAD])  # type: ignore[misc]
+
+    def fetch(name: str) -> bytes:
+        _check_size(root, name, stamps[name][0])
+        try:
+            return storage.read(name)
+        except FileNotFoundError:
+            raise UserError(f"{root / name} has gone while the others were read") from None
+
+    def walk(names: list[str]) -> Iterator[bytes]:
+        with ThreadPoolExecutor(FETCHED) as pool:
+            pending = deque(pool.submit(fetch, name) for name in names[:FETCHED])
+            try:
+                for name in names[FETCHED:]:
+                    yield pending.popleft().result()
+                    pending.append(pool.submit(fetch, name))
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    revision = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+    return replace(_tree(root, listing, walk), revision=revision)
+
+
+def _walked(name: str) -> list[tuple[bool, str]]:
+    """Sorts names as `walk_files` gives them: the files of a folder come before its folders."""
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
+
+
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
@@ -102,12 +159,12 @@ def _is_tar(path: Path) -> bool:
 
 
 def _tree(
-    root: Path, listing: Listing, walk: Callable[[list[str]], Iterator[bytes | Path]]
+    root: Path | S3Path, listing: Listing, walk: Callable[[list[str]], Iterator[bytes | Path]]
 ) -> FileTree:
     counts = dict(sorted(listing.passed_over.items()))
     return FileTree(
         root,
-        root.is_file(),
+        isinstance(root, Path) and root.is_file(),
         tuple(listing.names),
         tuple(listing.folders),
         listing.images,
@@ -163,7 +220,7 @@ def _zip_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(HEAD)
 
 
-def _check_size(path: Path, name: str, size: int) -> None:
+def _check_size(path: PurePath, name: str, size: int) -> None:
     if size > loading.MAX_BYTES:
         raise UserError(f"{path}: {name} has {size:,} bytes, more than any image")
 

@@ -15,8 +15,10 @@ from rapipe.retrieval.store.edits import (
     restore_memory,
     tag,
     write,
+    write_fragments,
 )
 from rapipe.retrieval.store.exporting import export
+from rapipe.retrieval.store.fragments import Fragment
 from rapipe.retrieval.store.importing import CorpusImages, Imported, import_vectors
 from rapipe.retrieval.store.reading import Store
 from rapipe.retrieval.store.rows import Mask, Rows
@@ -24,6 +26,7 @@ from rapipe.retrieval.store.versions import History, Manifest, StoreSpec
 
 __all__ = [
     "CorpusImages",
+    "Fragment",
     "History",
     "Imported",
     "Manifest",
@@ -41,4 +44,5 @@ __all__ = [
     "restore_memory",
     "tag",
     "write",
+    "write_fragments",
 ]

@@ -23,7 +23,9 @@ from rapipe.io.atomic import atomic_write
 from rapipe.io.locks import file_lock
 from rapipe.progress import say
 from rapipe.records import Embeddings
+from rapipe.retrieval.store import fragments as fragments_table
 from rapipe.retrieval.store import memory_table
+from rapipe.retrieval.store.fragments import Fragment
 from rapipe.retrieval.store.reading import Store
 from rapipe.retrieval.store.rows import (
     Block,
@@ -66,8 +68,47 @@ def write(
     Raises:
         UserError: it cannot be written.
     """
+    return _replace(
+        lambda: _create(folder, blocks_of(blocks, spec.classes, origins), spec),
+        spec,
+        folder,
+        pointer,
+    )
+
+
+def write_fragments(
+    fragments: Iterable[Fragment],
+    read: Callable[[Fragment], bytes],
+    expected: Mapping[str, np.ndarray],
+    spec: StoreSpec,
+    folder: Path,
+    pointer: Path,
+) -> Manifest:
+    """As `write`, from rows that other processes embedded and wrote.
+
+    All rows are read back, and compared with their digests and with `expected`, before anything
+    of the store is replaced.
+
+    Args:
+        read: gives the content of a fragment's file.
+        expected: `ids`, `labels`, `sources` and `splits` (N,) of the rows, in their order.
+
+    Raises:
+        UserError: a row is missing, double or not what was embedded.
+    """
+
+    def create() -> Rows:
+        with _new_table(folder):
+            fragments_table.commit(fragments, read, spec.dimension, folder / NEW)
+            return fragments_table.read_checked(folder / NEW, expected)
+
+    return _replace(create, spec, folder, pointer)
+
+
+def _replace(create: Callable[[], Rows], spec: StoreSpec, folder: Path, pointer: Path) -> Manifest:
+    """Start a store anew with the table that `create` writes into `new.part`."""
     with _locked(folder, pointer):
-        rows = _create(folder, blocks_of(blocks, spec.classes, origins), spec)
+        rows = create()
         manifest = Manifest.of(rows, 1, "embed", table_name(rows, spec.classes), spec)
         if _is_current(manifest, rows, folder, pointer):
             shutil.rmtree(folder / NEW)
@@ -316,14 +357,21 @@ def _rewrite(store: Store, current: Manifest, members: Mask, purged: Mask) -> Ma
 
 def _create(folder: Path, blocks: Iterable[Block], spec: StoreSpec | Manifest) -> Rows:
     """Write a table into `new.part`; returns its rows."""
-    shutil.rmtree(folder / NEW, ignore_errors=True)
-    (folder / NEW).mkdir(parents=True)
 
     def create(reader: pa.RecordBatchReader) -> None:
         connect(folder / NEW).create_table("rows", reader, schema=reader.schema)
 
-    try:
+    with _new_table(folder):
         return concatenate(insert(blocks, spec.dimension, create, folder))
+
+
+@contextmanager
+def _new_table(folder: Path) -> Iterator[None]:
+    """An empty `new.part`, which is removed if anything raises."""
+    shutil.rmtree(folder / NEW, ignore_errors=True)
+    (folder / NEW).mkdir(parents=True)
+    try:
+        yield
     except BaseException:
         shutil.rmtree(folder / NEW, ignore_errors=True)
         raise
