@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WIDE = 10_000
 """Columns."""
-GRACE = 2.0
+GRACE = 10.0
 """Seconds that a muted process waits before it says why it ends."""
 _label = ""
 """What lines begin with."""

@@ -6,18 +6,25 @@ Without BatchNorm, but where its name says so.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from conftest import make_images
-from trainings import MEAN, STD, Stop, training
+from trainings import MEAN, STD, Stop, plain_training, training
 
 from rapipe.batches.preprocess import Preprocess
 from rapipe.classifier.module import Teacher
 from rapipe.encoder.backbones import BACKBONES, build
+from rapipe.errors import UserError
 from rapipe.pretraining.module import PretrainingModule
 from rapipe.pretraining.objectives import OBJECTIVES, ObjectiveSpec
 from rapipe.specs import PretrainingRecipe
@@ -52,7 +59,7 @@ def pretraining(objective: str, batchnorm: bool = False) -> PretrainingModule:
     )
 
 
-def tricks(**more: Any) -> Any:
+def tricks() -> Any:
     """A classifier with neighbours and all that is drawn or mixed."""
     return training(
         n=70,
@@ -62,36 +69,30 @@ def tricks(**more: Any) -> Any:
         label_smoothing=0.1,
         accumulate=2,
         clip=0.5,
-        **more,
+        average="ema",
+        patience=9,
     )
 
 
 def taught() -> Any:
-    module = training(backbone="perceiver")
-    labels = np.where(np.arange(40) % 3, -1, 0)
-    soft = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float32)
-    from trainings import plain_training
-
-    images = replace(make_images(40), labels=labels)
-    del module
-    return plain_training(
-        epochs=2, n=40, backbone="perceiver", images=images, teacher=Teacher(soft)
-    )
+    """A student of whose images a third have a label."""
+    images = make_images(40)
+    images = replace(images, labels=np.where(np.arange(40) % 3, -1, images.labels))
+    logits = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float32)
+    teacher = Teacher(logits)
+    return plain_training(epochs=2, n=40, backbone="perceiver", images=images, teacher=teacher)
 
 
-TRAININGS: dict[str, Any] = {
+CONTRASTED = ("simclr", "moco", "barlow-twins", "dino", "mae", "supervised")
+TRAININGS: dict[str, Callable[[], Any]] = {
     "classifier": tricks,
-    "ema": lambda: tricks(average="ema", patience=9),
     "teacher": taught,
-    "batchnorm classifier": lambda: training(backbone="resnet18"),
-    **{
-        name: lambda name=name: pretraining(name)
-        for name in ("simclr", "moco", "barlow-twins", "vicreg", "dino", "mae", "supervised")
-    },
-    "batchnorm byol": lambda: pretraining("byol", True),
-    "batchnorm simsiam": lambda: pretraining("simsiam", True),
-    "batchnorm simclr-v2": lambda: pretraining("simclr-v2", True),
+    **{name: partial(pretraining, name) for name in CONTRASTED},
+    "batchnorm classifier": partial(training, 2, backbone="resnet18"),
+    "batchnorm byol": partial(pretraining, "byol", True),
+    "batchnorm simclr-v2": partial(pretraining, "simclr-v2", True),
 }
+ONE_FIRST, TWO_FIRST = "one rank, then two", "two ranks, then one"
 
 
 def measure(module: Any) -> Row:
@@ -102,22 +103,32 @@ def measure(module: Any) -> Row:
 
 
 def rows(name: str, folder: Path, stop: int | None = None) -> list[Row]:
-    """The history of a training; resumes in the folder, and stops before an epoch if asked."""
+    """The history of a training; resumes in the folder, and is killed before an epoch if asked."""
     module, history = TRAININGS[name](), History(measure)
-    best = BestEpoch(module, history, "norm")
-    more = [] if stop is None else [Stop(stop)]
-    try:
-        fit(module, [history, best, *more], folder, keep=True)
-    except RuntimeError as error:
-        if "killed" not in str(error):
-            raise
+    callbacks = [history, BestEpoch(module, history, "norm")]
+    if stop is None:
+        fit(module, callbacks, folder, keep=True)
+    else:
+        with suppress(RuntimeError):
+            fit(module, [*callbacks, Stop(stop)], folder, keep=True)
     return history.rows
 
 
-def each(names: list[str], folder: Path, stop: int | None = None) -> None:
-    """In each rank: all trainings, one after the other; rank 0 writes their histories."""
+def each(folder: Path) -> None:
+    """On each of two ranks: all trainings, one after the other; rank 0 writes their histories."""
     ranks.join(2, 1)
-    for name in names:
-        history = rows(name, folder / name, stop)
-        if ranks.rank() == 0:
-            (folder / f"{name}.json").write_text(json.dumps(history))
+    histories = {name: rows(name, folder / name) for name in TRAININGS}
+    histories[ONE_FIRST] = rows("classifier", folder / ONE_FIRST)
+    rows("classifier", folder / TWO_FIRST, stop=1)
+    if ranks.rank() == 0:
+        (folder / "histories.json").write_text(json.dumps(histories))
+
+
+def fail(way: str) -> None:
+    """What rank 1 does not survive, or no rank."""
+    ranks.join(2, 1)
+    if way == "killed" and ranks.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "refused":
+        raise UserError("nobody wants this")
+    time.sleep(60)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
@@ -22,8 +24,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from rapipe.device import Precision, device
-from rapipe.errors import ArgumentError, Interrupted
-from rapipe.progress import is_interactive, say
+from rapipe.errors import ArgumentError, Interrupted, UserError, first_line
+from rapipe.progress import GRACE, is_interactive, say
 from rapipe.training import ranks
 from rapipe.training.averaging import AVERAGES
 from rapipe.training.callbacks import BestEpoch, EarlyStop, History
@@ -78,6 +80,8 @@ def fit(
     last = checkpoints / "last.ckpt"
     histories = [callback for callback in callbacks if isinstance(callback, History)]
     every = histories[0].measure_every if histories else 1
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     _check_ranks(module, precision)
     if ranks.rank() == 0:
         _announce_resumption(last)
@@ -103,7 +107,11 @@ def fit(
             enable_progress_bar=is_interactive(),
         )
         try:
-            with _announce_interruption(last, module, every), _refuse_single_values(module):
+            with (
+                _announce_interruption(last, module, every),
+                _refuse_single_values(module),
+                _announce_loss_of_a_rank(last),
+            ):
                 trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
         finally:
             close(loggers)
@@ -129,8 +137,6 @@ def _check_ranks(module: TrainingModule, precision: Precision) -> None:
 
 def _announce_resumption(last: Path) -> None:
     """Say where a training goes on; remove a checkpoint that is damaged."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if last.exists() and not is_intact(last):
         say(f"{last} is damaged, so this training starts again")
         last.unlink()
@@ -178,6 +184,21 @@ def _announce_interruption(last: Path, module: TrainingModule, every: int) -> It
             else "no epoch was measured, so the same command starts from the first"
         )
         raise Interrupted(resumption, 143 if isinstance(end, SIGTERMException) else 130) from None
+
+
+@contextmanager
+def _announce_loss_of_a_rank(last: Path) -> Iterator[None]:
+    """Raise `UserError` where another rank has ended, or its machine cannot be reached."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.count() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        time.sleep(GRACE)  # whoever began both has the first word
+        raise UserError(
+            f"another process of this training has ended or cannot be reached ({first_line(error)})"
+            f": started again on all machines, it resumes from {last}"
+        ) from error
 
 
 @contextmanager
