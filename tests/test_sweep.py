@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from rapipe import paths
+from rapipe import paths, progress
 from rapipe.config.schema import Params
 from rapipe.config.variants import variants
 from rapipe.errors import UserError
@@ -60,7 +60,10 @@ def test_without_ray_a_sentence_says_what_to_install(
         sweep.run("", 1, 1.0)
 
 
-def test_a_failed_trial_says_where(project: Any, tmp_path: Path) -> None:
+def test_a_failed_trial_says_where(
+    project: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_label", "")  # which a trial sets
     variant = variants(project[1])[0]
     assert "machines share one file system" in sweep.trial(tmp_path / "elsewhere", variant)
     shutil.rmtree(paths.INITIAL)
