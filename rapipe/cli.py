@@ -197,6 +197,26 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    address: Annotated[
+        str,
+        typer.Option(
+            help="Of a Ray cluster, HOST:PORT or auto; without it, this machine.",
+        ),
+    ] = "",
+    cpus: Annotated[int, typer.Option(help="CPUs of each classifier.", min=1)] = 1,
+    gpus: Annotated[
+        float, typer.Option(help="GPUs of each, where there are any; 0.5: two share one.", min=0)
+    ] = 1.0,
+) -> None:
+    """Train and evaluate classifiers that are out of date, side by side on a Ray cluster."""
+    from rapipe.pipeline import sweep
+
+    with exit_on_user_error():
+        sweep.run(address, cpus, gpus)
+
+
+@app.command()
 def report(
     markdown: Annotated[
         bool,

@@ -36,7 +36,7 @@ def device() -> torch.device:
 
 def fork_rng() -> AbstractContextManager[None]:
     """Within it torch may draw random numbers, and those after it are as if it had not."""
-    return torch.random.fork_rng([0] if device().type == "cuda" else [])
+    return torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else [])
 
 
 @contextmanager
@@ -80,10 +80,12 @@ def memory_budget(device: torch.device) -> int:
     """Bytes that an array may occupy on a device: a quarter of what is free now.
 
     So several arrays that fit one after the other leave memory to compute. In a
-    container what is free is what the control group leaves.
+    container what is free is what the control group leaves. Processes that train together on
+    the CPUs of one machine share it.
     """
     cuda = device.type == "cuda"
-    return int(SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else _free_memory()))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, of this machine
+    return int(SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else _free_memory() / processes))
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,14 +18,45 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WIDE = 10_000
 """Columns."""
+GRACE = 10.0
+"""Seconds that a muted process waits before it says why it ends."""
 _label = ""
 """What lines begin with."""
+_is_muted = False
 
 
 def label_lines(label: str) -> None:
     """From now on lines begin with this, and there are no bars: other processes print too."""
     global _label
     _label = f"{label}: "
+
+
+def mute(label: str) -> None:
+    """From now on this process says nothing but why it ends, behind this label.
+
+    It is one of several that do the same, of which another one speaks.
+    """
+    global _is_muted
+    label_lines(label)
+    _is_muted = True
+
+
+def is_muted() -> bool:
+    """Whether another process speaks."""
+    return _is_muted
+
+
+def say_why(message: str) -> None:
+    """Print why this process ends.
+
+    Where it is muted, the one that speaks has the first word: what all of them meet is said once,
+    since its end is theirs too.
+    """
+    global _is_muted
+    if _is_muted:
+        time.sleep(GRACE)
+        _is_muted = False
+    say(message)
 
 
 def is_interactive() -> bool:
@@ -34,7 +66,7 @@ def is_interactive() -> bool:
 
 def say(message: str) -> None:
     """Print one line on stderr, if there is one."""
-    if sys.stderr and not sys.stderr.closed:
+    if not _is_muted and sys.stderr and not sys.stderr.closed:
         print(printable(_label + message), file=sys.stderr, flush=True)
 
 

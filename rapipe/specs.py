@@ -125,6 +125,10 @@ class PretrainingRecipe:
     """peak of the one-cycle schedule"""
     keep_every: LimitOrNone = 0
     """epochs between two encoders that are kept, for rapipe downstream; 0 = the last one alone"""
+    devices: Annotated[Limit, UNCOMPARED] = 1
+    """GPUs of a machine that share each batch, or processes on its CPUs"""
+    nodes: Annotated[Limit, UNCOMPARED] = 1
+    """machines that share it; more than one are started by torchrun"""
     accumulate: ClassVar[int] = 1
     clip: ClassVar[float] = 0.0
     average: ClassVar[str] = "none"
@@ -162,6 +166,8 @@ class GenerationRecipe:
     patience: ClassVar[int] = 0
     tune: ClassVar[tuple[str, ...]] = ()
     measure_every: ClassVar[int] = 1
+    devices: ClassVar[int] = 1
+    nodes: ClassVar[int] = 1
     """What `TrainingRecipe` may change, and this training never does."""
 
 
@@ -209,6 +215,10 @@ class TrainingRecipe:
     """whether torch compiles the networks, of pretraining too: minutes before the first step"""
     deterministic: Annotated[bool, UNCOMPARED] = False
     """whether a GPU gives the same bits each time, in pretraining too; slower"""
+    devices: Annotated[Limit, UNCOMPARED] = 1
+    """GPUs of a machine that share each batch, or processes on its CPUs"""
+    nodes: Annotated[Limit, UNCOMPARED] = 1
+    """machines that share it; more than one are started by torchrun"""
 
 
 def deciding(spec: Any) -> dict[str, Any]:

@@ -68,6 +68,8 @@ OTHERS: dict[str, Any] = {
     "generate.guidance": 0.5,
     "generate.sampler": "ddim",
     "generate.steps": 5,
+    "pretrain.devices": 2,
+    "pretrain.nodes": 2,
     "pretrain.objective": "simclr",
     "pretrain.encoder": "alexnet",
     "pretrain.init": "data/encoder",
@@ -131,6 +133,8 @@ OTHERS: dict[str, Any] = {
     "train.precision": "bf16",
     "train.compile": True,
     "train.deterministic": True,
+    "train.devices": 2,
+    "train.nodes": 2,
     "evaluate.noise_std": [0.2],
     "evaluate.swap_std": [],
     "evaluate.poisoned": [],
@@ -158,6 +162,11 @@ UNCHANGED = {
     "train.probe_every": "marked as one that changes no result",
     "train.compile": "marked as one that changes no result",
     "train.deterministic": "marked as one that changes no result",
+    **{
+        f"{group}.{name}": "marked as one that changes no result"
+        for group in ("pretrain", "train")
+        for name in ("devices", "nodes")
+    },
 }
 """Parameters after whose change DVC runs stages again, but classifiers come out the same."""
 RUNS: dict[str, Callable[[Params], None]] = {

@@ -140,6 +140,30 @@ class RepeatedField:
         return self.field.assemble(fetched)
 
 
+class SlicedField:
+    """A field of which a batch holds some rows only.
+
+    Args:
+        part: which, of the number of the batch's rows.
+    """
+
+    def __init__(self, field: Field, part: Callable[[int], slice]) -> None:
+        self.field = field
+        self.part = part
+
+    @property
+    def resident(self) -> bool:
+        return self.field.resident
+
+    def fetch(self, rows: Tensor) -> Any:
+        """Rows (B,) of the whole batch."""
+        return self.field.fetch(rows[self.part(len(rows))])
+
+    def assemble(self, fetched: Any) -> Any:
+        """What was fetched -> the field's."""
+        return self.field.assemble(fetched)
+
+
 class RowField:
     """The numbers of the rows (B,), on the device."""
 

@@ -12,13 +12,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rapipe.batches.loader import ArrayField, BatchLoader, Field, RepeatedField, RowField
+from rapipe.batches.loader import (
+    ArrayField,
+    BatchLoader,
+    Field,
+    RepeatedField,
+    RowField,
+    SlicedField,
+)
 from rapipe.batches.transforms import VIEWS, noised, to_float
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
 from rapipe.device import device
 from rapipe.records import Images, Neighbours
 from rapipe.specs import TrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.mixing import label_smoothing, mixup
 from rapipe.training.module import Rows, TrainingModule
 from rapipe.training.schedules import scheduler
@@ -42,6 +50,8 @@ class Teacher(NamedTuple):
 
 class ClassifierModule(TrainingModule):
     """A classifier on labelled images, or on its teacher's, and prefetched neighbours; AdamW.
+
+    Each rank augments whole batches, so that all that is drawn and mixed is as on one device.
 
     Args:
         images: N of them.
@@ -81,6 +91,8 @@ class ClassifierModule(TrainingModule):
             if noisy_neighbours is None:
                 shown = [RepeatedField(field, count) for field in shown]
             fields = [RepeatedField(field, count) for field in fields]
+        if ranks.count() > 1:
+            shown = [SlicedField(field, ranks.share) for field in shown]
         loader = BatchLoader(on, RowField(), *fields, *shown)
         super().__init__(classifier, loader, recipe, seed, np.ones(count))
         self.temperature = teacher.temperature if teacher else None
@@ -96,7 +108,7 @@ class ClassifierModule(TrainingModule):
         return order + self.copies * (rng.random(len(order)) < COPIED) if self.copies else order
 
     def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
-        rows, pixels, labels, *more = batch
+        rows, pixels, labels, *more = batch  # of neighbours what this rank computes
         teacher = more.pop(0) if self.temperature else None
         images = to_float(pixels)  # (B, 3, H, W)
         others, weight = None, 1.0
@@ -106,10 +118,10 @@ class ClassifierModule(TrainingModule):
                 images = noised(images, self.noise_std, rows >= self.copies)
             if self.recipe.mixup:
                 images, others, weight = mixup(images, self.recipe.mixup)
-        neighbours = join(more)
+        neighbours, share = join(more), ranks.share(len(labels))
         apart = self.network.apart and neighbours is not None
         if neighbours is not None and not apart:
-            present = torch.rand(len(labels)) >= self.dropout  # drawn alike on every device
+            present = torch.rand(len(labels))[share] >= self.dropout  # drawn alike on every device
             neighbours = neighbours._replace(present=present.to(labels.device, non_blocking=True))
         targets = labels
         if teacher is not None and self.temperature is not None:
@@ -118,20 +130,22 @@ class ClassifierModule(TrainingModule):
         def loss_of(logits: Tensor) -> Tensor:
             if self.temperature is not None:
                 logits = logits.float() / self.temperature
-            loss = label_smoothing(logits, targets, self.recipe.label_smoothing)
+            loss = label_smoothing(logits, targets[share], self.recipe.label_smoothing)
             if others is not None:
-                other_loss = label_smoothing(logits, targets[others], self.recipe.label_smoothing)
+                mixed = targets[others][share]
+                other_loss = label_smoothing(logits, mixed, self.recipe.label_smoothing)
                 loss = weight * loss + (1 - weight) * other_loss
             return loss
 
-        logits = self.network(images, None if apart else neighbours)  # (B, classes)
+        with ranks.apart():
+            logits = self.network(images[share], None if apart else neighbours)  # (B, classes)
         loss = loss_of(logits)
         total = loss
         if apart and neighbours is not None:
             logits = self.network.fused(logits, neighbours)
             loss = loss_of(logits)
             total = total + loss
-        self._record_correct(logits, labels)
+        self._record_correct(logits, labels[share])
         self.step_metrics["loss"].append(loss.detach())
         return total
 

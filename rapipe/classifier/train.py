@@ -28,6 +28,7 @@ from rapipe.encoder.encoder import EncoderSpec
 from rapipe.errors import ArgumentError
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours, Pixels, Similarities
 from rapipe.specs import SIMILARITIES, VECTORS, FusionSpec, TrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.callbacks import BestEpoch, History, Row
 from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
@@ -117,6 +118,7 @@ def train_classifier(
         ArgumentError: neighbours and images do not fit each other, training diverges, or torch
             cannot compile the network.
     """
+    ranks.join(recipe.devices, recipe.nodes)
     if teacher is None:
         if noisy_pixels is not None:
             noisy_pixels = noisy_pixels[images["train"].labels != UNLABELLED]

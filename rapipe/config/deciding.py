@@ -119,7 +119,7 @@ def of_encoder(params: Params, precision: str | None) -> Facts:
     weights = {source.name: source.weight for source in sources}
     return {
         "seed": params.seed,
-        **_keys("pretrain", asdict(params.pretrain)),
+        **_keys("pretrain", deciding(params.pretrain)),
         **{f"corpus.sources weight of {name}": weight for name, weight in weights.items()},
         **({"train.precision": precision} if precision else {}),
     }

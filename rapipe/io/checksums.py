@@ -104,6 +104,11 @@ def watch(folders: Iterable[Path] = ()) -> None:
     _watched[:] = folders
 
 
+def watched() -> list[Path]:
+    """These folders."""
+    return list(_watched)
+
+
 def check_unchanged() -> None:
     """Raise `UserError` if a verified file of a watched folder has changed since, or is gone."""
     for path, (stamp, digest) in _verified.items():

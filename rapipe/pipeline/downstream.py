@@ -95,7 +95,12 @@ def _fine_tuned(params: Params, folder: Path, images: dict[str, Images], facts: 
     checkpoints = paths.CHECKPOINTS / f"downstream-{fingerprint(facts)}"
     recipe = params.train.recipe
     recipe = replace(
-        recipe, precision=precision_of(recipe.precision, paths.PRECISION), loggers=(), tune=()
+        recipe,
+        precision=precision_of(recipe.precision, paths.PRECISION),
+        loggers=(),
+        tune=(),
+        devices=1,
+        nodes=1,
     )
     seeds = params.classifiers.seeds
     row = fine_tuned(Encoder.read(folder), images, recipe, seeds, params.seed, checkpoints)

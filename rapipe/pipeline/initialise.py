@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,25 @@ from rapipe.pipeline import pretrain
 from rapipe.pipeline.inputs import PARAMS, checked, initial_facts, present_encoder
 from rapipe.pipeline.pretrain import Source
 from rapipe.pipeline.running.argument_keys import argument_keys
+from rapipe.pipeline.running.ranks import on_ranks
 from rapipe.progress import say
+from rapipe.training import ranks
 from rapipe.training.precision import precision_of
 
 READS = (paths.CORPUS, paths.ENCODER)
 WRITES = (paths.INITIAL,)
 
 
-@argument_keys(
-    **{
-        **pretrain.KEYS,
-        "init": "classifiers.init",
-        "width": "train.width",
-        "stem": "train.stem",
-        "image_size": "train.image_size",
-    }
-)
+KEYS = {
+    **pretrain.KEYS,
+    "init": "classifiers.init",
+    "width": "train.width",
+    "stem": "train.stem",
+    "image_size": "train.image_size",
+}
+
+
+@argument_keys(**KEYS)
 def run(params: Params) -> None:
     """Write `data/initial/`."""
     with atomic_folder(paths.INITIAL) as folder:
@@ -150,7 +153,18 @@ def write_pretrained(params: Params, source: Source, folder: Path) -> None:
         copy_encoder(folder)
         return
     say(f"pretraining {source.spec.backbone} to start from")
+    pretrain_from_random(params, source, folder)
+
+
+@argument_keys(**KEYS)
+def pretrain_from_random(params: Params, source: Source, folder: Path) -> None:
+    """Write this backbone pretrained on the corpus, on the devices of one machine."""
+    recipe = replace(params.pretrain.recipe, nodes=1)
+    if on_ranks(pretrain_from_random, recipe, params, source, folder):
+        return
     result = pretrain.pretrained(params, source)
+    if ranks.rank():
+        return
     result.encoder.write(folder, {})
     write_projection(folder, result.projection)
     write_csv(folder / "history.csv", [{**row, **result.scores} for row in result.history])

@@ -35,8 +35,10 @@ from rapipe.pipeline.inputs import (
 )
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import check_memory
+from rapipe.pipeline.running.ranks import on_ranks
 from rapipe.progress import say
 from rapipe.specs import NO_ENCODER, PretrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.precision import precision_of
 
 if TYPE_CHECKING:  # what trains imports Lightning, which takes seconds
@@ -69,6 +71,8 @@ UNMEASURED = ("loss", "random_init_knn_top1")
 @argument_keys(**KEYS)
 def run(params: Params) -> None:
     """Write `data/encoder/`, and curves and scores into `results/pretraining/`."""
+    if on_ranks(run, params.pretrain, params):
+        return
     present_corpus(params)
     check_memory(params)
     if params.pretrain.encoder == NO_ENCODER:
@@ -76,7 +80,11 @@ def run(params: Params) -> None:
         return
     source = Source.of(params)
     result = pretrained(params, source)
-    facts = {PARAMS: facts_of(params, source), "scores": result.scores}
+    if ranks.rank():
+        return
+    facts: Facts = {PARAMS: facts_of(params, source), "scores": result.scores}
+    if ranks.count() > 1:
+        facts["ranks"] = ranks.count()
     if source.published:
         facts["published"] = source.published
     if params.pretrain.objective == IMPORTED:
@@ -161,7 +169,7 @@ def pretrained(params: Params, source: Source) -> PretrainedEncoder:
     images = images_of("train")
     recipe = params.pretrain.recipe
     if source.parameters:  # not of the memory's encoder: only that is kept on the way
-        recipe = replace(recipe, keep_every=0)
+        recipe = replace(recipe, keep_every=0, nodes=1)
     weight_of = {group.name: group.weight for group in params.corpus.sources}
     tell_if_busy()
     with deterministic(params.train.deterministic):

@@ -39,9 +39,11 @@ from rapipe.pipeline.inputs import (
     setting,
 )
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
+from rapipe.pipeline.running.ranks import on_ranks
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
 from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
 
@@ -60,6 +62,8 @@ MAY_BE_NAN = ("train_top1", "validation_loss", "test_loss_not_for_selection")
 )
 def run(params: Params, variant: Variant) -> None:
     """Write `data/models/<variant>/`: weights, card and history."""
+    if on_ranks(run, params.train, params, variant):
+        return
     initial = InitialWeights.read(checked(paths.INITIAL / variant.backbone))
     data = TrainingData.read(params, variant, bool(initial.teacher))
     facts = facts_of(params, variant, data, initial)
@@ -70,6 +74,8 @@ def run(params: Params, variant: Variant) -> None:
         logits = _teacher_logits(params, variant, data, initial, teacher_folder, facts)
         teacher = Teacher(logits, initial.temperature)
     trained = _train(params, variant, variant.classifier, data, initial, checkpoints, teacher)
+    if ranks.rank():
+        return
     with atomic_folder(paths.MODELS / variant.name) as folder:
         trained.classifier.write(folder, {**facts, **_outcome(trained)})
         rows = [without_nan(row, *MAY_BE_NAN) for row in trained.history]
@@ -157,7 +163,10 @@ def _train(
         seed=variant.seed,
         checkpoints=checkpoints,
         loggers=loggers(
-            recipe.loggers, paths.LOGS, checkpoints.name, _logged(params, variant, precision)
+            () if ranks.rank() else recipe.loggers,
+            paths.LOGS,
+            checkpoints.name,
+            _logged(params, variant, precision),
         ),
     )
 
@@ -189,16 +198,18 @@ def _teacher_logits(
     Args:
         folder: keeps the teacher until the student is done.
     """
-    if not is_intact(folder):
+    if not ranks.agreed(is_intact(folder)):
         say("training the teacher")
         facts = {**facts, "role": "teacher"}
         checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
         its_initial = InitialWeights.read(checked(initial.folder / paths.TEACHER))
         name = ClassifierName.parse(initial.teacher)
         trained = _train(params, variant, name, data, its_initial, checkpoints)
-        with atomic_folder(folder) as part:
-            trained.classifier.write(part, {**facts, **_outcome(trained)})
-        shutil.rmtree(checkpoints)
+        if ranks.rank() == 0:
+            with atomic_folder(folder) as part:
+                trained.classifier.write(part, {**facts, **_outcome(trained)})
+            shutil.rmtree(checkpoints)
+        ranks.agreed(None)  # the others read it after that
     teacher, card = Classifier.read(folder)
     say(f"the teacher is right for {card['validation_top1']:.1%} of validation")
     teacher.to(device())
@@ -218,6 +229,7 @@ def _outcome(trained: TrainedClassifier) -> dict[str, Any]:
         "best_epoch": trained.best["epoch"],
         "validation_top1": trained.best["validation_top1"],
         "tuned": trained.tuned.values,
+        **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
     }
 
 

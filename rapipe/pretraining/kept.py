@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from rapipe.encoder.encoder import Encoder, EncoderSpec
 from rapipe.io.weights import CARD
+from rapipe.training.ranks import rank
 
 
 class KeptEncoders(Callback):
@@ -35,9 +36,10 @@ class KeptEncoders(Callback):
             self._write(module, epoch)
 
     def _write(self, module: Any, epoch: int) -> None:
-        kept = Encoder(self.spec)
+        kept = Encoder(self.spec)  # which draws, so on every rank
         kept.backbone.load_state_dict(module.network.encoder.state_dict())
-        kept.write(self.folder / f"{epoch:05d}", {"epoch": epoch})
+        if rank() == 0:
+            kept.write(self.folder / f"{epoch:05d}", {"epoch": epoch})
 
 
 def folders_by_epoch(folder: Path) -> dict[int, Path]:

@@ -5,6 +5,7 @@ Letters: B batch, V views of an image.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rapipe.pretraining.objectives import Objective
 from rapipe.pretraining.optimisers import OPTIMISERS
 from rapipe.records import Images
 from rapipe.specs import PretrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.module import TrainingModule, Weights
 
 
@@ -27,7 +29,8 @@ class PretrainingModule(TrainingModule):
     """An objective on views of images, with one learning-rate cycle.
 
     Labels are fed too, for objectives that want them. Whoever starts it should say
-    `objective.caution`: this does not.
+    `objective.caution`: this does not. Each rank augments whole batches, so that all that is drawn
+    is as on one device.
     """
 
     network: Objective
@@ -78,7 +81,10 @@ class PretrainingModule(TrainingModule):
             if n := self.network.local_crops:
                 crops = self.crops(images.repeat(n, 1, 1, 1))
                 views += self.preprocess.normalise(crops).chunk(n)
-        loss: Tensor = self.network(views, labels)
+        share = ranks.share(len(labels))
+        views = tuple(view[share] for view in views)
+        with nullcontext() if self.network.draws else ranks.apart():
+            loss: Tensor = self.network(views, labels[share])
         self.step_metrics["loss"].append(loss.detach())
         for name, value in self.network.measured.items():
             self.step_metrics[name].append(value)

@@ -28,6 +28,7 @@ from rapipe.pretraining.pictures import Pictures, pictures_of
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Images, Vectors
 from rapipe.specs import PretrainingRecipe
+from rapipe.training import ranks
 from rapipe.training.callbacks import History, Row
 from rapipe.training.compilation import compile_network
 from rapipe.training.loop import fit
@@ -95,6 +96,7 @@ def pretrain(
             torch cannot compile the network.
     """
     spec, recipe = spec or EncoderSpec.of(images), recipe or PretrainingRecipe()
+    ranks.join(recipe.devices, recipe.nodes)
     train, validation = _scored(images), _scored(validation)
     torch.manual_seed(seed)
     encoder = Encoder(spec).to(device())

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import nn
 
 from rapipe.progress import is_interactive, say
+from rapipe.training import ranks
 from rapipe.training.averaging import Averaging
 
 Row = dict[str, float]
@@ -79,7 +80,7 @@ class History(Callback):
         module.check_weights()
         with averaged(trainer, module):
             module.check_weights()
-            self.rows.append({**row, **self.measure(module)})
+            self.rows.append(ranks.agreed({**row, **self.measure(module)}))
         for logger in trainer.loggers:
             _log(logger, self.rows[-1])
 

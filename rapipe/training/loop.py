@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +16,17 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from rapipe.device import Precision, device
-from rapipe.errors import ArgumentError, Interrupted
-from rapipe.progress import is_interactive, say
+from rapipe.errors import ArgumentError, Interrupted, UserError, first_line
+from rapipe.progress import GRACE, is_interactive, say
+from rapipe.training import ranks
 from rapipe.training.averaging import AVERAGES
 from rapipe.training.callbacks import BestEpoch, EarlyStop, History
 from rapipe.training.checkpoint import ChecksummedIO, is_intact
@@ -33,6 +39,8 @@ HARMLESS = (
     r"Checkpoint directory .* exists and is not empty",  # we resume from it
     r"The dirpath has changed from ",  # the project was moved since
     r"Found \d+ module\(s\) in eval mode",  # frozen backbones, and slow copies of networks
+    r"find_unused_parameters=True was specified",  # which some networks need
+    r"It is recommended to use `self\.log\(.*sync_dist=True",  # all ranks log the same
 )
 """Warnings of Lightning that tell a user nothing."""
 PLUGIN: dict[Precision, Literal["bf16-mixed", "32-true"]] = {
@@ -72,7 +80,12 @@ def fit(
     last = checkpoints / "last.ckpt"
     histories = [callback for callback in callbacks if isinstance(callback, History)]
     every = histories[0].measure_every if histories else 1
-    _announce_resumption(last)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    _check_ranks(module, precision)
+    if ranks.rank() == 0:
+        _announce_resumption(last)
+    is_resumed = ranks.agreed(last.exists())
     with warnings.catch_warnings():
         for harmless in HARMLESS:
             warnings.filterwarnings("ignore", harmless)
@@ -94,19 +107,36 @@ def fit(
             enable_progress_bar=is_interactive(),
         )
         try:
-            with _announce_interruption(last, module, every), _refuse_single_values(module):
-                trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+            with (
+                _announce_interruption(last, module, every),
+                _refuse_single_values(module),
+                _announce_loss_of_a_rank(last),
+            ):
+                trainer.fit(module, ckpt_path=last if is_resumed else None, weights_only=True)
         finally:
             close(loggers)
-    if not keep and checkpoints.exists():  # it does not where there was no epoch to go on from
+    if (
+        not keep and ranks.rank() == 0 and checkpoints.exists()
+    ):  # it does not where there was no epoch to go on from
         shutil.rmtree(checkpoints)
     return tuned
 
 
+def _check_ranks(module: TrainingModule, precision: Precision) -> None:
+    """Raise `ArgumentError` where several ranks would not train the same, or cannot."""
+    if ranks.count() > 1 and module.recipe.tune:
+        raise ArgumentError(
+            f"`tune` names {', '.join(module.recipe.tune)}, which is found on one device, but "
+            f"{ranks.count()} train (`devices` times `nodes`): set what one device found, and "
+            "`tune` to []"
+        )
+    ranks.refuse_different(
+        f"{module.recipe}, seed {module.seed}, {precision}, {module.describe_epoch()}"
+    )
+
+
 def _announce_resumption(last: Path) -> None:
     """Say where a training goes on; remove a checkpoint that is damaged."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if last.exists() and not is_intact(last):
         say(f"{last} is damaged, so this training starts again")
         last.unlink()
@@ -157,6 +187,21 @@ def _announce_interruption(last: Path, module: TrainingModule, every: int) -> It
 
 
 @contextmanager
+def _announce_loss_of_a_rank(last: Path) -> Iterator[None]:
+    """Raise `UserError` where another rank has ended, or its machine cannot be reached."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.count() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        time.sleep(GRACE)  # whoever began both has the first word
+        raise UserError(
+            f"another process of this training has ended or cannot be reached ({first_line(error)})"
+            f": started again on all machines, it resumes from {last}"
+        ) from error
+
+
+@contextmanager
 def _refuse_single_values(module: TrainingModule) -> Iterator[None]:
     """Raise `ArgumentError` where BatchNorm has one value of a feature: of one small image."""
     try:
@@ -180,11 +225,30 @@ def _trainer(module: TrainingModule, precision: Precision, **options: Any) -> pl
     }
     return pl.Trainer(
         accelerator="gpu" if device().type == "cuda" else "cpu",
-        devices=1,
+        **_processes(),
         precision=PLUGIN[precision],
         plugins=[ChecksummedIO()],
         **{**shared, **options},
     )
+
+
+def _processes() -> dict[str, Any]:
+    """A Trainer's arguments: one device, or those of all ranks, of which each sees its own slices.
+
+    BatchNorm is that of whole batches on GPUs; torch has no such one on a CPU.
+    """
+    if ranks.count() == 1:
+        return {"devices": 1}
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": local,
+        "num_nodes": ranks.count() // local,
+        "strategy": DDPStrategy(
+            find_unused_parameters=True, cluster_environment=TorchElasticEnvironment()
+        ),
+        "sync_batchnorm": device().type == "cuda",
+        "use_distributed_sampler": False,
+    }
 
 
 def _with_recipe(module: TrainingModule, callbacks: list[Callback]) -> list[Callback]:

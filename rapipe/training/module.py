@@ -30,6 +30,7 @@ from rapipe.device import fork_rng
 from rapipe.errors import ArgumentError
 from rapipe.io.weights import not_finite
 from rapipe.specs import GenerationRecipe, PretrainingRecipe, TrainingRecipe
+from rapipe.training import ranks
 
 STABLE_BATCH = 8
 """Images of a batch below which its mean and variance may be far from those of others."""
@@ -109,9 +110,21 @@ class TrainingModule(pl.LightningModule):
         self.epoch_size = len(epoch_rows(weights, _rng(seed, 0)))
         if not self.epoch_size:
             raise ArgumentError(f"{self.activity}: {self.describe_epoch()}: raise `weights`")
+        self._refuse_odd_batches()
         self.step_metrics: dict[str, list[Tensor]] = defaultdict(list)
         """What each step measured since `pop_mean` was called, by name."""
         self.measured_step = -1
+
+    def _refuse_odd_batches(self) -> None:
+        """Raise `ArgumentError` unless ranks share each batch equally, some images to each."""
+        r, size = ranks.count(), self.batch_size
+        if r > 1 and (size % r or size < ranks.LEAST * r):
+            raise ArgumentError(
+                f"`batch_size` is {self.recipe.batch_size}, and {self.describe_epoch()}, so a "
+                f"batch is of {size}, which {r} processes (`devices` times `nodes`) cannot share "
+                f"equally, with {ranks.LEAST} images or more each: choose a multiple of {r} from "
+                f"{ranks.LEAST * r} on"
+            )
 
     def train_dataloader(self) -> EpochBatches:
         rng = _rng(self.seed, self.current_epoch)
@@ -123,7 +136,7 @@ class TrainingModule(pl.LightningModule):
         return epoch_rows(self.weights, rng)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """The loss of a batch, or of what this rank computes of it."""
         raise NotImplementedError
 
     def on_train_epoch_start(self) -> None:
@@ -186,7 +199,7 @@ class TrainingModule(pl.LightningModule):
         values = self.step_metrics.pop(name, [])
         if not values:
             return math.nan
-        stacked = torch.stack(values)
+        stacked = ranks.collected(torch.stack(values))
         mean = float(stacked.mean())
         return float(stacked.nanmean()) if math.isnan(mean) and name != "loss" else mean
 

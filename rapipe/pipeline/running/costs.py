@@ -15,7 +15,7 @@ from typing import Any
 
 from rapipe import paths
 from rapipe.io.tables import read_json, write_json
-from rapipe.progress import say
+from rapipe.progress import is_muted, say
 
 GB = 1e9
 
@@ -26,6 +26,8 @@ def record_costs(name: str) -> Iterator[None]:
     _reset_peak_memory()
     start = time.perf_counter()
     yield
+    if is_muted():  # another rank says what it took
+        return
     card = {"stage": name, "seconds": round(time.perf_counter() - start, 2), **peak_memory()}
     try:
         write_json(paths.COSTS / f"{name}.json", card)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rapipe.errors import DISK_ERRORS, Interrupted, UserError, printable
 from rapipe.pipeline.running.streams import prepare_streams
-from rapipe.progress import say
+from rapipe.progress import say_why
 
 USER_ERROR, INTERRUPTED = 2, 130
 """Exit codes."""
@@ -63,5 +63,5 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _exit(sentence: str, code: int) -> None:
-    say(sentence)
+    say_why(sentence)
     sys.exit(code)

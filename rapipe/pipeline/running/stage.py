@@ -16,6 +16,7 @@ from rapipe.config.variants import Variant, variants
 from rapipe.errors import UserError
 from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline.project.code import check_code
+from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.pipeline.running.costs import record_costs
 from rapipe.pipeline.running.exit_codes import exit_on_user_error
@@ -23,6 +24,8 @@ from rapipe.pipeline.running.fresh import RETRIEVAL_INPUTS, Freshness
 from rapipe.pipeline.running.locks import artefact_locks
 from rapipe.pipeline.running.side_by_side import Workers
 from rapipe.progress import say
+from rapipe.specs import TrainingRecipe
+from rapipe.training import ranks
 
 PIPELINE = "rapipe.pipeline."
 LATER = {"train": ("torchvision.models",), "evaluate": ("torchvision.models", "captum.attr")}
@@ -67,6 +70,12 @@ def run_selected_variants(
     with exit_on_user_error():
         check_code(stage)
         workers, params = _workers(stage), load_checked(paths.PARAMS)
+        if stage == "train" and (ranks.is_launched() or params.train.devices > 1):
+            workers.jobs = 1  # of several processes
+        if stage == "train" and ranks.is_launched():
+            argument_keys(**keys_of("train", TrainingRecipe))(ranks.join)(
+                params.train.devices, params.train.nodes
+            )
         selected = variants(params)
         selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
         for part, value in selection.items():
@@ -88,6 +97,10 @@ def _run_stale(
     freshness: Freshness,
     every: list[Variant],
 ) -> None:
+    if ranks.follows():
+        names = ranks.agreed([""])
+        workers.run(work, [v for v in every if v.name in names], _name, lambda _: None)
+        return
     stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
     if len(stale) < len(every):
         say(f"{len(every) - len(stale)} of {len(every)} are up to date, and stay as they are")
@@ -95,6 +108,7 @@ def _run_stale(
     if kept:
         say(f"{len(kept)} of {len(every)} have been made before, and are taken from the cache")
         stale = {v: made_from for v, made_from in stale.items() if v not in kept}
+    ranks.agreed([v.name for v in stale])
     workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
 
 
@@ -117,8 +131,11 @@ def _name(variant: Variant) -> str:
 def _locked(module: ModuleType, selected: list[Variant]) -> Iterator[None]:
     """Keep others from writing what a stage reads or writes; check that nobody did.
 
-    `READS` and `WRITES` of its module say what that is.
+    `READS` and `WRITES` of its module say what that is. Of several ranks the first one does.
     """
+    if ranks.follows():
+        yield
+        return
     reads, writes = (_folders(getattr(module, name, ()), selected) for name in ("READS", "WRITES"))
     watch(reads)
     try:

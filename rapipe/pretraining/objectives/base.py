@@ -48,6 +48,7 @@ class Objective(nn.Module):
             classifiers may start from it; None if not.
         ignores: fields of the spec that this objective has no use for, so that to
             set them is a mistake.
+        draws: whether `forward` draws random numbers, of the whole batch on every rank.
         restricts_encoders: whether `check_encoder` refuses some backbones.
     """
 
@@ -60,6 +61,7 @@ class Objective(nn.Module):
     caution: str = ""
     may_collapse: bool = True
     ignores: tuple[str, ...] = ("temperature", "local_crops")
+    draws: bool = False
     restricts_encoders: bool = False
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
@@ -85,7 +87,7 @@ class Objective(nn.Module):
         """Raise `ArgumentError` unless it can teach this backbone, on the meta device or not."""
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Scalar loss.
+        """Scalar loss; of several ranks the mean of theirs is that of the whole batch.
 
         Args:
             views: each (B, 3, H, W), normalised, of the same images in the same order; then

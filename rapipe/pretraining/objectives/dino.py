@@ -22,6 +22,7 @@ from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives.base import ObjectiveSpec
 from rapipe.pretraining.objectives.momentum import MomentumObjective
 from rapipe.pretraining.objectives.parts import in_float32
+from rapipe.training.ranks import mean
 
 HEAD = (2048, 256, 2048)
 DEPRECATED = r"`torch.nn.utils.weight_norm` is deprecated"
@@ -94,7 +95,7 @@ class DINO(MomentumObjective):
         entropy = torch.special.entr
         return {
             "teacher_entropy": entropy(targets).sum(dim=-1).mean(),
-            "mean_target_entropy": entropy(targets.mean(dim=(0, 1))).sum(),
+            "mean_target_entropy": entropy(mean(targets.mean(dim=(0, 1)))).sum(),
         }
 
 

@@ -21,6 +21,7 @@ from rapipe.encoder.backbones import Backbone
 from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
 from rapipe.pretraining.objectives.parts import in_float32
+from rapipe.training import ranks
 
 MASK_RATIO = 0.75
 MIN_PATCHES = 4
@@ -49,6 +50,7 @@ class MAE(Objective):
         "ImageNet their nearest neighbours are right for 11 % of the images, BYOL's for 46 %)"
     )
     may_collapse = False
+    draws = True
     restricts_encoders = True
     ignores = ("head", "temperature", "local_crops")
 
@@ -96,8 +98,10 @@ class MAE(Objective):
         """
         from lightly.models.utils import random_token_mask
 
-        indices = random_token_mask((b, self.patches), MASK_RATIO, mask_class_token=True)
-        visible, masked = (part.to(device) for part in indices)
+        size = ranks.count() * b, self.patches
+        indices = random_token_mask(size, MASK_RATIO, mask_class_token=True)
+        share = ranks.share(size[0])
+        visible, masked = (part[share].to(device) for part in indices)
         return visible, masked
 
     def reconstruct(self, images: Tensor, visible: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 from rapipe.encoder.backbones import Backbone
 from rapipe.pretraining.objectives.base import ObjectiveSpec
 from rapipe.pretraining.objectives.momentum import MomentumObjective
-from rapipe.pretraining.objectives.parts import in_float32, mlp, persist_queue
+from rapipe.pretraining.objectives.parts import mlp, of_whole_batch, persist_queue
+from rapipe.training.ranks import count, rank
 
 HEAD = (512, 128)
 TEMPERATURE = 0.2
@@ -38,6 +39,7 @@ class MoCo(MomentumObjective):
     """
 
     ignores = ("local_crops",)
+    draws = True
     last_momentum = 0.99
 
     def __init__(self, encoder: Backbone, spec: ObjectiveSpec) -> None:
@@ -50,13 +52,22 @@ class MoCo(MomentumObjective):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         first, second = views
-        queries = torch.cat((self.embed(first), self.embed(second)))  # (2B, D)
-        keys = torch.cat((self.keys(second), self.keys(first)))
-        return in_float32(self.contrast, queries, keys)
+        queries = self.embed(first), self.embed(second)  # (B, D) each
+        return of_whole_batch(self._contrast, *queries, self.keys(second), self.keys(first))
+
+    def _contrast(self, *outputs: Tensor) -> Tensor:
+        """Of the queries of both views, and of their keys."""
+        loss: Tensor = self.contrast(torch.cat(outputs[:2]), torch.cat(outputs[2:]))
+        return loss
 
     def keys(self, view: Tensor) -> Tensor:
-        """Embeddings (B, D) of the momentum encoder, from parts of the batch in a random order."""
+        """Embeddings (B, D) of the momentum encoder, from parts of the batch in a random order.
+
+        A rank shuffles its share of the batch.
+        """
         b = len(view)
-        order = torch.randperm(b).to(view.device)
+        first = rank() * b
+        order = torch.randperm(count() * b)
+        order = (order[(order >= first) & (order < first + b)] - first).to(view.device)
         parts = order.tensor_split(max(1, min(PARTS, b // 2)))
         return torch.cat([self.momentum_embed(view[part]) for part in parts])[order.argsort()]

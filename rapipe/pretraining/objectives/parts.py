@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rapipe.training.ranks import gathered
+
 
 def mlp(
     features: int,
@@ -40,6 +42,11 @@ def persist_queue(queue: nn.Module) -> None:
     """Let checkpoints hold a memory bank of lightly's, which it leaves out of them."""
     for name in ("bank", "bank_ptr"):
         queue.register_buffer(name, getattr(queue, name), persistent=True)
+
+
+def of_whole_batch(loss: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
+    """`in_float32`, of the outputs of all ranks: for losses that compare the images of a batch."""
+    return in_float32(lambda *parts: loss(*map(gathered, parts)), *outputs)
 
 
 def in_float32(loss: Callable[..., Tensor], *outputs: Tensor) -> Tensor:

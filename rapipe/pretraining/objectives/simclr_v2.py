@@ -18,7 +18,7 @@ from rapipe.encoder.backbones import Backbone
 from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives.base import ObjectiveSpec
 from rapipe.pretraining.objectives.momentum import MomentumObjective
-from rapipe.pretraining.objectives.parts import in_float32, mlp, persist_queue
+from rapipe.pretraining.objectives.parts import mlp, of_whole_batch, persist_queue
 
 OUT = 128
 TEMPERATURE = 0.1
@@ -65,14 +65,18 @@ class SimCLRv2(MomentumObjective):
         return layers
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        embeddings = torch.cat([self.embed(view) for view in views])  # (2B, D)
-        keys = torch.cat([self.momentum_embed(view) for view in views])
-        return in_float32(self._contrast, embeddings, keys)
+        embeddings = [self.embed(view) for view in views]  # (B, D) each
+        keys = [self.momentum_embed(view) for view in views]
+        return of_whole_batch(self._contrast, *embeddings, *keys)
 
-    def _contrast(self, embeddings: Tensor, keys: Tensor) -> Tensor:
-        """Cross entropy of the other view among all others of the batch, and the queue's keys."""
-        z = F.normalize(embeddings)
-        _, negatives = self.queue(F.normalize(keys), update=True)  # (D, Q), as it was
+    def _contrast(self, *outputs: Tensor) -> Tensor:
+        """Cross entropy of the other view among all others of the batch, and the queue's keys.
+
+        Args:
+            outputs: embeddings (B, D) of both views, then keys.
+        """
+        z, keys = (F.normalize(torch.cat(part)) for part in (outputs[:2], outputs[2:]))  # (2B, D)
+        _, negatives = self.queue(keys, update=True)  # (D, Q), as it was
         n = len(z)
         logits = torch.cat((z @ z.T, z @ negatives), dim=1) / self.temperature  # (2B, 2B + Q)
         self_pairs = torch.eye(n, logits.shape[1], dtype=torch.bool, device=z.device)

@@ -9,6 +9,7 @@ from rapipe.encoder.backbones import Backbone
 from rapipe.errors import ArgumentError
 from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
 from rapipe.records import UNLABELLED
+from rapipe.training.ranks import collected, gathered
 
 
 class Supervised(Objective):
@@ -37,6 +38,7 @@ class Supervised(Objective):
         self.head = nn.Linear(encoder.features, spec.classes)
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        logits = self.head(self.encoder(views[0])).float()  # (B, classes)
+        logits = gathered(self.head(self.encoder(views[0])).float())  # (B, classes)
+        labels = collected(labels)
         total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
         return total / (labels != UNLABELLED).sum().clamp(min=1)

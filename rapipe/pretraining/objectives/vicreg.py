@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rapipe.encoder.backbones import Backbone
 from rapipe.pretraining.objectives.base import Objective, ObjectiveSpec
-from rapipe.pretraining.objectives.parts import in_float32, mlp
+from rapipe.pretraining.objectives.parts import mlp, of_whole_batch
 
 HEAD = (2048, 2048, 2048)
 
@@ -31,4 +31,4 @@ class VICReg(Objective):
 
     def forward(self, views: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         z0, z1 = (self.projector(self.encoder(view)) for view in views)
-        return in_float32(self.regularise, z0, z1)
+        return of_whole_batch(self.regularise, z0, z1)

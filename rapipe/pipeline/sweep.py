@@ -1,0 +1,113 @@
+"""`rapipe sweep`: classifiers and seeds side by side on the machines of a Ray cluster.
+
+A trial is what `rapipe train --stale` and `rapipe eval --stale` do for one variant, in a process
+that Ray begins; its results are the same files. So all machines need one file system, on which the
+project has one path. What is up to date stays, so the same command goes on after an interruption;
+a trial whose process or machine is lost is begun again, from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+from rapipe import paths
+from rapipe.config.schema import Params
+from rapipe.config.variants import Variant, variants
+from rapipe.cores import cores
+from rapipe.errors import UserError, sentence
+from rapipe.pipeline.running.check_names import load_checked
+from rapipe.pipeline.running.fresh import Freshness
+from rapipe.pipeline.running.side_by_side import JOBS, THREADS
+from rapipe.progress import label_lines, say
+
+STAGES = ("train", "evaluate")
+MISSING = "rapipe sweep needs Ray: pip install 'rapipe[scale]'"
+
+
+def run(address: str, cpus: int, gpus: float) -> None:
+    """Train and evaluate every variant of params.yaml that is out of date.
+
+    Args:
+        address: of a cluster, as `ray.init` has it; empty for one of this machine alone.
+        cpus: of each trial, and its threads.
+        gpus: of each device of a trial; 0.5 lets two share one. 0 where the cluster has none.
+
+    Raises:
+        UserError: Ray is missing or cannot be reached, or some trials failed; the others are done.
+    """
+    params = load_checked(paths.PARAMS)
+    stale = [v for v in variants(params) if not _is_fresh(params, v)]
+    if not stale:
+        say("all variants are up to date")
+        return
+    try:
+        import ray
+    except ImportError:
+        raise UserError(MISSING) from None
+    threads = cpus * params.train.devices
+    environment = {THREADS: str(threads), JOBS: "1"}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": environment}, "num_cpus": threads}
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            num_cpus=None if address else max(threads, cores()),
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {sentence(error)}") from None
+    try:
+        resources: Any = ray.cluster_resources  # which has no types
+        if resources().get("GPU"):
+            options["num_gpus"] = gpus * params.train.devices
+        remote = ray.remote(**options)(trial)
+        pending = {remote.remote(Path.cwd(), v): v.name for v in stale}
+        _wait(ray, pending, len(stale))
+    finally:
+        ray.shutdown()
+
+
+def _wait(ray: Any, pending: dict[Any, str], total: int) -> None:
+    """Until all have ended; then raise `UserError` if some failed."""
+    failed: dict[str, str] = {}
+    while pending:
+        (done, *_), _ = ray.wait(list(pending))
+        name = pending.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayError as error:
+            outcome = f"was lost ({type(error).__name__})"
+        if outcome:
+            failed[name] = outcome
+        say(f"{total - len(pending)} of {total}: {name} {outcome}".rstrip())
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {total} failed: {', '.join(failed)}; {next(iter(failed))} "
+            f"{next(iter(failed.values()))}: the same command tries them again"
+        )
+
+
+def _is_fresh(params: Params, variant: Variant) -> bool:
+    return all(Freshness(stage, params).is_fresh(variant) for stage in STAGES)
+
+
+def trial(folder: Path, variant: Variant) -> str:
+    """Train and evaluate a variant in this process; why it failed, or nothing."""
+    from rapipe.pipeline.running.stage import run_selected_variants
+
+    label_lines(variant.name)
+    if not folder.is_dir():
+        return f"found no {folder} on {socket.gethostname()}: machines share one file system"
+    with chdir(folder):
+        for stage in STAGES:
+            try:
+                run_selected_variants(
+                    stage, variant.backbone, variant.retrieval, variant.seed, stale=True
+                )
+            except SystemExit as end:  # it has said why
+                return f"ended with exit code {end.code} in {stage}"
+    return ""
