@@ -401,10 +401,10 @@ def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
 
 def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
     """What the encoder knows alone: cells of the vote of the same neighbours, and of the probe."""
-    votes = masks(memory, DEFAULT, backbone, "vote_correct")
-    rows = [r for r in rows_of(ROWS) if (r["memory"], r["case"]) == (memory, DEFAULT)]
+    rows = [r for r in rows_of(ROWS) if r["memory"] == memory and r["vote_-1"]]
+    votes = masks(memory, rows[0]["case"], backbone, "vote_correct") if rows else None
     found = {}
-    if votes is not None and rows:
+    if votes is not None:
         shares = [*votes.mean(axis=(0, 2)), float(rows[0]["vote_-1"])]
         found["best vote, no training"] = [percent([share]) for share in shares]
     for row in rows_of(PROBES):
