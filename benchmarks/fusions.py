@@ -69,7 +69,7 @@ GRID: Overrides = {
     "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
     "train.probe_every": 0,
     "train.measure_every": 2,
-    "train.precision": "fp32",  # rows of one table may be of several machines
+    "train.precision": "fp32",  # on every machine
 }
 NOISY = (PLAIN, "self", DEFAULT, "knn-lm", "trust")
 """Cases that are also trained with noise on half of the images (NAME+noise)."""

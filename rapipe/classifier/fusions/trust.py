@@ -61,8 +61,7 @@ class Trust(ApartFusion):
     ) -> tuple[Tensor, Tensor]:
         weights, near, vote, evidence = self._votes(neighbours)
         reading = self._reading(weights, neighbours)
-        trust = self._trust(logits, near, vote, reading)
-        fused = logits + trust[:, :1] * evidence + trust[:, 1:] * reading
+        fused = self._fused(logits, near, vote, evidence, reading)
         return fused, torch.ones_like(neighbours.present)
 
     def digest(self, neighbours: NeighbourBatch) -> tuple[Tensor, ...]:
@@ -71,9 +70,7 @@ class Trust(ApartFusion):
 
     def judge(self, logits: Tensor, *digest: Tensor) -> Tensor:
         near, vote, evidence, mean = digest
-        reading: Tensor = self.read(mean)
-        trust = self._trust(logits, near, vote, reading)
-        return logits + trust[:, :1] * evidence + trust[:, 1:] * reading
+        return self._fused(logits, near, vote, evidence, self.read(mean))
 
     def judges(self) -> list[nn.Parameter]:
         return [*self.read.parameters(), *self.weight.parameters()]
@@ -107,6 +104,13 @@ class Trust(ApartFusion):
     def _mean(self, weights: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Of the vectors, by these weights: (B, D)."""
         return (weights[:, None] @ neighbours.vectors.to(weights.dtype))[:, 0]
+
+    def _fused(
+        self, logits: Tensor, near: Tensor, vote: Tensor, evidence: Tensor, reading: Tensor
+    ) -> Tensor:
+        """The product of the three: (B, L)."""
+        trust = self._trust(logits, near, vote, reading)
+        return logits + trust[:, :1] * evidence + trust[:, 1:] * reading
 
     def _trust(self, logits: Tensor, near: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
         """Trust in the vote and in the reading: (B, 2)."""
