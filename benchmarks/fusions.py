@@ -1,15 +1,14 @@
-"""Fusions side by side: the tables in docs/methods.md.
+"""Fusions side by side, each with each memory.
 
     python -m benchmarks.fusions --photographs FOLDER [--seeds 3] [--memory NAME] [--json]
-    python -m benchmarks.fusions --memory nothing
 
 For each memory (the digits; 10,000 training and 2,000 test images of CIFAR-10 from FOLDER, embedded
 by BYOL of ours and by EfficientNet-Lite0) and each fusion: ResNet-18 and a Perceiver with the
 nearest neighbours, tested on clean images, with noise, and with the fifteen corruptions at severity
 3, beside no neighbours and the image's own vector. Each training adds a row to `results/methods/`;
 what has one is not run again. Once all seeds of a fusion are there, it is compared with no
-neighbours and with the best vote, paired by image and seed. Then the tables in docs/methods.md are
-made anew.
+neighbours and with the best vote, paired by image and seed. `python -m benchmarks.fusion_page`
+makes tables and figures of the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ import numpy.typing as npt
 
 from benchmarks import memories
 from benchmarks.common import machine
-from benchmarks.methods import DOCS
 from benchmarks.rows import (
     RESULTS,
     WORK,
@@ -35,10 +33,8 @@ from benchmarks.rows import (
     content_of,
     done,
     fewer_tested,
-    percent,
     result_of,
     rows_of,
-    with_tables,
 )
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.evaluation.corruptions import CORRUPTIONS
@@ -51,13 +47,14 @@ ANSWERS = RESULTS / "fusion_answers.csv"
 """Which images are right, so that whoever doubts a comparison can make it again."""
 NAMING = ("cross-attention", "knn-lm", "tip-adapter", "modern-nca", "trust")
 """Fusions that may name a class that they were not trained on, and one that may not."""
-BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
 NOISE = (0.1, 0.2)
 SEVERITY = 3
 PLAIN = "none"
 DEFAULT = "cross-attention"
 """The fusion of the image's own vector, and of the clean image's neighbours in training."""
 CLEAN_QUERIES = f"{DEFAULT}, clean queries"
+OWN_VECTOR, OWN_VECTOR_TOO = "trust, own vector", "trust, own vector too"
+"""What remains of it without neighbours; and with both."""
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.attend": "both",
@@ -69,9 +66,9 @@ GRID: Overrides = {
     "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
     "train.probe_every": 0,
     "train.measure_every": 2,
-    "train.precision": "fp32",  # on every machine
+    "train.precision": "bf16",  # on every machine
 }
-NOISY = (PLAIN, "self", DEFAULT, "knn-lm", "trust")
+NOISY = (PLAIN, DEFAULT, "trust")
 """Cases that are also trained with noise on half of the images (NAME+noise)."""
 CASES: dict[str, Overrides] = {
     PLAIN: {"retrieval.strategies": []},
@@ -84,6 +81,14 @@ CASES: dict[str, Overrides] = {
             "retrieval.query_noise": 0.2,
         }
         for name in FUSIONS
+    },
+    **{
+        name: {
+            "retrieval.strategies": [strategy],
+            "retrieval.fusion": "trust",
+            "retrieval.query_noise": 0.2,
+        }
+        for name, strategy in ((OWN_VECTOR, "self"), (OWN_VECTOR_TOO, "self+knn"))
     },
 }
 """By name, parameters that differ from those of the grid."""
@@ -104,9 +109,9 @@ def corpora(photographs: str) -> dict[str, Overrides]:
 
 
 def main() -> None:
-    """Train what has no row yet, and write the tables."""
+    """Train what has no row yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--memory", help="this one alone, or nothing")
+    parser.add_argument("--memory", help="this one alone")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each classifier")
     parser.add_argument("--photographs", default="", help="folder of CIFAR-10's Parquet files")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -121,9 +126,6 @@ def main() -> None:
     if options.json:
         rows = {"rows": rows_of(ROWS), "comparisons": rows_of(COMPARED)}
         print(json.dumps({"machine": machine("torch"), **rows}, indent=2))
-    else:
-        print("\n".join(tables()))
-    DOCS.write_text(with_tables(DOCS.read_text(), BEGIN, END, tables()))
 
 
 def measure(memory: str, case: str, overrides: Overrides) -> None:
@@ -353,80 +355,6 @@ def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
                 numbers = {"change": change.mean(), "low": low, "high": high}
                 rounded = {name: round(float(value), 4) for name, value in numbers.items()}
                 add(COMPARED, {**key, "noise_std": std, **rounded})
-
-
-def tables() -> Iterator[str]:
-    """Accuracies by memory and classifier, in Markdown."""
-    rows = rows_of(ROWS)
-    if not rows:
-        yield "\nNot measured yet."
-    for memory in dict.fromkeys(row["memory"] for row in rows):
-        for backbone in dict.fromkeys(row["backbone"] for row in rows):
-            group = [r for r in rows if (r["memory"], r["backbone"]) == (memory, backbone)]
-            if group:
-                check_memory(memory)
-                yield f"\n{memory}, {backbone}:\n"
-                yield from by_case(memory, backbone, group)
-    yield from of_new_class()
-
-
-def of_new_class() -> Iterator[str]:
-    """Accuracy on a class that is in the memory alone, in Markdown."""
-    rows = rows_of(NEW_CLASS)
-    if not rows:
-        return
-    yield "\nA class of the digits that no training had, before and after it is in the memory:\n"
-    yield "| fusion | new class, before | after | other classes, before | after |"
-    yield "|---|---|---|---|---|"
-    columns = ("new_before", "new_after", "others_before", "others_after")
-    for fusion in dict.fromkeys(row["fusion"] for row in rows):
-        group = [row for row in rows if row["fusion"] == fusion]
-        yield f"| {fusion} | {' | '.join(percent([r[name] for r in group]) for name in columns)} |"
-
-
-def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
-    """A line a fusion: means over seeds, and where it is shown better or worse, and than what."""
-    yield f"| fusion | {' | '.join(LEVELS.values())} | better than | worse than |"
-    yield "|---" * (3 + len(LEVELS)) + "|"
-    for case in dict.fromkeys(row["case"] for row in rows):
-        group = [row for row in rows if row["case"] == case]
-        of_case = {"memory": memory, "case": case, "backbone": backbone}
-        if case != PLAIN and not done(COMPARED, of_case):
-            continue  # other seeds are still to come
-        cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in LEVELS]
-        yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
-    for name, cells in without_training(memory, backbone).items():
-        yield f"| {name} | {' | '.join(cells)} | | |"
-
-
-def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
-    """What the encoder knows alone: cells of the vote of the same neighbours, and of the probe."""
-    rows = [r for r in rows_of(ROWS) if r["memory"] == memory and r["vote_-1"]]
-    votes = masks(memory, rows[0]["case"], backbone, "vote_correct") if rows else None
-    found = {}
-    if votes is not None:
-        shares = [*votes.mean(axis=(0, 2)), float(rows[0]["vote_-1"])]
-        found["best vote, no training"] = [percent([share]) for share in shares]
-    for row in rows_of(PROBES):
-        if row["memory"] == memory:
-            found["linear probe"] = [percent([row[f"top1_{level:g}"]]) for level in LEVELS]
-    return found
-
-
-def verdicts(memory: str, case: str, backbone: str) -> tuple[str, str]:
-    """Than what, and at which levels, a fusion is shown to be better, and worse."""
-    mine = [
-        row
-        for row in rows_of(COMPARED)
-        if (row["memory"], row["case"], row["backbone"]) == (memory, case, backbone)
-    ]
-
-    def words(shown: Any) -> str:
-        return ", ".join(
-            f"{row['against']} ({LEVELS[float(row['noise_std'])]})" for row in mine if shown(row)
-        )
-
-    return words(lambda row: float(row["low"]) > 0), words(lambda row: float(row["high"]) < 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Embedding on a Ray cluster of one and of two nodes, beside this machine alone.
+"""Embedding and search on a Ray cluster of one and of two nodes, beside this machine alone.
 
     python -m benchmarks.scale [--json] [--quick] [--images 100000] [--width 16] [--stem half]
     python -m benchmarks.scale --images 1000000
@@ -9,9 +9,11 @@ Random images of 32 pixels, from the corpus on disk to the store that is committ
 - ray, 1 node and 2 nodes: `embed.engine: ray` on clusters whose nodes have one CPU each, all on
   this machine. They run before the clock starts; the actors, which import torch, start after it.
 
-The rows must be the same by digest, or the benchmark fails. Memory is the highest sum of what the
-driver and Ray's workers do not share with other processes; Ray's store of objects is shared, and
-has a gigabyte a node.
+The same three make the exact table of at most 50,000 random vectors, looked up among themselves.
+
+The rows and tables must be the same by digest, or the benchmark fails. Memory is the highest sum
+of what the driver and Ray's workers do not share with other processes; Ray's store of objects is
+shared, and has a gigabyte a node.
 Two nodes on two cores leave none to the driver, nor to whoever else uses the machine.
 
 Beside them, what the cost of 10^8 images is computed from: bytes that are shared and written, and
@@ -25,6 +27,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dataclasses
+import hashlib
 import shutil
 import statistics
 import tempfile
@@ -53,6 +56,8 @@ from benchmarks.embed import make
 
 ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_IMAGES = 10_000
+TABLED = 50_000
+"""Vectors of the table, at most."""
 OVERHEAD = 1.15
 """Of Ray on one node over this machine alone, at most."""
 SAMPLE_SECONDS = 1.0
@@ -87,6 +92,9 @@ def main() -> None:
     count = min(options.images, QUICK_IMAGES) if options.quick else options.images
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     peaks: dict[str, list[float]] = {}
+    tables: set[str] = set()
+    vectors = unit_vectors(min(count, TABLED))
+    nodes = {"local": 0, "ray, 1 node": 1, "ray, 2 nodes": 2}
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
@@ -94,15 +102,19 @@ def main() -> None:
             make(count, "resnet18", options.width, options.stem, 32)
             hashes: set[str] = set()
             peers: dict[str, Callable[[], float]] = {
-                name: partial(measured, name, nodes, peaks, hashes)
-                for name, nodes in (("local", 0), ("ray, 1 node", 1), ("ray, 2 nodes", 2))
+                name: partial(measured, name, number, peaks, hashes)
+                for name, number in nodes.items()
             }
             seconds = in_turns(rounds, peers)
             sizes = bytes_per_image()
         finally:
             os.chdir(before)
-    if len(hashes) != 1:
-        raise SystemExit("the rows differ")
+    searches: dict[str, Callable[[], float]] = {
+        name: partial(searched, vectors, number, tables) for name, number in nodes.items()
+    }
+    table_seconds = in_turns(rounds, searches)
+    if len(hashes) != 1 or len(tables) != 1:
+        raise SystemExit("the rows, or the tables, differ")
     rates = {name: [count / s for s in times] for name, times in seconds.items()}
     gigabytes = {name: round(max(values) / 2**30, 2) for name, values in peaks.items()}
     overhead = ratio(seconds["ray, 1 node"], seconds["local"])
@@ -114,12 +126,16 @@ def main() -> None:
         "setting": {"images": count, "width": options.width, "stem": options.stem},
         "images a second": {name: [round(r) for r in values] for name, values in rates.items()},
         "peak gigabytes": gigabytes,
+        "seconds of a table": {n: [round(s, 1) for s in v] for n, v in table_seconds.items()},
         "constants": constants,
         "10^8 images": {name: round(value, 1) for name, value in model.items()},
         "targets": [target("ray, 1 node / local, seconds", overhead, OVERHEAD)],
     }
     lines = [f"{count:,} images, load {result['load']}; images a second, and gigabytes at most:"]
     lines += [f"{n:14}{spread(v, digits=0):>24}{gigabytes[n]:>8}" for n, v in rates.items()]
+    lines += [
+        f"{n:14}{spread(v):>24} s a table of {len(vectors):,}" for n, v in table_seconds.items()
+    ]
     lines += [f"{name:28}{value:>12}" for name, value in constants.items()]
     lines += [f"10^8 images: {name:40}{value:>12,.1f}" for name, value in model.items()]
     two = statistics.median(rates["ray, 2 nodes"]) / statistics.median(rates["ray, 1 node"])
@@ -169,6 +185,26 @@ def measured(name: str, nodes: int, peaks: dict[str, list[float]], hashes: set[s
         seconds = clocked(lambda: embed.run(params))
     peaks.setdefault(name, []).append(peak[0])
     hashes.add(parse_checksummed(paths.STORE_MANIFEST.read_text())["sha256"])
+    return seconds
+
+
+def unit_vectors(count: int) -> Any:
+    """Random, of as many dimensions as the default's."""
+    vectors = np.random.default_rng(0).standard_normal((count, 128)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def searched(vectors: Any, nodes: int, tables: set[str]) -> float:
+    """Seconds of the exact table of vectors among themselves, on so many nodes, or on none."""
+    from rapipe.retrieval.search import SearchMethod, VectorsWithIds, search
+
+    bank = VectorsWithIds(np.arange(len(vectors)), vectors)
+    found: list[Any] = []
+    with cluster(nodes):
+        method = SearchMethod(cluster="auto" if nodes else "")
+        seconds = clocked(lambda: found.append(search(vectors, bank, NEIGHBOURS, bank.ids, method)))
+    content = found[0].indices.tobytes() + found[0].similarities.tobytes()
+    tables.add(hashlib.sha256(content).hexdigest())
     return seconds
 
 

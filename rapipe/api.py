@@ -182,10 +182,7 @@ def evaluate(
     """
     bank = _bank(classifier, retriever)
     levels = predict_levels(classifier, images, noise_std, retriever, bank, seed)
-    return [
-        {"noise_std": level.noise_std, **scores(level, images, classifier, bank)}
-        for level in levels
-    ]
+    return [{"noise_std": level.noise_std, **scores(level, images, bank)} for level in levels]
 
 
 def predict(

@@ -45,22 +45,15 @@ class Follower:
     def predict_with_each(self, pixels: np.ndarray, shown: Sequence[Shown]) -> list[np.ndarray]:
         return [self.predict(pixels, *own) for own in shown]
 
-    def attention(
-        self,
-        pixels: np.ndarray,
-        bank: DeviceBank,
-        indices: np.ndarray,
-        *_: Any,
-    ) -> np.ndarray:
-        return np.full(indices.shape, 1 / indices.shape[1], np.float32)
+    def predict_with_attention(
+        self, pixels: np.ndarray, shown: Sequence[Shown]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        indices = shown[0].indices
+        assert indices is not None
+        attention = np.full(indices.shape, 1 / indices.shape[1], np.float32)
+        return self.predict_with_each(pixels, shown), attention
 
-    def attention_entropy(
-        self,
-        pixels: np.ndarray,
-        bank: DeviceBank,
-        indices: np.ndarray,
-        *_: Any,
-    ) -> list[np.ndarray]:
+    def attention_entropy(self, pixels: np.ndarray, shown: Shown) -> list[np.ndarray]:
         return [np.ones((len(pixels), 2), np.float32)]
 
 

@@ -11,7 +11,7 @@ from follower import CLASSES, Follower, K
 from rapipe import metrics
 from rapipe.batches.loader import CPU
 from rapipe.classifier.classifier import Classifier, head_entropy
-from rapipe.classifier.neighbour_batch import DeviceBank
+from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.evaluation.measures import attribution
 
 
@@ -66,7 +66,7 @@ def test_attention_and_effect_are_those_of_a_loop(
     assert found.attention.std() > 0
     for i in range(6):
         one = slice(i, i + 1)
-        alone = network.attention(images.pixels[one], there, indices[one])
+        alone = network.attention(images.pixels[one], Shown(there, indices[one]))
         np.testing.assert_allclose(found.attention[one], alone, atol=1e-6)
         label = images.labels[i]
         every = metrics.softmax(network.predict(images.pixels[one], there, indices[one]))[0, label]
@@ -125,3 +125,20 @@ def test_a_lone_neighbour_is_compared_with_none() -> None:
     facts = attribution.summary(found, 0)
     assert facts["attention_entropy_by_head"] == []  # of one there is no spread
     assert "agreement" not in facts  # of one there is no order
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "perceiver"])
+@pytest.mark.parametrize("fusion", ["distance", "trust"])
+def test_attention_is_that_to_the_first_of_several(backbone: str, fusion: str) -> None:
+    """And logits are the same, whether attention was asked for or not."""
+    network, images = Classifier(make_spec(backbone, fusion=fusion)).eval(), make_images(6)
+    there, rng = DeviceBank(make_embeddings(20), CLASSES, CPU), np.random.default_rng(0)
+    sets = [
+        Shown(there, rng.integers(0, 20, (6, K)).astype(np.int32), None, near)
+        for near in rng.uniform(0, 1, (3, 6, K)).astype(np.float32)
+    ]
+    logits, attention = network.predict_with_attention(images.pixels, sets)
+    for one, other in zip(logits, network.predict_with_each(images.pixels, sets), strict=True):
+        assert np.array_equal(one, other)
+    np.testing.assert_allclose(attention, network.attention(images.pixels, sets[0]), atol=1e-5)
+    assert np.abs(attention - network.attention(images.pixels, sets[1])).max() > 1e-3

@@ -74,11 +74,11 @@ def test_memories_are_compared_with_classifiers(
 def test_fusions_are_compared_with_what_they_must_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import fusions
+    from benchmarks import fusion_page, fusions
     from benchmarks.rows import rows_of
 
     monkeypatch.setattr(fusions, "WORK", tmp_path)
-    for name in ("ROWS", "COMPARED", "NEW_CLASS", "ANSWERS"):
+    for name in ("ROWS", "COMPARED", "PROBES", "NEW_CLASS", "ANSWERS"):
         monkeypatch.setattr(fusions, name, tmp_path / f"{name}.csv")
     overrides = {
         **fusions.GRID,
@@ -113,9 +113,14 @@ def test_fusions_are_compared_with_what_they_must_beat(
     fusions.add_a_class(overrides, "digits", [0])
     (named,) = rows_of(fusions.NEW_CLASS)
     assert float(named["new_before"]) == 0 < float(named["new_after"])
-    table = "\n".join(fusions.tables())
-    assert "| trust |" in table
-    assert "before and after it is in the memory" in table
+    (tmp_path / "README.md").write_text(f"# Fusions\n\n{fusion_page.BEGIN}{fusion_page.END}\n")
+    monkeypatch.setattr(fusion_page, "PAGE", tmp_path / "README.md")
+    monkeypatch.setattr(fusion_page, "DOCS", tmp_path / "README.md")
+    fusion_page.main()
+    page = (tmp_path / "README.md").read_text()
+    assert page.count("| trust | ") >= 1
+    assert (tmp_path / "accuracy.png").exists()
+    assert (tmp_path / "trust.png").exists()
 
 
 @pytest.mark.slow

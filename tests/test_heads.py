@@ -16,7 +16,7 @@ from rapipe.batches.loader import CPU
 from rapipe.classifier.classifier import Classifier, ClassifierSpec
 from rapipe.classifier.heads import HEADS
 from rapipe.classifier.heads.graph import SLOPE, GraphAttention
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, Shown
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TOKEN_HEADS = [name for name in HEADS if name not in ("linear", "projection")]
@@ -171,7 +171,7 @@ def test_classifiers_predict_and_come_back(name: str, tmp_path: Path) -> None:
     again, _ = Classifier.read(tmp_path)
     assert again.spec == classifier.spec
     assert np.array_equal(again.predict(pixels, bank, indices), logits)
-    assert again.attention(pixels, bank, indices).shape == (9, 4)
+    assert again.attention(pixels, Shown(bank, indices)).shape == (9, 4)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -69,7 +69,7 @@ def test_reliance_purity_and_share_are_those_of_a_loop() -> None:
     follower: Any = Follower()
     retriever = replace(retriever, encoder=Embedder())
     level = predict(follower, images, images.pixels, retriever, bank)
-    row = scores(level, images, follower, bank)
+    row = scores(level, images, bank)
     assert level.retrieval is not None
     indices = level.retrieval.neighbours.indices
     others = other_images(len(images), 0)

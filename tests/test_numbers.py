@@ -28,7 +28,7 @@ from rapipe import metrics, paths
 from rapipe.batches.loader import CPU, ROW_MULTIPLE, pad_rows
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.fusions.cross_attention import CrossAttention
-from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch
+from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, Shown
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant
 from rapipe.encoder.encoder import Encoder, EncoderSpec
@@ -235,7 +235,7 @@ def test_logits_that_are_not_finite_are_no_answer(retrieval: str) -> None:
         made.predict(images.pixels, *asked)
     if asked:
         with pytest.raises(UserError, match=told):
-            made.attention(images.pixels, *asked)
+            made.attention(images.pixels, Shown(*asked))
 
 
 def test_a_vector_that_is_nan_makes_no_prediction() -> None:

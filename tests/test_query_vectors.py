@@ -248,7 +248,7 @@ def test_effects_of_neighbours_beside_it_are_those_of_a_loop() -> None:
     found = attribute(classifier, images.pixels, images.labels, bank, table)
     assert found.attention.shape == found.effect.shape == (6, K)
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
-    everything = classifier.attention(images.pixels, bank, *shown(table))
+    everything = classifier.attention(images.pixels, Shown.of(bank, table))
     assert everything.shape == (6, 1 + K)
     np.testing.assert_allclose(everything.sum(axis=1), 1, rtol=1e-5)
     share = everything[:, 1:] / everything[:, 1:].sum(axis=1, keepdims=True)

@@ -15,11 +15,13 @@ from rapipe.retrieval.search import (
     SearchMethod,
     VectorsWithIds,
     exact,
+    on_ray,
     ranking,
     search,
     similarities_of,
 )
 from rapipe.retrieval.search.exact import Exact, rounding
+from rapipe.retrieval.search.faiss_index import Faiss
 
 EXACT_METHODS = [
     SearchMethod(),
@@ -325,3 +327,45 @@ def test_bank_of_one() -> None:
     bank, queries = make_embeddings(1), make_embeddings(3, seed=5)
     neighbours = search(queries.vectors, bank, 1, queries.ids + 100)
     assert neighbours.indices.tolist() == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("k", [1, 6, 25])
+def test_shards_of_a_bank_are_merged_into_the_table_of_the_whole(k: int) -> None:
+    """Equal vectors lie in several shards, and copies of an image of which one has them all."""
+    bank, queries = make_embeddings(60, seed=1), make_embeddings(20, seed=2)
+    vectors, ids = bank.vectors.copy(), bank.ids.copy()
+    vectors[40:50] = vectors[:10]
+    ids[33:36] = queries.ids[0]
+    table = VectorsWithIds(ids, vectors)
+    parts = [slice(0, 4), slice(4, 33), slice(33, 36), slice(36, 60)]
+    ranked = []
+    for part in parts:
+        shard = VectorsWithIds(ids[part], vectors[part])
+        rows, near = on_ray.rank_block((queries.vectors, queries.ids), shard, None, "", 0, k)
+        assert rows.shape == (20, min(k, len(shard.ids)))
+        ranked.append(ranking.TopK(np.where(rows < 0, -1, rows + part.start), near))
+    merged = on_ray.merge(ranked, ids, k)
+    whole = search(queries.vectors, table, k, queries.ids)
+    assert np.array_equal(merged.rows, whole.indices)
+    assert np.array_equal(merged.similarities, whole.similarities)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "IVF16,SQfp16", "HNSW16", "PQ8x4fs"])
+def test_an_index_can_be_handed_on(factory: str) -> None:
+    bank, queries = make_embeddings(500, seed=1), make_embeddings(20, seed=2)
+    index = Faiss.build(bank.vectors, factory)
+    index.set_effort(2)
+    content = index.to_bytes()
+    content.flags.writeable = False  # as Ray hands it on
+    read = Faiss.parse(content, factory)
+    read.set_effort(index.level)
+    assert read.effort == index.effort
+    for one, other in zip(
+        index.candidates(queries.vectors, 9), read.candidates(queries.vectors, 9), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_lance_cannot_be_shared() -> None:
+    with pytest.raises(ArgumentError, match=r"^`backend` is 'lance', whose index stays on one"):
+        SearchMethod("lance", cluster="local")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from rapipe.metrics import MIN_PROBABILITY
 from rapipe.progress import track
 from rapipe.records import Indices, Pixels, Similarities, Vectors
 from rapipe.specs import VECTORS, FusionSpec
+
+Record = Callable[[Tensor], object]
 
 BRANCHES = 8
 """Sets of neighbours that are predicted with at once, at most: what they share costs an eighth."""
@@ -129,10 +131,19 @@ class Classifier(nn.Module):
         """Images (B, 3, S, S) in [0, 1], and their neighbours -> logits (B, classes)."""
         return self._forward(images, [neighbours])
 
-    def _forward(self, images: Tensor, neighbours: Sequence[NeighbourBatch | None]) -> Tensor:
-        """Logits with each of R sets of neighbours, one after the other: (R * B, classes)."""
+    def _forward(
+        self,
+        images: Tensor,
+        neighbours: Sequence[NeighbourBatch | None],
+        record: Record | None = None,
+    ) -> Tensor:
+        """Logits with each of R sets of neighbours, one after the other: (R * B, classes).
+
+        Args:
+            record: called with the attention to the first set, which is not None, at each stage.
+        """
         plain = self.late or neighbours == [None]
-        fuse = no_fusion if plain else self._fuse(neighbours)
+        fuse = no_fusion if plain else self._fuse(neighbours, record)
         last_tokens: list[Tensor] = []
 
         def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
@@ -144,11 +155,11 @@ class Classifier(nn.Module):
         features = self.standardise(self.backbone(self.preprocess(images), callback))
         logits: Tensor = self.head(features, *last_tokens)
         if self.late:
-            (fusion,) = self.fusions
-            branches = [
-                logits if own is None else fusion(features, logits, self.standardised(own))
-                for own in neighbours
-            ]
+            late: Any = self.fusions[0]
+            shown = [own if own is None else self.standardised(own) for own in neighbours]
+            if record:
+                record(late.weights(features, logits, shown[0]))
+            branches = [logits if own is None else late(features, logits, own) for own in shown]
             logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
 
@@ -165,15 +176,19 @@ class Classifier(nn.Module):
         mean, std = self.spec.similarity
         return neighbours._replace(similarities=(neighbours.similarities - mean) / std)
 
-    def _fuse(self, neighbours: Sequence[NeighbourBatch | None]) -> Fuse:
+    def _fuse(
+        self, neighbours: Sequence[NeighbourBatch | None], record: Record | None = None
+    ) -> Fuse:
         """One set of neighbours, or several for the same images, which then branch."""
         shown = [own if own is None else self.standardised(own) for own in neighbours]
 
         def fuse(stage: int, tokens: Tensor) -> Tensor:
             if stage < self.first_stage:
                 return tokens
-            count, fusion = len(neighbours), self.fusions[stage - self.first_stage]
+            count, fusion = len(neighbours), cast("Any", self.fusions[stage - self.first_stage])
             branches = [tokens] * count if stage == self.first_stage else tokens.chunk(count)
+            if record:
+                record(fusion.weights(branches[0], shown[0]))
             pairs = zip(branches, shown, strict=True)
             fused = [part if own is None else fusion(part, own) for part, own in pairs]
             return torch.cat(fused) if count > 1 else fused[0]
@@ -206,10 +221,16 @@ class Classifier(nn.Module):
         return self.predict_with_each(pixels, [shown])[0]
 
     @torch.inference_mode()
-    def predict_with_each(self, pixels: Pixels, shown: Sequence[Shown]) -> list[np.ndarray]:
+    def predict_with_each(
+        self, pixels: Pixels, shown: Sequence[Shown], record: Record | None = None
+    ) -> list[np.ndarray]:
         """What `predict` returns, if the same images are shown each of these.
 
         As often as the backbone can, what comes before the first fusion is computed once.
+
+        Args:
+            record: called for each batch, the last of which is filled up, and each stage with the
+                attention (B, heads, T, K) to the first of these, which are neighbours.
         """
         was_training, device = self.training, self.device
         self.eval()
@@ -236,7 +257,9 @@ class Classifier(nn.Module):
             for batch, *parts in loader.batches(pad_rows(len(pixels)), size):
                 numbers = iter(parts)
                 neighbours = [join(list(islice(numbers, count))) for count in counts]
-                branches = self._forward(to_float(batch), neighbours).float().chunk(len(sets))
+                recorded = None if start else record
+                both = self._forward(to_float(batch), neighbours, recorded).float()
+                branches = both.chunk(len(sets))
                 for own, branch in zip(chunks, branches, strict=True):
                     own.append(branch)
             logits += [torch.cat(own)[: len(pixels)].cpu().numpy() for own in chunks]
@@ -249,60 +272,44 @@ class Classifier(nn.Module):
             )
         return logits
 
-    def attention(
-        self,
-        pixels: Pixels,
-        bank: DeviceBank | None,
-        indices: Indices | None,
-        query_vectors: Vectors | None = None,
-        similarities: Similarities | None = None,
-    ) -> np.ndarray:
+    def attention(self, pixels: Pixels, shown: Shown) -> np.ndarray:
         """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32.
 
-        Rows sum to 1, or to less where something else has a share. The mean over tokens and heads,
-        then over the stages where neighbours enter. With `query_vectors` (N, 1 + K): an image's
-        own vector comes first.
+        As `predict_with_attention` has it.
         """
-        shown = bank, indices, query_vectors, similarities
-        by_stage = self._of_attention(lambda weights: weights.mean(dim=(1, 2)), pixels, *shown)
-        return np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
+        return self.predict_with_attention(pixels, [shown])[1]
 
-    def attention_entropy(
-        self,
-        pixels: Pixels,
-        bank: DeviceBank | None,
-        indices: Indices | None,
-        query_vectors: Vectors | None = None,
-        similarities: Similarities | None = None,
-    ) -> list[np.ndarray]:
+    def predict_with_attention(
+        self, pixels: Pixels, shown: Sequence[Shown]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """What `predict_with_each` returns, and the attention to each neighbour of the first.
+
+        It is (N, K) float32; rows sum to 1, or to less where something else has a share. The mean
+        over tokens and heads, then over the stages where neighbours enter. With query vectors
+        (N, 1 + K): an image's own vector comes first.
+        """
+        logits, by_stage = self._with_attention(lambda w: w.mean(dim=(1, 2)), pixels, shown)
+        return logits, np.asarray(torch.stack(by_stage).mean(dim=0).numpy())
+
+    def attention_entropy(self, pixels: Pixels, shown: Shown) -> list[np.ndarray]:
         """Entropy of each head's attention to K neighbours: (N, heads) float32, one a stage.
 
         As `head_entropy`; of an image's own vector nothing counts. K is at least 2.
         """
-        k = 0 if indices is None else indices.shape[1]
-        shown = bank, indices, query_vectors, similarities
-        by_stage = self._of_attention(
-            lambda weights: head_entropy(weights[..., -k:]), pixels, *shown
-        )
+        k = 0 if shown.indices is None else shown.indices.shape[1]
+        _, by_stage = self._with_attention(lambda w: head_entropy(w[..., -k:]), pixels, [shown])
         return [entropy.numpy() for entropy in by_stage]
 
-    def _of_attention(
-        self, reduce: Callable[[Tensor], Tensor], pixels: Pixels, *shown: Any
-    ) -> list[Tensor]:
-        """What `reduce` makes of the attention (B, heads, T, K): (N, ...), one a stage."""
+    def _with_attention(
+        self, reduce: Callable[[Tensor], Tensor], pixels: Pixels, shown: Sequence[Shown]
+    ) -> tuple[list[np.ndarray], list[Tensor]]:
+        """Logits, and what `reduce` makes of the attention: (N, ...), one a stage."""
         batches: list[Tensor] = []
-
-        def record(fusion: Any, inputs: Any, _: Tensor) -> None:
-            batches.append(reduce(fusion.weights(*inputs).float()).cpu())
-
-        hooks = [fusion.register_forward_hook(record) for fusion in self.fusions]
-        try:
-            self.predict(pixels, *shown)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        n, stages = len(pixels), len(hooks)
-        return [torch.cat(batches[stage::stages])[:n] for stage in range(stages)]
+        logits = self.predict_with_each(
+            pixels, shown, lambda weights: batches.append(reduce(weights.float()).cpu())
+        )
+        n, stages = len(pixels), len(self.fusions)
+        return logits, [torch.cat(batches[stage::stages])[:n] for stage in range(stages)]
 
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""

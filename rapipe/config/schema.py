@@ -118,7 +118,10 @@ class PretrainParams(PretrainingRecipe):
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class EmbedParams:
-    """Where the images of the corpus are embedded; the rows are the same."""
+    """Where the images of the corpus are embedded; the rows are the same.
+
+    The cluster is that of `retrieval.engine` too.
+    """
 
     engine: Literal["local", "ray"]
     """local (this machine) | ray (a Ray cluster; docs/scale.md)"""
@@ -148,6 +151,9 @@ class RetrievalParams(FusionSpec):
     index: str
     """exact | for faiss a factory string, such as IVF256,Flat or HNSW32 | for lance IVF_FLAT or
     IVF_RQ"""
+    engine: Literal["local", "ray"]
+    """where prefetch runs knn and diverse: local (this machine) | ray (the cluster of
+    embed.address)"""
     min_recall: Rate
     """share of the true k nearest that an approximate index must find, or prefetch fails"""
     query_noise: Probability

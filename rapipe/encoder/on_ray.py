@@ -21,33 +21,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import re
-import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rapipe.errors import ArgumentError, UserError, first_line
+from rapipe.errors import UserError
+from rapipe.io import ray_cluster
 from rapipe.io.storage import Storage
 from rapipe.progress import track
 from rapipe.records import Embeddings, Images
 from rapipe.retrieval.store import Fragment, StoreSpec
-from rapipe.retrieval.store.fragments import EXTRA, write_fragment
+from rapipe.retrieval.store.fragments import write_fragment
 from rapipe.retrieval.store.rows import blocks_of, record_batch
 
-LOCAL = "local"
-"""Address of a cluster that is started on this machine, and ends with this process."""
-HOST_AND_PORT = re.compile(r"([^:/]+):(\d+)")
-CONNECT_SECONDS = 10
 ACTOR_CPUS = 0.5
 """Share of a CPU that an actor reserves, so that one can move to a node that has its own already
 when another is lost."""
@@ -109,7 +101,7 @@ def embed(
     encoder: Path,
     spec: StoreSpec,
     storage: Storage,
-    address: str = LOCAL,
+    address: str = ray_cluster.LOCAL,
 ) -> list[Fragment]:
     """Embed and write all blocks that are not finished; returns the fragments of all, in order.
 
@@ -123,7 +115,9 @@ def embed(
         ArgumentError: Ray or Lance is not installed, or there is no cluster at `address`.
         UserError: the cluster or the storage fails for good; finished blocks stay finished.
     """
-    require_packages()
+    # They are not imported: Ray forks when it starts, which Lance does not bear.
+    for package, module in (("ray[data]", "ray"), ("pylance", "lance")):
+        ray_cluster.require(package, module)
     names, unfinished = [], []
     finished = {name.removesuffix(".json") for name in storage.sizes("done")}
     staged = storage.sizes("images")
@@ -148,24 +142,12 @@ def key(spec: StoreSpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def require_packages() -> None:
-    """Raise `ArgumentError` unless Ray and Lance are installed.
-
-    They are not imported: Ray forks when it starts, which Lance does not bear.
-    """
-    for package, module in (("ray[data]", "ray"), ("pylance", "lance")):
-        if find_spec(module) is None:
-            raise ArgumentError(
-                f"`engine` is 'ray', which needs the package {package}: {EXTRA}; or choose local"
-            )
-
-
 def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) -> None:
     """Embed and write these blocks."""
     import ray
     import ray.data
 
-    with _cluster(address):
+    with ray_cluster.connection(address):
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         share = {"num_gpus": 1.0} if gpus else {"num_cpus": ACTOR_CPUS}
@@ -188,42 +170,11 @@ def _embed(names: list[str], spec: StoreSpec, storage: Storage, address: str) ->
             for _ in track(dataset.iter_rows(), "embedding", len(tasks)):
                 pass
         except (ray.exceptions.RayError, UserError) as error:
-            done = len(storage.sizes("done"))
+            done, why = len(storage.sizes("done")), ray_cluster.reason(error)
             raise UserError(
-                f"embedding on Ray failed ({_reason(error)}); {done:,} blocks are finished, and "
-                "are kept: run the same again"
+                f"embedding on Ray failed ({why}); {done:,} blocks are finished, and are kept: run "
+                "the same again"
             ) from None
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """A connection to a cluster; the one that there is, if this process has one."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is run
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    options = {"include_dashboard": False} if address == LOCAL else {}
-    try:
-        if host := HOST_AND_PORT.fullmatch(address):  # Ray itself would try for minutes
-            socket.create_connection((host[1], int(host[2])), CONNECT_SECONDS).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ArgumentError(
-            f"`address` is {address!r}, where no Ray cluster answers ({first_line(error)}): start "
-            "one by ray start --head, or name another"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong on a worker, in one line."""
-    cause = getattr(error, "cause", None) or error.__cause__ or error
-    return first_line(cause)
 
 
 class _Embedder:

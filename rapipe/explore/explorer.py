@@ -199,7 +199,7 @@ class Answering:
         label = int(with_all[0].argmax())
         left_out = self.classifier.predict(np.repeat(self.pixels, k, axis=0), *without_each(shown))
         effects = metrics.softmax(with_all)[0, label] - metrics.softmax(left_out)[:, label]
-        attention = self.classifier.attention(self.pixels, *shown)[0, -k:]
+        attention = self.classifier.attention(self.pixels, shown)[0, -k:]
         rows = self.rows(bank, neighbours, attention, effects)
         return {**facts, "neighbours": rows, "bank": len(bank)}
 

@@ -15,7 +15,7 @@ from rapipe.encoder import on_ray
 from rapipe.encoder.encoder import Encoder
 from rapipe.encoder.imported import ImportedVectors, has_encoder
 from rapipe.errors import UserError
-from rapipe.io import memory_map, weights
+from rapipe.io import memory_map, ray_cluster, weights
 from rapipe.io.locations import all_locations
 from rapipe.io.storage import Storage, is_remote
 from rapipe.io.text import expand_home, quoted
@@ -62,7 +62,7 @@ def run_on_ray(spec: store.StoreSpec, origins: Iterator[str], params: EmbedParam
     if not is_remote(shared):
         shared = str(expand_home(shared or paths.SHARED).absolute())
     storage = Storage(f"{shared}/{on_ray.key(spec)}")
-    address = params.address or on_ray.LOCAL
+    address = params.address or ray_cluster.LOCAL
     fragments = on_ray.embed(blocks, len(parts), paths.ENCODER, spec, storage, address)
     expected = {
         "ids": np.concatenate([images.ids for images in splits.values()]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rapipe.device import device
 from rapipe.encoder.embedding_cache import embed_cached
 from rapipe.encoder.imported import ImportedVectors, read_encoder
 from rapipe.errors import UserError
-from rapipe.io import memory_map
+from rapipe.io import memory_map, ray_cluster
 from rapipe.io.atomic import part_path
 from rapipe.io.folders import atomic_folder
 from rapipe.io.provenance import Facts
@@ -41,7 +42,7 @@ from rapipe.records import SPLITS, UNLABELLED, Embeddings, Ids, Images, Vectors
 from rapipe.retrieval.bank import select_bank
 from rapipe.retrieval.search import VectorsWithIds, describe_search
 from rapipe.retrieval.store import Rows, Store
-from rapipe.retrieval.strategies import STRATEGIES
+from rapipe.retrieval.strategies import STRATEGIES, RetrievalRequest
 
 READS = (paths.CORPUS, paths.ENCODER)
 WRITES = (paths.NEIGHBOURS,)
@@ -53,7 +54,7 @@ STORE_VECTORS, QUERY_VECTORS = "store.npy", "queries.npy"
 """Scratch files, gone when the stage ends."""
 
 
-@argument_keys(**keys_of("retrieval", RetrievalParams))
+@argument_keys(**keys_of("retrieval", RetrievalParams), address="embed.address")
 def run(params: Params) -> None:
     """Write `data/neighbours/`."""
     encoder = present_encoder(params)
@@ -83,7 +84,7 @@ def write(store: Store, splits: dict[str, Images], params: Params, of_encoder: F
     hidden_labels = hidden_label_ids(train.ids, train.labels, fraction, params.seed)
     write_bank(store, order, vectors, held_out, hidden_labels, params, of_encoder)
     bank = Embeddings.read(partial(paths.BANK))
-    request, teacher = request_of(params), bool(params.classifiers.distill)
+    request, teacher = shared_request(params), bool(params.classifiers.distill)
     cards: dict[str, dict[str, Any]] = {name: {} for name in params.retrieval.strategies}
     copied = copies_of(params)
     for split in (*splits, *copied):
@@ -110,6 +111,14 @@ def write(store: Store, splits: dict[str, Images], params: Params, of_encoder: F
         write_json(partial(paths.table_card(strategy)), facts)
     for scratch in (STORE_VECTORS, QUERY_VECTORS):
         (PART / scratch).unlink(missing_ok=True)
+
+
+def shared_request(params: Params) -> RetrievalRequest:
+    """The request; a cluster searches where `retrieval.engine` says so."""
+    request, address = request_of(params), params.embed.address or ray_cluster.LOCAL
+    if params.retrieval.engine == "local":
+        return request
+    return replace(request, method=replace(request.method, cluster=address))
 
 
 def partial(path: Path) -> Path:

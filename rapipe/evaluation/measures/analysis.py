@@ -193,7 +193,7 @@ def evaluate_levels(
         builder.add(level)
         k = level.retrieval.neighbours.k if level.retrieval else 0
         bank_size = len(retriever.bank) if retriever and k else 0
-        measured = scores(level, images, classifier, bank)
+        measured = scores(level, images, bank)
         rows.append({"noise_std": level.noise_std, **measured, "bank_size": bank_size})
         by_class = by_class or metrics.by_class(level.logits, images.labels, len(images.classes))
         if analysis:

@@ -50,14 +50,14 @@ def attribute(
     """
     shown, k = Shown.of(bank, neighbours), neighbours.k
     images = np.arange(len(targets))
-    every = classifier.predict_with_each(pixels, [shown, *(shown.without(j) for j in range(k))])
+    sets = [shown, *(shown.without(j) for j in range(k))]
+    every, attention = classifier.predict_with_attention(pixels, sets)
     with_all, *without = (metrics.softmax(logits)[images, targets] for logits in every)
-    attention = classifier.attention(pixels, *shown)
     if neighbours.with_self:  # shares among the neighbours
         attention = attention[:, -k:]
         total = attention.sum(axis=1, keepdims=True)
         attention = attention / np.maximum(total, metrics.MIN_PROBABILITY)
-    entropy = classifier.attention_entropy(pixels, *shown) if k > 1 else []
+    entropy = classifier.attention_entropy(pixels, shown) if k > 1 else []
     return Attribution(
         neighbours.indices, attention, with_all[:, None] - np.stack(without, axis=1), entropy
     )

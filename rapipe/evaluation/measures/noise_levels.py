@@ -47,6 +47,8 @@ class LevelPredictions:
     """Logits with the neighbours of other images; None without retrieval."""
     with_clean: npt.NDArray[np.float32] | None = None
     """Logits with the neighbours of the clean images, if that was asked for."""
+    attention: npt.NDArray[np.float32] | None = None  # (N, K), or (N, 1 + K)
+    """To the neighbours, of a fusion that may pass them by; None of others."""
 
 
 def predict_levels(
@@ -98,10 +100,15 @@ def predict(
     voters = retriever.labelled_neighbours(neighbours, queries)
     others = neighbours.take(other_images(len(images), retriever.request.seed))
     shown = [Shown.of(bank, neighbours), Shown.of(bank, others), *([clean] if clean else [])]
-    logits = classifier.predict_with_each(pixels, shown)
+    if classifier.abstains:
+        logits, attention = classifier.predict_with_attention(pixels, shown)
+    else:
+        logits, attention = classifier.predict_with_each(pixels, shown), None
     retrieval = Retrieval(queries, neighbours, voters)
     with_clean = logits[2] if clean else None
-    return LevelPredictions(noise_std, pixels, logits[0], retrieval, logits[1], with_clean)
+    return LevelPredictions(
+        noise_std, pixels, logits[0], retrieval, logits[1], with_clean, attention
+    )
 
 
 def other_images(count: int, seed: int) -> npt.NDArray[np.int64]:
@@ -112,9 +119,7 @@ def other_images(count: int, seed: int) -> npt.NDArray[np.int64]:
     return successors
 
 
-def scores(
-    level: LevelPredictions, images: Images, classifier: Classifier, bank: DeviceBank | None
-) -> dict[str, float]:
+def scores(level: LevelPredictions, images: Images, bank: DeviceBank | None) -> dict[str, float]:
     """top1, top3 (0 to 1), nll (nats), ece, n_test; and of neighbours, where there are any:
 
     `neighbour_recall` of their search (1.0 = exact); `purity`, the share that has the image's
@@ -136,9 +141,8 @@ def scores(
     purity = label_purity(neighbours.indices, bank.bank, images.labels)
     if purity is not None:
         row["purity"] = purity
-    if classifier.abstains:
-        attention = classifier.attention(level.pixels, *Shown.of(bank, neighbours))
-        row["neighbour_share"] = float(attention[:, -neighbours.k :].sum(axis=1).mean())
+    if level.attention is not None:
+        row["neighbour_share"] = float(level.attention[:, -neighbours.k :].sum(axis=1).mean())
     return row
 
 

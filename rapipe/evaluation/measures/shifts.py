@@ -47,7 +47,7 @@ def evaluate_shifts(
 
     def measured(images: Images, pixels: Pixels) -> Row:
         level = predict(classifier, images, pixels, retriever, bank)
-        row: Row = scores(level, images, classifier, bank)
+        row: Row = scores(level, images, bank)
         if vote and level.retrieval:
             counts = vote(*level.retrieval.voters, len(images.classes))
             row["vote_top1"] = metrics.top_k(counts, images.labels, 1)

@@ -36,6 +36,7 @@ from rapipe.records import Facts, Ids, Neighbours, Vectors
 from rapipe.retrieval.search.exact import Exact
 from rapipe.retrieval.search.faiss_index import BLOCK, FLAT, Faiss
 from rapipe.retrieval.search.lance_index import KINDS, Lance
+from rapipe.retrieval.search.on_ray import rank_on_ray
 from rapipe.retrieval.search.ranking import (
     Bank,
     TopK,
@@ -65,15 +66,18 @@ class SearchMethod:
         index: `exact`; for faiss also a factory string, for lance IVF_FLAT or IVF_RQ.
         min_recall: share of the true neighbours, 0 to 1, below which `search` raises.
         cache: folder that keeps indexes, each under a hash of what it was made from.
+        cluster: address of a Ray cluster whose nodes share the queries: `local` for one that is
+            started on this machine, HOST:PORT, or `auto`; empty for this process alone.
 
     Raises:
-        ArgumentError: there is no such backend, or it has no such index.
+        ArgumentError: there is no such backend, or it has no such index, or it cannot be shared.
     """
 
     backend: str = "torch"
     index: str = EXACT
     min_recall: float = 0.95
     cache: Path | None = None
+    cluster: str = ""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -84,6 +88,11 @@ class SearchMethod:
             raise ArgumentError(
                 f"`index` is {self.index!r}; with `backend`: {self.backend} it must be "
                 f"{' or '.join(indexes)}"
+            )
+        if self.cluster and self.backend == "lance":
+            raise ArgumentError(
+                f"`backend` is {self.backend!r}, whose index stays on one machine; with `engine`: "
+                "ray it must be torch, faiss or auto"
             )
 
     def resolved(self, queries: int, rows: int) -> SearchMethod:
@@ -124,7 +133,7 @@ def search(
     with ExitStack() as stack:
         index = build_index(bank.vectors, method, stack)
         if isinstance(index, Exact) or index.exact:
-            top = rank(index, queries, bank, k, exclude)
+            top = _rank(index, queries, bank, k, exclude, method)
             facts: Facts = {"effort": "", "recall": 1.0, "sample": 0}
         else:
             top, facts = _approximate(index, queries, bank, k, exclude, method)
@@ -156,7 +165,7 @@ def _approximate(
         top = _rank_part(index, queries, sample[tuning], bank, k, exclude)
         recall = recall_at_k(top.rows, truth[tuning])
         if recall >= method.min_recall:
-            top = rank(index, queries, bank, k, exclude)
+            top = _rank(index, queries, bank, k, exclude, method)
             recall = recall_at_k(top.rows[sample[held_out]], truth[held_out])
         best = max(best, recall)
         if recall >= method.min_recall:
@@ -174,6 +183,21 @@ def _approximate(
         f"{method.index} finds at most {best:.3f} of the {k} nearest; choose another index, "
         "`backend`: torch, or a lower `min_recall`"
     )
+
+
+def _rank(
+    index: Exact | Faiss | Lance,
+    queries: Vectors,
+    bank: Bank,
+    k: int,
+    exclude: Ids,
+    method: SearchMethod,
+) -> TopK:
+    """All queries, by this process or by a cluster."""
+    if not method.cluster:
+        return rank(index, queries, bank, k, exclude)
+    approximate = index if isinstance(index, Faiss) and not index.exact else None
+    return rank_on_ray(approximate, queries, bank, k, exclude, method.cluster)
 
 
 def _rank_part(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rapipe.errors import ArgumentError
 from rapipe.io import memory_map
@@ -42,7 +43,7 @@ class Faiss:
         self.error = index.d * 2.0**-23
         self.factor = 1
         self.levels = 1 if self.exact else LEVELS
-        self.effort = ""
+        self.level, self.effort = 0, ""
 
     @property
     def exact_fallback(self) -> Index:
@@ -63,7 +64,7 @@ class Faiss:
                 effort.append(f"{name} {value}")
         with suppress(RuntimeError):
             parameters.set_index_parameter(self.index, "k_factor_rf", 2)
-        self.effort = ", ".join(effort)
+        self.level, self.effort = level, ", ".join(effort)
 
     def candidates(self, vectors: Vectors, count: int) -> Candidates:
         """The `count` best rows of each query vector (Q, D) that the index finds."""
@@ -83,6 +84,23 @@ class Faiss:
         import faiss
 
         return cls(faiss.read_index(str(folder / FILE), faiss.IO_FLAG_MMAP_IFC), factory)
+
+    def to_bytes(self) -> npt.NDArray[np.uint8]:
+        """The index, for `parse`."""
+        import faiss
+
+        return np.asarray(faiss.serialize_index(self.index))
+
+    @classmethod
+    def parse(cls, content: npt.NDArray[np.uint8], factory: str) -> Faiss:
+        """The index that `to_bytes` gave, of which codes and vectors stay where they are."""
+        import faiss
+        from faiss import ZeroCopyIOReader  # type: ignore[attr-defined]
+
+        reader = ZeroCopyIOReader(faiss.swig_ptr(content), len(content))
+        index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
+        index.referenced_objects = [content]
+        return cls(index, factory)
 
     @classmethod
     def build(cls, bank: Vectors, factory: str) -> Faiss:

@@ -123,6 +123,18 @@ def rank(index: Index, queries: Vectors, bank: Bank, k: int, exclude: Ids) -> To
     approximate one is searched once, and may propose too few.
     """
     most_excluded = check_k(k, exclude, bank.ids)
+    return rank_up_to(index, queries, bank, k, exclude, most_excluded)
+
+
+def rank_up_to(
+    index: Index, queries: Vectors, bank: Bank, k: int, exclude: Ids, most_excluded: int
+) -> TopK:
+    """The same where a query may have fewer than k, the rest of which is row -1.
+
+    Args:
+        k: at most the number of rows.
+        most_excluded: the most rows of the bank that one query excludes.
+    """
     id_order, products = _id_order(bank.ids), _Products(bank.vectors, k * len(queries))
     n, q = len(bank.ids), len(queries)
     top = TopK(np.empty((q, k), np.int32), np.empty((q, k), np.float32))
@@ -154,6 +166,17 @@ def rank(index: Index, queries: Vectors, bank: Bank, k: int, exclude: Ids) -> To
             current = current.exact_fallback
         memory_map.release_pages()
     return top
+
+
+def top_k(rows: Indices, similarities: Similarities, bank_ids: Ids, k: int) -> TopK:
+    """The k best of candidates (Q, P), by the rule of `search`.
+
+    Equal similarities are ordered by id, then row. Row -1, of similarity -inf, comes last.
+    """
+    order = np.lexsort((rows, bank_ids[rows], -similarities), axis=1)[:, :k]
+    return TopK(
+        np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarities, order, axis=1)
+    )
 
 
 def similarities_of(queries: Vectors, bank_vectors: Vectors, rows: Indices) -> Similarities:

@@ -30,7 +30,6 @@ from rapipe.retrieval.store.rows import (
     translate_lance_errors,
 )
 
-EXTRA = "pip install 'rapipe[scale]'"
 DATA = "data"
 """Folder of a table's files."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rapipe.errors import ArgumentError
-from rapipe.records import Embeddings, Facts, Ids, Indices, Neighbours, Similarities
+from rapipe.records import Embeddings, Facts, Ids, Indices, Neighbours
 from rapipe.retrieval.search import EXACT, SearchMethod, VectorsWithIds, search
 from rapipe.retrieval.search.ranking import TopK
 
@@ -80,14 +80,3 @@ def nearest(
 def to_bank_rows(subset: Rows, rows: Indices) -> Indices:
     """Bank rows (Q, P) for rows (Q, P) of a subset (N,) of the bank; -1 stays."""
     return np.append(subset, -1)[rows].astype(np.int32)
-
-
-def top_k(rows: Indices, similarities: Similarities, bank_ids: Ids, k: int) -> TopK:
-    """The k best of candidates (Q, P), by the rule of `search`.
-
-    Equal similarities are ordered by id, then row. Row -1, of similarity -inf, comes last.
-    """
-    order = np.lexsort((rows, bank_ids[rows], -similarities), axis=1)[:, :k]
-    return TopK(
-        np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarities, order, axis=1)
-    )

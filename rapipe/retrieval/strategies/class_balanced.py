@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from rapipe.records import Embeddings, Neighbours
 from rapipe.retrieval.search import VectorsWithIds, check_k
-from rapipe.retrieval.search.ranking import TopK
+from rapipe.retrieval.search.ranking import TopK, top_k
 from rapipe.retrieval.strategies.base import (
     EXACT_SEARCH,
     NotServedError,
@@ -27,7 +27,6 @@ from rapipe.retrieval.strategies.base import (
     Rows,
     nearest,
     to_bank_rows,
-    top_k,
 )
 
 CANDIDATES = 1 << 21

@@ -18,7 +18,7 @@ from rapipe.io import memory_map
 from rapipe.progress import track
 from rapipe.records import Embeddings, Ids, Neighbours
 from rapipe.retrieval.search import VectorsWithIds, check_k, similarities_of
-from rapipe.retrieval.search.ranking import TopK
+from rapipe.retrieval.search.ranking import TopK, top_k
 from rapipe.retrieval.strategies.base import (
     EXACT_SEARCH,
     NotServedError,
@@ -26,7 +26,6 @@ from rapipe.retrieval.strategies.base import (
     Rows,
     nearest,
     to_bank_rows,
-    top_k,
 )
 
 SEGMENT = 128
