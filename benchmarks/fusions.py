@@ -51,8 +51,7 @@ NOISE = (0.1, 0.2)
 SEVERITY = 3
 PLAIN = "none"
 DEFAULT = "cross-attention"
-"""The fusion of the image's own vector, and of the clean image's neighbours in training."""
-CLEAN_QUERIES = f"{DEFAULT}, clean queries"
+"""The fusion of the image's own vector."""
 OWN_VECTOR, OWN_VECTOR_TOO = "trust, own vector", "trust, own vector too"
 """What remains of it without neighbours; and with both."""
 GRID: Overrides = {
@@ -73,7 +72,6 @@ NOISY = (PLAIN, DEFAULT, "trust")
 CASES: dict[str, Overrides] = {
     PLAIN: {"retrieval.strategies": []},
     "self": {"retrieval.strategies": ["self"]},
-    CLEAN_QUERIES: {"retrieval.strategies": ["knn"], "retrieval.query_noise": 0.0},
     **{
         name: {
             "retrieval.strategies": ["knn"],

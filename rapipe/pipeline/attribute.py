@@ -34,6 +34,7 @@ from rapipe.pipeline.inputs import (
     images_of,
     labelled,
     present_bank,
+    shift_images,
 )
 from rapipe.pipeline.memory.look_up import QueryImage, read_image
 from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
@@ -149,7 +150,8 @@ def _neighbours(
     params: Params, variant: Variant, classifier: Classifier, pixels: Pixels, name: str
 ) -> tuple[DeviceBank, Neighbours]:
     """What the strategy of a classifier retrieves for an image that is not in the test split."""
-    retriever = retriever_of(params, variant, classifier, present_bank(params), images_of("test"))
+    held_out = images_of("test"), shift_images()
+    retriever = retriever_of(params, variant, present_bank(params), *held_out)
     try:
         vectors = retriever.encoder.embed(pixels)
     except NoEncoderError:

@@ -58,13 +58,13 @@ def run(params: Params, variant: Variant) -> None:
     card = classifier_card(params, variant)
     classifier, _ = Classifier.read(paths.MODELS / variant.name)
     classifier.to(device())
-    images = labelled("test")
+    images, shifts = labelled("test"), shift_images()
     retriever, analysis, memory, store = None, None, "", ""
     if variant.retrieval != "none":
         bank = present_bank(params)
         if variant.rows_shown:
             memory, store = bank["memory"], bank["store"]
-        retriever = retriever_of(params, variant, classifier, bank, images)
+        retriever = retriever_of(params, variant, bank, images, shifts)
         analysis = analysis_of(params, variant, classifier, retriever, images)
     edited = store != card["memory"]
     levels = (0.0, *sorted(params.evaluate.noise_std))
@@ -72,7 +72,7 @@ def run(params: Params, variant: Variant) -> None:
         levels = levels[:1]
         say(f"pretrain.encoder is {NO_ENCODER}: noisy images have no vectors, and are left out")
     evaluation = evaluate_levels(classifier, images, levels, retriever, analysis, params.seed)
-    corrupted, elsewhere = shifted_rows(params, classifier, images, retriever, analysis)
+    corrupted, elsewhere = shifted_rows(params, classifier, images, shifts, retriever, analysis)
     facts, predictions_sha256 = dict(analysis.facts) if analysis else {}, ""
     if not edited:
         with atomic_folder(paths.EVIDENCE / variant.name) as folder:
@@ -113,6 +113,7 @@ def shifted_rows(
     params: Params,
     classifier: Classifier,
     images: Images,
+    shifts: dict[str, Images],
     retriever: Retriever | None,
     analysis: RetrievalAnalysis | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -120,7 +121,7 @@ def shifted_rows(
 
     Imported vectors are of clean test images alone.
     """
-    corruptions, shifts = params.evaluate.corruptions, shift_images()
+    corruptions = params.evaluate.corruptions
     if retriever and isinstance(retriever.encoder, ImportedVectors):
         corruptions, shifts = (), {}
     bank, vote = (analysis.bank, best_vote(analysis.votes)) if analysis else (None, None)
@@ -190,13 +191,17 @@ def maps_of(
 def retriever_of(
     params: Params,
     variant: Variant,
-    classifier: Classifier,
     bank_facts: dict[str, Any],
     images: Images,
+    shifts: dict[str, Images],
 ) -> Retriever:
-    """The bank that was prefetched last; `UserError` if the classifier cannot use it."""
+    """The bank that was prefetched last; `UserError` if the classifier cannot use it.
+
+    Args:
+        images, shifts: of the test split, and from elsewhere; none may be in the bank.
+    """
     bank = Embeddings.read(checked(paths.BANK))
-    for name, part in {"test split": images, **shift_images()}.items():
+    for name, part in {"test split": images, **shifts}.items():
         if np.isin(bank.ids, part.ids).any():
             raise UserError(f"{paths.BANK} holds images of the present {name}: run rapipe prefetch")
     return Retriever(

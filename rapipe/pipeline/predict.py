@@ -26,6 +26,7 @@ from rapipe.pipeline.inputs import (
     labelled,
     neighbours_of,
     present_bank,
+    shift_images,
 )
 from rapipe.pipeline.running.argument_keys import CORPUS_KEYS, argument_keys, keys_of
 from rapipe.pipeline.trained import trained_variants
@@ -144,7 +145,7 @@ def choose(params: Params, name: str, risk: float) -> Chosen:
         predictor = Predictor(classifier, classes, decoding)
         return Chosen(variant, card, predictor.abstaining(validation, risk))
     bank = present_bank(params)
-    retriever = retriever_of(params, variant, classifier, bank, images_of("test"))
+    retriever = retriever_of(params, variant, bank, images_of("test"), shift_images())
     bank_classes = tuple(bank_card()["classes"])
     predictor = Predictor(classifier, classes, decoding, retriever, bank_classes)
     neighbours = neighbours_of(validation, params, variant.retrieval, "validation")

@@ -32,6 +32,7 @@ from rapipe.pipeline.inputs import (
     quality_facts,
     read_card,
     read_result,
+    shifts_card,
 )
 from rapipe.pipeline.pretraining_results import read_curves, read_history, read_pictures
 from rapipe.pipeline.results import (
@@ -240,9 +241,8 @@ def setting(params: Params, pretraining: History) -> str:
         noise = retrieval.query_noise, noisy
         looked_up = fusion_words(f"k = {retrieval.k} by {by}", retrieval.fusion_spec, *noise)
     size = params.corpus.image_size
-    return setting_words(
-        present_corpus(params), size, sentence, params.train, looked_up, initial(params)
-    )
+    corpus, shifts = present_corpus(params), shifts_card()["sources"]
+    return setting_words(corpus, shifts, size, sentence, params.train, looked_up, initial(params))
 
 
 def initial(params: Params) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.evaluation.results import Row
 from rapipe.specs import NO_ENCODER, FusionSpec, TrainingRecipe
 
@@ -18,6 +19,7 @@ TRICKS = (
 
 def setting_words(
     corpus: dict[str, Any],
+    shifts: Iterable[str],
     image_size: int,
     encoder: str,
     recipe: TrainingRecipe,
@@ -28,12 +30,15 @@ def setting_words(
 
     Args:
         corpus: the card of the corpus.
+        shifts: names of sources that classifiers are only evaluated on.
         encoder: a sentence on it; "" if there is none.
         retrieval: what classifiers look up, and how; "" if nothing.
         initial: sentences on what classifiers start from, and learn from besides all labels.
     """
     counts = ", ".join(f"{split['images']:,} {name}" for name, split in corpus["splits"].items())
-    sources = ", ".join(f"{name} ({card['role']})" for name, card in corpus["sources"].items())
+    roles = {name: card["role"] for name, card in corpus["sources"].items()}
+    roles |= dict.fromkeys(shifts, "shift")
+    sources = ", ".join(f"{name} ({role})" for name, role in roles.items())
     removed = corpus["duplicates"]["removed"]
     plain = TrainingRecipe()
     tricks = ", ".join(
@@ -62,9 +67,13 @@ def fusion_words(retrieval: str, fusion: FusionSpec, query_noise: float, noisy: 
         copies = "training images with those of their clean selves"
         if noisy:
             copies += ", those with noise too, which is not what they meet in testing"
+    kind = FUSIONS[fusion.fusion]
+    shown = f", neighbours as {fusion.attend} (both = embedding and label)"
+    apart = ", which learns apart from the network"
+    dropout = f", neighbour dropout {fusion.dropout:g}"
     return (
-        f"{retrieval}, by {fusion.fusion}, neighbours as {fusion.attend} (both = embedding and "
-        f"label), neighbour dropout {fusion.dropout:g}, {copies}"
+        f"{retrieval}, by {fusion.fusion}{'' if kind.inputs else shown}"
+        f"{apart if issubclass(kind, ApartFusion) else dropout}, {copies}"
     )
 
 
