@@ -62,6 +62,7 @@ PHOTOGRAPHS: Overrides = {
     "pretrain.image_size": 64,
     "pretrain.views": "crop",
     "retrieval.k": 50,
+    "retrieval.fusion": "cross-attention",
     "retrieval.attend": "both",
     "retrieval.query_noise": 0.0,
     "train.augment": "flip",

@@ -51,11 +51,12 @@ NOISE = (0.1, 0.2)
 SEVERITY = 3
 PLAIN = "none"
 DEFAULT = "cross-attention"
-"""The fusion of the image's own vector."""
+"""The fusion of a case that names none."""
 OWN_VECTOR, OWN_VECTOR_TOO = "trust, own vector", "trust, own vector too"
 """What remains of it without neighbours; and with both."""
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
+    "retrieval.fusion": DEFAULT,
     "retrieval.attend": "both",
     "classifiers.noise_std": 0.2,  # of NAME+noise
     "evaluate.noise_std": list(NOISE),

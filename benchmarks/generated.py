@@ -50,6 +50,7 @@ NOISE = (0.1, 0.2)
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.strategies": ["knn"],
+    "retrieval.fusion": "cross-attention",
     "evaluate.noise_std": list(NOISE),
     "evaluate.swap_std": [],
     "evaluate.attributed": 0,

@@ -80,6 +80,7 @@ ANY = "any"
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.strategies": ["self", "sampled", "knn"],
+    "retrieval.fusion": "cross-attention",
     "retrieval.stages": "all",
     "retrieval.query_noise": 0.0,
     "evaluate.noise_std": list(NOISE),

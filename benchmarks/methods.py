@@ -38,6 +38,7 @@ ENCODERS, CLASSIFIERS = RESULTS / "encoders.csv", RESULTS / "classifiers.csv"
 CIFAR = {"corpus.validation_fraction": 0.2, "pretrain.views": "crop"}
 """What photographs need, beside their source."""
 OFF = {
+    "retrieval.fusion": "cross-attention",
     "retrieval.stages": "all",
     "evaluate.attributed": 0,
     "evaluate.swap_std": [],

@@ -81,11 +81,17 @@ Width = Annotated[int, Field(ge=4, le=512, multiple_of=4)]
 Stem = Literal["cifar", "half", "imagenet"]
 
 
+ATTENDING = ("cross-attention", "distance")
+"""Fusions that `FusionSpec.attend` and `stages` are of."""
+APART = ("trust",)
+"""Fusions from which the network learns apart."""
+
+
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class FusionSpec:
     """How neighbours enter a classifier."""
 
-    fusion: str = "cross-attention"
+    fusion: str = "trust"
     """how neighbours enter the classifier: cross-attention | distance | tabr | knn-lm |
     tip-adapter | rac | modern-nca | trust"""
     attend: Literal["embedding", "label", "both"] = "embedding"

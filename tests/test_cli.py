@@ -107,7 +107,7 @@ def test_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
 @pytest.mark.ci
 def test_stage_modules_tell_mistakes_like_the_command(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("fusion: cross-attention", "fusion: none"))
+    (tmp_path / "params.yaml").write_text(text.replace("fusion: trust", "fusion: none"))
     done = subprocess.run(
         [sys.executable, "-m", "stages.train"],
         cwd=tmp_path,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import rapipe
 from rapipe.batches.loader import CPU
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.fusions import FUSIONS, LateFusion
+from rapipe.classifier.fusions import FUSIONS, ApartFusion, LateFusion
 from rapipe.classifier.fusions.knn_lm import KnnLm
 from rapipe.classifier.fusions.modern_nca import ModernNca
 from rapipe.classifier.fusions.rac import Rac
@@ -24,7 +24,15 @@ from rapipe.classifier.fusions.tip_adapter import LOG_ALPHA, TipAdapter
 from rapipe.classifier.fusions.trust import Trust
 from rapipe.classifier.neighbour_batch import DeviceBank, NeighbourBatch, Shown
 from rapipe.errors import ArgumentError
-from rapipe.specs import LABELS, SIMILARITIES, VECTORS, FusionSpec, TrainingRecipe
+from rapipe.specs import (
+    APART,
+    ATTENDING,
+    LABELS,
+    SIMILARITIES,
+    VECTORS,
+    FusionSpec,
+    TrainingRecipe,
+)
 
 EVERY = pytest.mark.parametrize("name", FUSIONS)
 LATE = [name for name, fusion in FUSIONS.items() if fusion.late]
@@ -323,7 +331,9 @@ def test_distance_trusts_less_what_is_less_alike() -> None:
 
 def test_every_late_fusion_is_one() -> None:
     assert all(issubclass(FUSIONS[name], LateFusion) for name in LATE)
-    assert set(LATE) == set(FUSIONS) - {"cross-attention", "distance"}
+    assert set(LATE) == set(FUSIONS) - set(ATTENDING)
+    assert {name for name, kind in FUSIONS.items() if not kind.inputs} == set(ATTENDING)
+    assert {name for name, kind in FUSIONS.items() if issubclass(kind, ApartFusion)} == set(APART)
 
 
 def test_trust_is_a_product_of_experts() -> None:

@@ -102,7 +102,7 @@ def test_neighbours_are_the_nearest_and_their_effect_is_what_leaving_them_out_ta
         effect = probability(shown) - probability(shown.without(column))
         assert answer["neighbours"][column]["effect"] == pytest.approx(effect, abs=1e-6)
     weights = [row["attention"] for row in answer["neighbours"]]
-    assert sum(weights) == pytest.approx(1, abs=1e-4)
+    assert 0 < sum(weights) <= 1 + 1e-4  # the network has the rest
     right = sum(row["class"] == answer["truth"] for row in answer["neighbours"])
     assert answer["purity"] == pytest.approx(right / answer["k"])
 

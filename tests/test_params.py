@@ -76,7 +76,7 @@ def test_every_key_has_a_description_that_is_its_comment() -> None:
         ("alexnet+noise] #", "alexnet+corpus] #", "+corpus is called +pretrained now"),
         ("alexnet+noise] #", "alexnet+elsewhere] #", "+elsewhere is called +checkpoint now"),
         (
-            "fusion: cross-attention",
+            "fusion: trust",
             "fusion: sum",
             "retrieval.fusion is 'sum'; it must be one of",
         ),

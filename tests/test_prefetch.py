@@ -195,7 +195,7 @@ def test_what_decides_an_own_vector_is_no_parameter_of_the_memory(project: Param
         ]
         assert (facts[0] == facts[1]) == same, name
     with pytest.raises(UserError, match=r"\[0\] is 'self\+knn', which shows .* no vector"):
-        with_retrieval(project, strategies=("self+knn",), attend="label")
+        with_retrieval(project, strategies=("self+knn",), fusion="cross-attention", attend="label")
 
 
 def check_prefetch(params: Params) -> None:

@@ -310,8 +310,9 @@ def test_hidden_neighbours_take_the_own_vector_with_them() -> None:
 def test_vectors_that_cannot_be_seen_or_do_not_fit_are_refused() -> None:
     source = retriever_of("self")
     images, tables = splits_of(source)
+    labels = FusionSpec(fusion="cross-attention", attend="label")
     with pytest.raises(ArgumentError, match="`attend`: label no vector is seen"):
-        rapipe.train_classifier(images, tables, source.bank, fusion=FusionSpec(attend="label"))
+        rapipe.train_classifier(images, tables, source.bank, fusion=labels)
     other = make_embeddings(20, d=5)
     with pytest.raises(ArgumentError, match=r"train hold query vectors of 8 .* `bank` have 5"):
         rapipe.train_classifier(images, tables, other)

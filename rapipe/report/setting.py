@@ -6,9 +6,8 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.evaluation.results import Row
-from rapipe.specs import NO_ENCODER, FusionSpec, TrainingRecipe
+from rapipe.specs import APART, ATTENDING, NO_ENCODER, FusionSpec, TrainingRecipe
 
 TRICKS = (
     *("accumulate", "average", "clip", "label_smoothing", "mixup", "patience", "schedule"),
@@ -67,13 +66,12 @@ def fusion_words(retrieval: str, fusion: FusionSpec, query_noise: float, noisy: 
         copies = "training images with those of their clean selves"
         if noisy:
             copies += ", those with noise too, which is not what they meet in testing"
-    kind = FUSIONS[fusion.fusion]
     shown = f", neighbours as {fusion.attend} (both = embedding and label)"
     apart = ", which learns apart from the network"
     dropout = f", neighbour dropout {fusion.dropout:g}"
     return (
-        f"{retrieval}, by {fusion.fusion}{'' if kind.inputs else shown}"
-        f"{apart if issubclass(kind, ApartFusion) else dropout}, {copies}"
+        f"{retrieval}, by {fusion.fusion}{shown if fusion.fusion in ATTENDING else ''}"
+        f"{apart if fusion.fusion in APART else dropout}, {copies}"
     )
 
 

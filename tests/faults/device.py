@@ -204,7 +204,7 @@ def _classifier(backbone: str, retrieval: str, platform: Platform) -> Classifier
     network = EncoderSpec(backbone, WIDTH, "half", SIDE, *MOMENTS)
     spec = ClassifierSpec(network, CLASSES)
     if retrieval != "none":
-        fusion = FusionSpec(attend="both", gate=True)
+        fusion = FusionSpec(fusion="cross-attention", attend="both", gate=True)
         spec = replace(spec, fusion=fusion, dimension=8 * WIDTH)
     classifier: Classifier = _on(_with_statistics(Classifier(spec)), platform)
     for layer in classifier.modules():

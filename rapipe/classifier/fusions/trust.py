@@ -30,7 +30,8 @@ class Trust(ApartFusion):
     and the reading are (their largest probabilities, the network's entropy), and whether they say
     the same (the vote for what the network predicts; the products of the network's probabilities
     with the vote and with the reading). It sees no features, so that it cannot learn by heart
-    which training images to trust, and facts have no gradient: nobody learns to look sure.
+    which training images to trust, and in training facts have no gradient: nobody learns to look
+    sure.
 
     The network learns apart, what it would learn without neighbours. When it has, `read`, w and v
     are fitted to what it predicts for the training images, and for noisy copies of them beside the
@@ -114,11 +115,11 @@ class Trust(ApartFusion):
 
     def _trust(self, logits: Tensor, near: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
         """Trust in the vote and in the reading: (B, 2)."""
-        facts = _facts(near, logits.detach(), vote.detach(), reading.detach())
+        parts = near, logits, vote, reading
+        facts = _facts(*(part.detach() for part in parts) if self.training else parts)
         return F.softplus(self.weight(facts).float())
 
 
-@torch.no_grad()
 def _facts(near: Tensor, logits: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
     """What trust is decided by, (B, FACTS)."""
     says, reads = logits.softmax(dim=1), reading.softmax(dim=1)
