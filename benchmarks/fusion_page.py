@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from benchmarks import fusions
 from benchmarks.methods import DOCS
 from benchmarks.rows import RESULTS, Row, done, percent, rows_of, with_tables
-from rapipe.report.style import VOTE, finish, looks, panels_of, png, styled
+from rapipe.classifier.fusions import FUSIONS
+from rapipe.report.style import VOTE, Look, finish, looks, panels_of, png, styled
 
 PAGE = RESULTS.parent / "fusions/README.md"
 BEGIN, END = "<!-- fusions -->", "<!-- end of fusions -->"
 MEASURES = {
     "neighbour_share": "weight that goes to neighbours",
-    "reliance": "predictions that other neighbours change",
+    "reliance": "change by others' neighbours",
 }
 """Columns of the figure of trust, and what they are."""
 
@@ -161,10 +162,20 @@ def networks(rows: list[Row]) -> list[str]:
     return [name for name in unique(rows, "backbone") if "+" not in name]
 
 
+def looks_of_cases() -> dict[str, Look]:
+    """A colour a fusion; broken lines where an image is shown its own vector."""
+    look = looks((fusions.PLAIN, *FUSIONS))
+    own = {"self": fusions.DEFAULT, fusions.OWN_VECTOR: "trust", fusions.OWN_VECTOR_TOO: "trust"}
+    for case, fusion in own.items():
+        both = case == fusions.OWN_VECTOR_TOO
+        look[case] = {**look[fusion], "ls": "-." if both else "--"}
+    return look
+
+
 @styled
 def accuracies() -> Figure:
     """Test accuracy at each level, a line a fusion."""
-    rows, look = finished(), looks(fusions.CASES)
+    rows, look = finished(), looks_of_cases()
     panels = {
         f"{memory}\n{network}": (memory, network)
         for network in networks(rows)
@@ -181,7 +192,7 @@ def accuracies() -> Figure:
             width = 2.6 if case == "trust" else 1.2
             axes.plot(range(len(heights)), heights, label=case, ms=4, lw=width, **look[case])
         for label, cells in without_training(memory, network).items():
-            dotted = VOTE if "vote" in label else {**VOTE, "ls": "--", "marker": ""}
+            dotted = VOTE if "vote" in label else {**VOTE, "marker": "x"}
             axes.plot([float(cell) / 100 for cell in cells], label=label, **dotted)
         axes.set_xticks(range(len(fusions.LEVELS)), list(fusions.LEVELS.values()), rotation=20)
     finish(axes_of, "test accuracy")
@@ -192,15 +203,15 @@ def accuracies() -> Figure:
 def trust() -> Figure:
     """How much neighbours weigh against how good they are: a line a fusion, a point a level."""
     rows = [row for row in finished() if row["purity_0"]]
-    look = looks(fusions.CASES)
+    look = looks_of_cases()
     levels = [level for level in fusions.LEVELS if level >= 0]
     panels = {
-        f"{memory}\n{network}: {words}": (memory, network, column)
-        for column, words in MEASURES.items()
+        f"{memory}\n{network}{' ' * line}": (memory, network, column)
+        for line, column in enumerate(MEASURES)
         for network in networks(rows)
         for memory in unique(rows, "memory")
     }
-    title = "A fusion that knows when to trust falls to the left"
+    title = "What neighbours decide, against how good they are: clean, noise .1, noise .2"
     rows_of_panels = len(MEASURES) * len(networks(rows))
     figure, axes_of = panels_of(list(panels), title, rows=rows_of_panels)
     for name, (memory, network, column) in panels.items():
@@ -215,7 +226,10 @@ def trust() -> Figure:
                 )
                 axes.plot(purities, weights, label=case, ms=4, **look[case])
         axes.set_xlabel("label purity of the neighbours")
-    finish(axes_of, "share")
+    finish(axes_of, "")
+    for name, (memory, _, column) in panels.items():
+        if memory == rows[0]["memory"]:
+            axes_of[name].set_ylabel(MEASURES[column])
     return figure
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ from study.work import Overrides, working_in
 ROWS, COMPARED = RESULTS / "fusions.csv", RESULTS / "fusion_comparisons.csv"
 PROBES = RESULTS / "fusion_probes.csv"
 NEW_CLASS = RESULTS / "fusion_new_class.csv"
+ENCODERS = RESULTS / "encoders"
+"""Those that were pretrained for the rows, so that other rows can be added anywhere."""
 ANSWERS = RESULTS / "fusion_answers.csv"
 """Which images are right, so that whoever doubts a comparison can make it again."""
 NAMING = ("cross-attention", "knn-lm", "tip-adapter", "modern-nca", "trust")
@@ -135,12 +138,13 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe import paths
     from rapipe.config.loading import parse
     from rapipe.config.variants import variants
-    from rapipe.pipeline import corpus, embed, initialise, prefetch, pretrain
+    from rapipe.pipeline import corpus, initialise, prefetch
     from rapipe.pipeline.inputs import bank_card
     from rapipe.records import Predictions
 
     if case in NOISY:
-        both = [name + end for end in ("", "+noise") for name in GRID["classifiers.backbones"]]
+        names = overrides["classifiers.backbones"]
+        both = [name + end for end in ("", "+noise") for name in names]
         overrides = {**overrides, "classifiers.backbones": both}
     content = content_of({**overrides, **CASES[case]})
     with working_in(_folder(memory), content):
@@ -151,35 +155,52 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             if not paths.CORPUS_CARD.exists():
                 corpus.run(params)
             if case != PLAIN and not paths.STORE_MANIFEST.exists():
-                pretrain.run(params)
-                embed.run(params)
+                make_memory(memory, params)
             tables = (memory, params.retrieval.strategies, params.retrieval.query_noise)
             if case != PLAIN and tables not in PREFETCHED:
                 prefetch.run(params)
                 PREFETCHED[:] = [tables]
             initialise.run(params)
-            check_memory(memory, "" if case == PLAIN else bank_card()["store"])
+            encoder = "" if case == PLAIN else bank_card()["encoder"]
+            check_memory(memory, encoder)
         for variant in missing:
             result = result_of(params, variant)
             answers = Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS)
             key = _key(memory, case, variant)
             keep(key, answers)
-            add(ROWS, {**key, "store": result["store"], **scores(result)})
+            add(ROWS, {**key, "encoder": encoder, **scores(result)})
         if case != PLAIN:
             if not done(PROBES, {"memory": memory}):
                 probe(memory, params)
             compare(memory, case, mine)
 
 
-def check_memory(memory: str, store: str = "") -> None:
+def make_memory(memory: str, params: Any) -> None:
+    """Embed by the encoder of the rows that are there, or pretrain one and keep it."""
+    from rapipe import paths
+    from rapipe.config.schema import NO_OBJECTIVE
+    from rapipe.pipeline import embed, pretrain
+
+    kept = ENCODERS / _folder(memory).name
+    if kept.exists():
+        shutil.copytree(kept, paths.ENCODER)
+    else:
+        pretrain.run(params)
+        if params.pretrain.objective != NO_OBJECTIVE:
+            shutil.copytree(paths.ENCODER, kept)
+    embed.run(params)
+
+
+def check_memory(memory: str, encoder: str = "") -> None:
     """Stop if there are rows of a memory that was made by another encoder of the same recipe.
 
-    Another machine rounds differently, and pretrains another encoder from the same seed.
+    Another machine rounds differently, and pretrains another encoder from the same seed; so that of
+    the rows is kept.
     """
     rows = [row for path in (ROWS, PROBES) for row in rows_of(path) if row["memory"] == memory]
-    stores = {row["store"] for row in rows if row["store"]} | ({store} if store else set())
-    if len(stores) > 1:
-        raise SystemExit(f"{memory}: rows of several memories; remove those of all but one")
+    encoders = {row["encoder"] for row in rows} | {encoder}
+    if len(encoders - {""}) > 1:
+        raise SystemExit(f"{memory}: rows of several encoders; remove those of all but one")
 
 
 def probe(memory: str, params: Any) -> None:
@@ -211,7 +232,7 @@ def probe(memory: str, params: Any) -> None:
     ]
     means = (*top1[: len(levels)], float(np.mean(top1[len(levels) :])))
     by_level = {f"top1_{k:g}": round(v, 4) for k, v in zip(LEVELS, means, strict=True)}
-    add(PROBES, {"memory": memory, "store": card["store"], **by_level})
+    add(PROBES, {"memory": memory, "encoder": card["encoder"], **by_level})
 
 
 def add_a_class(overrides: Overrides, memory: str, seeds: Sequence[int]) -> None:

@@ -78,7 +78,7 @@ def test_fusions_are_compared_with_what_they_must_beat(
     from benchmarks.rows import rows_of
 
     monkeypatch.setattr(fusions, "WORK", tmp_path)
-    for name in ("ROWS", "COMPARED", "PROBES", "NEW_CLASS", "ANSWERS"):
+    for name in ("ROWS", "COMPARED", "PROBES", "NEW_CLASS", "ANSWERS", "ENCODERS"):
         monkeypatch.setattr(fusions, name, tmp_path / f"{name}.csv")
     overrides = {
         **fusions.GRID,
@@ -92,13 +92,15 @@ def test_fusions_are_compared_with_what_they_must_beat(
     }
     for case in ("none", "trust", "trust"):  # what has a row is not run again
         fusions.measure("digits", case, overrides)
-    rows = rows_of(fusions.ROWS)
+    every = rows_of(fusions.ROWS)
+    rows = [row for row in every if row["backbone"] == "perceiver"]
     assert [(row["case"], row["seed"]) for row in rows] == [
         *(("none", "0"), ("none", "1"), ("trust", "0"), ("trust", "1"))
     ]
+    assert {row["backbone"] for row in every} == {"perceiver", "perceiver+noise"}
     assert 0 < float(rows[2]["neighbour_share_0.2"]) < 1
     assert rows[0]["purity_0"] == ""
-    compared = rows_of(fusions.COMPARED)
+    compared = [r for r in rows_of(fusions.COMPARED) if r["backbone"] == "perceiver"]
     assert {row["against"] for row in compared} == {"none", "vote"}
     for row in compared:
         assert float(row["low"]) <= float(row["change"]) <= float(row["high"])
