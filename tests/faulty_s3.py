@@ -23,7 +23,10 @@ ERROR = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>slow down</M
 
 
 class FaultyS3:
-    """A server with one bucket; `faults` says when requests break."""
+    """A server with one bucket, which clients find by the environment while it runs.
+
+    `faults` says when requests break.
+    """
 
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
@@ -41,9 +44,13 @@ class FaultyS3:
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
         self.forward("POST", "/moto-api/reset", {}, b"")  # of what an earlier one was given
         self.forward("PUT", f"/{self.bucket}", {}, b"")
+        self._patch = pytest.MonkeyPatch()
+        for name, value in self.environment.items():
+            self._patch.setenv(name, value)
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._patch.undo()
         self._proxy.shutdown()
         self._proxy.server_close()
         self._moto.stop()

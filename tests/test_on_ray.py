@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
+import ray_nodes
 from conftest import ROOT
 from faulty_s3 import FaultyS3
 
@@ -30,6 +30,7 @@ from rapipe.config.loading import load
 from rapipe.config.schema import Params
 from rapipe.encoder import on_ray
 from rapipe.errors import UserError
+from rapipe.io import ray_cluster
 from rapipe.pipeline import embed
 from rapipe.retrieval.store import Store
 
@@ -52,33 +53,22 @@ embed.run(load(Path("params.yaml")))
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
     """Storage that speaks S3, for this process and for the nodes."""
-    with pytest.MonkeyPatch.context() as patch, FaultyS3("images") as running:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
+    with FaultyS3("images") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def cluster(server: FaultyS3) -> Iterator[Any]:
     """A node, to which this process is connected."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    with ray_nodes.first() as nodes:
+        yield nodes
 
 
 @pytest.fixture
 def node(cluster: Any) -> Iterator[Any]:
     """A second node."""
-    added = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield added
-    if added in cluster.worker_nodes:
-        cluster.remove_node(added)
+    with ray_nodes.second(cluster) as added:
+        yield added
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +132,6 @@ def in_the_middle(harm: Callable[[], None]) -> Iterator[None]:
     assert done[0] < BLOCKS, "all was over before"
 
 
-def kill_workers(node: Any) -> int:
-    """Kill the processes of a node that work for Ray Data; how many there were."""
-    (raylet,) = node.all_processes["raylet"]
-    killed = 0
-    for process in psutil.Process(raylet.process.pid).children(recursive=True):
-        if process.cmdline()[0].startswith(("ray::Map", "ray::_map")):
-            process.kill()
-            killed += 1
-    return killed
-
-
 def test_two_nodes_give_the_rows_of_this_machine(
     project: Params, reference: tuple[Path, Any], node: Any
 ) -> None:
@@ -174,7 +153,8 @@ def test_workers_are_killed(
     killed = []
 
     def kill() -> None:
-        killed.extend(kill_workers(each) for each in (cluster.head_node, node))
+        names = "ray::Map", "ray::_map"
+        killed.extend(ray_nodes.kill_workers(each, names) for each in (cluster.head_node, node))
 
     with in_the_middle(kill):
         assert embedded(project) == reference[1]
@@ -251,7 +231,7 @@ def test_shared_images_that_were_damaged(
 def test_without_ray_a_sentence_says_what_to_install(
     project: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "find_spec", lambda module: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda module: None)
     with pytest.raises(
         UserError, match=r"^embed\.engine is 'ray', .* pip install 'rapipe\[scale\]'"
     ):

@@ -35,8 +35,6 @@ pytestmark = pytest.mark.slow
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
     monkeypatch.setattr(storage, "WAIT_SECONDS", 0.01)
     with FaultyS3("images") as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
         yield running
 
 

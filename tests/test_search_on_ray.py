@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+import ray_nodes
 from conftest import make_embeddings
 
 from rapipe import paths
@@ -34,24 +34,15 @@ K = 9
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A node, to which this process is connected."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    with ray_nodes.first() as nodes:
+        yield nodes
 
 
 @pytest.fixture
 def node(cluster: Any) -> Iterator[Any]:
     """A second node."""
-    added = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield added
-    if added in cluster.worker_nodes:
-        cluster.remove_node(added)
+    with ray_nodes.second(cluster) as added:
+        yield added
 
 
 @pytest.fixture
@@ -117,15 +108,11 @@ def test_workers_are_killed(
     killed = []
 
     def kill() -> None:
-        for each in (cluster.head_node, node):
-            (raylet,) = each.all_processes["raylet"]
-            for process in psutil.Process(raylet.process.pid).children(recursive=True):
-                if process.cmdline()[0].startswith("ray::rank_block"):
-                    process.kill()
-                    killed.append(process.pid)
+        names = ("ray::rank_block",)
+        killed.extend(ray_nodes.kill_workers(each, names) for each in (cluster.head_node, node))
 
     lose(kill, bank, monkeypatch)
-    assert killed, "no worker was there"
+    assert sum(killed), "no worker was there"
 
 
 def on_cluster(params: Params, **embed: str) -> Params:

@@ -16,9 +16,7 @@ from rapipe.io.storage import Storage
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
-    with pytest.MonkeyPatch.context() as patch, FaultyS3("images") as running:
-        for name, value in running.environment.items():
-            patch.setenv(name, value)
+    with FaultyS3("images") as running:
         yield running
 
 
