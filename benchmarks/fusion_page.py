@@ -59,8 +59,8 @@ def of(rows: list[Row], **values: str) -> list[Row]:
 
 def cases(rows: list[Row]) -> list[str]:
     """The cases that have rows, in the order in which they are listed."""
-    there = unique(rows, "case")
-    return [case for case in fusions.CASES if case in there]
+    there, (plain, *others) = unique(rows, "case"), fusions.CASES
+    return [case for case in (plain, fusions.CORRECTED, *others) if case in there]
 
 
 def tables() -> Iterator[str]:
@@ -165,6 +165,8 @@ def networks(rows: list[Row]) -> list[str]:
 def looks_of_cases() -> dict[str, Look]:
     """A colour a fusion; broken lines where an image is shown its own vector."""
     look = looks((fusions.PLAIN, *FUSIONS))
+    look[fusions.CORRECTED] = {**look[fusions.PLAIN], "ls": "--"}
+    look[fusions.RANDOM] = {**look["trust"], "ls": ":"}
     own = {"self": fusions.DEFAULT, fusions.OWN_VECTOR: "trust", fusions.OWN_VECTOR_TOO: "trust"}
     for case, fusion in own.items():
         both = case == fusions.OWN_VECTOR_TOO

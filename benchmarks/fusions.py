@@ -53,10 +53,13 @@ NAMING = ("cross-attention", "knn-lm", "tip-adapter", "modern-nca", "trust")
 NOISE = (0.1, 0.2)
 SEVERITY = 3
 PLAIN = "none"
+CORRECTED = "none, corrected"
+"""What of a fusion's gain is the fit to noisy copies."""
 DEFAULT = "cross-attention"
 """The fusion of a case that names none."""
 OWN_VECTOR, OWN_VECTOR_TOO = "trust, own vector", "trust, own vector too"
 """What remains of it without neighbours; and with both."""
+RANDOM = "trust, random neighbours"
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.fusion": DEFAULT,
@@ -73,6 +76,8 @@ GRID: Overrides = {
 }
 NOISY = (PLAIN, DEFAULT, "trust")
 """Cases that are also trained with noise on half of the images (NAME+noise)."""
+TRUSTING = {OWN_VECTOR: "self", OWN_VECTOR_TOO: "self+knn", RANDOM: "sampled"}
+"""Controls of `trust`: what it is shown in place of the nearest."""
 CASES: dict[str, Overrides] = {
     PLAIN: {"retrieval.strategies": []},
     "self": {"retrieval.strategies": ["self"]},
@@ -90,7 +95,7 @@ CASES: dict[str, Overrides] = {
             "retrieval.fusion": "trust",
             "retrieval.query_noise": 0.2,
         }
-        for name, strategy in ((OWN_VECTOR, "self"), (OWN_VECTOR_TOO, "self+knn"))
+        for name, strategy in TRUSTING.items()
     },
 }
 """By name, parameters that differ from those of the grid."""
@@ -169,6 +174,10 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             key = _key(memory, case, variant)
             keep(key, answers)
             add(ROWS, {**key, "encoder": encoder, **scores(result)})
+            if case == PLAIN:
+                correct(memory, params, variant)
+        if case == PLAIN:
+            compare(memory, CORRECTED, mine)
         if case != PLAIN:
             if not done(PROBES, {"memory": memory}):
                 probe(memory, params)
@@ -201,6 +210,43 @@ def check_memory(memory: str, encoder: str = "") -> None:
     encoders = {row["encoder"] for row in rows} | {encoder}
     if len(encoders - {""}) > 1:
         raise SystemExit(f"{memory}: rows of several encoders; remove those of all but one")
+
+
+def correct(memory: str, params: Any, variant: Any) -> None:
+    """Add a row of the control that corrects a trained network without any neighbours."""
+    from benchmarks.correction import fit
+    from rapipe import paths
+    from rapipe.batches.transforms import gaussian_noise
+    from rapipe.classifier.classifier import Classifier
+    from rapipe.pipeline.copies import copied_pixels
+    from rapipe.pipeline.inputs import labelled
+
+    key = _key(memory, CORRECTED, variant)
+    if done(ROWS, key):
+        return
+    classifier, _ = Classifier.read(paths.MODELS / variant.name)
+    train, test = labelled("train"), labelled("test")
+    copies = copied_pixels(train, params, variant.classifier.noisy)
+    said = np.concatenate([classifier.predict(pixels) for pixels in (train.pixels, copies)])
+    correction = fit(said, np.tile(train.labels, 2), variant.seed)
+
+    def right(pixels: Any) -> npt.NDArray[np.bool_]:
+        logits = correction.correct(classifier.predict(pixels))
+        return np.asarray(logits.argmax(axis=1) == test.labels)
+
+    stds = (0.0, *NOISE)
+    masks = [right(gaussian_noise(test.pixels, test.ids, std, params.seed)) for std in stds]
+    corrupted = [
+        right(corrupted(test.pixels, test.ids, SEVERITY, params.seed)).mean()
+        for corrupted in CORRUPTIONS.values()
+    ]
+    for std, mask in zip(stds, masks, strict=True):
+        row = {"images": len(mask), "correct": as_text(mask), "vote_correct": ""}
+        add(ANSWERS, {**key, "noise_std": std, **row})
+    shares = (*(mask.mean() for mask in masks), np.mean(corrupted))
+    top1 = {f"top1_{level:g}": round(float(s), 4) for level, s in zip(LEVELS, shares, strict=True)}
+    columns = list(rows_of(ROWS)[0])
+    add(ROWS, {**dict.fromkeys(columns, ""), **key, **top1})
 
 
 def probe(memory: str, params: Any) -> None:
@@ -362,6 +408,7 @@ def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
         correct = masks(memory, case, backbone, "correct")  # (S, L, N)
         peers = {
             PLAIN: masks(memory, PLAIN, backbone, "correct"),
+            CORRECTED: None if case == CORRECTED else masks(memory, CORRECTED, backbone, "correct"),
             "vote": masks(memory, case, backbone, "vote_correct"),
         }
         assert correct is not None

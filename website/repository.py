@@ -41,6 +41,7 @@ OTHERS = {
     "docs/index.md": "where.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "data/README.md": "files.md",
+    "results/fusions/README.md": "fusions.md",
     "results/study/README.md": "study.md",
     "results/study/study-cpu/tables.md": "study-tables.md",
     "CHANGELOG.md": "changelog.md",
