@@ -93,6 +93,10 @@ def test_fusions_are_compared_with_what_they_must_beat(
     for case in ("none", "trust", "trust"):  # what has a row is not run again
         fusions.measure("digits", case, overrides)
     every = rows_of(fusions.ROWS)
+    corrected = [row for row in every if row["case"] == fusions.CORRECTED]
+    assert len(corrected) == 4
+    assert all(0 < float(row["top1_-1"]) < 1 for row in corrected)
+    every = [row for row in every if row not in corrected]
     rows = [row for row in every if row["backbone"] == "perceiver"]
     assert [(row["case"], row["seed"]) for row in rows] == [
         *(("none", "0"), ("none", "1"), ("trust", "0"), ("trust", "1"))
@@ -101,14 +105,14 @@ def test_fusions_are_compared_with_what_they_must_beat(
     assert 0 < float(rows[2]["neighbour_share_0.2"]) < 1
     assert rows[0]["purity_0"] == ""
     compared = [r for r in rows_of(fusions.COMPARED) if r["backbone"] == "perceiver"]
-    assert {row["against"] for row in compared} == {"none", "vote"}
+    assert {row["against"] for row in compared} == {"none", fusions.CORRECTED, "vote"}
     for row in compared:
         assert float(row["low"]) <= float(row["change"]) <= float(row["high"])
     means = [np.mean([float(row["top1_0.1"]) for row in part]) for part in (rows[2:], rows[:2])]
     (change,) = (
         float(row["change"])
         for row in compared
-        if (row["against"], row["noise_std"]) == ("none", "0.1")
+        if (row["case"], row["against"], row["noise_std"]) == ("trust", "none", "0.1")
     )
     assert change == pytest.approx(means[0] - means[1], abs=2e-4)
     monkeypatch.setattr(fusions, "NAMING", ("knn-lm",))

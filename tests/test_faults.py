@@ -51,7 +51,7 @@ def project(
     return folder, stages
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_every_stage_refuses_what_was_damaged_before_it(
     project: tuple[Path, list[reference.Stage]], monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
@@ -90,7 +90,7 @@ def small_disk(
         pytest.skip(str(error))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_every_stage_survives_a_full_and_a_read_only_disk(
     small_disk: tuple[Path, list[reference.Stage]],
 ) -> None:
