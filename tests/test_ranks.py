@@ -18,7 +18,7 @@ from rapipe.specs import TrainingRecipe
 from rapipe.training import ranks
 from rapipe.training.loop import fit
 
-ROUNDING = 1e-5
+ROUNDING = 3e-5
 """Relative, after a few steps: sums of float32 come in another order."""
 BATCHNORM = 0.05
 """Of losses, where each rank normalises over its half of a batch of 16."""
