@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rapipe.classifier.stacking import BATCH, EPOCHS, RATE, STEPS
+from rapipe.classifier import stacking
 from rapipe.metrics import MIN_PROBABILITY
 from rapipe.records import Labels
 
@@ -52,15 +52,5 @@ def fit(logits: Logits, labels: Labels, seed: int) -> Correction:
     torch.manual_seed(seed)
     correction = Correction(logits.shape[1])
     said, targets = torch.from_numpy(logits), torch.from_numpy(labels).long()
-    batch = min(BATCH, len(targets))
-    steps = len(targets) // batch
-    epochs = max(EPOCHS, -(-STEPS // steps))
-    optimiser = torch.optim.AdamW(correction.parameters(), RATE)
-    rate = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs * steps)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(targets))[: steps * batch].view(steps, batch):
-            optimiser.zero_grad()
-            F.cross_entropy(correction(said[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            rate.step()
+    stacking.fit(correction.parameters(), lambda rows: correction(said[rows]), targets)
     return correction

@@ -18,8 +18,10 @@ from rapipe.specs import TrainingRecipe
 from rapipe.training import ranks
 from rapipe.training.loop import fit
 
-ROUNDING = 3e-5
+ROUNDING = 1e-5
 """Relative, after a few steps: sums of float32 come in another order."""
+BARLOW_ROUNDING = 3e-5
+"""Of losses that sum squares of a whole matrix of correlations."""
 BATCHNORM = 0.05
 """Of losses, where each rank normalises over its half of a batch of 16."""
 
@@ -33,17 +35,18 @@ def on_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return folder, json.loads((folder / "histories.json").read_text())
 
 
-def check_equal(alone: list[Any], together: list[Any]) -> None:
+def check_equal(alone: list[Any], together: list[Any], rounding: float = ROUNDING) -> None:
     assert len(alone) == len(together) > 1
     for one, other in zip(alone, together, strict=True):
-        assert other == pytest.approx(one, rel=ROUNDING, nan_ok=True)
+        assert other == pytest.approx(one, rel=rounding, nan_ok=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in ranked.TRAININGS if "batchnorm" not in n])
 def test_two_ranks_learn_what_one_device_does(name: str, on_two: Any, tmp_path: Path) -> None:
     """Noise, mixing, neighbours that are dropped, masks and queues are those of whole batches."""
-    check_equal(ranked.rows(name, tmp_path / "alone"), on_two[1][name])
+    rounding = BARLOW_ROUNDING if name == "barlow-twins" else ROUNDING
+    check_equal(ranked.rows(name, tmp_path / "alone"), on_two[1][name], rounding)
 
 
 @pytest.mark.slow

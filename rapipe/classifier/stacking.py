@@ -5,7 +5,7 @@ Letters: V views, N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,18 +57,36 @@ def stack(
         parts.append([said, *digest])
     said, *digest = (torch.cat(part) for part in zip(*parts, strict=True))
     targets = torch.from_numpy(labels[known]).to(classifier.device).long().repeat(len(views))
-    order = torch.Generator().manual_seed(seed)
+
+    def judge(rows: torch.Tensor) -> torch.Tensor:
+        return fusion.judge(said[rows], *(part[rows] for part in digest))
+
+    fit(fusion.judges(), judge, targets, torch.Generator().manual_seed(seed))
+
+
+def fit(
+    parameters: Iterable[torch.nn.Parameter],
+    answer: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    order: torch.Generator | None = None,
+) -> None:
+    """Fit parameters by cross-entropy, in at least `EPOCHS` epochs and `STEPS` steps.
+
+    Args:
+        answer: logits (B, C) of rows (B,).
+        targets: (M,) a class for each row.
+        order: of the rows; torch's own unless given.
+    """
     batch = min(BATCH, len(targets))
     steps = len(targets) // batch
     epochs = max(EPOCHS, -(-STEPS // steps))
-    optimiser = torch.optim.AdamW(fusion.judges(), RATE)
+    optimiser = torch.optim.AdamW(parameters, RATE)
     rate = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, epochs * steps)
     for _ in track(range(epochs), "stacking", epochs):
-        rows = torch.randperm(len(targets), generator=order).to(classifier.device)
-        for own in rows[: steps * batch].view(steps, batch):
-            answer = fusion.judge(said[own], *(part[own] for part in digest))
+        rows = torch.randperm(len(targets), generator=order).to(targets.device)
+        for part in rows[: steps * batch].view(steps, batch):
             optimiser.zero_grad()
-            F.cross_entropy(answer, targets[own]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(answer(part), targets[part]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             rate.step()
 

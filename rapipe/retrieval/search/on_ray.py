@@ -29,7 +29,7 @@ from rapipe.retrieval.search.ranking import (
     Bank,
     TopK,
     VectorsWithIds,
-    check_k,
+    count_excluded,
     rank_up_to,
     top_k,
 )
@@ -50,6 +50,7 @@ def rank_on_ray(
     """The k best of each query, as `rank` gives them.
 
     Args:
+        k: as `check_k` passes it.
         index: approximate, at the effort to search with; None for an exact search.
         address: of the cluster, as `ray_cluster.connection` has it.
 
@@ -57,7 +58,6 @@ def rank_on_ray(
         ArgumentError: there is no cluster.
         UserError: it fails for good.
     """
-    check_k(k, exclude, bank.ids)
     top = TopK(np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32))
     with ray_cluster.connection(address):
         import ray
@@ -153,6 +153,5 @@ def rank_block(
     else:
         index = Faiss.parse(content, factory)
         index.set_effort(level)
-    unique, counts = np.unique(shard.ids, return_counts=True)
-    most_excluded = int(counts[np.isin(unique, exclude)].max(initial=0))
+    most_excluded = count_excluded(exclude, shard.ids)
     return rank_up_to(index, vectors, shard, min(k, len(shard.ids)), exclude, most_excluded)

@@ -94,14 +94,19 @@ class Index(Protocol):
         ...
 
 
+def count_excluded(exclude: Ids, bank_ids: Ids) -> int:
+    """The most rows of the bank that one query excludes."""
+    unique, counts = np.unique(bank_ids, return_counts=True)
+    return int(counts[np.isin(unique, exclude)].max(initial=0))
+
+
 def check_k(k: int, exclude: Ids, bank_ids: Ids) -> int:
     """Raise `ArgumentError` unless every query has k neighbours after its exclusions.
 
     Returns:
         The most rows of the bank that one query excludes.
     """
-    unique, counts = np.unique(bank_ids, return_counts=True)
-    most_excluded = int(counts[np.isin(unique, exclude)].max(initial=0))
+    most_excluded = count_excluded(exclude, bank_ids)
     most = len(bank_ids) - most_excluded
     if most < 1:
         raise ArgumentError(
