@@ -214,7 +214,7 @@ def check_memory(memory: str, encoder: str = "") -> None:
 
 def correct(memory: str, params: Any, variant: Any) -> None:
     """Add a row of the control that corrects a trained network without any neighbours."""
-    from benchmarks.correction import fit
+    from benchmarks.correction import corrected as correct_by, fit
     from rapipe import paths
     from rapipe.batches.transforms import gaussian_noise
     from rapipe.classifier.classifier import Classifier
@@ -231,7 +231,7 @@ def correct(memory: str, params: Any, variant: Any) -> None:
     correction = fit(said, np.tile(train.labels, 2), variant.seed)
 
     def right(pixels: Any) -> npt.NDArray[np.bool_]:
-        logits = correction.correct(classifier.predict(pixels))
+        logits = correct_by(correction, classifier.predict(pixels))
         return np.asarray(logits.argmax(axis=1) == test.labels)
 
     stds = (0.0, *NOISE)

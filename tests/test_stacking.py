@@ -52,7 +52,7 @@ def test_the_network_learns_what_it_would_without_neighbours(name: str, backbone
     learned = fused.classifier.state_dict()
     for key, part in plain.state_dict().items():
         assert torch.equal(learned[key], part), key
-    logits = fused.classifier.predict(images["validation"].pixels)
+    logits = fused.classifier.network().predict(images["validation"].pixels)
     assert np.array_equal(logits, plain.predict(images["validation"].pixels))
 
 
@@ -83,12 +83,12 @@ def test_it_learns_whom_to_trust_where_the_network_breaks(name: str) -> None:
     classifier = Classifier(make_spec("alexnet", 8, fusion=name)).eval()
     images, bank = make_images(N, classes=3), make_embeddings(60)
     copies = np.random.default_rng(1).permuted(images.pixels, axis=0)
-    said = torch.from_numpy(classifier.predict(images.pixels))
+    said = torch.from_numpy(classifier.network().predict(images.pixels))
     weight, bias = classifier.head.parameters()
     with torch.no_grad():  # it says each class of some, and is sure
         weight /= said.std(dim=0).min() / 4
-        bias -= torch.from_numpy(classifier.predict(images.pixels)).mean(dim=0)
-    answers = classifier.predict(images.pixels).argmax(axis=1)
+        bias -= torch.from_numpy(classifier.network().predict(images.pixels)).mean(dim=0)
+    answers = classifier.network().predict(images.pixels).argmax(axis=1)
     labels = answers.astype(images.labels.dtype)
     assert len(set(labels.tolist())) > 1
     wrong = told((labels + 1) % 3, bank)

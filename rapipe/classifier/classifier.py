@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
@@ -159,9 +159,20 @@ class Classifier(nn.Module):
             shown = [own if own is None else self.standardised(own) for own in neighbours]
             if record:
                 record(late.weights(features, logits, shown[0]))
-            branches = [logits if own is None else late(features, logits, own) for own in shown]
+            if self.training and self.apart and neighbours == [None]:
+                return logits  # which the network learns by
+            branches = [
+                late.alone(logits) if own is None else late(features, logits, own) for own in shown
+            ]
             logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
+
+    def network(self) -> Classifier:
+        """A copy without the fusion: what neighbours are added to, as it is."""
+        plain = Classifier(replace(self.spec, fusion=None))
+        parts = self.state_dict().items()
+        plain.load_state_dict({key: part for key, part in parts if not key.startswith("fusions.")})
+        return plain.eval()
 
     def fused(self, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """What a fusion that learns apart makes of what the network says: (B, classes)."""

@@ -19,7 +19,7 @@ from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
 from rapipe.progress import track
 from rapipe.records import Labels, Neighbours, Pixels
 
-EPOCHS, STEPS = 12, 1_000
+EPOCHS, STEPS = 12, 2_000
 """At least so many of each."""
 BATCH, RATE = 128, 0.003
 
@@ -48,32 +48,33 @@ def stack(
     """
     (fusion,) = classifier.fusions
     assert isinstance(fusion, ApartFusion)
-    classifier.eval()
+    network = classifier.network().to(classifier.device)
     known = np.flatnonzero(labels >= 0)
     parts: list[list[torch.Tensor]] = []
     for pixels, neighbours in views:
-        said = torch.from_numpy(classifier.predict(pixels)[known]).to(classifier.device)
+        said = torch.from_numpy(network.predict(pixels)[known]).to(classifier.device)
         digest = _digest(classifier, fusion, bank, neighbours.take(known))
         parts.append([said, *digest])
     said, *digest = (torch.cat(part) for part in zip(*parts, strict=True))
     targets = torch.from_numpy(labels[known]).to(classifier.device).long().repeat(len(views))
 
-    def judge(rows: torch.Tensor) -> torch.Tensor:
-        return fusion.judge(said[rows], *(part[rows] for part in digest))
+    def answers(rows: torch.Tensor) -> list[torch.Tensor]:
+        alone = fusion.alone(said[rows])
+        return [alone, fusion.judge(alone, *(part[rows] for part in digest))]
 
-    fit(fusion.judges(), judge, targets, torch.Generator().manual_seed(seed))
+    fit(fusion.judges(), answers, targets, torch.Generator().manual_seed(seed))
 
 
 def fit(
     parameters: Iterable[torch.nn.Parameter],
-    answer: Callable[[torch.Tensor], torch.Tensor],
+    answers: Callable[[torch.Tensor], Sequence[torch.Tensor]],
     targets: torch.Tensor,
     order: torch.Generator | None = None,
 ) -> None:
-    """Fit parameters by cross-entropy, in at least `EPOCHS` epochs and `STEPS` steps.
+    """Fit parameters by the sum of cross-entropies, in at least `EPOCHS` epochs and `STEPS` steps.
 
     Args:
-        answer: logits (B, C) of rows (B,).
+        answers: logits, each (B, C), of rows (B,).
         targets: (M,) a class for each row.
         order: of the rows; torch's own unless given.
     """
@@ -86,7 +87,8 @@ def fit(
         rows = torch.randperm(len(targets), generator=order).to(targets.device)
         for part in rows[: steps * batch].view(steps, batch):
             optimiser.zero_grad()
-            F.cross_entropy(answer(part), targets[part]).backward()  # type: ignore[no-untyped-call]
+            losses = [F.cross_entropy(logits, targets[part]) for logits in answers(part)]
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             rate.step()
 

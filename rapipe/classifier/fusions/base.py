@@ -82,16 +82,24 @@ class LateFusion(Fusion):
     def forward(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Logits (B, L), of features (B, F) -> (B, L).
 
-        Those of an image without neighbours, or with none that it can use, stay as they are.
+        Those of an image without neighbours, or with none that it can use, are `alone` of them.
         """
-        fused, usable = self.fuse(features.float(), logits.float(), neighbours)
+        alone = self.alone(logits)
+        fused, usable = self.fuse(features.float(), alone.float(), neighbours)
         usable = usable & neighbours.present
-        return torch.where(usable[:, None], fused.to(logits.dtype), logits)
+        return torch.where(usable[:, None], fused.to(logits.dtype), alone)
+
+    def alone(self, logits: Tensor) -> Tensor:
+        """What it makes of logits (B, L) without neighbours: (B, L), the same unless it learned."""
+        return logits
 
     def fuse(
         self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch
     ) -> tuple[Tensor, Tensor]:
-        """The same for images whose neighbours are all present; and which images can use any."""
+        """The same for images whose neighbours are all present; and which images can use any.
+
+        Of logits as `alone` gives them.
+        """
         raise NotImplementedError
 
     def weights(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
@@ -99,7 +107,8 @@ class LateFusion(Fusion):
 
         Rows sum to at most 1, and are zero where no neighbours are present.
         """
-        shares = self.shares(features.float(), logits.float(), neighbours)  # (B, K)
+        logits = self.alone(logits).float()
+        shares = self.shares(features.float(), logits, neighbours)  # (B, K)
         return (shares * neighbours.present[:, None])[:, None, None]
 
     def shares(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
@@ -119,11 +128,11 @@ class ApartFusion(LateFusion):
         raise NotImplementedError
 
     def judge(self, logits: Tensor, *digest: Tensor) -> Tensor:
-        """Logits of the network (B, L), and what `digest` gave -> those of `fuse` (B, L)."""
+        """Logits (B, L) as `alone` gives them, and what `digest` gave -> those of `fuse` (B, L)."""
         raise NotImplementedError
 
     def judges(self) -> list[nn.Parameter]:
-        """The parameters that `judge` has a use for."""
+        """The parameters that `alone` and `judge` have a use for."""
         raise NotImplementedError
 
 

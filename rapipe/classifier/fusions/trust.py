@@ -16,26 +16,51 @@ from rapipe.classifier.neighbour_batch import NeighbourBatch
 from rapipe.metrics import MIN_PROBABILITY
 from rapipe.specs import FusionSpec
 
-FACTS, HIDDEN = 10, 16
+FACTS, HIDDEN = 9, 16
 """What trust is decided by, and units of the hidden layer."""
 
 
+class Correction(nn.Module):
+    """Logits (B, L) -> (B, L): logits + w affine(log probabilities), without any neighbours.
+
+    w, above zero, is what a small network makes of how sure the logits are (their largest
+    probability, their entropy): what is fitted to noisy copies corrects what noise does to a
+    network's answers, such as a class that it takes all for.
+
+    Source: this project; of one weight alone it is the matrix scaling of Guo et al., "On
+    Calibration of Modern Neural Networks", ICML 2017, beside the logits themselves.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(classes, classes)
+        self.weight = nn.Sequential(nn.Linear(2, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        shares = logits.softmax(dim=1)
+        weight = F.softplus(self.weight(torch.stack([shares.amax(dim=1), _entropy(shares)], dim=1)))
+        corrected: Tensor = logits + weight * self.affine(logits.log_softmax(dim=1))
+        return corrected
+
+
 class Trust(ApartFusion):
-    """logits + w log(1 + K vote) + v read(mean vector), a product of experts; w and v by the case.
+    """alone + w log(1 + K vote) + v read(mean vector), a product of experts; w and v by the case.
 
-    Vote and mean weigh neighbours by a softmax over similarities with a learned temperature. Each
-    class has one vote more, so that none is impossible; `read` is a linear classifier. w and v are
-    what a small network makes of ten facts: how near the neighbours are (the largest and the mean
-    similarity), how far they agree (the vote's largest share, its entropy), how sure the network
-    and the reading are (their largest probabilities, the network's entropy), and whether they say
-    the same (the vote for what the network predicts; the products of the network's probabilities
-    with the vote and with the reading). It sees no features, so that it cannot learn by heart
-    which training images to trust, and in training facts have no gradient: nobody learns to look
-    sure.
+    `alone` is what the network says, corrected for what noise does to it: all that remains where
+    there are no neighbours. Vote and mean weigh neighbours by a softmax over similarities with a
+    learned temperature. Each class has one vote more, so that none is impossible; `read` is a
+    linear classifier. w and v are what a small network makes of nine facts: how near the neighbours
+    are (the largest and the mean similarity), how far they agree (the vote's largest share, its
+    entropy), how sure the network and the reading are (their largest probabilities, the network's
+    entropy), and whether they say the same (the products of the network's probabilities with the
+    vote and with the reading). It sees no features, so that it cannot learn by heart which training
+    images to trust, and in training facts have no gradient: nobody learns to look sure. No fact
+    jumps where another class becomes the likeliest, so that all that it says can be attributed.
 
-    The network learns apart, what it would learn without neighbours. When it has, `read`, w and v
-    are fitted to what it predicts for the training images, and for noisy copies of them beside the
-    copies' own neighbours (`query_noise`): so they learn what to trust where all are less right.
+    The network learns apart, what it would learn without neighbours. When it has, all the rest is
+    fitted to what it predicts for the training images, and for noisy copies of them beside the
+    copies' own neighbours (`query_noise`): so it is learned whom to trust where all are less right.
+    `alone` has a loss of its own: it is as good as it can be without neighbours.
 
     Source: this project; the product of experts is Hinton's, "Training Products of Experts by
     Minimizing Contrastive Divergence", Neural Computation 2002; fitting the second level to a
@@ -48,6 +73,7 @@ class Trust(ApartFusion):
     def __init__(self, channels: int, dimension: int, classes: int, spec: FusionSpec) -> None:
         super().__init__(channels, dimension, classes, spec)
         self.classes = classes
+        self.correction = Correction(classes)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.read = nn.Linear(dimension, classes)
         self.weight = nn.Sequential(nn.Linear(FACTS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 2))
@@ -56,6 +82,10 @@ class Trust(ApartFusion):
         """What is read from each: (..., L)."""
         read: Tensor = self.read(vectors)
         return read
+
+    def alone(self, logits: Tensor) -> Tensor:
+        corrected: Tensor = self.correction(logits.float())
+        return corrected.to(logits.dtype)
 
     def fuse(
         self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch
@@ -74,7 +104,8 @@ class Trust(ApartFusion):
         return self._fused(logits, near, vote, evidence, self.read(mean))
 
     def judges(self) -> list[nn.Parameter]:
-        return [*self.read.parameters(), *self.weight.parameters()]
+        parts = self.correction, self.read, self.weight
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def shares(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Of 1, the network's own weight, and those of the two that know the neighbours."""
@@ -123,12 +154,10 @@ class Trust(ApartFusion):
 def _facts(near: Tensor, logits: Tensor, vote: Tensor, reading: Tensor) -> Tensor:
     """What trust is decided by, (B, FACTS)."""
     says, reads = logits.softmax(dim=1), reading.softmax(dim=1)
-    sure, predicted = says.max(dim=1)
     facts = (
         *near.unbind(dim=1),
         *(vote.amax(dim=1), _entropy(vote)),
-        *(sure, _entropy(says), reads.amax(dim=1)),
-        vote.gather(1, predicted[:, None])[:, 0],
+        *(says.amax(dim=1), _entropy(says), reads.amax(dim=1)),
         *((says * vote).sum(dim=1), (says * reads).sum(dim=1)),
     )
     return torch.stack(facts, dim=1)
