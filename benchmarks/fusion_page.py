@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -27,6 +28,14 @@ MEASURES = {
 """Columns of the figure of trust, and what they are."""
 
 
+GROUP = ("memory", "case", "precision")
+PRECISIONS = {
+    "fp32": "In float32",
+    "bf16": "In bfloat16",
+}
+"""In which classifiers were trained: the first that all rows of a case are there in is shown."""
+
+
 def main() -> None:
     """Write the tables and the figures."""
     for path, lines in ((PAGE, tables()), (DOCS, overview())):
@@ -40,11 +49,24 @@ def finished() -> list[Row]:
     rows = rows_of(fusions.ROWS)
     for memory in unique(rows, "memory"):
         fusions.check_memory(memory)
-    return [row for row in rows if row["case"] == fusions.PLAIN or _is_compared(row)]
+    rows = [row for row in rows if row["case"] == fusions.PLAIN or _is_compared(row)]
+    return sorted(rows, key=lambda row: [*PRECISIONS].index(row["precision"]))
 
 
 def _is_compared(row: Row) -> bool:
-    return done(fusions.COMPARED, {key: row[key] for key in ("memory", "case", "backbone")})
+    return done(fusions.COMPARED, {key: row[key] for key in (*GROUP, "backbone")})
+
+
+def shown(rows: list[Row]) -> list[Row]:
+    """Of each case the rows in the precision that comes first."""
+    by_case: dict[Any, str] = {}
+    for row in rows:
+        by_case.setdefault(_case(row), row["precision"])
+    return [row for row in rows if row["precision"] == by_case[_case(row)]]
+
+
+def _case(row: Row) -> Any:
+    return row["memory"], row["case"], row["backbone"]
 
 
 def unique(rows: list[Row], column: str) -> list[str]:
@@ -71,14 +93,14 @@ def tables() -> Iterator[str]:
     for memory in unique(rows, "memory"):
         for backbone in unique(rows, "backbone"):
             if group := of(rows, memory=memory, backbone=backbone):
-                yield f"\n## {memory}, {backbone}\n"
-                yield from by_case(memory, backbone, group)
+                yield f"\n## {memory}, {backbone}"
+                yield from by_case(group)
     yield from of_new_class()
 
 
 def overview() -> Iterator[str]:
     """A line a fusion and a column a memory and network: mean accuracy at each level."""
-    rows = finished()
+    rows = shown(finished())
     columns = [(memory, name) for memory in unique(rows, "memory") for name in networks(rows)]
     yield f"\n| fusion | {' | '.join(f'{memory}: {name}' for memory, name in columns)} |"
     yield "|---" * (1 + len(columns)) + "|"
@@ -117,23 +139,33 @@ def of_new_class() -> Iterator[str]:
         yield f"| {fusion} | {' | '.join(percent([r[name] for r in group]) for name in columns)} |"
 
 
-def by_case(memory: str, backbone: str, rows: list[Row]) -> Iterator[str]:
-    """A line a fusion: means over seeds, and where it is shown better or worse, and than what."""
-    levels = fusions.LEVELS
-    yield f"| fusion | {' | '.join(levels.values())} | better than | worse than |"
-    yield "|---" * (3 + len(levels)) + "|"
-    for case in cases(rows):
-        group = of(rows, case=case)
-        cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in levels]
-        yield f"| {case} | {' | '.join((*cells, *verdicts(memory, case, backbone)))} |"
-    for name, cells in without_training(memory, backbone).items():
+def by_case(rows: list[Row]) -> Iterator[str]:
+    """A line a fusion: means over seeds, and where it is shown better or worse, and than what.
+
+    A table a precision, since what is compared has one.
+    """
+    levels, best = fusions.LEVELS, shown(rows)
+    for precision in unique(best, "precision"):
+        controls = (fusions.PLAIN, fusions.CORRECTED)
+        chosen = [
+            row for row in of(rows, precision=precision) if row in best or row["case"] in controls
+        ]
+        yield f"\n{PRECISIONS[precision]}:\n"
+        yield f"| fusion | {' | '.join(levels.values())} | better than | worse than |"
+        yield "|---" * (3 + len(levels)) + "|"
+        for case in cases(chosen):
+            group = of(chosen, case=case)
+            cells = [percent([row[f"top1_{level:g}"] for row in group]) for level in levels]
+            yield f"| {case} | {' | '.join((*cells, *verdicts(group[0])))} |"
+    for name, cells in without_training(rows[0]["memory"], rows[0]["backbone"]).items():
         yield f"| {name} | {' | '.join(cells)} | | |"
 
 
 def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
     """What the encoder knows alone: cells of the vote of the same neighbours, and of the probe."""
     rows = [r for r in of(rows_of(fusions.ROWS), memory=memory) if r["vote_-1"]]
-    votes = fusions.masks(memory, rows[0]["case"], backbone, "vote_correct") if rows else None
+    group = {key: rows[0][key] for key in GROUP} if rows else {}
+    votes = fusions.masks(group, backbone, "vote_correct") if rows else None
     cells = {}
     if votes is not None:
         shares = [*votes.mean(axis=(0, 2)), float(rows[0]["vote_-1"])]
@@ -143,13 +175,14 @@ def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
     return cells
 
 
-def verdicts(memory: str, case: str, backbone: str) -> tuple[str, str]:
-    """Than what, and at which levels, a fusion is shown to be better, and worse."""
-    mine = of(rows_of(fusions.COMPARED), memory=memory, case=case, backbone=backbone)
+def verdicts(row: Row) -> tuple[str, str]:
+    """Than what, and at which levels, the fusion of a row is shown to be better, and worse."""
+    key = {name: row[name] for name in (*GROUP, "backbone")}
+    mine = of(rows_of(fusions.COMPARED), **key)
 
-    def words(shown: Callable[[Row], bool]) -> str:
+    def words(is_shown: Callable[[Row], bool]) -> str:
         by_peer: dict[str, list[str]] = {}
-        for row in filter(shown, mine):
+        for row in filter(is_shown, mine):
             level = fusions.LEVELS[float(row["noise_std"])]
             by_peer.setdefault(row["against"], []).append(level.removeprefix("noise "))
         return "; ".join(f"{peer}: {', '.join(levels)}" for peer, levels in by_peer.items())
@@ -177,7 +210,7 @@ def looks_of_cases() -> dict[str, Look]:
 @styled
 def accuracies() -> Figure:
     """Test accuracy at each level, a line a fusion."""
-    rows, look = finished(), looks_of_cases()
+    rows, look = shown(finished()), looks_of_cases()
     panels = {
         f"{memory}\n{network}": (memory, network)
         for network in networks(rows)
@@ -204,7 +237,7 @@ def accuracies() -> Figure:
 @styled
 def trust() -> Figure:
     """How much neighbours weigh against how good they are: a line a fusion, a point a level."""
-    rows = [row for row in finished() if row["purity_0"]]
+    rows = [row for row in shown(finished()) if row["purity_0"]]
     look = looks_of_cases()
     levels = [level for level in fusions.LEVELS if level >= 0]
     panels = {

@@ -72,7 +72,7 @@ GRID: Overrides = {
     "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
     "train.probe_every": 0,
     "train.measure_every": 2,
-    "train.precision": "bf16",  # on every machine
+    "train.precision": "fp32",  # which every machine computes
 }
 NOISY = (PLAIN, DEFAULT, "trust")
 """Cases that are also trained with noise on half of the images (NAME+noise)."""
@@ -152,10 +152,11 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
         both = [name + end for end in ("", "+noise") for name in names]
         overrides = {**overrides, "classifiers.backbones": both}
     content = content_of({**overrides, **CASES[case]})
+    group = {"memory": memory, "case": case, "precision": content["train"]["precision"]}
     with working_in(_folder(memory), content):
         params = parse(content)
         mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
-        missing = [v for v in mine if not done(ROWS, _key(memory, case, v))]
+        missing = [v for v in mine if not done(ROWS, _key(group, v))]
         if missing:
             if not paths.CORPUS_CARD.exists():
                 corpus.run(params)
@@ -171,17 +172,17 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
         for variant in missing:
             result = result_of(params, variant)
             answers = Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS)
-            key = _key(memory, case, variant)
+            key = _key(group, variant)
             keep(key, answers)
             add(ROWS, {**key, "encoder": encoder, **scores(result)})
             if case == PLAIN:
-                correct(memory, params, variant)
+                correct({**group, "case": CORRECTED}, params, variant)
         if case == PLAIN:
-            compare(memory, CORRECTED, mine)
+            compare({**group, "case": CORRECTED}, mine)
         if case != PLAIN:
             if not done(PROBES, {"memory": memory}):
                 probe(memory, params)
-            compare(memory, case, mine)
+            compare(group, mine)
 
 
 def make_memory(memory: str, params: Any) -> None:
@@ -212,16 +213,17 @@ def check_memory(memory: str, encoder: str = "") -> None:
         raise SystemExit(f"{memory}: rows of several encoders; remove those of all but one")
 
 
-def correct(memory: str, params: Any, variant: Any) -> None:
+def correct(group: Row, params: Any, variant: Any) -> None:
     """Add a row of the control that corrects a trained network without any neighbours."""
-    from benchmarks.correction import corrected as correct_by, fit
+    from benchmarks.correction import corrected as correct_by
+    from benchmarks.correction import fit
     from rapipe import paths
     from rapipe.batches.transforms import gaussian_noise
     from rapipe.classifier.classifier import Classifier
     from rapipe.pipeline.copies import copied_pixels
     from rapipe.pipeline.inputs import labelled
 
-    key = _key(memory, CORRECTED, variant)
+    key = _key(group, variant)
     if done(ROWS, key):
         return
     classifier, _ = Classifier.read(paths.MODELS / variant.name)
@@ -340,8 +342,8 @@ def _folder(memory: str) -> Path:
     return WORK / "fusions" / memory.replace(" ", "-").replace(",", "")
 
 
-def _key(memory: str, case: str, variant: Any) -> Row:
-    return {"memory": memory, "case": case, "backbone": variant.backbone, "seed": variant.seed}
+def _key(group: Row, variant: Any) -> Row:
+    return {**group, "backbone": variant.backbone, "seed": variant.seed}
 
 
 def keep(key: Row, answers: Any) -> None:
@@ -373,9 +375,13 @@ def as_mask(text: str, count: int) -> npt.NDArray[np.bool_]:
     return np.unpackbits(bits, count=count).astype(np.bool_)
 
 
-def masks(memory: str, case: str, backbone: str, column: str) -> npt.NDArray[np.float64] | None:
-    """Which images are right (S, L, N), by seed and noise level; None where nobody voted."""
-    key = {"memory": memory, "case": case, "backbone": backbone}
+def masks(group: Row, backbone: str, column: str) -> npt.NDArray[np.float64] | None:
+    """Which images are right (S, L, N), by seed and noise level; None where nobody voted.
+
+    Args:
+        group: memory, case and precision.
+    """
+    key = {**group, "backbone": backbone}
     rows = [row for row in rows_of(ANSWERS) if all(row[k] == v for k, v in key.items())]
     if not rows or not all(row[column] for row in rows):
         return None
@@ -398,30 +404,34 @@ def scores(result: Row) -> Row:
     return row
 
 
-def compare(memory: str, case: str, variants: Sequence[Any]) -> None:
-    """Differences to no neighbours and to the vote at each noise level, with 95 % intervals."""
+def compare(group: Row, variants: Sequence[Any]) -> None:
+    """Differences to no neighbours and to the vote at each noise level, with 95 % intervals.
+
+    Args:
+        group: memory, case and precision; of the same memory and precision are its peers.
+    """
     from rapipe.evaluation.statistics import interval_of_mean
 
     for backbone in dict.fromkeys(variant.backbone for variant in variants):
-        if done(COMPARED, {"memory": memory, "case": case, "backbone": backbone}):
+        if done(COMPARED, {**group, "backbone": backbone}):
             continue
-        correct = masks(memory, case, backbone, "correct")  # (S, L, N)
+        correct = masks(group, backbone, "correct")  # (S, L, N)
         peers = {
-            PLAIN: masks(memory, PLAIN, backbone, "correct"),
-            CORRECTED: None if case == CORRECTED else masks(memory, CORRECTED, backbone, "correct"),
-            "vote": masks(memory, case, backbone, "vote_correct"),
+            PLAIN: masks({**group, "case": PLAIN}, backbone, "correct"),
+            CORRECTED: masks({**group, "case": CORRECTED}, backbone, "correct"),
+            "vote": masks(group, backbone, "vote_correct"),
         }
         assert correct is not None
         for against, reference in peers.items():
-            if reference is None:
+            if reference is None or against == group["case"]:
                 continue
             for level, std in enumerate((0.0, *NOISE)):
                 change = correct[:, level] - reference[:, level]
                 low, high = interval_of_mean(change, 0)
-                key = {"memory": memory, "case": case, "backbone": backbone, "against": against}
                 numbers = {"change": change.mean(), "low": low, "high": high}
                 rounded = {name: round(float(value), 4) for name, value in numbers.items()}
-                add(COMPARED, {**key, "noise_std": std, **rounded})
+                key = {**group, "backbone": backbone, "against": against, "noise_std": std}
+                add(COMPARED, {**key, **rounded})
 
 
 if __name__ == "__main__":
