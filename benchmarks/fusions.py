@@ -72,7 +72,6 @@ GRID: Overrides = {
     "evaluate.corruptions": [f"{name}:{SEVERITY}" for name in CORRUPTIONS],
     "train.probe_every": 0,
     "train.measure_every": 2,
-    "train.precision": "fp32",  # which every machine computes
 }
 NOISY = (PLAIN, DEFAULT, "trust")
 """Cases that are also trained with noise on half of the images (NAME+noise)."""
@@ -146,17 +145,22 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe.pipeline import corpus, initialise, prefetch
     from rapipe.pipeline.inputs import bank_card
     from rapipe.records import Predictions
+    from rapipe.training.precision import precision_of
 
     if case in NOISY:
         names = overrides["classifiers.backbones"]
         both = [name + end for end in ("", "+noise") for name in names]
         overrides = {**overrides, "classifiers.backbones": both}
     content = content_of({**overrides, **CASES[case]})
-    group = {"memory": memory, "case": case, "precision": content["train"]["precision"]}
     with working_in(_folder(memory), content):
         params = parse(content)
+        precision = precision_of(params.train.precision, paths.PRECISION)
+        group = {"memory": memory, "case": case, "precision": precision}
         mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
-        missing = [v for v in mine if not done(ROWS, _key(group, v))]
+        counts = dict(group)
+        if case != PLAIN:  # what all others are compared with, in their precision
+            del counts["precision"]
+        missing = [v for v in mine if not done(ROWS, _key(counts, v))]
         if missing:
             if not paths.CORPUS_CARD.exists():
                 corpus.run(params)
@@ -416,12 +420,13 @@ def compare(group: Row, variants: Sequence[Any]) -> None:
         if done(COMPARED, {**group, "backbone": backbone}):
             continue
         correct = masks(group, backbone, "correct")  # (S, L, N)
+        if correct is None or len(correct) < len({variant.seed for variant in variants}):
+            continue  # there are some, or all, in another precision
         peers = {
             PLAIN: masks({**group, "case": PLAIN}, backbone, "correct"),
             CORRECTED: masks({**group, "case": CORRECTED}, backbone, "correct"),
             "vote": masks(group, backbone, "vote_correct"),
         }
-        assert correct is not None
         for against, reference in peers.items():
             if reference is None or against == group["case"]:
                 continue
