@@ -23,7 +23,7 @@ def fit(logits: Logits, labels: Labels, seed: int) -> Correction:
     torch.manual_seed(seed)
     correction = Correction(logits.shape[1])
     said, targets = torch.from_numpy(logits), torch.from_numpy(labels).long()
-    stacking.fit(correction.parameters(), lambda rows: [correction(said[rows])], targets)
+    stacking.fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets)
     return correction
 
 

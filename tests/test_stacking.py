@@ -13,10 +13,12 @@ from test_every_fusion import CLASSES, B, fusion_of, retrieved
 
 import rapipe
 from rapipe.batches.loader import CPU
+from rapipe.classifier import stacking
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.fusions import FUSIONS, ApartFusion
+from rapipe.classifier.fusions.trust import Correction
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
-from rapipe.classifier.stacking import View, stack
+from rapipe.classifier.stacking import View, fit, stack
 from rapipe.errors import ArgumentError
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.specs import FusionSpec, TrainingRecipe
@@ -103,7 +105,7 @@ def test_it_learns_whom_to_trust_where_the_network_breaks(name: str) -> None:
 
     known = labels.copy()
     known[:5] = -1  # of which nothing is learned
-    stack(classifier, memory, views, known, seed=0)
+    stack(classifier, memory, views, known)
     assert right(views[0]) > 0.9
     assert right(views[1]) > 0.9
     for key, part in classifier.state_dict().items():
@@ -111,8 +113,34 @@ def test_it_learns_whom_to_trust_where_the_network_breaks(name: str) -> None:
         assert same is (not key.startswith("fusions") or key.endswith("log_scale")), key
     first = {key: part.clone() for key, part in classifier.state_dict().items()}
     classifier.load_state_dict(before)
-    stack(classifier, memory, views, known, seed=0)
+    stack(classifier, memory, views, known)
     assert all(torch.equal(part, first[key]) for key, part in classifier.state_dict().items())
+
+
+def test_what_noise_does_to_a_network_is_corrected_without_neighbours() -> None:
+    """It takes all noisy images for class 0, less sure than it is of clean ones."""
+    torch.manual_seed(0)
+    targets = torch.arange(300) % 3
+    clean = 6 * torch.eye(3)[targets] + torch.randn(300, 3)
+    noisy = torch.eye(3)[targets] + torch.tensor([2.5, 0.0, 0.0]) + 0.2 * torch.randn(300, 3)
+    said = torch.cat([clean, noisy])
+    assert (noisy.argmax(dim=1) == targets).float().mean() < 0.5
+    correction = Correction(3)
+    fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets.repeat(2))
+    right = (correction(said).argmax(dim=1) == targets.repeat(2)).float()
+    assert right[:300].mean() > 0.98
+    assert right[300:].mean() > 0.95
+
+
+def test_it_is_fitted_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    said, targets = torch.randn(64, 3, dtype=torch.float64), torch.arange(64) % 3
+    whole, parts = Correction(3).double(), Correction(3).double()
+    parts.load_state_dict(whole.state_dict())
+    for correction in (whole, parts):
+        fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets)  # noqa: B023
+        monkeypatch.setattr(stacking, "PART", 7)
+    torch.testing.assert_close(whole(said), parts(said), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", APART)

@@ -168,7 +168,7 @@ def train_classifier(
         trained = _fit(module, data, checkpoints, loggers)
         if views and memory:
             with torch.compiler.set_stance("force_eager"):
-                stack(classifier.to(device()), memory, views, train.labels, seed)
+                stack(classifier.to(device()), memory, views, train.labels)
                 trained.best.update(_scores(classifier, data, "validation"))
             classifier.cpu().eval()
         return trained
