@@ -80,9 +80,10 @@ def of(rows: list[Row], **values: str) -> list[Row]:
 
 
 def cases(rows: list[Row]) -> list[str]:
-    """The cases that have rows, in the order in which they are listed."""
+    """The cases that have rows, in the order in which they are listed; last what is run no more."""
     there, (plain, *others) = unique(rows, "case"), fusions.CASES
-    return [case for case in (plain, fusions.CORRECTED, *others) if case in there]
+    ordered = dict.fromkeys((plain, fusions.CORRECTED, *others, *there))
+    return [case for case in ordered if case in there]
 
 
 def tables() -> Iterator[str]:
@@ -197,7 +198,8 @@ def networks(rows: list[Row]) -> list[str]:
 
 def looks_of_cases() -> dict[str, Look]:
     """A colour a fusion; broken lines where an image is shown its own vector."""
-    look = looks((fusions.PLAIN, *FUSIONS))
+    known = (fusions.PLAIN, *FUSIONS)
+    look = looks((*known, *(case for case in cases(finished()) if case not in fusions.CASES)))
     look[fusions.CORRECTED] = {**look[fusions.PLAIN], "ls": "--"}
     look[fusions.RANDOM] = {**look["trust"], "ls": ":"}
     own = {"self": fusions.DEFAULT, fusions.OWN_VECTOR: "trust", fusions.OWN_VECTOR_TOO: "trust"}

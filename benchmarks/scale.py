@@ -1,7 +1,7 @@
 """Embedding and search on a Ray cluster of one and of two nodes, beside this machine alone.
 
     python -m benchmarks.scale [--json] [--quick] [--images 100000] [--width 16] [--stem half]
-    python -m benchmarks.scale --images 1000000
+    python -m benchmarks.scale --images 1000000 --rounds 1
 
 Random images of 32 pixels, from the corpus on disk to the store that is committed:
 
@@ -54,7 +54,6 @@ from benchmarks.common import (
 )
 from benchmarks.embed import make
 
-ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_IMAGES = 10_000
 TABLED = 50_000
 """Vectors of the table, at most."""
@@ -85,12 +84,13 @@ def main() -> None:
         images=(100_000, "of the corpus"),
         width=(16, "channels of the encoder's first stage"),
         stem=("half", "its first convolution"),
+        rounds=(3, "turns of each"),
     )
     import torch
 
     torch.set_num_threads(1)
     count = min(options.images, QUICK_IMAGES) if options.quick else options.images
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    rounds = 1 if options.quick else options.rounds
     peaks: dict[str, list[float]] = {}
     tables: set[str] = set()
     vectors = unit_vectors(min(count, TABLED))
@@ -123,7 +123,12 @@ def main() -> None:
     result: Result = {
         "machine": machine("torch", "ray", "pylance", "lancedb"),
         "load": round(os.getloadavg()[1], 1),
-        "setting": {"images": count, "width": options.width, "stem": options.stem},
+        "setting": {
+            "images": count,
+            "width": options.width,
+            "stem": options.stem,
+            "rounds": rounds,
+        },
         "images a second": {name: [round(r) for r in values] for name, values in rates.items()},
         "peak gigabytes": gigabytes,
         "seconds of a table": {n: [round(s, 1) for s in v] for n, v in table_seconds.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_without_ray_a_sentence_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"needs Ray: pip install 'rapipe\[scale\]'"):
         sweep.run("", 1, 1.0)
+
+
+def test_where_no_cluster_answers_it_says_so_and_ray_tells_nobody(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    with pytest.raises(UserError, match=r"'127\.0\.0\.1:1', where no Ray cluster answers"):
+        sweep.run("127.0.0.1:1", 1, 1.0)
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 def test_a_failed_trial_says_where(

@@ -31,11 +31,13 @@ def require(package: str, module: str) -> None:
 
 
 @contextmanager
-def connection(address: str) -> Iterator[None]:
+def connection(address: str, cpus: int | None = None, logs: bool = False) -> Iterator[None]:
     """A connection to a cluster; the one that there is, if this process has one.
 
     Args:
         address: `LOCAL`, HOST:PORT, or `auto` for the one that this machine belongs to.
+        cpus: of a cluster that is started here; those of this machine unless given.
+        logs: whether what workers print is printed here.
 
     Raises:
         ArgumentError: Ray is not installed, or no cluster answers.
@@ -47,11 +49,11 @@ def connection(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options = {"include_dashboard": False} if address == LOCAL else {}
+    options = {"include_dashboard": False, "num_cpus": cpus} if address == LOCAL else {}
     try:
         if host := HOST_AND_PORT.fullmatch(address):  # Ray itself would try for minutes
             socket.create_connection((host[1], int(host[2])), CONNECT_SECONDS).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        ray.init(address, log_to_driver=logs, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ArgumentError(
             f"`address` is {address!r}, where no Ray cluster answers ({first_line(error)}): start "

@@ -8,7 +8,6 @@ a trial whose process or machine is lost is begun again, from its last checkpoin
 
 from __future__ import annotations
 
-import logging
 import socket
 from contextlib import chdir
 from pathlib import Path
@@ -18,7 +17,9 @@ from rapipe import paths
 from rapipe.config.schema import Params
 from rapipe.config.variants import Variant, variants
 from rapipe.cores import cores
-from rapipe.errors import UserError, sentence
+from rapipe.errors import UserError
+from rapipe.io.ray_cluster import LOCAL, connection
+from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.pipeline.running.fresh import Freshness
 from rapipe.pipeline.running.side_by_side import JOBS, THREADS
@@ -28,11 +29,12 @@ STAGES = ("train", "evaluate")
 MISSING = "rapipe sweep needs Ray: pip install 'rapipe[scale]'"
 
 
+@argument_keys(address="--address")
 def run(address: str, cpus: int, gpus: float) -> None:
     """Train and evaluate every variant of params.yaml that is out of date.
 
     Args:
-        address: of a cluster, as `ray.init` has it; empty for one of this machine alone.
+        address: of a cluster, as `embed.address`; empty for one of this machine alone.
         cpus: of each trial, and its threads.
         gpus: of each device of a trial; 0.5 lets two share one. 0 where the cluster has none.
 
@@ -51,24 +53,13 @@ def run(address: str, cpus: int, gpus: float) -> None:
     threads = cpus * params.train.devices
     environment = {THREADS: str(threads), JOBS: "1"}
     options: dict[str, Any] = {"runtime_env": {"env_vars": environment}, "num_cpus": threads}
-    try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            num_cpus=None if address else max(threads, cores()),
-            logging_level=logging.WARNING,
-        )
-    except (ConnectionError, ValueError) as error:
-        raise UserError(f"no Ray cluster answers at {address}: {sentence(error)}") from None
-    try:
+    with connection(address or LOCAL, max(threads, cores()), logs=True):
         resources: Any = ray.cluster_resources  # which has no types
         if resources().get("GPU"):
             options["num_gpus"] = gpus * params.train.devices
         remote = ray.remote(**options)(trial)
         pending = {remote.remote(Path.cwd(), v): v.name for v in stale}
         _wait(ray, pending, len(stale))
-    finally:
-        ray.shutdown()
 
 
 def _wait(ray: Any, pending: dict[Any, str], total: int) -> None:
