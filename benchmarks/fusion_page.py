@@ -198,14 +198,17 @@ def networks(rows: list[Row]) -> list[str]:
 
 def looks_of_cases() -> dict[str, Look]:
     """A colour a fusion; broken lines where an image is shown its own vector."""
-    known = (fusions.PLAIN, *FUSIONS)
-    look = looks((*known, *(case for case in cases(finished()) if case not in fusions.CASES)))
+    look = looks((fusions.PLAIN, *FUSIONS))
     look[fusions.CORRECTED] = {**look[fusions.PLAIN], "ls": "--"}
     look[fusions.RANDOM] = {**look["trust"], "ls": ":"}
     own = {"self": fusions.DEFAULT, fusions.OWN_VECTOR: "trust", fusions.OWN_VECTOR_TOO: "trust"}
     for case, fusion in own.items():
         both = case == fusions.OWN_VECTOR_TOO
         look[case] = {**look[fusion], "ls": "-." if both else "--"}
+    for case in cases(finished()):  # FUSION, ... that is run no more
+        if case not in look:
+            style = "--" if case.endswith("own vector") else "-"
+            look[case] = {**look[case.split(",")[0]], "mfc": "white", "ls": style}
     return look
 
 
