@@ -49,12 +49,15 @@ def finished() -> list[Row]:
     rows = rows_of(fusions.ROWS)
     for memory in unique(rows, "memory"):
         fusions.check_memory(memory)
-    rows = [row for row in rows if row["case"] == fusions.PLAIN or _is_compared(row)]
+    rows = [row for row in rows if _is_compared(row)]
     return sorted(rows, key=lambda row: [*PRECISIONS].index(row["precision"]))
 
 
 def _is_compared(row: Row) -> bool:
-    return done(fusions.COMPARED, {key: row[key] for key in (*GROUP, "backbone")})
+    """No neighbours are compared with nothing, but corrected when all of theirs are there."""
+    case = fusions.CORRECTED if row["case"] == fusions.PLAIN else row["case"]
+    key = {name: row[name] for name in (*GROUP, "backbone")}
+    return done(fusions.COMPARED, {**key, "case": case})
 
 
 def shown(rows: list[Row]) -> list[Row]:

@@ -219,8 +219,7 @@ def check_memory(memory: str, encoder: str = "") -> None:
 
 def correct(group: Row, params: Any, variant: Any) -> None:
     """Add a row of the control that corrects a trained network without any neighbours."""
-    from benchmarks.correction import corrected as correct_by
-    from benchmarks.correction import fit
+    from benchmarks import correction
     from rapipe import paths
     from rapipe.batches.transforms import gaussian_noise
     from rapipe.classifier.classifier import Classifier
@@ -234,10 +233,10 @@ def correct(group: Row, params: Any, variant: Any) -> None:
     train, test = labelled("train"), labelled("test")
     copies = copied_pixels(train, params, variant.classifier.noisy)
     said = np.concatenate([classifier.predict(pixels) for pixels in (train.pixels, copies)])
-    correction = fit(said, np.tile(train.labels, 2), variant.seed)
+    fitted = correction.fit(said, np.tile(train.labels, 2), variant.seed)
 
     def right(pixels: Any) -> npt.NDArray[np.bool_]:
-        logits = correct_by(correction, classifier.predict(pixels))
+        logits = correction.corrected(fitted, classifier.predict(pixels))
         return np.asarray(logits.argmax(axis=1) == test.labels)
 
     stds = (0.0, *NOISE)

@@ -50,6 +50,7 @@ def stack(classifier: Classifier, bank: DeviceBank, views: Sequence[View], label
     """
     (fusion,) = classifier.fusions
     assert isinstance(fusion, ApartFusion)
+    classifier.eval()
     network = classifier.network().to(classifier.device)
     known = np.flatnonzero(labels >= 0)
     parts: list[list[torch.Tensor]] = []

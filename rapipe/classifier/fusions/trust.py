@@ -54,8 +54,8 @@ class Trust(ApartFusion):
     entropy), how sure the network and the reading are (their largest probabilities, the network's
     entropy), and whether they say the same (the products of the network's probabilities with the
     vote and with the reading). It sees no features, so that it cannot learn by heart which training
-    images to trust, and in training facts have no gradient: nobody learns to look sure. No fact
-    jumps where another class becomes the likeliest, so that all that it says can be attributed.
+    images to trust, and beside a network that learns facts have no gradient. No fact jumps where
+    another class becomes the likeliest, so that all that it says can be attributed.
 
     The network learns apart, what it would learn without neighbours. When it has, all the rest is
     fitted to what it predicts for the training images, and for noisy copies of them beside the
