@@ -9,6 +9,7 @@ AdamW) of a ResNet-18, an AlexNet and a Perceiver, on random images of 32 pixels
 - none: no retrieval;
 - constant: fusion fed one tensor of neighbours, the same in every step;
 - prefetched: ours, rows of the neighbour table gathered from the bank on the device;
+- three beside one network: the same for three strategies, which are trained in one step;
 - prefetched, bank on disk: the same with a bank that does not fit, read ahead (its file has just
   been written, so the system still has it in memory);
 - FAISS a batch: the encoder embeds the batch, FAISS Flat searches the bank for it;
@@ -27,6 +28,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,7 @@ class Setting:
             "none": self.step(network, k, None, None),
             "constant": self.step(network, k, None, lambda images: constant),
             "prefetched": self.step(network, k, bank, None),
+            "three beside one network": self.step(network, k, bank, None, beside=3),
             "prefetched, bank on disk": self.step(network, k, self.on_disk(folder), None),
             "FAISS a batch": self.step(network, k, None, retrieve_by(faiss)),
             "LanceDB a batch": self.step(network, k, None, retrieve_by(lance)),
@@ -226,32 +229,40 @@ class Setting:
         }
 
     def step(
-        self, network: str, k: int, bank: Any, find: Callable[[Any], Any] | None
+        self, network: str, k: int, bank: Any, find: Callable[[Any], Any] | None, beside: int = 1
     ) -> Callable[[], object]:
         """A training step as `fit` takes it, without Lightning, which is the same for all.
 
         Args:
             bank: neighbours are prefetched from it.
             find: finds the neighbours of images otherwise.
+            beside: strategies that have one network.
         """
         import torch
 
         from rapipe.classifier.classifier import Classifier, ClassifierSpec
-        from rapipe.classifier.module import ClassifierModule
+        from rapipe.classifier.module import ClassifierModule, Company
         from rapipe.device import autocast, device
         from rapipe.encoder.encoder import EncoderSpec
         from rapipe.records import Neighbours
         from rapipe.specs import FusionSpec, TrainingRecipe
 
         torch.manual_seed(0)
-        fusion = None if bank is None and find is None else FusionSpec(dropout=0.0)
         network_spec = EncoderSpec(network, self.width, self.stem, SIDE, *self.statistics)
-        spec = ClassifierSpec(network_spec, CLASSES, fusion=fusion, dimension=self.dimension)
+        spec = ClassifierSpec(network_spec, CLASSES)
+        fusion: dict[str, Any] = {"fusion": FusionSpec(), "dimension": self.dimension}
+        classifier = Classifier(replace(spec, **fusion) if find else spec)
         indices = np.random.default_rng(1).integers(0, len(self.bank), (IMAGES, k), dtype=np.int32)
         table = Neighbours(self.images.ids, indices, np.zeros((IMAGES, k), np.float32))
         recipe = TrainingRecipe(epochs=100_000, batch_size=self.batch, augment="flip")
+        company = {
+            str(number): Company(
+                classifier.beside(fusion["fusion"], dimension=self.dimension), bank, table
+            )
+            for number in range(beside if bank else 0)
+        }
         module = ClassifierModule(
-            Classifier(spec), self.images, table if bank else None, bank, recipe, seed=0
+            classifier, self.images, None, None, recipe, seed=0, company=company
         ).to(device())
         optimiser = module.configure_optimizers()["optimizer"]
         batches = self.endless(module)

@@ -278,6 +278,6 @@ def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) ->
 
 def _variant_stage(stage: str, variant: Variant) -> None:
     from rapipe.pipeline.running.check_names import load_checked
-    from rapipe.pipeline.running.stage import run_variant
+    from rapipe.pipeline.running.stage import run_variants
 
-    run_variant(stage, load_checked(paths.PARAMS), variant)
+    run_variants(stage, load_checked(paths.PARAMS), variant)

@@ -12,7 +12,7 @@ from test_provenance import OTHERS, changed
 
 from rapipe import paths
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant, together, variants
 from rapipe.pipeline.running import stage as running
 from rapipe.pipeline.running.fresh import SELECTING, Freshness
 
@@ -130,22 +130,24 @@ def test_what_was_made_before_comes_back(project: Params) -> None:
 def test_a_stage_makes_what_is_out_of_date_and_keeps_the_rest(
     project: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = variants(project)[0]
+    """Also where those that were made with it, beside one network, stay."""
+    (first, second, *others), *_ = together(project, variants(project))
+    assert others
+    pair = [paths.MODELS / v.name / "weights.safetensors" for v in (first, second)]
     before = {file: file.stat().st_ino for file in paths.MODELS.rglob("*.safetensors")}
-    content = (paths.MODELS / first.name / "weights.safetensors").read_bytes()
+    contents = [file.read_bytes() for file in pair]
     count = len(variants(project))
     for cached in (True, False):
-        shutil.rmtree(paths.MODELS / first.name)
+        for file in pair:
+            shutil.rmtree(file.parent)
         if not cached:
             shutil.rmtree(paths.VARIANTS_CACHE)
         running.run_stale_variants("train")
         printed = capsys.readouterr().err
-        assert f"{count - 1} of {count} are up to date, and stay" in printed
-        assert (f"1 of {count} have been made before, and are taken" in printed) == cached
+        assert f"{count - 2} of {count} are up to date, and stay" in printed
+        assert (f"2 of {count} have been made before, and are taken" in printed) == cached
         assert ("epoch 1 " in printed) == (not cached)
     after = {file: file.stat().st_ino for file in paths.MODELS.rglob("*.safetensors")}
-    assert {file for file in after if after[file] != before[file]} == {
-        paths.MODELS / first.name / "weights.safetensors"
-    }
-    assert (paths.MODELS / first.name / "weights.safetensors").read_bytes() == content
+    assert {file for file in after if after[file] != before[file]} == {*pair}
+    assert [file.read_bytes() for file in pair] == contents
     assert not stale(project, "train")

@@ -19,6 +19,7 @@ from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.classifier.fusions.trust import Correction
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.classifier.stacking import View, fit, stack
+from rapipe.classifier.train import Beside
 from rapipe.errors import ArgumentError
 from rapipe.records import Embeddings, Images, Neighbours
 from rapipe.specs import FusionSpec, TrainingRecipe
@@ -54,8 +55,56 @@ def test_the_network_learns_what_it_would_without_neighbours(name: str, backbone
     learned = fused.classifier.state_dict()
     for key, part in plain.state_dict().items():
         assert torch.equal(learned[key], part), key
-    logits = fused.classifier.network().predict(images["validation"].pixels)
+    logits = fused.classifier.beside(None).predict(images["validation"].pixels)
     assert np.array_equal(logits, plain.predict(images["validation"].pixels))
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.2])
+@pytest.mark.parametrize("name", APART)
+def test_beside_one_network_each_is_what_it_is_alone(name: str, noise_std: float) -> None:
+    """Whoever else is there, and whether some training images have no label."""
+    images, tables, bank = material()
+    labels = images["train"].labels.copy()
+    labels[:7] = -1
+    images |= {"train": replace(images["train"], labels=labels), "test": make_images(8, seed=2)}
+    tables["test"] = replace(make_neighbours(np.zeros((8, 4))), query_ids=images["test"].ids)
+    network, pixels = make_spec("alexnet", 8).network, images["train"].pixels
+    recipe = TrainingRecipe(epochs=3, batch_size=16, augment="flip", measure_every=2, probe_every=1)
+    options: dict[str, Any] = {"network": network, "recipe": recipe, "noise_std": noise_std}
+    options["noisy_pixels"] = pixels[:, ::-1].copy()
+
+    def shown(split: str, rows: np.ndarray) -> Neighbours:
+        return replace(tables[split], indices=rows.astype(np.int32))
+
+    other = {split: shown(split, (t.indices + 1) % 20) for split, t in tables.items()}
+    noisy = shown("train", tables["train"].indices[:, ::-1] // 2)
+    spec = FusionSpec(fusion=name)
+    sets = {"one": Beside(tables, bank, spec, noisy), "other": Beside(other, bank, spec, noisy)}
+    both = rapipe.train_classifier(images, beside=sets, **options)
+    plain = rapipe.train_classifier(images, **options | {"noisy_pixels": None})
+    alone = {
+        strategy: rapipe.train_classifier(images, **own._asdict(), **options)
+        for strategy, own in sets.items()
+    }
+    for expected, trained in ((plain, both), *((alone[s], both.beside[s]) for s in sets)):
+        assert trained.history == expected.history
+        assert trained.best == expected.best
+        assert [*trained.history[0]] == [*plain.history[0]]
+        weights = trained.classifier.state_dict()
+        for key, part in expected.classifier.state_dict().items():
+            assert torch.equal(weights[key], part), key
+    assert both.beside["one"].best != both.beside["other"].best
+    assert {"epoch", "step", "images_seen", "loss", "train_top1"} < {*both.history[0]}
+    assert not both.classifier.fusions
+
+
+def test_only_what_learns_apart_learns_beside_a_network() -> None:
+    images, tables, bank = material()
+    early = Beside(tables, bank, FusionSpec(fusion="knn-lm"))
+    with pytest.raises(ArgumentError, match="a network learns from knn-lm too"):
+        rapipe.train_classifier(images, beside={"knn": early})
+    with pytest.raises(ArgumentError, match="a network that has no `neighbours`"):
+        rapipe.train_classifier(images, tables, bank, beside={"knn": early})
 
 
 @pytest.mark.parametrize("name", APART)
@@ -85,29 +134,32 @@ def test_it_learns_whom_to_trust_where_the_network_breaks(name: str) -> None:
     classifier = Classifier(make_spec("alexnet", 8, fusion=name)).eval()
     images, bank = make_images(N, classes=3), make_embeddings(60)
     copies = np.random.default_rng(1).permuted(images.pixels, axis=0)
-    said = torch.from_numpy(classifier.network().predict(images.pixels))
+    network = classifier.beside(None)
+    said = torch.from_numpy(network.predict(images.pixels))
     weight, bias = classifier.head.parameters()
     with torch.no_grad():  # it says each class of some, and is sure
         weight /= said.std(dim=0).min() / 4
-        bias -= torch.from_numpy(classifier.network().predict(images.pixels)).mean(dim=0)
-    answers = classifier.network().predict(images.pixels).argmax(axis=1)
+        bias -= torch.from_numpy(network.predict(images.pixels)).mean(dim=0)
+    answers = network.predict(images.pixels).argmax(axis=1)
     labels = answers.astype(images.labels.dtype)
     assert len(set(labels.tolist())) > 1
     wrong = told((labels + 1) % 3, bank)
     far = replace(wrong, similarities=wrong.similarities - 1)
-    views = [View(images.pixels, far), View(copies, told(labels, bank))]
+    clean = images.pixels, far
+    noisy = copies, told(labels, bank)
+    views = [View(network.predict(pixels), shown) for pixels, shown in (clean, noisy)]
     memory = DeviceBank(bank, 3, CPU)
     before = {key: part.clone() for key, part in classifier.state_dict().items()}
 
-    def right(view: View) -> float:
-        said = classifier.predict(view.pixels, *Shown.of(memory, view.neighbours))
+    def right(pixels: np.ndarray, neighbours: Neighbours) -> float:
+        said = classifier.predict(pixels, *Shown.of(memory, neighbours))
         return float((said.argmax(axis=1) == labels).mean())
 
     known = labels.copy()
     known[:5] = -1  # of which nothing is learned
     stack(classifier, memory, views, known)
-    assert right(views[0]) > 0.9
-    assert right(views[1]) > 0.9
+    assert right(*clean) > 0.9
+    assert right(*noisy) > 0.9
     for key, part in classifier.state_dict().items():
         same = torch.equal(part, before[key])
         assert same is (not key.startswith("fusions") or key.endswith("log_scale")), key

@@ -159,26 +159,44 @@ class Classifier(nn.Module):
             shown = [own if own is None else self.standardised(own) for own in neighbours]
             if record:
                 record(late.weights(features, logits, shown[0]))
-            if self.training and self.apart and neighbours == [None]:
-                return logits  # which the network learns by
             branches = [
                 late.alone(logits) if own is None else late(features, logits, own) for own in shown
             ]
             logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
 
-    def network(self) -> Classifier:
-        """A copy without the fusion: what neighbours are added to, as it is."""
-        plain = Classifier(replace(self.spec, fusion=None))
-        parts = self.state_dict().items()
-        plain.load_state_dict({key: part for key, part in parts if not key.startswith("fusions.")})
-        return plain.eval()
+    def beside(self, spec: FusionSpec | None, **facts: Any) -> Classifier:
+        """One with another fusion, which learns apart, or none; they share the very same network.
+
+        Args:
+            facts: `dimension` and `similarity` of its spec.
+        """
+        other = Classifier(replace(self.spec, fusion=spec, **facts))
+        other.preprocess, other.backbone = self.preprocess, self.backbone
+        other.head, other.standardise = self.head, self.standardise
+        return other.train(self.training)
 
     def fused(self, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """What a fusion that learns apart makes of what the network says: (B, classes)."""
         (fusion,) = self.fusions
         fused: Tensor = fusion(logits[:, :0], logits.detach(), self.standardised(neighbours))
         return fused
+
+    @torch.inference_mode()
+    def fuse(self, logits: np.ndarray, shown: Shown) -> np.ndarray:
+        """What `predict` returns, of what the network says of the images: (N, classes) float32."""
+        was_training, device = self.fusions.training, self.device
+        self.fusions.eval()
+        loader = BatchLoader(
+            device, ArrayField(logits, device), *fields_of(shown, device, self.inputs, False)
+        )
+        chunks = []
+        for said, *parts in loader.batches(pad_rows(len(logits)), ROW_MULTIPLE):
+            neighbours = join(parts)
+            assert neighbours is not None
+            chunks.append(self.fused(said, neighbours))
+        self.fusions.train(was_training)
+        return torch.cat(chunks)[: len(logits)].cpu().numpy()
 
     def standardised(self, neighbours: NeighbourBatch) -> NeighbourBatch:
         """The same with the similarities that a fusion sees."""

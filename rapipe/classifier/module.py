@@ -5,6 +5,9 @@ Letters: B batch, N images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,10 +51,22 @@ class Teacher(NamedTuple):
     """What its logits, and the student's, are divided by."""
 
 
+class Company(NamedTuple):
+    """A classifier beside another: its fusion learns apart, and it shares the other's network."""
+
+    classifier: Classifier
+    bank: DeviceBank
+    neighbours: Neighbours
+    noisy_neighbours: Neighbours | None = None
+    """Of noisy copies, which have a part where the copies do."""
+
+
 class ClassifierModule(TrainingModule):
     """A classifier on labelled images, or on its teacher's, and prefetched neighbours; AdamW.
 
     Each rank augments whole batches, so that all that is drawn and mixed is as on one device.
+    Fusions that learn apart may learn beside it, each from what the network says: they give it no
+    gradient, and no step of it is computed twice.
 
     Args:
         images: N of them.
@@ -60,6 +75,7 @@ class ClassifierModule(TrainingModule):
         noisy_neighbours: those of noisy copies of the images, with the same rows, which half of
             them are shown: those with noise, where there is some.
         teacher: of the same images; labels may then be -1, and are only compared with.
+        company: by name, classifiers beside this one, which then has no neighbours.
     """
 
     network: Classifier
@@ -76,25 +92,37 @@ class ClassifierModule(TrainingModule):
         noise_std: float = 0.0,
         noisy_neighbours: Neighbours | None = None,
         teacher: Teacher | None = None,
+        company: Mapping[str, Company] = MappingProxyType({}),
     ) -> None:
         on = device()
         count = len(images)
-        if noisy_neighbours is not None and neighbours is not None:
-            neighbours = neighbours.followed_by(noisy_neighbours)
-        shown = fields_of(Shown.of(bank, neighbours), on, classifier.inputs)
         fields: list[Field] = [ArrayField(images.pixels, on), ArrayField(images.labels, on)]
         if teacher is not None:
             fields.append(ArrayField(teacher.logits, on))
         self.copies = count if noise_std or noisy_neighbours is not None else 0
         """Rows from here on are copies of the images: with noise, or shown what noisy ones are."""
         if self.copies:
-            if noisy_neighbours is None:
-                shown = [RepeatedField(field, count) for field in shown]
             fields = [RepeatedField(field, count) for field in fields]
-        if ranks.count() > 1:
-            shown = [SlicedField(field, ranks.share) for field in shown]
-        loader = BatchLoader(on, RowField(), *fields, *shown)
+
+        def shown(own: Classifier, bank: Any, rows: Any, noisy: Any) -> Sequence[Field]:
+            """Its neighbours, and where there are copies theirs."""
+            if noisy is not None and rows is not None and self.copies:
+                rows = rows.followed_by(noisy)
+            of_rows = fields_of(Shown.of(bank, rows), on, own.inputs)
+            if self.copies and noisy is None:
+                of_rows = [RepeatedField(field, count) for field in of_rows]
+            if ranks.count() > 1:
+                of_rows = [SlicedField(field, ranks.share) for field in of_rows]
+            return of_rows
+
+        sets = [shown(classifier, bank, neighbours, noisy_neighbours)]
+        for own, *parts in company.values():
+            sets += [shown(own, *parts)]
+        loader = BatchLoader(on, RowField(), *fields, *chain.from_iterable(sets))
         super().__init__(classifier, loader, recipe, seed, np.ones(count))
+        self._counts = [len(fields) for fields in sets]
+        self.company = {name: own.classifier for name, own in company.items()}
+        self.fusions = nn.ModuleList(own.fusions for own in self.company.values())
         self.temperature = teacher.temperature if teacher else None
         self.augment: nn.Module = VIEWS[recipe.augment](images.pixels.shape[1])
         self.noise_std = noise_std
@@ -118,9 +146,9 @@ class ClassifierModule(TrainingModule):
                 images = noised(images, self.noise_std, rows >= self.copies)
             if self.recipe.mixup:
                 images, others, weight = mixup(images, self.recipe.mixup)
-        neighbours, share = join(more), ranks.share(len(labels))
-        apart = self.network.apart and neighbours is not None
-        if neighbours is not None and not apart:
+        numbers, share = iter(more), ranks.share(len(labels))
+        neighbours, *sets = [join(list(islice(numbers, count))) for count in self._counts]
+        if neighbours is not None:
             present = torch.rand(len(labels))[share] >= self.dropout  # drawn alike on every device
             neighbours = neighbours._replace(present=present.to(labels.device, non_blocking=True))
         targets = labels
@@ -138,28 +166,32 @@ class ClassifierModule(TrainingModule):
             return loss
 
         with ranks.apart():
-            logits = self.network(images[share], None if apart else neighbours)  # (B, classes)
-        loss = loss_of(logits)
-        total = loss
-        if apart and neighbours is not None:
-            logits = self.network.fused(logits, neighbours)
-            loss = loss_of(logits)
-            total = total + loss
-        self._record_correct(logits, labels[share])
-        self.step_metrics["loss"].append(loss.detach())
-        return total
+            logits = self.network(images[share], neighbours)  # (B, classes)
+        said = {"": logits}
+        if not self.is_trial:
+            for (name, own), shown in zip(self.company.items(), sets, strict=True):
+                assert shown is not None
+                said[f"{name}/"] = own.fused(logits, shown)
+        losses = {name: loss_of(logits) for name, logits in said.items()}
+        for name, logits in said.items():
+            self._record_correct(f"{name}correct", logits, labels[share])
+            self.step_metrics[f"{name}loss"].append(losses[name].detach())
+        return torch.stack([*losses.values()]).sum()
 
-    def _record_correct(self, logits: Tensor, labels: Tensor) -> None:
+    def learners(self) -> list[nn.Module]:
+        return [*super().learners(), *self.fusions]
+
+    def _record_correct(self, name: str, logits: Tensor, labels: Tensor) -> None:
         """Whether the label is predicted: of a mixed image the one that weighs more, its own."""
         correct = (logits.detach().argmax(1) == labels).float()  # (B,)
         if self.temperature is None:
-            self.step_metrics["correct"].append(correct.mean())
+            self.step_metrics[name].append(correct.mean())
         else:  # rows without a label are left out where the mean is taken
-            self.step_metrics["correct"].append(correct.where(labels >= 0, torch.nan))
+            self.step_metrics[name].append(correct.where(labels >= 0, torch.nan))
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
-            [p for p in self.network.parameters() if p.requires_grad],
+            [p for part in self.learners() for p in part.parameters() if p.requires_grad],
             self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
             fused=True,

@@ -1,6 +1,6 @@
 """A fusion that learns apart, once more when its network has learned all.
 
-Letters: V views, N images, C classes.
+Letters: N images, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.fusions import ApartFusion
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
 from rapipe.progress import track
-from rapipe.records import Labels, Neighbours, Pixels
+from rapipe.records import Labels, Neighbours
 
 STEPS, ITERATIONS = 10, 10
 """Of L-BFGS; a step is as many iterations. Twice as many steps gave no better fusion."""
@@ -32,16 +32,16 @@ BATCH = 128
 class View(NamedTuple):
     """The training images as they are, or noisy copies of them."""
 
-    pixels: Pixels  # (N, H, W, 3)
+    said: np.ndarray  # (N, C) logits of the network
     neighbours: Neighbours
     """Their own, of the same rows."""
 
 
 def stack(classifier: Classifier, bank: DeviceBank, views: Sequence[View], labels: Labels) -> None:
-    """Fit the fusion, once more, to what the classifier's network predicts for each view.
+    """Fit the fusion, once more, to what the classifier's network says of each view.
 
-    Its network stays as it is. What the network and the neighbours have to say is computed once,
-    so that this costs a prediction of each view, and little more.
+    Its network stays as it is, and has said all already; what the neighbours have to say is
+    computed once.
 
     Args:
         labels: (N,) of the images; those without one are left out.
@@ -51,13 +51,11 @@ def stack(classifier: Classifier, bank: DeviceBank, views: Sequence[View], label
     (fusion,) = classifier.fusions
     assert isinstance(fusion, ApartFusion)
     classifier.eval()
-    network = classifier.network().to(classifier.device)
     known = np.flatnonzero(labels >= 0)
     parts: list[list[torch.Tensor]] = []
-    for pixels, neighbours in views:
-        said = torch.from_numpy(network.predict(pixels)[known]).to(classifier.device)
+    for logits, neighbours in views:
         digest = _digest(classifier, fusion, bank, neighbours.take(known))
-        parts.append([said, *digest])
+        parts.append([torch.from_numpy(logits[known]).to(classifier.device), *digest])
     said, *digest = (torch.cat(part) for part in zip(*parts, strict=True))
     targets = torch.from_numpy(labels[known]).to(classifier.device).long().repeat(len(views))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapipe.config.names import SELF, WITH_SELF, ClassifierName
 from rapipe.config.schema import Params
+from rapipe.specs import APART
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,16 @@ def variants(params: Params) -> list[Variant]:
         for retrieval in ("none", *params.retrieval.strategies)
         for seed in params.classifiers.seeds
     ]
+
+
+def together(params: Params, selected: Sequence[Variant]) -> list[tuple[Variant, ...]]:
+    """Variants that are trained together: those that have one network, with any neighbours.
+
+    Where the fusion learns apart from the network, and no teacher with neighbours teaches it.
+    """
+    groups: dict[object, list[Variant]] = {}
+    for variant in selected:
+        has_own = params.retrieval.fusion not in APART or variant.classifier.distilled
+        key = variant if has_own else (variant.backbone, variant.seed)
+        groups.setdefault(key, []).append(variant)
+    return [tuple(group) for group in groups.values()]

@@ -1,21 +1,23 @@
-"""Stage train: for each variant a classifier, its best epoch chosen on validation."""
+"""Stage train: for each variant a classifier, its best epoch chosen on validation.
+
+Those that have one network, since their fusions learn apart from it, are trained together.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rapipe import paths
 from rapipe.classifier.classifier import Classifier
-from rapipe.classifier.fusions import FUSIONS, ApartFusion
 from rapipe.classifier.module import Teacher
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
-from rapipe.classifier.train import TrainedClassifier, train_classifier
+from rapipe.classifier.train import Beside, TrainedClassifier, train_classifier
 from rapipe.config import deciding
 from rapipe.config.names import ENCODER, ClassifierName
 from rapipe.config.schema import Params
@@ -42,7 +44,7 @@ from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.ranks import on_ranks
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
-from rapipe.specs import FusionSpec, TrainingRecipe
+from rapipe.specs import APART, FusionSpec, TrainingRecipe
 from rapipe.training import ranks
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
@@ -60,56 +62,73 @@ MAY_BE_NAN = ("train_top1", "validation_loss", "test_loss_not_for_selection")
     width="train.width",
     stem="train.stem",
 )
-def run(params: Params, variant: Variant) -> None:
-    """Write `data/models/<variant>/`: weights, card and history."""
-    if on_ranks(run, params.train, params, variant):
+def run(params: Params, *variants: Variant) -> None:
+    """Write `data/models/<variant>/`: weights, card and history.
+
+    Args:
+        variants: one, or several of `rapipe.config.variants.together`.
+    """
+    if on_ranks(run, params.train, params, *variants):
         return
-    initial = InitialWeights.read(checked(paths.INITIAL / variant.backbone))
-    data = TrainingData.read(params, variant, bool(initial.teacher))
-    facts = facts_of(params, variant, data, initial)
-    checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
-    teacher_folder = paths.CHECKPOINTS / f"{variant.name}-teacher-{fingerprint(facts)}"
+    first = variants[0]
+    initial = InitialWeights.read(checked(paths.INITIAL / first.backbone))
+    data = TrainingData.read(params, variants, bool(initial.teacher))
+    facts = {v: facts_of(params, v, data, initial) for v in variants}
+    key = fingerprint(facts[first] if len(facts) == 1 else [*facts.values()])
+    checkpoints = paths.CHECKPOINTS / f"{first.name}-{key}"
+    teacher_folder = paths.CHECKPOINTS / f"{first.name}-teacher-{key}"
     teacher = None
     if initial.teacher:
-        logits = _teacher_logits(params, variant, data, initial, teacher_folder, facts)
+        logits = _teacher_logits(params, first, data, initial, teacher_folder, facts[first])
         teacher = Teacher(logits, initial.temperature)
-    trained = _train(params, variant, variant.classifier, data, initial, checkpoints, teacher)
+    trained = _train(params, variants, first.classifier, data, initial, checkpoints, teacher)
     if ranks.rank():
         return
-    with atomic_folder(paths.MODELS / variant.name) as folder:
-        trained.classifier.write(folder, {**facts, **_outcome(trained)})
-        rows = [without_nan(row, *MAY_BE_NAN) for row in trained.history]
-        columns = list(dict.fromkeys(name for row in rows for name in row))  # resumed: first fewer
-        write_csv(folder / "history.csv", rows, columns)
-        if trained.tuned.curve:
-            write_csv(folder / paths.RATES, trained.tuned.curve)
+    for variant, own in trained.items():
+        with atomic_folder(paths.MODELS / variant.name) as folder:
+            own.classifier.write(folder, {**facts[variant], **_outcome(own)})
+            rows = [without_nan(row, *MAY_BE_NAN) for row in own.history]
+            columns = list(dict.fromkeys(name for row in rows for name in row))  # resumed: fewer
+            write_csv(folder / "history.csv", rows, columns)
+            if own.tuned.curve:
+                write_csv(folder / paths.RATES, own.tuned.curve)
     for finished in (checkpoints, teacher_folder):
         shutil.rmtree(finished, ignore_errors=True)
 
 
+class Retrieved(NamedTuple):
+    """What one strategy shows a classifier that learns."""
+
+    neighbours: dict[str, Neighbours]
+    """By split."""
+    copied: Mapping[bool, Neighbours | None]
+    """Of noisy copies of the training images, by whether these have noise too."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """What a classifier learns from, and is measured on while it does."""
+    """What classifiers learn from, and are measured on while they do."""
 
     images: dict[str, Images]
     """By split; training images whose label is hidden have none."""
-    neighbours: dict[str, Neighbours] | None
-    """By split; None without retrieval."""
+    retrieved: dict[str, Retrieved]
+    """By strategy; nothing without retrieval."""
     bank: Embeddings | None
     """Of which `self` shows nothing."""
-    copied: Mapping[bool, Neighbours | None]
-    """Of noisy copies of the training images, by whether these have noise too."""
     visible_labels: int
 
     @classmethod
-    def read(cls, params: Params, variant: Variant, unlabelled: bool) -> TrainingData:
-        """What is on the disk for this variant, with or without unlabelled training images."""
+    def read(cls, params: Params, variants: Sequence[Variant], unlabelled: bool) -> TrainingData:
+        """What is on the disk for variants, with or without unlabelled training images."""
         images = {"train": query_images("train", unlabelled)}
         images |= {split: labelled(split) for split in ("validation", "test")}
-        neighbours, bank, copied = None, None, {}
-        if variant.retrieval != "none":
-            present_bank(params)
-            bank = Embeddings.read(checked(paths.BANK))
+        retrieved, bank = {}, None
+        for variant in variants:
+            if variant.retrieval == "none":
+                continue
+            if bank is None:
+                present_bank(params)
+                bank = Embeddings.read(checked(paths.BANK))
             neighbours = {
                 split: neighbours_of(queries, params, variant.retrieval, split)
                 for split, queries in images.items()
@@ -118,63 +137,73 @@ class TrainingData:
                 noisy: copied_neighbours_of(images["train"], params, variant.retrieval, noisy)
                 for noisy in {name.noisy for name in deciding.names_of(params, variant.backbone)}
             }
+            retrieved[variant.retrieval] = Retrieved(neighbours, copied)
         train = images["train"]
         visible = visible_label_mask(
             train.ids, train.labels, params.train.label_fraction, params.seed
         )
         images["train"] = replace(train, labels=np.where(visible, train.labels, UNLABELLED))
-        return cls(images, neighbours, bank, copied, int(visible.sum()))
+        return cls(images, retrieved, bank, int(visible.sum()))
 
 
 def _train(
     params: Params,
-    variant: Variant,
+    variants: Sequence[Variant],
     name: ClassifierName,
     data: TrainingData,
     initial: InitialWeights,
     checkpoints: Path,
     teacher: Teacher | None = None,
-) -> TrainedClassifier:
-    """Train one classifier; resumes where it was interrupted.
+) -> dict[Variant, TrainedClassifier]:
+    """Train classifiers that have one network; resumes where it was interrupted.
 
     Args:
-        name: the variant's own, or its teacher's.
+        name: the variants' own, or their teacher's.
     """
-    recipe, copied, pixels = params.train.recipe, data.copied.get(name.noisy), None
-    if copied and issubclass(FUSIONS[params.retrieval.fusion], ApartFusion):
-        pixels = copied_pixels(data.images["train"], params, name.noisy)
+    recipe, fusion, bank = params.train.recipe, params.retrieval.fusion_spec, data.bank
+    own: dict[str, Any] = {}
+    if bank is not None:
+        sets = {
+            strategy: Beside(shown.neighbours, bank, fusion, shown.copied[name.noisy])
+            for strategy, shown in data.retrieved.items()
+        }
+        if fusion.fusion in APART:
+            own = {"beside": sets}
+            if any(shown.noisy_neighbours for shown in sets.values()):
+                own["noisy_pixels"] = copied_pixels(data.images["train"], params, name.noisy)
+        else:
+            (own,) = (shown._asdict() for shown in sets.values())
     network = initial.spec if name.backbone == ENCODER else network_of(params, name.backbone)
     precision = precision_of(recipe.precision, paths.PRECISION)
-    return train_classifier(
+    trained = train_classifier(
         data.images,
-        data.neighbours,
-        data.bank,
         network=network,
         head=name.head,
         frozen=name.frozen,
-        fusion=params.retrieval.fusion_spec if data.bank else FusionSpec(),
         recipe=replace(recipe, precision=precision),
         initial=initial.backbone(network),
         projection=initial.projection(),
         noise_std=initial.noise_std,
-        noisy_neighbours=copied,
-        noisy_pixels=pixels,
         teacher=teacher,
-        seed=variant.seed,
+        seed=variants[0].seed,
         checkpoints=checkpoints,
         loggers=loggers(
             () if ranks.rank() else recipe.loggers,
             paths.LOGS,
             checkpoints.name,
-            _logged(params, variant, precision),
+            _logged(params, variants, precision),
         ),
+        **own,
     )
+    return {v: trained.beside.get(v.retrieval, trained) for v in variants}
 
 
-def _logged(params: Params, variant: Variant, precision: str) -> dict[str, Any]:
-    """What loggers keep with a run: the variant, and the parameters that decide its weights."""
-    facts = {f"variant.{name}": value for name, value in asdict(variant).items()}
-    return {**facts, **deciding.of_training(params, variant, precision)}
+def _logged(params: Params, variants: Sequence[Variant], precision: str) -> dict[str, Any]:
+    """What loggers keep with a run: the variants, and the parameters that decide their weights."""
+    last = variants[-1]  # the first of several has no neighbours
+    facts = {f"variant.{name}": value for name, value in asdict(last).items()}
+    facts["variant.retrieval"] = ", ".join(v.retrieval for v in variants)
+    return {**facts, **deciding.of_training(params, last, precision)}
 
 
 def network_of(params: Params, backbone: str) -> EncoderSpec:
@@ -204,7 +233,7 @@ def _teacher_logits(
         checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
         its_initial = InitialWeights.read(checked(initial.folder / paths.TEACHER))
         name = ClassifierName.parse(initial.teacher)
-        trained = _train(params, variant, name, data, its_initial, checkpoints)
+        trained = _train(params, [variant], name, data, its_initial, checkpoints)[variant]
         if ranks.rank() == 0:
             with atomic_folder(folder) as part:
                 trained.classifier.write(part, {**facts, **_outcome(trained)})
@@ -214,10 +243,10 @@ def _teacher_logits(
     say(f"the teacher is right for {card['validation_top1']:.1%} of validation")
     teacher.to(device())
     pixels = data.images["train"].pixels
-    if data.bank is None or data.neighbours is None:
+    if data.bank is None:
         return teacher.predict(pixels)
     bank = DeviceBank(data.bank, teacher.spec.classes, device())
-    shown = data.neighbours["train"]
+    shown = data.retrieved[variant.retrieval].neighbours["train"]
     return teacher.predict(pixels, *Shown.of(bank, shown))
 
 

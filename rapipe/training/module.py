@@ -114,6 +114,8 @@ class TrainingModule(pl.LightningModule):
         self.step_metrics: dict[str, list[Tensor]] = defaultdict(list)
         """What each step measured since `pop_mean` was called, by name."""
         self.measured_step = -1
+        self.is_trial = False
+        """Whether steps leave no trace: then of the learners there is the network alone."""
 
     def _refuse_odd_batches(self) -> None:
         """Raise `ArgumentError` unless ranks share each batch equally, some images to each."""
@@ -139,6 +141,10 @@ class TrainingModule(pl.LightningModule):
         """The loss of a batch, or of what this rank computes of it."""
         raise NotImplementedError
 
+    def learners(self) -> list[nn.Module]:
+        """What learns, by parts that have no part in each other's gradients."""
+        return [self.network]
+
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(_rng(self.seed, self.current_epoch).integers(2**63)))
 
@@ -150,8 +156,8 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         """Lightning's own refuses in mixed precision, since a fused optimiser might scale
         gradients back after it; but those of bfloat16 are not scaled."""
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+        for part in self.learners() if gradient_clip_val else ():
+            nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, as of averaged weights, has no data of its own."""
@@ -201,23 +207,24 @@ class TrainingModule(pl.LightningModule):
             return math.nan
         stacked = ranks.collected(torch.stack(values))
         mean = float(stacked.mean())
-        return float(stacked.nanmean()) if math.isnan(mean) and name != "loss" else mean
+        return float(stacked.nanmean()) if math.isnan(mean) and not name.endswith("loss") else mean
 
-    def pop_loss(self) -> float:
+    def pop_loss(self, name: str = "loss") -> float:
         """Mean loss since the last call.
 
         Raises:
             ArgumentError: it is not finite.
         """
-        loss = self.pop_mean("loss")
+        loss = self.pop_mean(name)
         if not math.isfinite(loss):
             self.refuse_divergence(f"the loss became {loss}")
         return loss
 
     def check_weights(self) -> None:
         """Raise `ArgumentError` if a weight is not finite: no loss tells of the last step."""
-        if name := not_finite(self.network):
-            self.refuse_divergence(f"the weight {name} became nan or infinite")
+        for part in self.learners():
+            if name := not_finite(part):
+                self.refuse_divergence(f"the weight {name} became nan or infinite")
 
     def refuse_divergence(self, symptom: str) -> NoReturn:
         """Raise `ArgumentError`: what became no number, where, and what helps."""
@@ -233,8 +240,10 @@ class TrainingModule(pl.LightningModule):
 def preserving_state(module: TrainingModule) -> Iterator[None]:
     """Steps made inside leave no trace: not in weights, nor in statistics or random numbers."""
     state = copy.deepcopy(module.network.state_dict())
+    module.is_trial = True
     with fork_rng():
         yield
+    module.is_trial = False
     module.network.load_state_dict(state)
     module.network.zero_grad(set_to_none=True)
     module.step_metrics.clear()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from rapipe import paths
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant, together, variants
 from rapipe.errors import UserError
 from rapipe.io.checksums import check_unchanged, watch
 from rapipe.pipeline.project.code import check_code
@@ -30,6 +30,7 @@ from rapipe.training import ranks
 PIPELINE = "rapipe.pipeline."
 LATER = {"train": ("torchvision.models",), "evaluate": ("torchvision.models", "captum.attr")}
 """By stage, what nearly every variant imports when it gets there: seconds each time."""
+Group = tuple[Variant, ...]
 VARIANT_FOLDERS = (paths.MODELS, paths.EVIDENCE)
 """Where each variant has its own subfolder; only that is locked."""
 
@@ -84,22 +85,37 @@ def run_selected_variants(
                 names = ", ".join(map(str, choices))
                 raise UserError(f"{part} is {value!r}; params.yaml has {names}")
             selected = [v for v in selected if value in (None, getattr(v, part))]
-        work = partial(run_variant, stage, params)
+        work = Work(stage, params)
         if stale:
             _run_stale(work, workers, Freshness(stage, params), selected)
         else:
-            workers.run(work, selected, _name, lambda _: None)
+            workers.run(work, work.groups(selected), _name, lambda _: None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage, and what it does for variants at once."""
+
+    stage: str
+    params: Params
+
+    def __call__(self, group: Group) -> None:
+        run_variants(self.stage, self.params, *group)
+
+    def groups(self, selected: list[Variant]) -> list[Group]:
+        """Those that a stage makes at once."""
+        if self.stage == "train":
+            return together(self.params, selected)
+        return [(variant,) for variant in selected]
 
 
 def _run_stale(
-    work: Callable[[Variant], None],
-    workers: Workers[Variant],
-    freshness: Freshness,
-    every: list[Variant],
+    work: Work, workers: Workers[Group], freshness: Freshness, every: list[Variant]
 ) -> None:
     if ranks.follows():
         names = ranks.agreed([""])
-        workers.run(work, [v for v in every if v.name in names], _name, lambda _: None)
+        selected = [v for v in every if v.name in names]
+        workers.run(work, work.groups(selected), _name, lambda _: None)
         return
     stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
     if len(stale) < len(every):
@@ -109,22 +125,28 @@ def _run_stale(
         say(f"{len(kept)} of {len(every)} have been made before, and are taken from the cache")
         stale = {v: made_from for v, made_from in stale.items() if v not in kept}
     ranks.agreed([v.name for v in stale])
-    workers.run(work, list(stale), _name, lambda v: freshness.note(v, stale[v]))
+
+    def note(group: Group) -> None:
+        for variant in group:
+            freshness.note(variant, stale[variant])
+
+    workers.run(work, work.groups(list(stale)), _name, note)
 
 
-def _workers(stage: str) -> Workers[Variant]:
+def _workers(stage: str) -> Workers[Group]:
     return Workers(PIPELINE + stage, *LATER[stage])
 
 
-def run_variant(stage: str, params: Params, variant: Variant) -> None:
-    """Run a stage for one variant, in this process."""
+def run_variants(stage: str, params: Params, *group: Variant) -> None:
+    """Run a stage for one variant, or for several that it makes at once, in this process."""
     module = import_module(PIPELINE + stage)
-    with _locked(module, [variant]), record_costs(f"{stage}-{variant.name}"):
-        module.run(params, variant)
+    with _locked(module, list(group)), record_costs(f"{stage}-{_name(group)}"):
+        module.run(params, *group)
 
 
-def _name(variant: Variant) -> str:
-    return variant.name
+def _name(group: Group) -> str:
+    """Of the first, and how many more."""
+    return group[0].name + (f"+{len(group) - 1}" if len(group) > 1 else "")
 
 
 @contextmanager
