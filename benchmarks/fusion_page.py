@@ -84,8 +84,8 @@ def of(rows: list[Row], **values: str) -> list[Row]:
 
 def cases(rows: list[Row]) -> list[str]:
     """The cases that have rows, in the order in which they are listed; last what is run no more."""
-    there, (plain, *others) = unique(rows, "case"), fusions.CASES
-    ordered = dict.fromkeys((plain, fusions.CORRECTED, *others, *there))
+    there = unique(rows, "case")
+    ordered = dict.fromkeys((fusions.PLAIN, fusions.CORRECTED, *fusions.CASES, *there))
     return [case for case in ordered if case in there]
 
 

@@ -34,8 +34,8 @@ from benchmarks.rows import (
     content_of,
     done,
     fewer_tested,
-    result_of,
     rows_of,
+    tested,
 )
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.evaluation.corruptions import CORRUPTIONS
@@ -74,11 +74,17 @@ GRID: Overrides = {
     "train.measure_every": 2,
 }
 NOISY = (PLAIN, DEFAULT, "trust")
-"""Cases that are also trained with noise on half of the images (NAME+noise)."""
-TRUSTING = {OWN_VECTOR: "self", OWN_VECTOR_TOO: "self+knn", RANDOM: "sampled"}
-"""Controls of `trust`: what it is shown in place of the nearest."""
+"""Cases that are also trained with noise on half of the images (NAME+noise), for the digits."""
+TRUSTING = {
+    PLAIN: PLAIN,
+    "knn": "trust",
+    "self": OWN_VECTOR,
+    "self+knn": OWN_VECTOR_TOO,
+    "sampled": RANDOM,
+}
+"""By strategy, the cases of one network, which are trained together: the network by itself, `trust`
+beside it, and its controls, which are shown something in place of the nearest."""
 CASES: dict[str, Overrides] = {
-    PLAIN: {"retrieval.strategies": []},
     "self": {"retrieval.strategies": ["self"]},
     **{
         name: {
@@ -88,15 +94,8 @@ CASES: dict[str, Overrides] = {
         }
         for name in FUSIONS
     },
-    **{
-        name: {
-            "retrieval.strategies": [strategy],
-            "retrieval.fusion": "trust",
-            "retrieval.query_noise": 0.2,
-        }
-        for name, strategy in TRUSTING.items()
-    },
 }
+CASES["trust"]["retrieval.strategies"] = [name for name in TRUSTING if name != PLAIN]
 """By name, parameters that differ from those of the grid."""
 PREFETCHED: list[Any] = []
 """Memory, strategies and query noise of the tables that are there: the last case's."""
@@ -125,7 +124,7 @@ def main() -> None:
     for memory, overrides in corpora(options.photographs).items():
         if options.memory in (None, memory):
             seeds = list(range(options.seeds))
-            for case in CASES:
+            for case in ("trust", *CASES):  # with the network that all are compared with
                 measure(memory, case, {**GRID, **overrides, "classifiers.seeds": seeds})
             if memory == "digits":
                 add_a_class({**GRID, **overrides}, memory, seeds)
@@ -137,56 +136,69 @@ def main() -> None:
 def measure(memory: str, case: str, overrides: Overrides) -> None:
     """Train and test the classifiers of a case that have no row; compare them when all are there.
 
-    All cases of a memory share a folder, and so the memory.
+    All cases of a memory share a folder, and so the memory. With `trust` go all of `TRUSTING`.
     """
     from rapipe import paths
     from rapipe.config.loading import parse
-    from rapipe.config.variants import variants
-    from rapipe.pipeline import corpus, initialise, prefetch
+    from rapipe.config.variants import together, variants
+    from rapipe.pipeline import corpus, initialise, prefetch, train
     from rapipe.pipeline.inputs import bank_card
     from rapipe.records import Predictions
     from rapipe.training.precision import precision_of
 
-    if case in NOISY:
-        names = overrides["classifiers.backbones"]
-        both = [name + end for end in ("", "+noise") for name in names]
+    own = CASES[case]
+    names = TRUSTING if case == "trust" else {own["retrieval.strategies"][0]: case}
+    if memory == "digits" and case in NOISY:
+        both = [name + end for name in overrides["classifiers.backbones"] for end in ("", "+noise")]
         overrides = {**overrides, "classifiers.backbones": both}
-    content = content_of({**overrides, **CASES[case]})
+    content = content_of({**overrides, **own})
     with working_in(_folder(memory), content):
         params = parse(content)
         precision = precision_of(params.train.precision, paths.PRECISION)
-        group = {"memory": memory, "case": case, "precision": precision}
-        mine = [v for v in variants(params) if (v.retrieval == PLAIN) == (case == PLAIN)]
-        counts = dict(group)
-        if case != PLAIN:  # what all others are compared with, in their precision
-            del counts["precision"]
-        missing = [v for v in mine if not done(ROWS, _key(counts, v))]
+        mine = [
+            v
+            for v in variants(params)
+            if v.retrieval in names and (not v.classifier.noisy or names[v.retrieval] in NOISY)
+        ]
+
+        def group(variant: Any) -> Row:
+            return {"memory": memory, "case": names[variant.retrieval], "precision": precision}
+
+        def is_done(variant: Any) -> bool:
+            """In any precision, but for what all others are compared with in theirs."""
+            key = _key(group(variant), variant)
+            if names[variant.retrieval] != PLAIN:
+                del key["precision"]
+            return done(ROWS, key)
+
+        missing = [v for v in mine if not is_done(v)]
         if missing:
             if not paths.CORPUS_CARD.exists():
                 corpus.run(params)
-            if case != PLAIN and not paths.STORE_MANIFEST.exists():
+            if not paths.STORE_MANIFEST.exists():
                 make_memory(memory, params)
             tables = (memory, params.retrieval.strategies, params.retrieval.query_noise)
-            if case != PLAIN and tables not in PREFETCHED:
+            if tables not in PREFETCHED:
                 prefetch.run(params)
                 PREFETCHED[:] = [tables]
             initialise.run(params)
-            encoder = "" if case == PLAIN else bank_card()["encoder"]
-            check_memory(memory, encoder)
-        for variant in missing:
-            result = result_of(params, variant)
-            answers = Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS)
-            key = _key(group, variant)
-            keep(key, answers)
-            add(ROWS, {**key, "encoder": encoder, **scores(result)})
-            if case == PLAIN:
-                correct({**group, "case": CORRECTED}, params, variant)
-        if case == PLAIN:
-            compare({**group, "case": CORRECTED}, mine)
-        if case != PLAIN:
-            if not done(PROBES, {"memory": memory}):
-                probe(memory, params)
-            compare(group, mine)
+            check_memory(memory, bank_card()["encoder"])
+        for trained in together(params, missing):
+            train.run(params, *trained)
+            for variant in trained:
+                result, key = tested(params, variant), _key(group(variant), variant)
+                keep(key, Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS))
+                encoder = "" if variant.retrieval == PLAIN else bank_card()["encoder"]
+                add(ROWS, {**key, "encoder": encoder, **scores(result)})
+                if variant.retrieval == PLAIN:
+                    correct({**group(variant), "case": CORRECTED}, params, variant)
+        groups = [group(variant) for variant in mine]
+        if PLAIN in names:
+            groups.append({**groups[0], "case": CORRECTED})
+        if not done(PROBES, {"memory": memory}):
+            probe(memory, params)
+        for key in {str(own): own for own in groups}.values():
+            compare(key, [v for v in mine if names[v.retrieval] in (key["case"], PLAIN)])
 
 
 def make_memory(memory: str, params: Any) -> None:

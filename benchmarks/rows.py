@@ -66,9 +66,16 @@ def fewer_tested(folder: str) -> str:
 
 def result_of(params: Any, variant: Any) -> Row:
     """Train and test a classifier; what `rapipe eval` wrote of it."""
-    from rapipe.pipeline import evaluate, train
+    from rapipe.pipeline import train
 
     train.run(params, variant)
+    return tested(params, variant)
+
+
+def tested(params: Any, variant: Any) -> Row:
+    """Test a classifier that is trained; what `rapipe eval` wrote of it."""
+    from rapipe.pipeline import evaluate
+
     evaluate.run(params, variant)
     result: Row = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
     return result

@@ -16,6 +16,7 @@ PUBLIC = {
         ),
         "api",
     ),
+    "Beside": "classifier.train",
     "Classifier": "classifier.classifier",
     "Decoding": "corpus.decode",
     "Embeddings": "records",

@@ -20,6 +20,8 @@ from rapipe.training import ranks
 from rapipe.training.averaging import Averaging
 
 Row = dict[str, float]
+SHOWN = "/validation_top1"
+"""Of what is trained beside a network, what is said while it learns."""
 PROBED_EPOCHS = 2
 """Epochs in which measurements are also made between steps."""
 
@@ -67,7 +69,8 @@ class History(Callback):
         module.measured_step = trainer.global_step
         module.log_dict(self.rows[-1], logger=False)  # for other callbacks, such as `EarlyStop`
         if not is_interactive():
-            say(" ".join(f"{name} {value:.4g}" for name, value in self.rows[-1].items()))
+            shown = {k: v for k, v in self.rows[-1].items() if "/" not in k or k.endswith(SHOWN)}
+            say(" ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
     def _record(self, trainer: pl.Trainer, module: Any) -> None:
         step = trainer.global_step
