@@ -1,9 +1,10 @@
 """`rapipe sweep`: classifiers and seeds side by side on the machines of a Ray cluster.
 
-A trial is what `rapipe train --stale` and `rapipe eval --stale` do for one variant, in a process
-that Ray begins; its results are the same files. So all machines need one file system, on which the
-project has one path. What is up to date stays, so the same command goes on after an interruption;
-a trial whose process or machine is lost is begun again, from its last checkpoint.
+A trial is what `rapipe train --stale` and `rapipe eval --stale` do for one variant, or for those
+that are trained together, in a process that Ray begins; its results are the same files. So all
+machines need one file system, on which the project has one path. What is up to date stays, so the
+same command goes on after an interruption; a trial whose process or machine is lost is begun again,
+from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from rapipe import paths
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, variants
+from rapipe.config.variants import Variant, together, variants
 from rapipe.cores import cores
 from rapipe.errors import UserError
 from rapipe.io.ray_cluster import LOCAL, connection
@@ -23,6 +24,7 @@ from rapipe.pipeline.running.argument_keys import argument_keys
 from rapipe.pipeline.running.check_names import load_checked
 from rapipe.pipeline.running.fresh import Freshness
 from rapipe.pipeline.running.side_by_side import JOBS, THREADS
+from rapipe.pipeline.running.stage import Group, name_of, run_where
 from rapipe.progress import label_lines, say
 
 STAGES = ("train", "evaluate")
@@ -58,8 +60,9 @@ def run(address: str, cpus: int, gpus: float) -> None:
         if resources().get("GPU"):
             options["num_gpus"] = gpus * params.train.devices
         remote = ray.remote(**options)(trial)
-        pending = {remote.remote(Path.cwd(), v): v.name for v in stale}
-        _wait(ray, pending, len(stale))
+        trials = together(params, stale)
+        pending = {remote.remote(Path.cwd(), group): name_of(group) for group in trials}
+        _wait(ray, pending, len(trials))
 
 
 def _wait(ray: Any, pending: dict[Any, str], total: int) -> None:
@@ -86,19 +89,15 @@ def _is_fresh(params: Params, variant: Variant) -> bool:
     return all(Freshness(stage, params).is_fresh(variant) for stage in STAGES)
 
 
-def trial(folder: Path, variant: Variant) -> str:
-    """Train and evaluate a variant in this process; why it failed, or nothing."""
-    from rapipe.pipeline.running.stage import run_selected_variants
-
-    label_lines(variant.name)
+def trial(folder: Path, group: Group) -> str:
+    """Train and evaluate variants in this process; why it failed, or nothing."""
+    label_lines(name_of(group))
     if not folder.is_dir():
         return f"found no {folder} on {socket.gethostname()}: machines share one file system"
     with chdir(folder):
         for stage in STAGES:
             try:
-                run_selected_variants(
-                    stage, variant.backbone, variant.retrieval, variant.seed, stale=True
-                )
+                run_where(stage, lambda every: [v for v in every if v in group])
             except SystemExit as end:  # it has said why
                 return f"ended with exit code {end.code} in {stage}"
     return ""

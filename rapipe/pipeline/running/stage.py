@@ -31,6 +31,7 @@ PIPELINE = "rapipe.pipeline."
 LATER = {"train": ("torchvision.models",), "evaluate": ("torchvision.models", "captum.attr")}
 """By stage, what nearly every variant imports when it gets there: seconds each time."""
 Group = tuple[Variant, ...]
+Select = Callable[[list[Variant]], list[Variant]]
 VARIANT_FOLDERS = (paths.MODELS, paths.EVIDENCE)
 """Where each variant has its own subfolder; only that is locked."""
 
@@ -68,6 +69,23 @@ def run_selected_variants(
     Args:
         stale: only for those that are out of date.
     """
+    selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
+
+    def select(every: list[Variant]) -> list[Variant]:
+        selected = every
+        for part, value in selection.items():
+            choices = list(dict.fromkeys(getattr(v, part) for v in every))
+            if value is not None and value not in choices:
+                names = ", ".join(map(str, choices))
+                raise UserError(f"{part} is {value!r}; params.yaml has {names}")
+            selected = [v for v in selected if value in (None, getattr(v, part))]
+        return selected
+
+    run_where(stage, select, stale)
+
+
+def run_where(stage: str, select: Select, stale: bool = True) -> None:
+    """Run a stage for some variants of params.yaml, or for those of them that are out of date."""
     with exit_on_user_error():
         check_code(stage)
         workers, params = _workers(stage), load_checked(paths.PARAMS)
@@ -77,19 +95,11 @@ def run_selected_variants(
             argument_keys(**keys_of("train", TrainingRecipe))(ranks.join)(
                 params.train.devices, params.train.nodes
             )
-        selected = variants(params)
-        selection = {"backbone": backbone, "retrieval": retrieval, "seed": seed}
-        for part, value in selection.items():
-            choices = list(dict.fromkeys(getattr(v, part) for v in variants(params)))
-            if value is not None and value not in choices:
-                names = ", ".join(map(str, choices))
-                raise UserError(f"{part} is {value!r}; params.yaml has {names}")
-            selected = [v for v in selected if value in (None, getattr(v, part))]
-        work = Work(stage, params)
+        selected, work = select(variants(params)), Work(stage, params)
         if stale:
             _run_stale(work, workers, Freshness(stage, params), selected)
         else:
-            workers.run(work, work.groups(selected), _name, lambda _: None)
+            workers.run(work, work.groups(selected), name_of, lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def _run_stale(
     if ranks.follows():
         names = ranks.agreed([""])
         selected = [v for v in every if v.name in names]
-        workers.run(work, work.groups(selected), _name, lambda _: None)
+        workers.run(work, work.groups(selected), name_of, lambda _: None)
         return
     stale = {v: freshness.made_from(v) for v in every if not freshness.is_fresh(v)}
     if len(stale) < len(every):
@@ -130,7 +140,7 @@ def _run_stale(
         for variant in group:
             freshness.note(variant, stale[variant])
 
-    workers.run(work, work.groups(list(stale)), _name, note)
+    workers.run(work, work.groups(list(stale)), name_of, note)
 
 
 def _workers(stage: str) -> Workers[Group]:
@@ -140,11 +150,11 @@ def _workers(stage: str) -> Workers[Group]:
 def run_variants(stage: str, params: Params, *group: Variant) -> None:
     """Run a stage for one variant, or for several that it makes at once, in this process."""
     module = import_module(PIPELINE + stage)
-    with _locked(module, list(group)), record_costs(f"{stage}-{_name(group)}"):
+    with _locked(module, list(group)), record_costs(f"{stage}-{name_of(group)}"):
         module.run(params, *group)
 
 
-def _name(group: Group) -> str:
+def name_of(group: Group) -> str:
     """Of the first, and how many more."""
     return group[0].name + (f"+{len(group) - 1}" if len(group) > 1 else "")
 
