@@ -34,8 +34,8 @@ from benchmarks.rows import (
     content_of,
     done,
     fewer_tested,
+    results_of,
     rows_of,
-    tested,
 )
 from rapipe.classifier.fusions import FUSIONS
 from rapipe.evaluation.corruptions import CORRUPTIONS
@@ -141,7 +141,7 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
     from rapipe import paths
     from rapipe.config.loading import parse
     from rapipe.config.variants import together, variants
-    from rapipe.pipeline import corpus, initialise, prefetch, train
+    from rapipe.pipeline import corpus, initialise, prefetch
     from rapipe.pipeline.inputs import bank_card
     from rapipe.records import Predictions
     from rapipe.training.precision import precision_of
@@ -184,9 +184,9 @@ def measure(memory: str, case: str, overrides: Overrides) -> None:
             initialise.run(params)
             check_memory(memory, bank_card()["encoder"])
         for trained in together(params, missing):
-            train.run(params, *trained)
-            for variant in trained:
-                result, key = tested(params, variant), _key(group(variant), variant)
+            results = results_of(params, trained)
+            for variant, result in zip(trained, results, strict=True):
+                key = _key(group(variant), variant)
                 keep(key, Predictions.read(paths.EVIDENCE / variant.name / paths.PREDICTIONS))
                 encoder = "" if variant.retrieval == PLAIN else bank_card()["encoder"]
                 add(ROWS, {**key, "encoder": encoder, **scores(result)})

@@ -66,19 +66,16 @@ def fewer_tested(folder: str) -> str:
 
 def result_of(params: Any, variant: Any) -> Row:
     """Train and test a classifier; what `rapipe eval` wrote of it."""
-    from rapipe.pipeline import train
-
-    train.run(params, variant)
-    return tested(params, variant)
+    return results_of(params, [variant])[0]
 
 
-def tested(params: Any, variant: Any) -> Row:
-    """Test a classifier that is trained; what `rapipe eval` wrote of it."""
-    from rapipe.pipeline import evaluate
+def results_of(params: Any, variants: Sequence[Any]) -> list[Row]:
+    """The same for those that are trained together."""
+    from rapipe.pipeline import evaluate, train
 
-    evaluate.run(params, variant)
-    result: Row = json.loads(Path(f"results/runs/{variant.name}.json").read_text())
-    return result
+    train.run(params, *variants)
+    evaluate.run(params, *variants)
+    return [json.loads(Path(f"results/runs/{own.name}.json").read_text()) for own in variants]
 
 
 def top1_by_noise(result: Row) -> Row:

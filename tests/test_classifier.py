@@ -16,6 +16,7 @@ from rapipe.classifier.classifier import Classifier, ClassifierSpec
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown
 from rapipe.encoder.backbones import BACKBONES
 from rapipe.errors import UserError
+from rapipe.specs import FusionSpec
 
 PLAIN = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
@@ -117,3 +118,36 @@ def test_what_comes_before_the_first_fusion_is_computed_once() -> None:
         part.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     classifier.predict_with_each(images.pixels, [Shown(bank, table + row) for row in range(10)])
     assert seen == [64, 8 * 64, 64, 2 * 64]
+
+
+def test_what_a_network_said_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever shares it; of other images, and by other networks, it is."""
+    torch.manual_seed(0)
+    plain = Classifier(spec("alexnet", "")).eval()
+    trusting = plain.beside(FusionSpec(fusion="trust"), dimension=8, similarity=(0.5, 2.0))
+    images, rng = make_images(70), np.random.default_rng(0)
+    bank = DeviceBank(make_embeddings(20), 3, CPU)
+    indices = rng.integers(0, 20, (2, 70, 4)).astype(np.int32)
+    similarities = rng.random((70, 4), np.float32)
+    shown = [Shown(bank, rows, None, similarities) for rows in indices]
+    asked = [(plain, [Shown()]), (trusting, [*shown, Shown()])]
+    expected = [own.predict_with_each(images.pixels, sets) for own, sets in asked]
+    seen: list[int] = []
+    backbone: Any = plain.backbone
+    backbone.hidden.register_forward_hook(lambda *parts: seen.append(len(parts[-1])))
+    assert trusting.network_digest() == plain.network_digest()
+    plain.said = trusting.said = {}
+    for (own, sets), before in zip(asked, expected, strict=True):
+        for one, other in zip(own.predict_with_each(images.pixels, sets), before, strict=True):
+            assert np.array_equal(one, other)
+    assert seen == [128]  # 70, filled up
+    np.testing.assert_allclose(plain.predict(images.pixels[1:]), expected[0][0][1:], atol=1e-5)
+    assert seen == [128, 128]
+    monkeypatch.setattr("rapipe.classifier.classifier.KEPT", 0)
+    for _ in range(2):
+        plain.predict(images.pixels[2:])
+    assert seen == 4 * [128]
+    assert Classifier(plain.spec).network_digest() != plain.network_digest()
+    frozen = Classifier(spec("alexnet", "", frozen=True))
+    frozen.load_state_dict(plain.state_dict(), strict=False)
+    assert frozen.network_digest() != plain.network_digest()

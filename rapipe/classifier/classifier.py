@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,10 @@ from rapipe.specs import VECTORS, FusionSpec
 
 Record = Callable[[Tensor], object]
 
+Said = dict[bytes, np.ndarray]
+"""What a network says of images: logits (N, classes), by a digest of their pixels."""
+KEPT = 1 << 30
+"""Bytes of them, after which no more are kept."""
 BRANCHES = 8
 """Sets of neighbours that are predicted with at once, at most: what they share costs an eighth."""
 
@@ -109,6 +114,10 @@ class Classifier(nn.Module):
         self.fusions = nn.ModuleList(
             kind(width, spec.dimension, spec.classes, fusion) for width in places if kind and fusion
         )
+        self.said: Said | None = None
+        """Where what the network says is kept, for whoever predicts for the same images again, or
+        has the same network; as long as no weight changes. Of a fusion that learns apart, or none.
+        """
         self.standardise: nn.Module = nn.Identity()
         if spec.frozen:
             self.backbone.requires_grad_(False).eval()
@@ -143,17 +152,7 @@ class Classifier(nn.Module):
             record: called with the attention to the first set, which is not None, at each stage.
         """
         plain = self.late or neighbours == [None]
-        fuse = no_fusion if plain else self._fuse(neighbours, record)
-        last_tokens: list[Tensor] = []
-
-        def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
-            last_tokens[:] = [fuse(stage, tokens)]
-            return last_tokens[0]
-
-        # Only for a head that wants tokens: else no map need become tokens without a fusion.
-        callback = fuse_and_record if self.head.wants_tokens else fuse
-        features = self.standardise(self.backbone(self.preprocess(images), callback))
-        logits: Tensor = self.head(features, *last_tokens)
+        features, logits = self._say(images, no_fusion if plain else self._fuse(neighbours, record))
         if self.late:
             late: Any = self.fusions[0]
             shown = [own if own is None else self.standardised(own) for own in neighbours]
@@ -164,6 +163,20 @@ class Classifier(nn.Module):
             ]
             logits = torch.cat(branches) if len(branches) > 1 else branches[0]
         return logits
+
+    def _say(self, images: Tensor, fuse: Fuse = no_fusion) -> tuple[Tensor, Tensor]:
+        """Features (B, F), and logits (B, classes) before any late fusion."""
+        last_tokens: list[Tensor] = []
+
+        def fuse_and_record(stage: int, tokens: Tensor) -> Tensor:
+            last_tokens[:] = [fuse(stage, tokens)]
+            return last_tokens[0]
+
+        # Only for a head that wants tokens: else no map need become tokens without a fusion.
+        callback = fuse_and_record if self.head.wants_tokens else fuse
+        features = self.standardise(self.backbone(self.preprocess(images), callback))
+        logits: Tensor = self.head(features, *last_tokens)
+        return features, logits
 
     def beside(self, spec: FusionSpec | None, **facts: Any) -> Classifier:
         """One with another fusion, which learns apart, or none; they share the very same network.
@@ -183,20 +196,36 @@ class Classifier(nn.Module):
         return fused
 
     @torch.inference_mode()
-    def fuse(self, logits: np.ndarray, shown: Shown) -> np.ndarray:
-        """What `predict` returns, of what the network says of the images: (N, classes) float32."""
-        was_training, device = self.fusions.training, self.device
+    def fuse_each(
+        self, logits: np.ndarray, shown: Sequence[Shown], record: Record | None = None
+    ) -> list[np.ndarray]:
+        """What `predict_with_each` returns, of what the network says of the images (N, classes).
+
+        Of a fusion that learns apart, and needs nothing else; without one it is what was said.
+        """
+        if not self.fusions:
+            return [logits] * len(shown)
+        was_training, (fusion,) = self.fusions.training, cast("Any", self.fusions)
         self.fusions.eval()
-        loader = BatchLoader(
-            device, ArrayField(logits, device), *fields_of(shown, device, self.inputs, False)
-        )
-        chunks = []
-        for said, *parts in loader.batches(pad_rows(len(logits)), ROW_MULTIPLE):
-            neighbours = join(parts)
-            assert neighbours is not None
-            chunks.append(self.fused(said, neighbours))
+        projections = project_banks(shown, [fusion.project]) if VECTORS in self.inputs else {}
+        answers: list[np.ndarray] = []
+        for own in track(shown, "showing neighbours", len(shown)):
+            projected = projections.get(own.bank) if own.bank else None
+            fields = fields_of(own, self.device, self.inputs, False, projected)
+            loader = BatchLoader(self.device, ArrayField(logits, self.device, False), *fields)
+            chunks: list[Tensor] = []
+            for said, *parts in loader.batches(pad_rows(len(logits)), ROW_MULTIPLE):
+                neighbours = join(parts)
+                if neighbours is None:
+                    chunks.append(fusion.alone(said))
+                    continue
+                if record and not answers:
+                    standardised = self.standardised(neighbours)
+                    record(fusion.weights(said[:, :0], said, standardised))
+                chunks.append(self.fused(said, neighbours))
+            answers.append(torch.cat(chunks)[: len(logits)].cpu().numpy())
         self.fusions.train(was_training)
-        return torch.cat(chunks)[: len(logits)].cpu().numpy()
+        return answers
 
     def standardised(self, neighbours: NeighbourBatch) -> NeighbourBatch:
         """The same with the similarities that a fusion sees."""
@@ -263,6 +292,10 @@ class Classifier(nn.Module):
         """
         was_training, device = self.training, self.device
         self.eval()
+        if self.apart or not self.fusions:
+            answers = self.fuse_each(self._said_of(pixels), shown, record)
+            self.train(was_training)
+            return _finite(answers)
         projects: list[Any] = [fusion.project for fusion in self.fusions]
         projections = project_banks(shown, projects) if VECTORS in self.inputs else {}
         together = 1
@@ -293,13 +326,22 @@ class Classifier(nn.Module):
                     own.append(branch)
             logits += [torch.cat(own)[: len(pixels)].cpu().numpy() for own in chunks]
         self.train(was_training)
-        failures = int(sum((~np.isfinite(own)).any(axis=1).sum() for own in logits))
-        if failures:
-            raise UserError(
-                f"the classifier gave {failures:,} of {len(logits) * len(pixels):,} images logits "
-                "that are not finite: train it again (rapipe train), with a lower learning rate"
-            )
-        return logits
+        return _finite(logits)
+
+    def _said_of(self, pixels: Pixels) -> np.ndarray:
+        """What the network says of images: (N, classes) float32, in evaluation mode."""
+        key = b""
+        if self.said is not None:
+            key = sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
+            if key in self.said:
+                return self.said[key]
+        loader = BatchLoader(self.device, ArrayField(pixels, self.device, resident=False))
+        batches = loader.batches(pad_rows(len(pixels)), self.preprocess.batch_size)
+        chunks = [self._say(to_float(batch))[1].float() for (batch,) in batches]
+        said = torch.cat(chunks)[: len(pixels)].cpu().numpy()
+        if self.said is not None and sum(kept.nbytes for kept in self.said.values()) < KEPT:
+            self.said[key] = said
+        return said
 
     def attention(self, pixels: Pixels, shown: Shown) -> np.ndarray:
         """How much images (N, H, W, 3) attend to each neighbour: (N, K) float32.
@@ -340,6 +382,15 @@ class Classifier(nn.Module):
         n, stages = len(pixels), len(self.fusions)
         return logits, [torch.cat(batches[stage::stages])[:n] for stage in range(stages)]
 
+    def network_digest(self) -> str:
+        """Of what the network says: classifiers that share one have the same."""
+        spec = self.spec
+        digest = sha256(repr((spec.network, spec.classes, spec.head, spec.frozen)).encode())
+        for name, part in self.state_dict().items():
+            if not name.startswith("fusions."):
+                digest.update(name.encode() + part.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def write(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the weights, and a card with the spec and facts about the training."""
         weights.write(folder, self, self.spec, facts)
@@ -351,6 +402,17 @@ class Classifier(nn.Module):
         classifier = cls(ClassifierSpec.of_card(card["spec"]))
         weights.fill(classifier, folder, card, "train")
         return classifier.eval(), card
+
+
+def _finite(answers: list[np.ndarray]) -> list[np.ndarray]:
+    """The same logits, each (N, classes); `UserError` if one is not finite."""
+    failures = int(sum((~np.isfinite(own)).any(axis=1).sum() for own in answers))
+    if failures:
+        raise UserError(
+            f"the classifier gave {failures:,} of {sum(map(len, answers)):,} images logits "
+            "that are not finite: train it again (rapipe train), with a lower learning rate"
+        )
+    return answers
 
 
 def head_entropy(weights: Tensor) -> Tensor:

@@ -328,7 +328,7 @@ def _scores(images: Mapping[str, Images], members: Members, split: str, suffix: 
     for name, member in members.items():
         shown, prefix = member.shown(split), name and f"{name}/"
         if name:
-            logits = member.classifier.fuse(said, shown)
+            (logits,) = member.classifier.fuse_each(said, [shown])
         else:
             said = logits = member.classifier.predict(pixels, *shown)
         row[f"{prefix}{split}_top1{suffix}"] = metrics.top_k(logits, labels, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rapipe import paths
-from rapipe.classifier.classifier import Classifier
+from rapipe.classifier.classifier import Classifier, Said
 from rapipe.config import deciding
 from rapipe.config.schema import Params, RetrievalParams
 from rapipe.config.variants import Variant
@@ -48,15 +48,30 @@ WRITES = (paths.EVIDENCE,)
 
 
 @argument_keys(**keys_of("retrieval", RetrievalParams))
-def run(params: Params, variant: Variant) -> None:
+def run(params: Params, *variants: Variant) -> None:
+    """Test variants one after the other; what one network says of images is computed once.
+
+    Args:
+        variants: one, or several of `rapipe.config.variants.together`.
+    """
+    said: dict[str, Said] = {}
+    for variant in variants:
+        _evaluate(params, variant, said)
+
+
+def _evaluate(params: Params, variant: Variant, said: dict[str, Said]) -> None:
     """Write `results/runs/<variant>.json`, and `data/evidence/<variant>/`: images and rows.
 
     The result is also kept in `results/kept/`, beside those of other settings.
     If the memory has been edited since the classifier was trained, there is only
     `<variant>@<memory>.json`, so that both can be compared.
+
+    Args:
+        said: by networks, what they have said of images.
     """
     card = classifier_card(params, variant)
     classifier, _ = Classifier.read(paths.MODELS / variant.name)
+    classifier.said = said.setdefault(classifier.network_digest(), {})
     classifier.to(device())
     images, shifts = labelled("test"), shift_images()
     retriever, analysis, memory, store = None, None, "", ""

@@ -113,10 +113,8 @@ class Work:
         run_variants(self.stage, self.params, *group)
 
     def groups(self, selected: list[Variant]) -> list[Group]:
-        """Those that a stage makes at once."""
-        if self.stage == "train":
-            return together(self.params, selected)
-        return [(variant,) for variant in selected]
+        """Those that it makes at once."""
+        return together(self.params, selected)
 
 
 def _run_stale(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from rapipe.config.schema import Params
-from rapipe.config.variants import variants
+from rapipe.config.variants import together, variants
 from rapipe.pipeline.running.fresh import SELECTING
 
 STAGES = (
@@ -20,7 +20,7 @@ def run_all(params: Params) -> None:
     for stage in STAGES:
         run = import_module(f"rapipe.pipeline.{stage}").run
         if stage in SELECTING:
-            for variant in variants(params):
-                run(params, variant)
+            for group in together(params, variants(params)):
+                run(params, *group)
         else:
             run(params)
