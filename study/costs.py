@@ -72,11 +72,17 @@ def seconds_of(runs: Sequence[Run], stage: str) -> float:
 
 
 def costs(results: StudyResults) -> Table:
-    """Weights and seconds of the classifiers of `main`, and how many times those of none."""
+    """Weights and seconds of the classifiers of `main`, and how many times those of none.
+
+    Those that were made at once have the seconds of all of them.
+    """
     heads = ["classifier", "neighbours", "weights", "times none's"]
     heads += ["seconds of training", "times none's", "of evaluation"]
+    at_once = [max(map(together, results.runs[condition])) for condition in results.of(MAIN)]
+    if max(at_once, default=1) > 1:
+        heads.append("for so many at once")
     rows = []
-    for condition in results.of(MAIN):
+    for condition, many in zip(results.of(MAIN), at_once, strict=True):
         weights, seconds = cost_of(results.runs[condition])
         ratios = [NOTHING, NOTHING]
         plain = condition._replace(retrieval="none")
@@ -85,8 +91,13 @@ def costs(results: StudyResults) -> Table:
             ratios = [f"{weights / plain_weights:.2f}", f"{seconds / plain_seconds:.2f}"]
         evaluation = f"{seconds_of(results.runs[condition], 'eval'):.0f}"
         row = [*names_of(condition), f"{weights:,}", ratios[0], f"{seconds:.0f}", ratios[1]]
-        rows.append([*row, evaluation])
+        rows.append([*row, evaluation, str(many)][: len(heads)])
     return Table(heads, rows)
+
+
+def together(run: Run) -> int:
+    """How many classifiers were made at once, in the seconds of the run."""
+    return int(run.get("together", 1))
 
 
 def cost_of(runs: Sequence[Run]) -> tuple[int, float]:
@@ -109,6 +120,6 @@ def machines(results: StudyResults) -> Table:
 
 def total(results: StudyResults) -> str:
     """Below the machines: how long all of it took."""
-    seconds = sum(sum(run["seconds"].values()) for run in results.every_run())
+    seconds = sum(sum(run["seconds"].values()) / together(run) for run in results.every_run())
     seconds += sum(sum(record["costs"].values()) for record in results.encoders.values())
     return f"\nAll of it: {seconds / 3600:.1f} hours of one process.\n"

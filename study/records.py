@@ -123,11 +123,16 @@ def encoder_record() -> Record:
     }
 
 
-def classifier_record(variant: Variant) -> Record:
-    """Of a classifier in the present folder: all but its weights."""
+def classifier_record(variant: Variant, group: tuple[Variant, ...]) -> Record:
+    """Of a classifier in the present folder: all but its weights.
+
+    Args:
+        group: those that were made at once; seconds are of all of them.
+    """
+    from rapipe.pipeline.running.stage import name_of
     from rapipe.records import Predictions
 
-    name = variant.name
+    name, whole = variant.name, name_of(group)
     run = read_result(paths.RUNS / f"{name}.json")
     card = read_card(paths.MODELS / name / "card.json")
     predictions = Predictions.read(checked(paths.EVIDENCE / name / paths.PREDICTIONS))
@@ -139,7 +144,8 @@ def classifier_record(variant: Variant) -> Record:
     scores = ("noise_std", "top1", "top3", "nll", "ece", "n_test", "bank_size")
     return {
         "corpus": corpus_card()["hash"],
-        "seconds": {"train": _seconds("train", name), "eval": _seconds("evaluate", name)},
+        "seconds": {"train": _seconds("train", whole), "eval": _seconds("evaluate", whole)},
+        "together": len(group),
         "machine": machine(),
         "weights": run["parameters"],
         "weights_trained": card["trained_parameters"],

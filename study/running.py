@@ -18,7 +18,7 @@ from typing import Any
 from rapipe import paths
 from rapipe.config.loading import parse
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant
+from rapipe.config.variants import Variant, together
 from rapipe.errors import UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
@@ -132,19 +132,19 @@ def run(study: Study, experiment: str, seeds: int = 0, retrievals: Sequence[str]
         if missing:
             encoder = make_encoder(study, setting.encoder)
             folder = _prepare(study, setting, content, encoder)
-            for variant in missing:
-                shared = {
-                    "preset": study.preset,
-                    "piece": experiment,
-                    "setting": setting.name,
-                    "variant": asdict(variant),
-                    "command": study.command(experiment),
-                    "changed": setting.overrides,
-                    "parameters": public,
-                    "encoder": {"kind": setting.encoder, "folder": encoder.name},
-                }
+            shared = {
+                "preset": study.preset,
+                "piece": experiment,
+                "setting": setting.name,
+                "command": study.command(experiment),
+                "changed": setting.overrides,
+                "parameters": public,
+                "encoder": {"kind": setting.encoder, "folder": encoder.name},
+            }
+            for group in together(params, missing):
+                files = {variant: study.classifier_file(setting, variant) for variant in group}
                 with working_in(folder, content):
-                    _classifier(variant, study.classifier_file(setting, variant), shared)
+                    _classifiers(files, shared)
 
 
 def _memory_rows(study: Study) -> int:
@@ -253,20 +253,35 @@ def _prepare(study: Study, setting: Setting, content: Content, encoder: Path) ->
     return folder
 
 
-def _classifier(variant: Variant, file: Path, shared: dict[str, Any]) -> None:
-    """Train and test one classifier, unless another process does; keep what is worth keeping."""
-    name = variant.name
-    with file_lock(Path(f"{name}.lock").absolute(), f"trains {name}", wait=False) as acquired:
-        if not acquired or has_record(file, shared["parameters"]):
+def _classifiers(files: Mapping[Variant, Path], shared: dict[str, Any]) -> None:
+    """Train and test classifiers at once, unless another process does; keep what is worth keeping.
+
+    Args:
+        files: of their records.
+        shared: what these have in common.
+    """
+    from rapipe.pipeline.running.stage import name_of
+
+    first = next(iter(files))
+    network = first.name if len(files) == 1 else f"{first.backbone}-s{first.seed}"
+    with file_lock(Path(f"{network}.lock").absolute(), f"trains {network}", wait=False) as acquired:
+        parameters = shared["parameters"]
+        group = tuple(v for v, file in files.items() if not has_record(file, parameters))
+        if not acquired or not group:
             return
+        name = name_of(group)
         say(f"{shared['piece']} / {shared['setting']} / {name}")
-        resumed = any(paths.CHECKPOINTS.glob(f"{name}-*"))  # then its seconds are of the rest
-        if not is_intact(paths.MODELS / name):  # else it was interrupted while it was tested
-            _variant_stage("train", variant)
-        _variant_stage("evaluate", variant)
-        write_checksummed(file, {**shared, "resumed": resumed, **classifier_record(variant)})
-        shutil.rmtree(paths.EVIDENCE / name)
-        shutil.rmtree(paths.MODELS / name)
+        # then its seconds are of the rest
+        resumed = any(paths.CHECKPOINTS.glob(f"{group[0].name}-*"))
+        if not all(is_intact(paths.MODELS / v.name) for v in group):  # else it was being tested
+            _variants_stage("train", group)
+        _variants_stage("evaluate", group)
+        for variant in group:
+            record = {**shared, "variant": asdict(variant), "resumed": resumed}
+            write_checksummed(files[variant], {**record, **classifier_record(variant, group)})
+        for variant in group:
+            shutil.rmtree(paths.EVIDENCE / variant.name)
+            shutil.rmtree(paths.MODELS / variant.name)
 
 
 def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) -> None:
@@ -276,8 +291,8 @@ def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) ->
     run_stage(run, name, module)
 
 
-def _variant_stage(stage: str, variant: Variant) -> None:
+def _variants_stage(stage: str, group: tuple[Variant, ...]) -> None:
     from rapipe.pipeline.running.check_names import load_checked
     from rapipe.pipeline.running.stage import run_variants
 
-    run_variants(stage, load_checked(paths.PARAMS), variant)
+    run_variants(stage, load_checked(paths.PARAMS), *group)

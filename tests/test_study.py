@@ -198,7 +198,7 @@ def test_what_has_been_run_is_not_run_again(
     def refuse(*_: Any) -> None:
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr(running, "_variant_stage", refuse)
+    monkeypatch.setattr(running, "_variants_stage", refuse)
     for experiment in ("main", "random"):
         running.run(rehearsed, experiment)
     assert files_of(rehearsed) == before
@@ -219,7 +219,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
     path = next(rehearsed.results.glob("runs/main/alexnet-none*.json"))
     before = path.read_bytes()
     path.unlink()
-    stage_of, ran = running._variant_stage, []
+    stage_of, ran = running._variants_stage, []
 
     def interrupted(stage: str, v: Any) -> None:
         ran.append(stage)
@@ -227,7 +227,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
             raise KeyboardInterrupt
         stage_of(stage, v)
 
-    monkeypatch.setattr(running, "_variant_stage", interrupted)
+    monkeypatch.setattr(running, "_variants_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         running.run(rehearsed, "main")
     running.run(rehearsed, "main")
@@ -235,6 +235,7 @@ def test_a_test_that_was_interrupted_costs_no_training(
     again, first = records.read_record(path), parse_checksummed(before.decode())
     for both in (again, first):
         assert both.pop("seconds")["train"] > 0
+    assert (again.pop("together"), first.pop("together")) == (1, 3)
     assert again == first
 
 
@@ -252,8 +253,8 @@ def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: 
 @pytest.mark.ci
 def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     again = []
-    monkeypatch.setattr(running, "_variant_stage", lambda stage, v: again.append(v.name))
-    monkeypatch.setattr(running, "classifier_record", lambda v: {})
+    monkeypatch.setattr(running, "_variants_stage", lambda stage, group: again.extend(group))
+    monkeypatch.setattr(running, "classifier_record", lambda *_: {})
     monkeypatch.setattr(running, "write_checksummed", lambda *_: None)
     monkeypatch.setattr(running.shutil, "rmtree", lambda *_, **__: None)
     present = rehearsed.content
