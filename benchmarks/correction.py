@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from rapipe.classifier import stacking
-from rapipe.classifier.fusions.trust import Correction
+from rapipe.classifier.fusions.trust import DECAY, Correction
 from rapipe.records import Labels
 
 Logits = npt.NDArray[np.float32]  # (N, L)
@@ -23,7 +23,8 @@ def fit(logits: Logits, labels: Labels, seed: int) -> Correction:
     torch.manual_seed(seed)
     correction = Correction(logits.shape[1])
     said, targets = torch.from_numpy(logits), torch.from_numpy(labels).long()
-    stacking.fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets)
+    judges = [(DECAY, parameter) for parameter in correction.parameters()]
+    stacking.fit(judges, lambda rows: [correction(said[rows])], targets)
     return correction
 
 

@@ -116,7 +116,7 @@ def test_what_it_makes_of_neighbours_does_not_depend_on_the_network(name: str) -
             logits = torch.randn(B, CLASSES, generator=torch.Generator().manual_seed(seed))
             expected, _ = fusion.fuse(logits[:, :0], logits, shown)
             torch.testing.assert_close(fusion.judge(logits, *fusion.digest(shown)), expected)
-    assert {id(part) for part in fusion.judges()} < {id(part) for part in fusion.parameters()}
+    assert {id(part) for _, part in fusion.judges(9)} < {id(part) for part in fusion.parameters()}
 
 
 def told(labels: np.ndarray, bank: Embeddings) -> Neighbours:
@@ -178,7 +178,8 @@ def test_what_noise_does_to_a_network_is_corrected_without_neighbours() -> None:
     said = torch.cat([clean, noisy])
     assert (noisy.argmax(dim=1) == targets).float().mean() < 0.5
     correction = Correction(3)
-    fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets.repeat(2))
+    judges = [(0.001, parameter) for parameter in correction.parameters()]
+    fit(judges, lambda rows: [correction(said[rows])], targets.repeat(2))
     right = (correction(said).argmax(dim=1) == targets.repeat(2)).float()
     assert right[:300].mean() > 0.98
     assert right[300:].mean() > 0.95
@@ -190,7 +191,8 @@ def test_it_is_fitted_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> Non
     whole, parts = Correction(3).double(), Correction(3).double()
     parts.load_state_dict(whole.state_dict())
     for correction in (whole, parts):
-        fit([*correction.parameters()], lambda rows: [correction(said[rows])], targets)  # noqa: B023
+        judges = [(0.001, parameter) for parameter in correction.parameters()]
+        fit(judges, lambda rows: [correction(said[rows])], targets)  # noqa: B023
         monkeypatch.setattr(stacking, "PART", 7)
     torch.testing.assert_close(whole(said), parts(said), atol=1e-4, rtol=1e-4)
 
@@ -205,3 +207,24 @@ def test_copies_come_with_their_neighbours(name: str) -> None:
     ):
         with pytest.raises(ArgumentError, match="`noisy_neighbours` and `noisy_pixels`"):
             rapipe.train_classifier(images, tables, bank, **alone, **options)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_long_vectors_of_few_images_are_not_learned_by_heart(name: str) -> None:
+    """They say nothing of the classes, which the network knows; without a prior a fit believes them
+    for the images that it has seen."""
+    torch.manual_seed(0)
+    d, n = 256, 120
+    options = {"fusion": FusionSpec(fusion=name), "dimension": d}
+    classifier = Classifier(replace(make_spec("alexnet", 8, attend=""), **options)).eval()
+    bank, rng = make_embeddings(600, d), np.random.default_rng(0)
+    images = make_images(2 * n)
+    labels = images.labels
+    says = 2 * np.eye(3, dtype=np.float32)[labels] + rng.standard_normal((2 * n, 3), np.float32)
+    rows = rng.integers(0, 600, (2 * n, 1))
+    shown = replace(make_neighbours(rows), query_ids=images.ids)
+    memory, seen = DeviceBank(bank, 3, CPU), np.arange(n)
+    stack(classifier, memory, [View(says[:n], shown.take(seen))], labels[:n])
+    (said,) = classifier.fuse_each(says, [Shown.of(memory, shown)])
+    right, alone = said.argmax(axis=1) == labels, says.argmax(axis=1) == labels
+    assert right[n:].mean() > alone[n:].mean() - 0.05

@@ -16,15 +16,16 @@ from rapipe.batches.loader import BatchLoader, pad_rows
 from rapipe.classifier.classifier import Classifier
 from rapipe.classifier.fusions import ApartFusion
 from rapipe.classifier.neighbour_batch import DeviceBank, Shown, fields_of, join
+from rapipe.device import fork_rng
 from rapipe.progress import track
 from rapipe.records import Labels, Neighbours
 
 STEPS, ITERATIONS = 10, 10
 """Of L-BFGS; a step is as many iterations. Twice as many steps gave no better fusion."""
-DECAY = 0.001
-"""Weight of half of the sum of squares of all parameters, beside mean cross-entropies."""
 PART = 8192
 """Rows whose gradient is computed at once."""
+SEED = 0
+"""Of what a fusion begins with."""
 BATCH = 128
 """Images whose neighbours are digested at once."""
 
@@ -41,7 +42,8 @@ def stack(classifier: Classifier, bank: DeviceBank, views: Sequence[View], label
     """Fit the fusion, once more, to what the classifier's network says of each view.
 
     Its network stays as it is, and has said all already; what the neighbours have to say is
-    computed once.
+    computed once. The fusion begins anew: of what it learned beside the network only the
+    temperature stays, which is no part of the fit.
 
     Args:
         labels: (N,) of the images; those without one are left out.
@@ -63,20 +65,24 @@ def stack(classifier: Classifier, bank: DeviceBank, views: Sequence[View], label
         alone = fusion.alone(said[rows])
         return [alone, fusion.judge(alone, *(part[rows] for part in digest))]
 
-    fit(fusion.judges(), answers, targets)
+    with fork_rng():
+        torch.manual_seed(SEED)
+        fusion.begin_anew()
+    fit(fusion.judges(len(targets)), answers, targets)
 
 
 def fit(
-    parameters: Sequence[torch.nn.Parameter],
+    judges: Sequence[tuple[float, torch.nn.Parameter]],
     answers: Callable[[slice], Sequence[torch.Tensor]],
     targets: torch.Tensor,
 ) -> None:
-    """Minimise the sum of mean cross-entropies over all rows, and a little weight decay, by L-BFGS.
+    """Minimise the sum of mean cross-entropies over all rows, and of penalties, by L-BFGS.
 
     There are few parameters, and what they see is computed already: so whole gradients are cheap,
     and nothing is drawn.
 
     Args:
+        judges: each parameter, behind the weight of half of the sum of its squares.
         answers: logits, each (B, C), of a slice of B rows.
         targets: (M,) a class for each row.
 
@@ -85,11 +91,13 @@ def fit(
     """
     count = len(targets)
     parts = [slice(start, start + PART) for start in range(0, count, PART)]
+    parameters = [parameter for _, parameter in judges]
     optimiser = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         optimiser.zero_grad()
-        decay = DECAY / 2 * torch.stack([p.square().sum() for p in parameters]).sum()
+        squares = torch.stack([weight * p.square().sum() for weight, p in judges])
+        decay = squares.sum() / 2
         decay.backward()  # type: ignore[no-untyped-call]
         total = decay.item()
         for part in parts:

@@ -131,8 +131,15 @@ class ApartFusion(LateFusion):
         """Logits (B, L) as `alone` gives them, and what `digest` gave -> those of `fuse` (B, L)."""
         raise NotImplementedError
 
-    def judges(self) -> list[nn.Parameter]:
-        """The parameters that `alone` and `judge` have a use for."""
+    def judges(self, count: int) -> list[tuple[float, nn.Parameter]]:
+        """The parameters that `alone` and `judge` have a use for, where they are fitted to rows.
+
+        Each behind the weight of half of the sum of its squares, beside a mean over the rows.
+        """
+        raise NotImplementedError
+
+    def begin_anew(self) -> None:
+        """Give these the values that they begin with: drawn, where they are."""
         raise NotImplementedError
 
 

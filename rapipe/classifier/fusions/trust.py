@@ -18,6 +18,11 @@ from rapipe.specs import FusionSpec
 
 FACTS, HIDDEN = 9, 16
 """What trust is decided by, and units of the hidden layer."""
+DECAY = 0.001
+"""Weight of half of the sum of squares of all that is not read, beside mean cross-entropies."""
+READING_STD = 0.5
+"""Of the logits that are read, before anything is known: a normal prior of the weights, by which
+long vectors of few images are not learned by heart."""
 
 
 class Correction(nn.Module):
@@ -60,6 +65,8 @@ class Trust(ApartFusion):
     The network learns apart, what it would learn without neighbours. When it has, all the rest is
     fitted to what it predicts for the training images, and for noisy copies of them beside the
     copies' own neighbours (`query_noise`): so it is learned whom to trust where all are less right.
+    The reading has a prior (ridge): of vectors of 1,280 dimensions, fitted to 18,000 rows without
+    one, it cost three points on clean images.
     `alone` has a loss of its own: it is as good as it can be without neighbours.
 
     Source: this project; the product of experts is Hinton's, "Training Products of Experts by
@@ -103,9 +110,17 @@ class Trust(ApartFusion):
         near, vote, evidence, mean = digest
         return self._fused(logits, near, vote, evidence, self.read(mean))
 
-    def judges(self) -> list[nn.Parameter]:
-        parts = self.correction, self.read, self.weight
-        return [parameter for part in parts for parameter in part.parameters()]
+    def judges(self, count: int) -> list[tuple[float, nn.Parameter]]:
+        prior = self.read.in_features / (READING_STD**2 * count)  # vectors are standardised
+        decays = (self.correction, DECAY), (self.weight, DECAY), (self.read, prior)
+        return [(decay, parameter) for part, decay in decays for parameter in part.parameters()]
+
+    def begin_anew(self) -> None:
+        for part in (*self.correction.modules(), *self.weight.modules()):
+            if isinstance(part, nn.Linear):
+                part.reset_parameters()
+        nn.init.zeros_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
 
     def shares(self, features: Tensor, logits: Tensor, neighbours: NeighbourBatch) -> Tensor:
         """Of 1, the network's own weight, and those of the two that know the neighbours."""
