@@ -214,7 +214,7 @@ def test_long_vectors_of_few_images_are_not_learned_by_heart(name: str) -> None:
     """They say nothing of the classes, which the network knows; without a prior a fit believes them
     for the images that it has seen."""
     torch.manual_seed(0)
-    d, n = 256, 120
+    d, n = 512, 200
     options = {"fusion": FusionSpec(fusion=name), "dimension": d}
     classifier = Classifier(replace(make_spec("alexnet", 8, attend=""), **options)).eval()
     bank, rng = make_embeddings(600, d), np.random.default_rng(0)
