@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shutil
 from collections import Counter
@@ -225,11 +226,11 @@ def test_a_student_learns_from_images_without_labels(
     modules: list[tuple[str, int, bool]] = []
     real = library.ClassifierModule
 
-    def noted(classifier: Any, train_images: Images, *more: Any) -> Any:
-        teacher = more[-1]
-        backbone = classifier.spec.network.backbone
-        modules.append((backbone, len(train_images), teacher is not None))
-        return real(classifier, train_images, *more)
+    def noted(*given: Any) -> Any:
+        made = inspect.signature(real).bind(*given).arguments
+        backbone = made["classifier"].spec.network.backbone
+        modules.append((backbone, len(made["images"]), made["teacher"] is not None))
+        return real(*given)
 
     monkeypatch.setattr(library, "ClassifierModule", noted)
     for variant in variants(params):

@@ -160,9 +160,10 @@ def _train(
     Args:
         name: the variants' own, or their teacher's.
     """
-    recipe, fusion, bank = params.train.recipe, params.retrieval.fusion_spec, data.bank
+    recipe, bank = params.train.recipe, data.bank
     own: dict[str, Any] = {}
     if bank is not None:
+        fusion = params.retrieval.fusion_spec
         sets = {
             strategy: Beside(shown.neighbours, bank, fusion, shown.copied[name.noisy])
             for strategy, shown in data.retrieved.items()
