@@ -167,7 +167,8 @@ def by_case(rows: list[Row]) -> Iterator[str]:
 
 def without_training(memory: str, backbone: str) -> dict[str, list[str]]:
     """What the encoder knows alone: cells of the vote of the same neighbours, and of the probe."""
-    rows = [r for r in of(rows_of(fusions.ROWS), memory=memory) if r["vote_-1"]]
+    there = of(rows_of(fusions.ROWS), memory=memory, backbone=backbone)
+    rows = [row for row in there if row["vote_-1"]]
     group = {key: rows[0][key] for key in GROUP} if rows else {}
     votes = fusions.masks(group, backbone, "vote_correct") if rows else None
     cells = {}

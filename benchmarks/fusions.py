@@ -60,6 +60,8 @@ DEFAULT = "cross-attention"
 OWN_VECTOR, OWN_VECTOR_TOO = "trust, own vector", "trust, own vector too"
 """What remains of it without neighbours; and with both."""
 RANDOM = "trust, random neighbours"
+NEIGHBOURS = ("trust", OWN_VECTOR_TOO)
+"""Compared with the own vector alone: whether a memory holds more than its encoder says."""
 GRID: Overrides = {
     "classifiers.backbones": ["resnet18", "perceiver"],
     "retrieval.fusion": DEFAULT,
@@ -420,7 +422,7 @@ def scores(result: Row) -> Row:
 
 
 def compare(group: Row, variants: Sequence[Any]) -> None:
-    """Differences to no neighbours and to the vote at each noise level, with 95 % intervals.
+    """Differences to no neighbours, the vote and such at each noise level, with 95 % intervals.
 
     Args:
         group: memory, case and precision; of the same memory and precision are its peers.
@@ -438,6 +440,8 @@ def compare(group: Row, variants: Sequence[Any]) -> None:
             CORRECTED: masks({**group, "case": CORRECTED}, backbone, "correct"),
             "vote": masks(group, backbone, "vote_correct"),
         }
+        if group["case"] in NEIGHBOURS:
+            peers[OWN_VECTOR] = masks({**group, "case": OWN_VECTOR}, backbone, "correct")
         for against, reference in peers.items():
             if reference is None or against == group["case"]:
                 continue
