@@ -2,6 +2,7 @@
 
     python -m study encoder --preset study-cpu        the encoder and its memory
     python -m study main --preset study-cpu           an experiment; `python -m study` lists them
+    python -m study main k --preset study-cpu         two; what has one network is trained at once
     python -m study report --preset study-cpu         CSV, figures and tables in results/study/
 
 --source cifar10=FOLDER reads a source of the preset from Parquet files instead.
@@ -28,7 +29,7 @@ def main() -> None:
         epilog="experiments:\n"
         + "\n".join(f"  {name:11}{experiment.about}" for name, experiment in EXPERIMENTS.items()),
     )
-    parser.add_argument("experiment", choices=("encoder", *EXPERIMENTS, "report"))
+    parser.add_argument("experiment", nargs="+", choices=("encoder", *EXPERIMENTS, "report"))
     parser.add_argument("--preset", choices=SCALES, default="study-cpu")
     parser.add_argument("--source", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--seeds", type=int, default=0, help="the first so many; 0 for all")
@@ -41,16 +42,18 @@ def main() -> None:
         from study.running import Study, make_encoder, run
 
         study = Study(options.preset, sources)
-        if options.experiment == "report":
+        if options.experiment == ["report"]:
             from study import report
 
             report.run(study)
             return
         check_device(options.preset)
-        if options.experiment == "encoder":
+        if options.experiment == ["encoder"]:
             make_encoder(study, TASK)
+        elif {"encoder", "report"} & set(options.experiment):
+            raise UserError("encoder and report stand alone; experiments may stand together")
         else:
-            run(study, options.experiment, options.seeds, options.retrieval)
+            run(study, *options.experiment, seeds=options.seeds, retrievals=options.retrieval)
 
 
 def check_device(preset: str) -> None:

@@ -23,7 +23,7 @@ from rapipe.config import presets
 from rapipe.config.corpus_params import SourceParams
 from rapipe.config.variants import Variant
 from rapipe.errors import UserError
-from rapipe.io.tables import parse_checksummed, read_json, read_numbers
+from rapipe.io.tables import parse_checksummed, read_numbers
 from rapipe.pipeline.inputs import bank_card, checked, corpus_card, read_card, read_result
 from rapipe.progress import say
 from study.work import preset_content
@@ -123,16 +123,11 @@ def encoder_record() -> Record:
     }
 
 
-def classifier_record(variant: Variant, group: tuple[Variant, ...]) -> Record:
-    """Of a classifier in the present folder: all but its weights.
-
-    Args:
-        group: those that were made at once; seconds are of all of them.
-    """
-    from rapipe.pipeline.running.stage import name_of
+def classifier_record(variant: Variant) -> Record:
+    """Of a classifier in the present folder: all but its weights."""
     from rapipe.records import Predictions
 
-    name, whole = variant.name, name_of(group)
+    name = variant.name
     run = read_result(paths.RUNS / f"{name}.json")
     card = read_card(paths.MODELS / name / "card.json")
     predictions = Predictions.read(checked(paths.EVIDENCE / name / paths.PREDICTIONS))
@@ -144,8 +139,6 @@ def classifier_record(variant: Variant, group: tuple[Variant, ...]) -> Record:
     scores = ("noise_std", "top1", "top3", "nll", "ece", "n_test", "bank_size")
     return {
         "corpus": corpus_card()["hash"],
-        "seconds": {"train": _seconds("train", whole), "eval": _seconds("evaluate", whole)},
-        "together": len(group),
         "machine": machine(),
         "weights": run["parameters"],
         "weights_trained": card["trained_parameters"],
@@ -160,11 +153,6 @@ def classifier_record(variant: Variant, group: tuple[Variant, ...]) -> Record:
         **analysis,
         "history": read_numbers(paths.MODELS / name / "history.csv"),
     }
-
-
-def _seconds(stage: str, name: str) -> float:
-    """What a stage took of a classifier."""
-    return float(read_json(paths.COSTS / f"{stage}-{name}.json", stage)["seconds"])
 
 
 def machine() -> Record:

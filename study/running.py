@@ -10,24 +10,28 @@ the same command started twice shares the work.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rapipe import paths
 from rapipe.config.loading import parse
+from rapipe.config.names import PRETRAINED
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant, together
+from rapipe.config.variants import Project, Variant
 from rapipe.errors import UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
 from rapipe.io.links import link
 from rapipe.io.locks import file_lock
-from rapipe.io.tables import fingerprint, write_checksummed, write_json
+from rapipe.io.tables import fingerprint, read_json, write_checksummed, write_json
+from rapipe.pipeline.running.costs import record_costs
 from rapipe.progress import say
+from rapipe.specs import APART
 from study.experiments import ENCODERS, EXPERIMENTS, RANDOM, TASK, WIDER, Setting
-from study.records import classifier_record, encoder_record, has_record, read_record
+from study.records import GRID, classifier_record, encoder_record, has_record, read_record
 from study.work import ROOT, Content, Overrides, override, preset_content, working_in
 
 WORK, RESULTS = ROOT / "data/study", ROOT / "results/study"
@@ -106,10 +110,46 @@ class Study:
         return self.results / "runs" / setting.name / f"{variant.name}.json"
 
 
-def run(study: Study, experiment: str, seeds: int = 0, retrievals: Sequence[str] = ()) -> None:
-    """Run an experiment, but for what has been run before.
+@dataclass(frozen=True)
+class Asked:
+    """What an experiment still lacks of a setting."""
+
+    experiment: str
+    setting: Setting
+    content: Content
+    public: Content
+    """The same without where this machine has its files."""
+
+    def network(self, variant: Variant) -> str:
+        """Fingerprint of all that decides what the network of a variant learns."""
+        content = self.content
+        parts: list[Any] = [content["seed"], content["corpus"], content["train"]]
+        classifiers = {k: v for k, v in content["classifiers"].items() if k not in GRID}
+        parts += [classifiers, content["retrieval"]["query_noise"], variant.backbone, variant.seed]
+        name = variant.classifier
+        if name.initial == PRETRAINED or name.distilled:
+            parts.append(self.setting.encoder)
+        if content["retrieval"]["fusion"] not in APART or name.distilled:
+            parts += [self.setting.name, variant.name]
+        return fingerprint(parts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a setting's classifiers are made, and the name of its encoder's folder."""
+
+    folder: Path
+    encoder: str
+
+
+def run(study: Study, *experiments: str, seeds: int = 0, retrievals: Sequence[str] = ()) -> None:
+    """Run experiments, but for what has been run before.
+
+    Where fusions learn apart, classifiers that have one network are trained beside it, of all these
+    experiments at once: whatever they look up, and in which memory.
 
     Args:
+        experiments: names in `EXPERIMENTS`.
         seeds: only so many, where a setting has more; 0 for all that it has.
         retrievals: only these, `none` or strategies; nothing for all.
     """
@@ -118,33 +158,31 @@ def run(study: Study, experiment: str, seeds: int = 0, retrievals: Sequence[str]
     for name in retrievals:
         if name not in choices:
             raise UserError(f"--retrieval {name}: choose from {', '.join(choices)}")
-    for setting in EXPERIMENTS[experiment].settings(preset, _memory_rows(study)):
-        content = study.content_of(setting.encoder, setting.overrides)
-        params = parse(content)
-        public = study.public(content)
-        missing = [
-            variant
-            for variant in setting.variants(params)
-            if (not seeds or variant.seed in params.classifiers.seeds[:seeds])
+    rows = _memory_rows(study)
+    groups: dict[str, list[tuple[Asked, Variant]]] = {}
+    for experiment in experiments:
+        for setting in EXPERIMENTS[experiment].settings(preset, rows):
+            for asked, variant in _missing(study, experiment, setting, seeds, retrievals):
+                groups.setdefault(asked.network(variant), []).append((asked, variant))
+    places: dict[str, Place] = {}
+    for network, members in groups.items():
+        _classifiers(study, network, members, places)
+
+
+def _missing(
+    study: Study, experiment: str, setting: Setting, seeds: int, retrievals: Sequence[str]
+) -> Iterator[tuple[Asked, Variant]]:
+    """The classifiers of a setting that have no record."""
+    content = study.content_of(setting.encoder, setting.overrides)
+    params, public = parse(content), study.public(content)
+    asked = Asked(experiment, setting, content, public)
+    for variant in setting.variants(params):
+        if (
+            (not seeds or variant.seed in params.classifiers.seeds[:seeds])
             and (not retrievals or variant.retrieval in retrievals)
             and not has_record(study.classifier_file(setting, variant), public)
-        ]
-        if missing:
-            encoder = make_encoder(study, setting.encoder)
-            folder = _prepare(study, setting, content, encoder)
-            shared = {
-                "preset": study.preset,
-                "piece": experiment,
-                "setting": setting.name,
-                "command": study.command(experiment),
-                "changed": setting.overrides,
-                "parameters": public,
-                "encoder": {"kind": setting.encoder, "folder": encoder.name},
-            }
-            for group in together(params, missing):
-                files = {variant: study.classifier_file(setting, variant) for variant in group}
-                with working_in(folder, content):
-                    _classifiers(files, shared)
+        ):
+            yield asked, variant
 
 
 def _memory_rows(study: Study) -> int:
@@ -253,35 +291,98 @@ def _prepare(study: Study, setting: Setting, content: Content, encoder: Path) ->
     return folder
 
 
-def _classifiers(files: Mapping[Variant, Path], shared: dict[str, Any]) -> None:
+def _classifiers(
+    study: Study,
+    network: str,
+    members: Sequence[tuple[Asked, Variant]],
+    places: dict[str, Place],
+) -> None:
     """Train and test classifiers at once, unless another process does; keep what is worth keeping.
 
     Args:
-        files: of their records.
-        shared: what these have in common.
+        network: fingerprint of the one that they have.
+        places: of settings that are prepared, by their names; gets those of these.
     """
+    lock = study.work / study.preset / f"network-{network}.lock"
+    with file_lock(lock, f"trains {members[0][1].name}", wait=False) as acquired:
+        left = [
+            (asked, variant)
+            for asked, variant in members
+            if not has_record(study.classifier_file(asked.setting, variant), asked.public)
+        ]
+        if not acquired or not left:
+            return
+        settings = {asked.setting.name: asked for asked, _ in left}
+        for name, asked in settings.items():
+            if name not in places:
+                encoder = make_encoder(study, asked.setting.encoder)
+                folder = _prepare(study, asked.setting, asked.content, encoder)
+                places[name] = Place(folder, encoder.name)
+        projects = [
+            Project(
+                places[name].folder,
+                parse(asked.content),
+                tuple(variant for own, variant in left if own.setting.name == name),
+            )
+            for name, asked in settings.items()
+        ]
+        say(f"{', '.join(settings)} / {_name(projects)}")
+        facts = _make(projects)
+        for asked, variant in left:
+            place = places[asked.setting.name]
+            shared = {
+                "preset": study.preset,
+                "piece": asked.experiment,
+                "setting": asked.setting.name,
+                "command": study.command(asked.experiment),
+                "changed": asked.setting.overrides,
+                "parameters": asked.public,
+                "encoder": {"kind": asked.setting.encoder, "folder": place.encoder},
+                "variant": asdict(variant),
+                **facts,
+            }
+            with chdir(place.folder):
+                record = {**shared, **classifier_record(variant)}
+            write_checksummed(study.classifier_file(asked.setting, variant), record)
+        for project in projects:
+            for variant in project.variants:
+                shutil.rmtree(project.folder / paths.EVIDENCE / variant.name)
+                shutil.rmtree(project.folder / paths.MODELS / variant.name)
+
+
+def _name(projects: Sequence[Project]) -> str:
+    """Of the first classifier, and how many more there are."""
     from rapipe.pipeline.running.stage import name_of
 
-    first = next(iter(files))
-    network = first.name if len(files) == 1 else f"{first.backbone}-s{first.seed}"
-    with file_lock(Path(f"{network}.lock").absolute(), f"trains {network}", wait=False) as acquired:
-        parameters = shared["parameters"]
-        group = tuple(v for v, file in files.items() if not has_record(file, parameters))
-        if not acquired or not group:
-            return
-        name = name_of(group)
-        say(f"{shared['piece']} / {shared['setting']} / {name}")
-        # then its seconds are of the rest
-        resumed = any(paths.CHECKPOINTS.glob(f"{group[0].name}-*"))
-        if not all(is_intact(paths.MODELS / v.name) for v in group):  # else it was being tested
-            _variants_stage("train", group)
-        _variants_stage("evaluate", group)
-        for variant in group:
-            record = {**shared, "variant": asdict(variant), "resumed": resumed}
-            write_checksummed(files[variant], {**record, **classifier_record(variant, group)})
-        for variant in group:
-            shutil.rmtree(paths.EVIDENCE / variant.name)
-            shutil.rmtree(paths.MODELS / variant.name)
+    return name_of(tuple(variant for project in projects for variant in project.variants))
+
+
+def _make(projects: Sequence[Project]) -> dict[str, Any]:
+    """Train and test classifiers; how many there are, and the seconds of all."""
+    from rapipe.pipeline import evaluate, train
+
+    folder, _, (first, *_) = projects[0]
+    whole = _name(projects)
+    resumed = any((folder / paths.CHECKPOINTS).glob(f"{first.name}-*"))
+    costs = {
+        name: folder / paths.COSTS / f"{stage}-{whole}.json"
+        for name, stage in {"train": "train", "eval": "evaluate"}.items()
+    }
+    models = [own.folder / paths.MODELS / v.name for own in projects for v in own.variants]
+    if not costs["train"].exists() or not all(map(is_intact, models)):
+        _stage_across(train.run_across, costs["train"], projects)
+    _stage_across(evaluate.run_across, costs["eval"], projects)
+    return {
+        "resumed": resumed,  # then its seconds are of the rest
+        "seconds": {name: float(read_json(c, "costs")["seconds"]) for name, c in costs.items()},
+        "together": len(models),
+    }
+
+
+def _stage_across(run: Callable[..., None], costs: Path, projects: Sequence[Project]) -> None:
+    """A stage for all of them, and what it took: in the first's folder."""
+    with chdir(projects[0].folder), record_costs(costs.stem):
+        run(*projects)
 
 
 def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) -> None:
@@ -289,10 +390,3 @@ def _stage(run: Callable[[Params], None], name: str = "", module: Any = None) ->
     from rapipe.pipeline.running.stage import run_stage
 
     run_stage(run, name, module)
-
-
-def _variants_stage(stage: str, group: tuple[Variant, ...]) -> None:
-    from rapipe.pipeline.running.check_names import load_checked
-    from rapipe.pipeline.running.stage import run_variants
-
-    run_variants(stage, load_checked(paths.PARAMS), *group)

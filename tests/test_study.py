@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from rapipe.config.loading import parse
+from rapipe.config.variants import Project, Variant
 from rapipe.errors import UserError
 from rapipe.evaluation.statistics import paired_interval
 from rapipe.io.tables import checksummed_json, parse_checksummed
+from rapipe.pipeline import train
 from study import __main__ as command
 from study import records, report, running, tables, work
 from study.comparisons import compare_conditions
@@ -165,8 +168,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Study:
         return content
 
     object.__setattr__(study, "content", quick)
-    running.run(study, "main")
-    running.run(study, "random")
+    running.run(study, "main", "random")
     report.run(study)
     return study
 
@@ -198,9 +200,8 @@ def test_what_has_been_run_is_not_run_again(
     def refuse(*_: Any) -> None:
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr(running, "_variants_stage", refuse)
-    for experiment in ("main", "random"):
-        running.run(rehearsed, experiment)
+    monkeypatch.setattr(running, "_stage_across", refuse)
+    running.run(rehearsed, "main", "random")
     assert files_of(rehearsed) == before
     damaged = next(rehearsed.results.glob("runs/main/alexnet-knn*.json"))
     text = damaged.read_text()
@@ -219,15 +220,15 @@ def test_a_test_that_was_interrupted_costs_no_training(
     path = next(rehearsed.results.glob("runs/main/alexnet-none*.json"))
     before = path.read_bytes()
     path.unlink()
-    stage_of, ran = running._variants_stage, []
+    stage_of, ran = running._stage_across, []
 
-    def interrupted(stage: str, v: Any) -> None:
-        ran.append(stage)
+    def interrupted(run: Any, costs: Path, projects: Any) -> None:
+        ran.append(costs.name.partition("-")[0])
         if len(ran) == 2:
             raise KeyboardInterrupt
-        stage_of(stage, v)
+        stage_of(run, costs, projects)
 
-    monkeypatch.setattr(running, "_variants_stage", interrupted)
+    monkeypatch.setattr(running, "_stage_across", interrupted)
     with pytest.raises(KeyboardInterrupt):
         running.run(rehearsed, "main")
     running.run(rehearsed, "main")
@@ -235,8 +236,28 @@ def test_a_test_that_was_interrupted_costs_no_training(
     again, first = records.read_record(path), parse_checksummed(before.decode())
     for both in (again, first):
         assert both.pop("seconds")["train"] > 0
-    assert (again.pop("together"), first.pop("together")) == (1, 3)
+    assert (again.pop("together"), first.pop("together")) == (1, 4)
     assert again == first
+
+
+@pytest.mark.ci
+def test_two_memories_beside_one_network_are_as_each_by_itself(rehearsed: Study) -> None:
+    """What is shown of one memory says nothing to what is shown of another."""
+    (path,) = rehearsed.results.glob("runs/random/*.json")
+    before = path.read_bytes()
+    path.unlink()
+    running.run(rehearsed, "random")
+    alone, beside = records.read_record(path), parse_checksummed(before.decode())
+    assert (alone.pop("together"), beside.pop("together")) == (1, 4)
+    assert alone.pop("seconds") != beside.pop("seconds")
+    assert alone == beside
+    path.write_bytes(before)
+    folder = next(path for path in rehearsed.work.glob("tiny/main-*") if path.is_dir())
+    params = parse(rehearsed.content())
+    other = replace(params, train=replace(params.train, learning_rate=0.5))
+    plain = (Variant.of(params, "alexnet", "none", 0),)
+    with pytest.raises(ValueError, match="several networks"):
+        train.run_across(Project(folder, params, plain), Project(folder, other, plain))
 
 
 @pytest.mark.ci
@@ -252,8 +273,13 @@ def test_results_of_other_images_are_not_made_again(rehearsed: Study, tmp_path: 
 
 @pytest.mark.ci
 def test_other_parameters_are_run_again(rehearsed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = []
-    monkeypatch.setattr(running, "_variants_stage", lambda stage, group: again.extend(group))
+    again: list[Variant] = []
+
+    def made(projects: list[Project]) -> dict[str, Any]:
+        again.extend(variant for project in projects for variant in project.variants)
+        return {}
+
+    monkeypatch.setattr(running, "_make", made)
     monkeypatch.setattr(running, "classifier_record", lambda *_: {})
     monkeypatch.setattr(running, "write_checksummed", lambda *_: None)
     monkeypatch.setattr(running.shutil, "rmtree", lambda *_, **__: None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from rapipe.config.names import SELF, WITH_SELF, ClassifierName
 from rapipe.config.schema import Params
@@ -48,6 +50,15 @@ class Variant:
         if self.retrieval == "none":
             return f"{self.backbone}-none-s{self.seed}"
         return f"{self.backbone}-{self.retrieval}-k{self.k}-{self.bank}-s{self.seed}"
+
+
+class Project(NamedTuple):
+    """Where a pipeline runs, and variants of it that are trained together."""
+
+    folder: Path
+    """The present one, or another."""
+    params: Params
+    variants: tuple[Variant, ...]
 
 
 def variants(params: Params) -> list[Variant]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from rapipe import paths
 from rapipe.classifier.classifier import Classifier, Said
 from rapipe.config import deciding
 from rapipe.config.schema import Params, RetrievalParams
-from rapipe.config.variants import Variant
+from rapipe.config.variants import Project, Variant
 from rapipe.device import device
 from rapipe.encoder.imported import ImportedVectors, read_encoder
 from rapipe.encoder.retriever import Retriever
@@ -47,16 +49,27 @@ WRITES = (paths.EVIDENCE,)
 """This stands for the results beside it too; each that is kept has a file of its own."""
 
 
-@argument_keys(**keys_of("retrieval", RetrievalParams))
+by_keys = argument_keys(**keys_of("retrieval", RetrievalParams))
+
+
+@by_keys
 def run(params: Params, *variants: Variant) -> None:
     """Test variants one after the other; what one network says of images is computed once.
 
     Args:
         variants: one, or several of `rapipe.config.variants.together`.
     """
+    run_across(Project(Path(), params, variants))
+
+
+@by_keys
+def run_across(*projects: Project) -> None:
+    """The same for variants of several projects."""
     said: dict[str, Said] = {}
-    for variant in variants:
-        _evaluate(params, variant, said)
+    for folder, params, variants in projects:
+        with chdir(folder):
+            for variant in variants:
+                _evaluate(params, variant, said)
 
 
 def _evaluate(params: Params, variant: Variant, said: dict[str, Said]) -> None:

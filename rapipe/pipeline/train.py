@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +22,14 @@ from rapipe.classifier.train import Beside, TrainedClassifier, train_classifier
 from rapipe.config import deciding
 from rapipe.config.names import ENCODER, ClassifierName
 from rapipe.config.schema import Params
-from rapipe.config.variants import Variant
+from rapipe.config.variants import Project, Variant
 from rapipe.corpus.labels import visible_label_mask
 from rapipe.device import device
 from rapipe.encoder.encoder import EncoderSpec
 from rapipe.encoder.initial_weights import InitialWeights
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
+from rapipe.io.provenance import Facts
 from rapipe.io.tables import fingerprint, without_nan, write_csv
 from rapipe.pipeline.copies import copied_pixels
 from rapipe.pipeline.inputs import (
@@ -44,7 +46,7 @@ from rapipe.pipeline.running.argument_keys import argument_keys, keys_of
 from rapipe.pipeline.running.ranks import on_ranks
 from rapipe.progress import say
 from rapipe.records import UNLABELLED, Embeddings, Images, Neighbours
-from rapipe.specs import APART, FusionSpec, TrainingRecipe
+from rapipe.specs import FusionSpec, TrainingRecipe
 from rapipe.training import ranks
 from rapipe.training.loggers import loggers
 from rapipe.training.precision import precision_of
@@ -56,44 +58,86 @@ MAY_BE_NAN = ("train_top1", "validation_loss", "test_loss_not_for_selection")
 """Measurements that may be no number where the training went on all the same."""
 
 
-@argument_keys(
+by_keys = argument_keys(
     **keys_of("retrieval", FusionSpec),
     **keys_of("train", TrainingRecipe),
     width="train.width",
     stem="train.stem",
 )
+
+
+@by_keys
 def run(params: Params, *variants: Variant) -> None:
     """Write `data/models/<variant>/`: weights, card and history.
 
     Args:
         variants: one, or several of `rapipe.config.variants.together`.
     """
-    if on_ranks(run, params.train, params, *variants):
-        return
-    first = variants[0]
-    initial = InitialWeights.read(checked(paths.INITIAL / first.backbone))
-    data = TrainingData.read(params, variants, bool(initial.teacher))
-    facts = {v: facts_of(params, v, data, initial) for v in variants}
-    key = fingerprint(facts[first] if len(facts) == 1 else [*facts.values()])
-    checkpoints = paths.CHECKPOINTS / f"{first.name}-{key}"
-    teacher_folder = paths.CHECKPOINTS / f"{first.name}-teacher-{key}"
-    teacher = None
-    if initial.teacher:
-        logits = _teacher_logits(params, first, data, initial, teacher_folder, facts[first])
-        teacher = Teacher(logits, initial.temperature)
-    trained = _train(params, variants, first.classifier, data, initial, checkpoints, teacher)
+    if not on_ranks(run, params.train, params, *variants):
+        run_across(Project(Path(), params, variants))
+
+
+@by_keys
+def run_across(*projects: Project) -> None:
+    """The same for variants of several projects, beside one network that all of them have.
+
+    So a network is trained once, whatever memories it is shown. Each project gets its own models;
+    checkpoints are the first's.
+
+    Raises:
+        ValueError: their networks are not the same.
+    """
+    parts = [_Part.read(project) for project in projects]
+    if len(parts) > 1:
+        both = zip(parts, projects, strict=True)
+        if len({part.network(project) for part, project in both}) > 1:
+            raise ValueError("these projects have several networks")
+    (folder, params, variants), part = projects[0], parts[0]
+    first, facts = variants[0], [own for part in parts for own in part.facts.values()]
+    key = fingerprint(facts[0] if len(facts) == 1 else facts)
+    with chdir(folder):
+        checkpoints = paths.CHECKPOINTS / f"{first.name}-{key}"
+        teacher_folder = paths.CHECKPOINTS / f"{first.name}-teacher-{key}"
+        teacher = None
+        if part.initial.teacher:
+            logits = _teacher_logits(
+                params, first, part.data, part.initial, teacher_folder, facts[0]
+            )
+            teacher = Teacher(logits, part.initial.temperature)
+        sets = {
+            _name(project, strategy): shown
+            for project, own in zip(projects, parts, strict=True)
+            for strategy, shown in own.data.sets(project.params, first.classifier).items()
+        }
+        images = part.data.images
+        trained = _train(
+            params, variants, first.classifier, images, sets, part.initial, checkpoints, teacher
+        )
     if ranks.rank():
         return
-    for variant, own in trained.items():
-        with atomic_folder(paths.MODELS / variant.name) as folder:
-            own.classifier.write(folder, {**facts[variant], **_outcome(own)})
-            rows = [without_nan(row, *MAY_BE_NAN) for row in own.history]
-            columns = list(dict.fromkeys(name for row in rows for name in row))  # resumed: fewer
-            write_csv(folder / "history.csv", rows, columns)
-            if own.tuned.curve:
-                write_csv(folder / paths.RATES, own.tuned.curve)
-    for finished in (checkpoints, teacher_folder):
-        shutil.rmtree(finished, ignore_errors=True)
+    for project, own in zip(projects, parts, strict=True):
+        with chdir(project.folder):
+            for variant in project.variants:
+                named = trained.beside.get(_name(project, variant.retrieval), trained)
+                _write(variant, named, own.facts[variant])
+    with chdir(folder):
+        for finished in (checkpoints, teacher_folder):
+            shutil.rmtree(finished, ignore_errors=True)
+
+
+def _name(project: Project, strategy: str) -> str:
+    """Of what a strategy shows, in the present project or in another."""
+    return f"{project.folder.name}:{strategy}" if project.folder.name else strategy
+
+
+def _write(variant: Variant, trained: TrainedClassifier, facts: Facts) -> None:
+    with atomic_folder(paths.MODELS / variant.name) as folder:
+        trained.classifier.write(folder, {**facts, **_outcome(trained)})
+        rows = [without_nan(row, *MAY_BE_NAN) for row in trained.history]
+        columns = list(dict.fromkeys(name for row in rows for name in row))  # resumed: first fewer
+        write_csv(folder / "history.csv", rows, columns)
+        if trained.tuned.curve:
+            write_csv(folder / paths.RATES, trained.tuned.curve)
 
 
 class Retrieved(NamedTuple):
@@ -145,39 +189,70 @@ class TrainingData:
         images["train"] = replace(train, labels=np.where(visible, train.labels, UNLABELLED))
         return cls(images, retrieved, bank, int(visible.sum()))
 
+    def sets(self, params: Params, name: ClassifierName) -> dict[str, Beside]:
+        """What each strategy shows a classifier, and how it enters."""
+        if self.bank is None:
+            return {}
+        fusion = params.retrieval.fusion_spec
+        return {
+            strategy: Beside(shown.neighbours, self.bank, fusion, shown.copied[name.noisy])
+            for strategy, shown in self.retrieved.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a project has for its variants."""
+
+    data: TrainingData
+    initial: InitialWeights
+    facts: dict[Variant, Facts]
+
+    @classmethod
+    def read(cls, project: Project) -> _Part:
+        folder, params, variants = project
+        with chdir(folder):
+            first = variants[0]
+            initial = InitialWeights.read(checked(paths.INITIAL / first.backbone))
+            data = TrainingData.read(params, variants, bool(initial.teacher))
+            facts = {v: facts_of(params, v, data, initial) for v in variants}
+        return cls(data, initial, facts)
+
+    def network(self, project: Project) -> str:
+        """Fingerprint of all that decides what the network learns, and what noisy copies are."""
+        folder, params, (first, *_) = project
+        with chdir(folder):
+            plain = Variant.of(params, first.backbone, "none", first.seed)
+            noise = [params.retrieval.query_noise, params.classifiers.noise_std]
+            return fingerprint([facts_of(params, plain, self.data, self.initial), *noise])
+
 
 def _train(
     params: Params,
     variants: Sequence[Variant],
     name: ClassifierName,
-    data: TrainingData,
+    images: dict[str, Images],
+    sets: Mapping[str, Beside],
     initial: InitialWeights,
     checkpoints: Path,
     teacher: Teacher | None = None,
-) -> dict[Variant, TrainedClassifier]:
-    """Train classifiers that have one network; resumes where it was interrupted.
+) -> TrainedClassifier:
+    """Train a network, and fusions beside it; resumes where it was interrupted.
 
     Args:
         name: the variants' own, or their teacher's.
+        sets: what fusions are shown; one at most where they do not learn apart.
     """
-    recipe, bank = params.train.recipe, data.bank
-    own: dict[str, Any] = {}
-    if bank is not None:
-        fusion = params.retrieval.fusion_spec
-        sets = {
-            strategy: Beside(shown.neighbours, bank, fusion, shown.copied[name.noisy])
-            for strategy, shown in data.retrieved.items()
-        }
-        if fusion.fusion in APART:
-            own = {"beside": sets}
-            if any(shown.noisy_neighbours for shown in sets.values()):
-                own["noisy_pixels"] = copied_pixels(data.images["train"], params, name.noisy)
-        else:
-            (own,) = (shown._asdict() for shown in sets.values())
+    recipe = params.train.recipe
+    own: dict[str, Any] = {"beside": sets}
+    if any(not shown.is_apart for shown in sets.values()):
+        (own,) = (shown._asdict() for shown in sets.values())
+    elif any(shown.noisy_neighbours for shown in sets.values()):
+        own["noisy_pixels"] = copied_pixels(images["train"], params, name.noisy)
     network = initial.spec if name.backbone == ENCODER else network_of(params, name.backbone)
     precision = precision_of(recipe.precision, paths.PRECISION)
-    trained = train_classifier(
-        data.images,
+    return train_classifier(
+        images,
         network=network,
         head=name.head,
         frozen=name.frozen,
@@ -196,7 +271,6 @@ def _train(
         ),
         **own,
     )
-    return {v: trained.beside.get(v.retrieval, trained) for v in variants}
 
 
 def _logged(params: Params, variants: Sequence[Variant], precision: str) -> dict[str, Any]:
@@ -234,7 +308,9 @@ def _teacher_logits(
         checkpoints = paths.CHECKPOINTS / f"{variant.name}-{fingerprint(facts)}"
         its_initial = InitialWeights.read(checked(initial.folder / paths.TEACHER))
         name = ClassifierName.parse(initial.teacher)
-        trained = _train(params, [variant], name, data, its_initial, checkpoints)[variant]
+        sets = data.sets(params, name)
+        trained = _train(params, [variant], name, data.images, sets, its_initial, checkpoints)
+        trained = trained.beside.get(variant.retrieval, trained)
         if ranks.rank() == 0:
             with atomic_folder(folder) as part:
                 trained.classifier.write(part, {**facts, **_outcome(trained)})
