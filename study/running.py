@@ -9,6 +9,7 @@ the same command started twice shares the work.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -283,6 +284,11 @@ def _prepare(study: Study, setting: Setting, content: Content, encoder: Path) ->
             folder.mkdir(parents=True, exist_ok=True)
             for path in SHARED:
                 link(encoder / path, folder / path)
+            queries = folder / paths.QUERIES  # the same images are embedded once for all settings
+            (encoder / paths.QUERIES).mkdir(parents=True, exist_ok=True)
+            queries.parent.mkdir(parents=True, exist_ok=True)
+            queries.unlink(missing_ok=True)
+            queries.symlink_to(os.path.relpath(encoder / paths.QUERIES, queries.parent))
             with working_in(folder, content):
                 if set(setting.retrievals) != {"none"}:
                     _stage(prefetch.run)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
+from rapipe import paths
 from rapipe.config.loading import parse
 from rapipe.config.variants import Project, Variant
 from rapipe.errors import UserError
@@ -253,6 +254,8 @@ def test_two_memories_beside_one_network_are_as_each_by_itself(rehearsed: Study)
     assert alone == beside
     path.write_bytes(before)
     folder = next(path for path in rehearsed.work.glob("tiny/main-*") if path.is_dir())
+    encoder = next(path for path in rehearsed.work.glob("tiny/encoder-own-*") if path.is_dir())
+    assert (folder / paths.QUERIES).samefile(encoder / paths.QUERIES)  # embedded once for all
     params = parse(rehearsed.content())
     other = replace(params, train=replace(params.train, learning_rate=0.5))
     plain = (Variant.of(params, "alexnet", "none", 0),)
