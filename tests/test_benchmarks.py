@@ -108,7 +108,8 @@ def test_fusions_are_compared_with_what_they_must_beat(
     assert 0 < float(rows[2]["neighbour_share_0.2"]) < 1
     assert rows[0]["purity_0"] == ""
     compared = [r for r in rows_of(fusions.COMPARED) if r["backbone"] == "perceiver"]
-    assert {row["against"] for row in compared} == {"none", fusions.CORRECTED, "vote"}
+    peers = {"none", fusions.CORRECTED, "vote", fusions.OWN_VECTOR}
+    assert {row["against"] for row in compared} == peers
     for row in compared:
         assert float(row["low"]) <= float(row["change"]) <= float(row["high"])
     means = [np.mean([float(row["top1_0.1"]) for row in part]) for part in (rows[2:], rows[:2])]
