@@ -21,7 +21,7 @@ from rapipe import paths
 from rapipe.config.loading import parse
 from rapipe.config.names import PRETRAINED
 from rapipe.config.schema import Params
-from rapipe.config.variants import Project, Variant
+from rapipe.config.variants import Project, Variant, has_own_network
 from rapipe.errors import UserError
 from rapipe.io.checksums import is_intact
 from rapipe.io.folders import atomic_folder
@@ -30,7 +30,6 @@ from rapipe.io.locks import file_lock
 from rapipe.io.tables import fingerprint, read_json, write_checksummed, write_json
 from rapipe.pipeline.running.costs import record_costs
 from rapipe.progress import say
-from rapipe.specs import APART
 from study.experiments import ENCODERS, EXPERIMENTS, RANDOM, TASK, WIDER, Setting
 from study.records import GRID, classifier_record, encoder_record, has_record, read_record
 from study.work import ROOT, Content, Overrides, override, preset_content, working_in
@@ -118,8 +117,9 @@ class Asked:
     experiment: str
     setting: Setting
     content: Content
+    params: Params
     public: Content
-    """The same without where this machine has its files."""
+    """The content without where this machine has its files."""
 
     def network(self, variant: Variant) -> str:
         """Fingerprint of all that decides what the network of a variant learns."""
@@ -130,7 +130,7 @@ class Asked:
         name = variant.classifier
         if name.initial == PRETRAINED or name.distilled:
             parts.append(self.setting.encoder)
-        if content["retrieval"]["fusion"] not in APART or name.distilled:
+        if has_own_network(self.params, variant):
             parts += [self.setting.name, variant.name]
         return fingerprint(parts)
 
@@ -176,7 +176,7 @@ def _missing(
     """The classifiers of a setting that have no record."""
     content = study.content_of(setting.encoder, setting.overrides)
     params, public = parse(content), study.public(content)
-    asked = Asked(experiment, setting, content, public)
+    asked = Asked(experiment, setting, content, params, public)
     for variant in setting.variants(params):
         if (
             (not seeds or variant.seed in params.classifiers.seeds[:seeds])
@@ -327,7 +327,7 @@ def _classifiers(
         projects = [
             Project(
                 places[name].folder,
-                parse(asked.content),
+                asked.params,
                 tuple(variant for own, variant in left if own.setting.name == name),
             )
             for name, asked in settings.items()

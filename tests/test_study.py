@@ -125,6 +125,7 @@ def test_sources_may_be_parquet_and_unknown_ones_are_refused(tmp_path: Path) -> 
         (["main", "--source", "cifar10"], "write NAME=PATH"),
         (["main", "--preset", "tiny", "--source", "mnist=x"], "choose from digits"),
         (["main", "--preset", "study"], "--preset study needs a GPU"),
+        (["main", "report", "--preset", "tiny"], "encoder and report stand alone"),
         (["main", "--preset", "tiny", "--retrieval", "kn"], "choose from none, sampled, knn"),
     ],
 )

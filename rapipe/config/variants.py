@@ -72,13 +72,18 @@ def variants(params: Params) -> list[Variant]:
 
 
 def together(params: Params, selected: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-    """Variants that are trained together: those that have one network, with any neighbours.
-
-    Where the fusion learns apart from the network, and no teacher with neighbours teaches it.
-    """
+    """Variants that are trained together: those that have one network, with any neighbours."""
     groups: dict[object, list[Variant]] = {}
     for variant in selected:
-        has_own = params.retrieval.fusion not in APART or variant.classifier.distilled
-        key = variant if has_own else (variant.backbone, variant.seed)
+        own = has_own_network(params, variant)
+        key = variant if own else (variant.backbone, variant.seed)
         groups.setdefault(key, []).append(variant)
     return [tuple(group) for group in groups.values()]
+
+
+def has_own_network(params: Params, variant: Variant) -> bool:
+    """Whether what a variant looks up decides what its network learns.
+
+    Unless the fusion learns apart from it, and no teacher with neighbours teaches it.
+    """
+    return params.retrieval.fusion not in APART or variant.classifier.distilled

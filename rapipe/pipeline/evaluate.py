@@ -49,10 +49,6 @@ WRITES = (paths.EVIDENCE,)
 """This stands for the results beside it too; each that is kept has a file of its own."""
 
 
-by_keys = argument_keys(**keys_of("retrieval", RetrievalParams))
-
-
-@by_keys
 def run(params: Params, *variants: Variant) -> None:
     """Test variants one after the other; what one network says of images is computed once.
 
@@ -62,7 +58,7 @@ def run(params: Params, *variants: Variant) -> None:
     run_across(Project(Path(), params, variants))
 
 
-@by_keys
+@argument_keys(**keys_of("retrieval", RetrievalParams))
 def run_across(*projects: Project) -> None:
     """The same for variants of several projects."""
     said: dict[str, Said] = {}
